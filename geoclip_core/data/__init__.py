@@ -1,0 +1,1 @@
+"""Floor 2: photos and tables of photos."""

@@ -1,0 +1,1 @@
+"""Floor 1: the Earth. Knows nothing of photos or models."""

@@ -1,0 +1,1 @@
+"""Floor 4: embedding, training, evaluation, calibration, run folders."""

@@ -1,0 +1,1 @@
+"""Floor 3: backbones, context heads, coordinate heads, posteriors, checkpoints."""

@@ -1,0 +1,1 @@
+"""What the Streamlit pages share: maps, charts, cached loading."""
