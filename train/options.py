@@ -1,0 +1,330 @@
+"""One dataclass per command: its flags, YAML keys, help texts, validation and form.
+
+A command's options are a dataclass whose fields each carry a docstring on the line below. From that
+one source come ``--help``, the keys of a recipe (``train/recipes/*.yaml``), the defaults and the
+form of the train page. ``__post_init__`` of the dataclass refuses impossible combinations.
+"""
+
+import argparse
+import ast
+import dataclasses
+import functools
+import inspect
+import textwrap
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import yaml
+
+RECIPES = Path(__file__).parent / "recipes"
+T = TypeVar("T")
+
+
+class OptionsError(ValueError):
+    """An option that cannot be accepted; the message names it and says what to do."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Option:
+    """One field of an options dataclass, described for a command line or a form."""
+
+    name: str
+    type: Any
+    default: Any
+    required: bool
+    help: str
+    choices: tuple[Any, ...] | None
+    optional: bool
+
+    @property
+    def flag(self) -> str:
+        """The command-line flag, for example ``--batch-size``."""
+        return "--" + self.name.replace("_", "-")
+
+
+@functools.cache
+def describe(cls: type) -> tuple[Option, ...]:
+    """Describe every field of an options dataclass, in the order of its definition.
+
+    Raises:
+        TypeError: a field has no docstring below it, or a type that no flag can carry.
+    """
+    docs: dict[str, str] = {}
+    for base in reversed(cls.__mro__):
+        if dataclasses.is_dataclass(base):
+            docs |= _field_docstrings(base)
+    hints = typing.get_type_hints(cls)
+    described = []
+    for field in dataclasses.fields(cls):
+        if not field.init:
+            continue
+        if field.name not in docs:
+            raise TypeError(f"{cls.__name__}.{field.name} has no docstring below it")
+        kind, optional = _without_none(hints[field.name])
+        choices = typing.get_args(kind) if typing.get_origin(kind) is Literal else None
+        required = field.default is dataclasses.MISSING and (
+            field.default_factory is dataclasses.MISSING
+        )
+        default = None
+        if field.default_factory is not dataclasses.MISSING:
+            default = field.default_factory()
+        elif not required:
+            default = field.default
+        described.append(
+            Option(field.name, kind, default, required, docs[field.name], choices, optional)
+        )
+    return tuple(described)
+
+
+def build(cls: type[T], values: Mapping[str, Any], source: str = "options") -> T:
+    """Make the dataclass from a mapping of plain values (YAML, a form, parsed flags).
+
+    Args:
+        cls: The options dataclass.
+        values: Field name to value; strings are converted, hyphens in names are accepted.
+        source: What to call the mapping in an error, usually a file name.
+
+    Raises:
+        OptionsError: an unknown key, a value of the wrong type, a required one that is missing,
+            or a combination that ``__post_init__`` refuses.
+    """
+    options = {option.name: option for option in describe(cls)}
+    given = {str(key).replace("-", "_"): value for key, value in values.items()}
+    unknown = sorted(set(given) - set(options))
+    if unknown:
+        raise OptionsError(
+            f"{source}: unknown option {', '.join(unknown)}; known are {', '.join(options)}"
+        )
+    missing = [o.flag for o in options.values() if o.required and o.name not in given]
+    if missing:
+        raise OptionsError(f"{source}: {', '.join(missing)} must be given")
+    converted = {name: convert(options[name], value, source) for name, value in given.items()}
+    try:
+        return cls(**converted)
+    except OptionsError:
+        raise
+    except ValueError as error:
+        raise OptionsError(f"{source}: {error}") from error
+
+
+def convert(option: Option, value: Any, source: str = "options") -> Any:
+    """Convert one plain value to the field's type.
+
+    Raises:
+        OptionsError: the value cannot be of that type, or is not among the choices.
+    """
+    if value is None or (option.optional and value in ("", "none", "None")):
+        if option.optional:
+            return None
+        raise OptionsError(f"{source}: {option.name} must have a value")
+    try:
+        return _convert(option.type, value)
+    except (TypeError, ValueError) as error:
+        raise OptionsError(f"{source}: {option.name} = {value!r}: {error}") from error
+
+
+def parse(cls: type[T], argv: Sequence[str], *, prog: str, description: str | None = None) -> T:
+    """Parse a command line: recipe first, flags on top of it.
+
+    ``--recipe NAME|FILE`` reads a YAML file of the same keys. Exits with status 2 and a message on
+    a wrong command line, as argparse does.
+    """
+    parser = argparse.ArgumentParser(
+        prog=prog,
+        description=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    takes_recipe = any(option.name == "recipe" for option in describe(cls))
+    positional = getattr(cls, "POSITIONAL", ())
+    for option in describe(cls):
+        _add_argument(parser, option, positional=option.name in positional)
+    given = {name: v for name, v in vars(parser.parse_args(argv)).items() if v is not _UNSET}
+    try:
+        values: dict[str, Any] = {}
+        if takes_recipe and given.get("recipe"):
+            values |= load_recipe(cls, given["recipe"])
+        return build(cls, values | given, source=prog)
+    except OptionsError as error:
+        parser.exit(2, f"{prog}: error: {str(error).removeprefix(prog + ': ')}\n")
+
+
+def recipes(command: str) -> list[str]:
+    """Names of the recipes that ship for a command, sorted."""
+    found = []
+    for path in sorted(RECIPES.glob("*.yaml")):
+        if command in _read_yaml(path).get("command", ()):
+            found.append(path.stem)
+    return found
+
+
+def load_recipe(cls: type, name: str) -> dict[str, Any]:
+    """Read a recipe by its name or file and return the part for this dataclass.
+
+    A recipe is a mapping with ``command`` (one name or a list), ``description`` and, under each
+    command's name, the options.
+
+    Raises:
+        OptionsError: no such recipe, not a mapping, or nothing in it for this command.
+    """
+    path = Path(name) if name.endswith((".yaml", ".yml")) else RECIPES / f"{name}.yaml"
+    if not path.is_file():
+        known = ", ".join(p.stem for p in sorted(RECIPES.glob("*.yaml")))
+        raise OptionsError(f"no recipe {name!r}; there are {known}, or the path of a YAML file")
+    content = _read_yaml(path)
+    command = getattr(cls, "COMMAND", None)
+    if command in content and isinstance(content[command], Mapping):
+        values = dict(content[command])
+    elif "command" in content:
+        raise OptionsError(f"{path.name} has no section for the command {command!r}")
+    else:
+        values = dict(content)
+    options = {option.name: option for option in describe(cls)}
+    for key in values:
+        if str(key).replace("-", "_") not in options:
+            raise OptionsError(f"{path.name}: unknown option {key}; known are {', '.join(options)}")
+    return {str(key).replace("-", "_"): value for key, value in values.items()}
+
+
+def to_mapping(options: Any) -> dict[str, Any]:
+    """The plain values of an options dataclass, fit for YAML and JSON."""
+    return {
+        option.name: _plain(getattr(options, option.name)) for option in describe(type(options))
+    }
+
+
+class _Unset:
+    """Default of every flag, so that a flag that was not given does not hide the recipe's value."""
+
+
+_UNSET = _Unset()
+
+
+def _add_argument(parser: argparse.ArgumentParser, option: Option, *, positional: bool) -> None:
+    text = option.help.replace("%", "%%")
+    if not option.required and option.default not in (None, "", (), {}):
+        text += f" (default: {_shown(option.default)})"
+    if option.type is bool:
+        parser.add_argument(
+            option.flag, action=argparse.BooleanOptionalAction, default=_UNSET, help=text
+        )
+        return
+    metavar = "{" + ",".join(map(str, option.choices)) + "}" if option.choices else None
+    if positional:
+        nargs = None if option.required else "?"
+        parser.add_argument(option.name, default=_UNSET, help=text, metavar=metavar, nargs=nargs)
+        return
+    many = typing.get_origin(option.type) in (tuple, dict)
+    parser.add_argument(
+        option.flag, default=_UNSET, help=text, metavar=metavar, nargs="+" if many else None
+    )
+
+
+def _convert(kind: Any, value: Any) -> Any:
+    origin = typing.get_origin(kind)
+    if origin is Literal:
+        choices = typing.get_args(kind)
+        for choice in choices:
+            if value == choice or str(value) == str(choice):
+                return choice
+        raise ValueError(f"must be one of {', '.join(map(str, choices))}")
+    if origin is tuple:
+        inner = typing.get_args(kind)[0]
+        return tuple(_convert(inner, item) for item in _items(value))
+    if origin is dict:
+        inner = typing.get_args(kind)[1]
+        pairs = value.items() if isinstance(value, Mapping) else _pairs(_items(value))
+        return {str(key): _convert(inner, item) for key, item in pairs}
+    if kind is bool:
+        if isinstance(value, bool):
+            return value
+        if str(value).lower() in ("true", "yes", "1", "on"):
+            return True
+        if str(value).lower() in ("false", "no", "0", "off"):
+            return False
+        raise ValueError("must be true or false")
+    if isinstance(value, bool | list | dict):
+        raise TypeError(f"must be of type {kind.__name__}")
+    if kind is int:
+        if isinstance(value, float) and not value.is_integer():
+            raise ValueError("must be a whole number")
+        return int(value)
+    if kind in (float, str, Path):
+        return kind(value)
+    raise TypeError(f"no flag can carry the type {kind}")
+
+
+def _items(value: Any) -> list[Any]:
+    if isinstance(value, str):
+        value = [value]
+    items: list[Any] = []
+    for item in value:
+        if isinstance(item, str):
+            items += [part.strip() for part in item.split(",") if part.strip()]
+        else:
+            items.append(item)
+    return items
+
+
+def _pairs(items: list[Any]) -> list[tuple[str, str]]:
+    pairs = []
+    for item in items:
+        key, equals, value = str(item).partition("=")
+        if not equals:
+            raise ValueError(f"{item!r} is not of the form NAME=VALUE")
+        pairs.append((key.strip(), value.strip()))
+    return pairs
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, tuple | list):
+        return [_plain(item) for item in value]
+    return value
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return " ".join(f"{key}={item}" for key, item in value.items())
+    if isinstance(value, tuple):
+        return " ".join(map(str, value))
+    return str(value)
+
+
+def _without_none(kind: Any) -> tuple[Any, bool]:
+    if typing.get_origin(kind) in (typing.Union, types.UnionType):
+        inner = [arg for arg in typing.get_args(kind) if arg is not type(None)]
+        if len(inner) == 1:
+            return inner[0], True
+    return kind, False
+
+
+def _field_docstrings(cls: type) -> dict[str, str]:
+    tree = ast.parse(textwrap.dedent(inspect.getsource(cls))).body[0]
+    docs = {}
+    body = typing.cast(ast.ClassDef, tree).body
+    for statement, below in zip(body, body[1:], strict=False):
+        if (
+            isinstance(statement, ast.AnnAssign)
+            and isinstance(statement.target, ast.Name)
+            and isinstance(below, ast.Expr)
+            and isinstance(below.value, ast.Constant)
+            and isinstance(below.value.value, str)
+        ):
+            docs[statement.target.id] = " ".join(below.value.value.split())
+    return docs
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise OptionsError(f"{path.name} is not valid YAML: {error}") from error
+    if not isinstance(content, dict):
+        raise OptionsError(f"{path.name} must be a mapping of option names to values")
+    return content
