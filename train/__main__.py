@@ -4,7 +4,7 @@ import importlib
 import sys
 from collections.abc import Sequence
 
-from train.options import parse
+from train.command_line import parse
 
 COMMANDS = {
     "demo-data": "draw a synthetic OSV-Mini to try everything on",

@@ -5,21 +5,18 @@ one source come ``--help``, the keys of a recipe (``train/recipes/*.yaml``), the
 form of the train page. ``__post_init__`` of the dataclass refuses impossible combinations.
 """
 
-import argparse
 import ast
 import dataclasses
 import functools
 import inspect
+import itertools
 import textwrap
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-import yaml
-
-RECIPES = Path(__file__).parent / "recipes"
 T = TypeVar("T")
 
 
@@ -126,100 +123,11 @@ def convert(option: Option, value: Any, source: str = "options") -> Any:
         raise OptionsError(f"{source}: {option.name} = {value!r}: {error}") from error
 
 
-def parse(cls: type[T], argv: Sequence[str], *, prog: str, description: str | None = None) -> T:
-    """Parse a command line: recipe first, flags on top of it.
-
-    ``--recipe NAME|FILE`` reads a YAML file of the same keys. Exits with status 2 and a message on
-    a wrong command line, as argparse does.
-    """
-    parser = argparse.ArgumentParser(
-        prog=prog,
-        description=description,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    takes_recipe = any(option.name == "recipe" for option in describe(cls))
-    positional = getattr(cls, "POSITIONAL", ())
-    for option in describe(cls):
-        _add_argument(parser, option, positional=option.name in positional)
-    given = {name: v for name, v in vars(parser.parse_args(argv)).items() if v is not _UNSET}
-    try:
-        values: dict[str, Any] = {}
-        if takes_recipe and given.get("recipe"):
-            values |= load_recipe(cls, given["recipe"])
-        return build(cls, values | given, source=prog)
-    except OptionsError as error:
-        parser.exit(2, f"{prog}: error: {str(error).removeprefix(prog + ': ')}\n")
-
-
-def recipes(command: str) -> list[str]:
-    """Names of the recipes that ship for a command, sorted."""
-    found = []
-    for path in sorted(RECIPES.glob("*.yaml")):
-        if command in _read_yaml(path).get("command", ()):
-            found.append(path.stem)
-    return found
-
-
-def load_recipe(cls: type, name: str) -> dict[str, Any]:
-    """Read a recipe by its name or file and return the part for this dataclass.
-
-    A recipe is a mapping with ``command`` (one name or a list), ``description`` and, under each
-    command's name, the options.
-
-    Raises:
-        OptionsError: no such recipe, not a mapping, or nothing in it for this command.
-    """
-    path = Path(name) if name.endswith((".yaml", ".yml")) else RECIPES / f"{name}.yaml"
-    if not path.is_file():
-        known = ", ".join(p.stem for p in sorted(RECIPES.glob("*.yaml")))
-        raise OptionsError(f"no recipe {name!r}; there are {known}, or the path of a YAML file")
-    content = _read_yaml(path)
-    command = getattr(cls, "COMMAND", None)
-    if command in content and isinstance(content[command], Mapping):
-        values = dict(content[command])
-    elif "command" in content:
-        raise OptionsError(f"{path.name} has no section for the command {command!r}")
-    else:
-        values = dict(content)
-    options = {option.name: option for option in describe(cls)}
-    for key in values:
-        if str(key).replace("-", "_") not in options:
-            raise OptionsError(f"{path.name}: unknown option {key}; known are {', '.join(options)}")
-    return {str(key).replace("-", "_"): value for key, value in values.items()}
-
-
 def to_mapping(options: Any) -> dict[str, Any]:
     """The plain values of an options dataclass, fit for YAML and JSON."""
     return {
         option.name: _plain(getattr(options, option.name)) for option in describe(type(options))
     }
-
-
-class _Unset:
-    """Default of every flag, so that a flag that was not given does not hide the recipe's value."""
-
-
-_UNSET = _Unset()
-
-
-def _add_argument(parser: argparse.ArgumentParser, option: Option, *, positional: bool) -> None:
-    text = option.help.replace("%", "%%")
-    if not option.required and option.default not in (None, "", (), {}):
-        text += f" (default: {_shown(option.default)})"
-    if option.type is bool:
-        parser.add_argument(
-            option.flag, action=argparse.BooleanOptionalAction, default=_UNSET, help=text
-        )
-        return
-    metavar = "{" + ",".join(map(str, option.choices)) + "}" if option.choices else None
-    if positional:
-        nargs = None if option.required else "?"
-        parser.add_argument(option.name, default=_UNSET, help=text, metavar=metavar, nargs=nargs)
-        return
-    many = typing.get_origin(option.type) in (tuple, dict)
-    parser.add_argument(
-        option.flag, default=_UNSET, help=text, metavar=metavar, nargs="+" if many else None
-    )
 
 
 def _convert(kind: Any, value: Any) -> Any:
@@ -288,14 +196,6 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _shown(value: Any) -> str:
-    if isinstance(value, Mapping):
-        return " ".join(f"{key}={item}" for key, item in value.items())
-    if isinstance(value, tuple):
-        return " ".join(map(str, value))
-    return str(value)
-
-
 def _without_none(kind: Any) -> tuple[Any, bool]:
     if typing.get_origin(kind) in (typing.Union, types.UnionType):
         inner = [arg for arg in typing.get_args(kind) if arg is not type(None)]
@@ -308,7 +208,7 @@ def _field_docstrings(cls: type) -> dict[str, str]:
     tree = ast.parse(textwrap.dedent(inspect.getsource(cls))).body[0]
     docs = {}
     body = typing.cast(ast.ClassDef, tree).body
-    for statement, below in zip(body, body[1:], strict=False):
+    for statement, below in itertools.pairwise(body):
         if (
             isinstance(statement, ast.AnnAssign)
             and isinstance(statement.target, ast.Name)
@@ -318,13 +218,3 @@ def _field_docstrings(cls: type) -> dict[str, str]:
         ):
             docs[statement.target.id] = " ".join(below.value.value.split())
     return docs
-
-
-def _read_yaml(path: Path) -> dict[str, Any]:
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise OptionsError(f"{path.name} is not valid YAML: {error}") from error
-    if not isinstance(content, dict):
-        raise OptionsError(f"{path.name} must be a mapping of option names to values")
-    return content

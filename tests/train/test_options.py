@@ -4,7 +4,7 @@ from typing import ClassVar, Literal
 
 import pytest
 
-from train import options
+from train import command_line, options
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Example:
 
 
 def parse(*argv):
-    return options.parse(Example, argv, prog="example")
+    return command_line.parse(Example, argv, prog="example")
 
 
 def test_flags_of_every_type():
@@ -63,7 +63,7 @@ def test_recipe_gives_defaults_and_flags_win(tmp_path):
         (["in", "--rate", "fast"], "rate"),
         (["in", "--head", "cubes"], "cells, regression"),
         (["in", "--weights", "city"], "NAME=VALUE"),
-        ([], "--source must be given"),
+        ([], "required: source"),
         (["in", "--recipe", "nowhere"], "no recipe 'nowhere'"),
     ],
 )
@@ -93,7 +93,7 @@ def test_unknown_key_in_a_recipe_is_refused(tmp_path):
     recipe = tmp_path / "r.yaml"
     recipe.write_text("rat: 0.7\n")
     with pytest.raises(options.OptionsError, match="unknown option rat"):
-        options.load_recipe(Example, str(recipe))
+        command_line.load_recipe(Example, str(recipe))
 
 
 def test_mapping_round_trip():
