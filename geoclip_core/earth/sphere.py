@@ -1,0 +1,208 @@
+"""Geometry on a spherical Earth, for NumPy arrays and PyTorch tensors alike.
+
+Coordinates are (latitude, longitude) in degrees, in that order, in the last axis. Every function
+takes arrays, sequences or tensors and answers in kind: a tensor among its arguments makes the
+answer a tensor of the same device and dtype that can be differentiated; anything else gives
+float64 arrays. No distance here is taken in degrees, so the date line and the poles need no care.
+"""
+
+import math
+import sys
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.spatial.distance import cdist
+
+EARTH_RADIUS_KM = 6371.0
+"""Mean radius used by the geolocation benchmarks (Haas et al. 2024; Astruc et al. 2024)."""
+
+GEOSCORE_SCALE_KM = 1492.7
+"""Decay of the GeoGuessr-like score on the world map (Haas et al., PIGEON, CVPR 2024)."""
+
+GEOSCORE_MAXIMUM = 5000.0
+
+
+def haversine_km(a: Any, b: Any) -> Any:
+    """Great-circle distance in km, by the haversine formula.
+
+    Args:
+        a: coordinates (..., 2) in degrees.
+        b: coordinates (..., 2) in degrees, broadcast against ``a``.
+
+    Returns:
+        Distances (...) in km. The gradient is finite everywhere: zero where it is undefined, that
+        is for equal and for antipodal points.
+    """
+    xp, (a, b) = _arrays(a, b)
+    latitude_a, latitude_b = xp.deg2rad(a[..., 0]), xp.deg2rad(b[..., 0])
+    half_latitude = (latitude_b - latitude_a) / 2
+    half_longitude = xp.deg2rad(b[..., 1] - a[..., 1]) / 2
+    h = (
+        xp.sin(half_latitude) ** 2
+        + xp.cos(latitude_a) * xp.cos(latitude_b) * xp.sin(half_longitude) ** 2
+    )
+    # arctan2 of both legs stays accurate at the antipode, where arcsin loses half of its digits.
+    return 2 * EARTH_RADIUS_KM * xp.arctan2(_root(xp, h), _root(xp, 1 - h))
+
+
+def pairwise_km(a: Any, b: Any) -> Any:
+    """Great-circle distances from each of ``a`` (n, 2) to each of ``b`` (m, 2): (n, m) in km."""
+    xp, (a, b) = _arrays(a, b)
+    if xp is not np:
+        return haversine_km(a[:, None, :], b[None, :, :])
+    half_chord = cdist(unit_vectors(a), unit_vectors(b))
+    half_chord *= 0.5
+    np.minimum(half_chord, 1.0, out=half_chord)
+    np.arcsin(half_chord, out=half_chord)
+    half_chord *= 2 * EARTH_RADIUS_KM
+    return half_chord
+
+
+def geoscore(distance_km: Any) -> Any:
+    """GeoScore of an error in km: 5000 · exp(−d / 1492.7), not rounded (PIGEON, CVPR 2024)."""
+    xp, (distance,) = _arrays(distance_km)
+    return GEOSCORE_MAXIMUM * xp.exp(-distance / GEOSCORE_SCALE_KM)
+
+
+def unit_vectors(coordinates: Any) -> Any:
+    """Unit vectors (..., 3) of coordinates (..., 2): x to (0°, 0°), y to (0°, 90°E), z north."""
+    xp, (coordinates,) = _arrays(coordinates)
+    latitude, longitude = xp.deg2rad(coordinates[..., 0]), xp.deg2rad(coordinates[..., 1])
+    across = xp.cos(latitude)
+    return xp.stack(
+        [across * xp.cos(longitude), across * xp.sin(longitude), xp.sin(latitude)], **_last(xp)
+    )
+
+
+def coordinates_of(vectors: Any) -> Any:
+    """Coordinates (..., 2) in degrees of vectors (..., 3) of any length; a zero vector: (0, 0)."""
+    xp, (vectors,) = _arrays(vectors)
+    x, y, z = vectors[..., 0], vectors[..., 1], vectors[..., 2]
+    latitude = xp.arctan2(z, _root(xp, x * x + y * y))
+    return xp.stack([xp.rad2deg(latitude), xp.rad2deg(xp.arctan2(y, x))], **_last(xp))
+
+
+def spherical_mean(coordinates: Any, weights: Any = None) -> NDArray[np.float64]:
+    """Mean direction (2,) of coordinates (n, 2), weighted by ``weights`` (n,).
+
+    It minimises the weighted sum of squared chords. Where the vectors cancel out, every point of
+    the sphere is as good, and the heaviest of the given points is returned.
+
+    Raises:
+        ValueError: if there are no coordinates, or the weights are negative or all zero.
+    """
+    points = np.asarray(coordinates, dtype=np.float64).reshape(-1, 2)
+    if len(points) == 0:
+        raise ValueError("The mean of no coordinates is undefined: give at least one.")
+    mass = np.ones(len(points)) if weights is None else np.asarray(weights, dtype=np.float64)
+    if mass.shape != (len(points),) or not np.all(mass >= 0) or not mass.sum() > 0:
+        raise ValueError(
+            f"Weights must be {len(points)} numbers, none negative and not all zero; "
+            f"got shape {mass.shape}."
+        )
+    mass = mass / mass.sum()
+    resultant = mass @ unit_vectors(points)
+    if np.linalg.norm(resultant) < 1e-9:
+        return normalise(points[int(mass.argmax())])
+    return coordinates_of(resultant)
+
+
+def destination(coordinate: Any, bearing_degrees: Any, distance_km: Any) -> Any:
+    """Where one arrives: coordinates (..., 2), from (..., 2) along a bearing (...) for km (...).
+
+    The bearing is clockwise from north; the arguments are broadcast. Longitudes come back in
+    [−180, 180).
+    """
+    xp, (start, heading, distance) = _arrays(coordinate, bearing_degrees, distance_km)
+    latitude, longitude = xp.deg2rad(start[..., 0]), xp.deg2rad(start[..., 1])
+    heading, angle = xp.deg2rad(heading), distance / EARTH_RADIUS_KM
+    # Cartesian, so that neither the poles nor long ways round need a special case.
+    north = xp.cos(heading) * xp.sin(angle)
+    east = xp.sin(heading) * xp.sin(angle)
+    along = xp.cos(angle)
+    across = along * xp.cos(latitude) - north * xp.sin(latitude)
+    z = along * xp.sin(latitude) + north * xp.cos(latitude)
+    new_latitude = xp.arctan2(z, _root(xp, across * across + east * east))
+    new_longitude = xp.rad2deg(longitude + xp.arctan2(east, across))
+    new_latitude, new_longitude = (
+        xp.broadcast_arrays(new_latitude, new_longitude)
+        if (xp is np)
+        else xp.broadcast_tensors(new_latitude, new_longitude)
+    )
+    return xp.stack([xp.rad2deg(new_latitude), _wrapped(new_longitude)], **_last(xp))
+
+
+def bearing(a: Any, b: Any) -> Any:
+    """Initial bearing (...) from ``a`` to ``b`` (..., 2): degrees clockwise from north, [0, 360)."""
+    xp, (a, b) = _arrays(a, b)
+    latitude_a, latitude_b = xp.deg2rad(a[..., 0]), xp.deg2rad(b[..., 0])
+    longitude = xp.deg2rad(b[..., 1] - a[..., 1])
+    east = xp.sin(longitude) * xp.cos(latitude_b)
+    north = xp.cos(latitude_a) * xp.sin(latitude_b) - (
+        xp.sin(latitude_a) * xp.cos(latitude_b) * xp.cos(longitude)
+    )
+    return xp.rad2deg(xp.arctan2(east, north)) % 360
+
+
+def normalise(coordinates: Any) -> Any:
+    """Coordinates (..., 2) with longitudes wrapped to [−180, 180).
+
+    Raises:
+        ValueError: naming the first coordinate that is not finite or beyond a pole.
+    """
+    xp, (coordinates,) = _arrays(coordinates)
+    if coordinates.ndim == 0 or coordinates.shape[-1] != 2:
+        raise ValueError(
+            "Coordinates are pairs (latitude, longitude) in degrees; "
+            f"got an array of shape {tuple(coordinates.shape)}."
+        )
+    latitude, longitude = coordinates[..., 0], coordinates[..., 1]
+    wrong = ~(xp.isfinite(latitude) & xp.isfinite(longitude) & (abs(latitude) <= 90))
+    if bool(wrong.any()):
+        first = int(wrong.reshape(-1).nonzero()[0][0])
+        pair = coordinates.reshape(-1, 2)[first]
+        raise ValueError(
+            f"Coordinate {first} is ({float(pair[0])}, {float(pair[1])}): latitude must lie in "
+            "[-90, 90] and both numbers must be finite."
+        )
+    return xp.stack([latitude, _wrapped(longitude)], **_last(xp))
+
+
+def fibonacci_sphere(count: int) -> NDArray[np.float64]:
+    """``count`` points (count, 2) of nearly equal area (Fibonacci lattice, González 2010)."""
+    if count < 1:
+        raise ValueError(f"A sphere needs at least one point, not {count}.")
+    index = np.arange(count)
+    latitude = np.degrees(np.arcsin(1 - (2 * index + 1) / count))
+    golden_angle = 180 * (3 - math.sqrt(5))
+    return np.stack([latitude, _wrapped(index * golden_angle)], axis=-1)
+
+
+def _wrapped(longitude: Any) -> Any:
+    wrapped = (longitude + 180) % 360 - 180
+    # A tiny negative longitude + 180 may round to 360 in the remainder: keep the interval open.
+    return wrapped - 360 * (wrapped >= 180)
+
+
+def _root(xp: ModuleType, value: Any) -> Any:
+    """Square root, 0 for what rounding made negative, with gradient 0 (not NaN) there."""
+    positive = value > 0
+    return xp.where(positive, xp.sqrt(xp.where(positive, value, 1.0)), 0.0)
+
+
+def _last(xp: ModuleType) -> dict[str, int]:
+    return {"axis": -1} if xp is np else {"dim": -1}
+
+
+def _arrays(*values: Any) -> tuple[ModuleType, list[Any]]:
+    """The library to compute with (numpy, or torch if any value is a tensor) and the values in it."""
+    # Whoever holds a tensor has imported torch already: without one, torch stays unimported.
+    torch = sys.modules.get("torch")
+    tensors = [v for v in values if torch is not None and isinstance(v, torch.Tensor)]
+    if torch is None or not tensors:
+        return np, [np.asarray(value, dtype=np.float64) for value in values]
+    dtype = next((t.dtype for t in tensors if t.is_floating_point()), torch.get_default_dtype())
+    device = tensors[0].device
+    return torch, [torch.as_tensor(v, dtype=dtype, device=device) for v in values]
