@@ -80,8 +80,9 @@ def coordinates_of(vectors: Any) -> Any:
     """Coordinates (..., 2) in degrees of vectors (..., 3) of any length; a zero vector: (0, 0)."""
     xp, (vectors,) = _arrays(vectors)
     x, y, z = vectors[..., 0], vectors[..., 1], vectors[..., 2]
-    latitude = xp.arctan2(z, _root(xp, x * x + y * y))
-    return xp.stack([xp.rad2deg(latitude), xp.rad2deg(xp.arctan2(y, x))], **_last(xp))
+    latitude = xp.rad2deg(xp.arctan2(z, _root(xp, x * x + y * y)))
+    longitude = xp.rad2deg(xp.arctan2(y, x))
+    return xp.stack([latitude, longitude - 360 * (longitude >= 180)], **_last(xp))
 
 
 def spherical_mean(coordinates: Any, weights: Any = None) -> NDArray[np.float64]:
@@ -135,7 +136,7 @@ def destination(coordinate: Any, bearing_degrees: Any, distance_km: Any) -> Any:
 
 
 def bearing(a: Any, b: Any) -> Any:
-    """Initial bearing (...) from ``a`` to ``b`` (..., 2): degrees clockwise from north, [0, 360)."""
+    """Initial bearing (...) from ``a`` to ``b`` (..., 2): degrees clockwise from north."""
     xp, (a, b) = _arrays(a, b)
     latitude_a, latitude_b = xp.deg2rad(a[..., 0]), xp.deg2rad(b[..., 0])
     longitude = xp.deg2rad(b[..., 1] - a[..., 1])
@@ -197,7 +198,7 @@ def _last(xp: ModuleType) -> dict[str, int]:
 
 
 def _arrays(*values: Any) -> tuple[ModuleType, list[Any]]:
-    """The library to compute with (numpy, or torch if any value is a tensor) and the values in it."""
+    """The library to compute with (torch if any value is a tensor) and the values as its arrays."""
     # Whoever holds a tensor has imported torch already: without one, torch stays unimported.
     torch = sys.modules.get("torch")
     tensors = [v for v in values if torch is not None and isinstance(v, torch.Tensor)]

@@ -1,0 +1,260 @@
+"""Köppen–Geiger climate: the classes, their indices, and the 1 km raster that knows them by place.
+
+Raster, class names and colours: Beck, H. E. et al., "Present and future Köppen-Geiger climate
+classification maps at 1-km resolution", Scientific Data 5, 180214 (2018), CC BY 4.0.
+
+Two numberings, never to be mixed. A *code* (0-30) is what the raster and the ``climate`` column of
+OSV-5M hold: 0 is no data or water, 1-30 are Af ... EF. An *index* (0-29) is what a model learns:
+code 20 (Dsd) occurs nowhere, so later codes move down by one; index 0 is unknown and takes no part
+in a loss, so that :func:`index_of_code` answers ``UNKNOWN`` for it.
+"""
+
+import functools
+import importlib.resources
+import threading
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from geoclip_core.earth.sphere import normalise
+
+UNKNOWN = -100
+"""Label of a row whose climate is not known: the index that torch's losses leave out."""
+
+NO_DATA_CODE = 0
+ABSENT_CODE = 20
+"""Dsd: in the legend of Beck et al., nowhere on their map."""
+
+RESOURCE = "koppen_geiger_beck2018_rle.npz"
+
+WHOLE_EARTH = ((-90.0, -180.0), (90.0, 180.0))
+
+# code: (symbol, name, RGB), from legend.txt of Beck et al. 2018.
+_LEGEND: dict[int, tuple[str, str, tuple[int, int, int]]] = {
+    1: ("Af", "tropical, rainforest", (0, 0, 255)),
+    2: ("Am", "tropical, monsoon", (0, 120, 255)),
+    3: ("Aw", "tropical, savannah", (70, 170, 250)),
+    4: ("BWh", "arid, desert, hot", (255, 0, 0)),
+    5: ("BWk", "arid, desert, cold", (255, 150, 150)),
+    6: ("BSh", "arid, steppe, hot", (245, 165, 0)),
+    7: ("BSk", "arid, steppe, cold", (255, 220, 100)),
+    8: ("Csa", "temperate, dry summer, hot summer", (255, 255, 0)),
+    9: ("Csb", "temperate, dry summer, warm summer", (200, 200, 0)),
+    10: ("Csc", "temperate, dry summer, cold summer", (150, 150, 0)),
+    11: ("Cwa", "temperate, dry winter, hot summer", (150, 255, 150)),
+    12: ("Cwb", "temperate, dry winter, warm summer", (100, 200, 100)),
+    13: ("Cwc", "temperate, dry winter, cold summer", (50, 150, 50)),
+    14: ("Cfa", "temperate, no dry season, hot summer", (200, 255, 80)),
+    15: ("Cfb", "temperate, no dry season, warm summer", (100, 255, 80)),
+    16: ("Cfc", "temperate, no dry season, cold summer", (50, 200, 0)),
+    17: ("Dsa", "cold, dry summer, hot summer", (255, 0, 255)),
+    18: ("Dsb", "cold, dry summer, warm summer", (200, 0, 200)),
+    19: ("Dsc", "cold, dry summer, cold summer", (150, 50, 150)),
+    21: ("Dwa", "cold, dry winter, hot summer", (170, 175, 255)),
+    22: ("Dwb", "cold, dry winter, warm summer", (90, 120, 220)),
+    23: ("Dwc", "cold, dry winter, cold summer", (75, 80, 180)),
+    24: ("Dwd", "cold, dry winter, very cold winter", (50, 0, 135)),
+    25: ("Dfa", "cold, no dry season, hot summer", (0, 255, 255)),
+    26: ("Dfb", "cold, no dry season, warm summer", (55, 200, 255)),
+    27: ("Dfc", "cold, no dry season, cold summer", (0, 125, 125)),
+    28: ("Dfd", "cold, no dry season, very cold winter", (0, 70, 95)),
+    29: ("ET", "polar, tundra", (178, 178, 178)),
+    30: ("EF", "polar, frost", (102, 102, 102)),
+}
+
+
+@dataclass(frozen=True)
+class ClimateClass:
+    """One of the 30 classes: ``index`` for a model, ``code`` for the raster, and how to show it."""
+
+    index: int
+    code: int
+    symbol: str
+    name: str
+    rgb: tuple[int, int, int]
+
+    @property
+    def label(self) -> str:
+        """The symbol first: "Cfa, temperate, no dry season, hot summer"."""
+        return f"{self.symbol}, {self.name}" if self.index else self.name
+
+    @property
+    def hex(self) -> str:
+        """The colour as "#c8ff50"."""
+        return "#{:02x}{:02x}{:02x}".format(*self.rgb)
+
+
+@functools.cache
+def climate_names() -> tuple[ClimateClass, ...]:
+    """The 30 classes in the order of their index; the first is "unknown"."""
+    unknown = ClimateClass(0, NO_DATA_CODE, "unknown", "unknown (water or no data)", (255,) * 3)
+    legend = sorted(_LEGEND.items())
+    return (unknown, *(ClimateClass(i, c, *row) for i, (c, row) in enumerate(legend, start=1)))
+
+
+def climate_of_symbol(symbol: str) -> ClimateClass:
+    """The class written "Cfa".
+
+    Raises:
+        KeyError: if there is no such class.
+    """
+    for climate in climate_names():
+        if climate.symbol == symbol:
+            return climate
+    known = ", ".join(climate.symbol for climate in climate_names())
+    raise KeyError(f"No climate class {symbol!r}; the classes are {known}.")
+
+
+def index_of_code(codes: Any) -> NDArray[np.int64]:
+    """Class indices of raster codes of any shape: code if code < 20, else code − 1.
+
+    Code 0 and missing values (NaN, None, NA) give ``UNKNOWN``.
+
+    Raises:
+        ValueError: naming the first value that no cell of the raster can have, 20 among them.
+    """
+    values = _numbers(codes)
+    missing = np.isnan(values)
+    filled = np.where(missing, NO_DATA_CODE, values)
+    wrong = (filled < 0) | (filled > 30) | (filled != np.floor(filled)) | (filled == ABSENT_CODE)
+    if wrong.any():
+        raise ValueError(
+            f"{filled[wrong].flat[0]:g} is no climate code: the raster has whole numbers from 0 to "
+            f"30 without {ABSENT_CODE}. Are these already indices?"
+        )
+    indices = filled.astype(np.int64)
+    indices = np.where(indices > ABSENT_CODE, indices - 1, indices)
+    return np.where(indices == 0, UNKNOWN, indices)
+
+
+def code_of_index(indices: Any) -> NDArray[np.int64]:
+    """Raster codes of class indices of any shape; index 0 and ``UNKNOWN`` give code 0.
+
+    Raises:
+        ValueError: naming the first value that is neither ``UNKNOWN`` nor in 0-29.
+    """
+    values = np.asarray(indices)
+    wrong = ((values < 0) | (values > 29)) & (values != UNKNOWN)
+    if wrong.any():
+        raise ValueError(f"{values[wrong].flat[0]} is no climate index: they run from 0 to 29.")
+    values = np.where(values == UNKNOWN, 0, values).astype(np.int64)
+    return np.where(values >= ABSENT_CODE, values + 1, values)
+
+
+def _numbers(codes: Any) -> NDArray[np.float64]:
+    values = np.asarray(codes)
+    if values.dtype.kind in "iuf":
+        return values.astype(np.float64)
+    # Columns with missing values arrive as objects, nullable integers or text.
+    flat = [None if pd.isna(value) else value for value in values.ravel()]
+    try:
+        numbers = pd.to_numeric(pd.Series(flat, dtype=object))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"Climate codes are whole numbers from 0 to 30: {error}.") from error
+    return numbers.to_numpy(dtype=np.float64, na_value=np.nan).reshape(values.shape)
+
+
+@dataclass(frozen=True)
+class ClimateMask:
+    """Where a class is, coarsely: ``cells`` (rows, columns), row 0 in the north, column 0 west.
+
+    Cells are equal steps of latitude and longitude between the corners of ``bounds``.
+    """
+
+    climate: ClimateClass
+    cells: NDArray[np.bool_]
+    bounds: tuple[tuple[float, float], tuple[float, float]]
+    """South-west and north-east corner (latitude, longitude), as a map's image overlay asks."""
+
+    def rgba(self, alpha: float = 0.6) -> NDArray[np.uint8]:
+        """The belt as an image (rows, columns, 4) in the class's colour, clear elsewhere."""
+        image = np.zeros((*self.cells.shape, 4), dtype=np.uint8)
+        image[self.cells] = (*self.climate.rgb, round(255 * alpha))
+        return image
+
+
+class ClimateRaster:
+    """The map of Beck et al. 2018, run-length coded: 43,200 × 21,600 cells of 30 arc seconds."""
+
+    def __init__(
+        self, gaps: NDArray[np.uint32], codes: NDArray[np.uint8], shape: tuple[int, int]
+    ) -> None:
+        self.rows, self.columns = shape
+        self._codes = codes
+        self._starts = np.cumsum(gaps, dtype=np.uint32)
+
+    @classmethod
+    def load(cls) -> Self:
+        """The raster that ships with the package, read once (about 25 MB in memory)."""
+        with _LOCK:
+            if "raster" not in _CACHE:
+                source = importlib.resources.files("geoclip_core.earth") / "resources" / RESOURCE
+                with source.open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
+                    rows, columns = (int(n) for n in arrays["shape"])
+                    _CACHE["raster"] = cls(arrays["gap"], arrays["val"], (rows, columns))
+            return _CACHE["raster"]
+
+    def codes(self, coordinates: Any) -> NDArray[np.uint8]:
+        """Raster codes (...) 0-30 at coordinates (..., 2).
+
+        Raises:
+            ValueError: if a coordinate is not finite or beyond a pole.
+        """
+        points = normalise(coordinates)
+        return self._at(*self._cells(points[..., 0], points[..., 1]))
+
+    def indices(self, coordinates: Any) -> NDArray[np.int64]:
+        """Class indices (...) 1-29 at coordinates (..., 2); ``UNKNOWN`` on water."""
+        return index_of_code(self.codes(coordinates))
+
+    def is_land(self, coordinates: Any) -> NDArray[np.bool_]:
+        """Whether coordinates (..., 2) lie on land (1 km cells; lakes and the sea are not)."""
+        return self.codes(coordinates) != NO_DATA_CODE
+
+    def grid(
+        self,
+        step_degrees: float = 0.25,
+        bounds: tuple[tuple[float, float], tuple[float, float]] = WHOLE_EARTH,
+    ) -> NDArray[np.uint8]:
+        """Codes (rows, columns) at the centres of a coarse grid, row 0 in the north.
+
+        Args:
+            step_degrees: about how large a cell is; it is stretched to fill the bounds.
+            bounds: south-west and north-east corner, (latitude, longitude) each.
+        """
+        (south, west), (north, east) = bounds
+        if not (-90 <= south < north <= 90 and -180 <= west < east <= 180 and step_degrees > 0):
+            raise ValueError(f"No grid of {step_degrees}° cells fits the bounds {bounds}.")
+        rows = max(1, round((north - south) / step_degrees))
+        columns = max(1, round((east - west) / step_degrees))
+        latitude = north - (np.arange(rows) + 0.5) * (north - south) / rows
+        longitude = west + (np.arange(columns) + 0.5) * (east - west) / columns
+        return self._at(*self._cells(latitude[:, None], longitude[None, :]))
+
+    def mask(
+        self,
+        index: int,
+        step_degrees: float = 0.25,
+        bounds: tuple[tuple[float, float], tuple[float, float]] = WHOLE_EARTH,
+    ) -> ClimateMask:
+        """Where the class with this index is, for drawing its belt (30 ms for the whole Earth)."""
+        climate = climate_names()[index]
+        return ClimateMask(climate, self.grid(step_degrees, bounds) == climate.code, bounds)
+
+    def _cells(
+        self, latitude: NDArray[np.float64], longitude: NDArray[np.float64]
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        row = ((90 - latitude) * (self.rows / 180)).astype(np.int64)
+        column = ((longitude + 180) * (self.columns / 360)).astype(np.int64)
+        return row.clip(0, self.rows - 1), column.clip(0, self.columns - 1)
+
+    def _at(self, row: NDArray[np.int64], column: NDArray[np.int64]) -> NDArray[np.uint8]:
+        position = (row * self.columns + column).astype(np.uint32)
+        return self._codes[np.searchsorted(self._starts, position, side="right") - 1]
+
+
+_LOCK = threading.Lock()
+_CACHE: dict[str, Any] = {}
