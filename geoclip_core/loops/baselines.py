@@ -1,0 +1,181 @@
+"""Guesses that need no model, or almost none: what any model has to beat.
+
+All of them are made from training rows alone. On a set of ten states a constant guess already
+scores some 3,000 GeoScore, so no report is complete without one.
+"""
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from geoclip_core.earth.sphere import (
+    destination,
+    geoscore,
+    haversine_km,
+    pairwise_km,
+    spherical_mean,
+)
+
+NEIGHBOURS = 10
+_CHUNK = 512
+
+
+class BaselineError(ValueError):
+    """Rows that must not be used to make a baseline."""
+
+
+def check_training_rows(train: pd.DataFrame, rows: pd.DataFrame) -> None:
+    """Refuse a training table with anything but training rows, or with a photo of the other table.
+
+    Raises:
+        BaselineError: naming the split or the photo.
+    """
+    if not len(train):
+        raise BaselineError("a baseline needs training rows, and there are none")
+    if "split" in train:
+        others = sorted(set(train["split"].dropna()) - {"train"})
+        if others:
+            raise BaselineError(f"baselines are made from train alone, not from {others[0]!r} rows")
+    shared = train["id"].astype(str).isin(set(rows["id"].astype(str)))
+    if shared.any():
+        photo = train["id"][shared].iloc[0]
+        raise BaselineError(f"the photo {photo!r} is both in train and among the evaluated rows")
+
+
+def constant_guess(coordinates: np.ndarray, most: int = 20_000, seed: int = 0) -> np.ndarray:
+    """The single point of the highest mean GeoScore over (n, 2) coordinates: (2,).
+
+    The best of up to 500 of the points, then refined by steps in eight directions that halve from
+    500 km to 1 km. More than ``most`` points are sampled: the error is far below a kilometre's
+    worth of score.
+    """
+    coordinates = np.asarray(coordinates, dtype=np.float64)
+    generator = np.random.default_rng(seed)
+    if len(coordinates) > most:
+        coordinates = coordinates[generator.choice(len(coordinates), most, replace=False)]
+    start = coordinates
+    if len(start) > 500:
+        start = start[generator.choice(len(start), 500, replace=False)]
+    start = np.concatenate([start, spherical_mean(coordinates)[None]])
+    scores = np.array([geoscore(haversine_km(point, coordinates)).mean() for point in start])
+    best, score = start[int(scores.argmax())], float(scores.max())
+    step = 500.0
+    while step >= 1.0:
+        around = destination(best, np.arange(0.0, 360.0, 45.0), step)
+        scores = geoscore(pairwise_km(around, coordinates)).mean(axis=1)
+        if scores.max() > score:
+            best, score = around[int(scores.argmax())], float(scores.max())
+        else:
+            step /= 2
+    return np.asarray(best, dtype=np.float64)
+
+
+def centroid_of_true(
+    train: pd.DataFrame, rows: pd.DataFrame, column: str, fallback: np.ndarray
+) -> np.ndarray:
+    """(n, 2): the spherical mean of the training photos that share the row's true class.
+
+    This is what a perfect classifier of ``column`` could do without knowing anything else. A row
+    without a class, or with one that no training photo has, gets ``fallback``.
+    """
+    guess = np.tile(np.asarray(fallback, dtype=np.float64), (len(rows), 1))
+    centres = {
+        key: spherical_mean(group[["latitude", "longitude"]].to_numpy(np.float64))
+        for key, group in train.dropna(subset=[column]).groupby(column)
+    }
+    for key, index in rows.reset_index(drop=True).groupby(column).indices.items():
+        if key in centres:
+            guess[index] = centres[key]
+    return guess
+
+
+def nearest_neighbours(
+    bank: np.ndarray,
+    bank_coordinates: np.ndarray,
+    queries: np.ndarray,
+    k: int = NEIGHBOURS,
+) -> np.ndarray:
+    """(n, 2): among the k most similar training photos, the one of the highest expected GeoScore.
+
+    Embeddings are standardised with the bank's mean and spread and compared by cosine; each
+    neighbour's vote is its softmax weight exp((cos − best cos) / 0.05). k = 1 is the place of the
+    most similar photo.
+
+    Args:
+        bank: (m, D) embeddings of training photos.
+        bank_coordinates: (m, 2) degrees.
+        queries: (n, D) embeddings.
+        k: neighbours, at most m.
+    """
+    if bank.ndim != 2 or queries.ndim != 2 or bank.shape[1] != queries.shape[1]:
+        raise BaselineError(f"embeddings of shape {queries.shape} and {bank.shape} do not compare")
+    k = min(k, len(bank))
+    mean, spread = bank.mean(axis=0, dtype=np.float64), bank.std(axis=0, dtype=np.float64)
+    scale = 1.0 / np.maximum(spread, 1e-6)
+
+    def directions(block: np.ndarray) -> np.ndarray:
+        standard = ((block - mean) * scale).astype(np.float32)
+        return standard / np.maximum(np.linalg.norm(standard, axis=1, keepdims=True), 1e-12)
+
+    unit = directions(np.asarray(bank))
+    coordinates = np.asarray(bank_coordinates, dtype=np.float64)
+    guess = np.empty((len(queries), 2))
+    for start in range(0, len(queries), _CHUNK):
+        cosine = directions(np.asarray(queries[start : start + _CHUNK])) @ unit.T
+        nearest = np.argpartition(-cosine, k - 1, axis=1)[:, :k]
+        similarity = np.take_along_axis(cosine, nearest, axis=1).astype(np.float64)
+        weights = np.exp((similarity - similarity.max(axis=1, keepdims=True)) / 0.05)
+        places = coordinates[nearest]
+        distance = haversine_km(places[:, :, None], places[:, None])
+        expected = np.einsum("bij,bj->bi", geoscore(distance), weights)
+        choice = expected.argmax(axis=1)
+        guess[start : start + _CHUNK] = places[np.arange(len(choice)), choice]
+    return guess
+
+
+def baseline_guesses(
+    train: pd.DataFrame,
+    rows: pd.DataFrame,
+    *,
+    train_embeddings: np.ndarray | None = None,
+    embeddings: np.ndarray | None = None,
+    k: int = NEIGHBOURS,
+) -> dict[str, np.ndarray]:
+    """All baselines that the data allow, for the rows of a dataset or predictions table.
+
+    Args:
+        train: training rows: ``id``, ``latitude``, ``longitude``, ``state_key``, ``country_key``.
+        rows: the evaluated rows, with the same columns.
+        train_embeddings: (len(train), D), for the nearest neighbours.
+        embeddings: (len(rows), D).
+        k: neighbours.
+
+    Returns:
+        Guesses (n, 2) by name: ``constant``; ``true_state_centroid`` and ``true_country_centroid``
+        where the truth is known; ``nearest_photo`` and ``nearest_{k}`` with embeddings.
+
+    Raises:
+        BaselineError: a row that is not of the training split would be used.
+    """
+    check_training_rows(train, rows)
+    coordinates = train[["latitude", "longitude"]].to_numpy(np.float64)
+    constant = constant_guess(coordinates)
+    guesses: dict[str, Any] = {"constant": np.tile(constant, (len(rows), 1))}
+    for name, column in (
+        ("true_country_centroid", "country_key"),
+        ("true_state_centroid", "state_key"),
+    ):
+        if column in train and column in rows and rows[column].nunique() > 1:
+            guesses[name] = centroid_of_true(train, rows, column, constant)
+    if train_embeddings is not None and embeddings is not None:
+        if len(train_embeddings) != len(train) or len(embeddings) != len(rows):
+            raise BaselineError(
+                f"{len(train_embeddings)} and {len(embeddings)} embeddings for "
+                f"{len(train)} training and {len(rows)} evaluated photos"
+            )
+        guesses["nearest_photo"] = nearest_neighbours(
+            train_embeddings, coordinates, embeddings, k=1
+        )
+        guesses[f"nearest_{k}"] = nearest_neighbours(train_embeddings, coordinates, embeddings, k)
+    return guesses
