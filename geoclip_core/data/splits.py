@@ -1,0 +1,217 @@
+"""Spatial validation split, and how far the splits of a dataset leak into each other.
+
+Random rows would put the next photo of the same drive on the other side. So val is cut out in
+blocks of the Earth's surface. What could straddle a border of blocks is kept together: photos that
+hang together in steps of at most 1 km, and photos of one sequence, form a group, and a group goes
+to one side as a whole. A group larger than a block (a road photographed every 500 m across a state)
+cannot, or it would all be val: it is cut where the blocks meet, and its training photos within 1 km
+of the cut become "buffer": kept in the table and counted, in neither train nor val.
+"""
+
+import dataclasses
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+from scipy.sparse import coo_matrix
+from scipy.sparse.csgraph import connected_components
+from scipy.spatial import cKDTree
+
+from geoclip_core.earth.sphere import EARTH_RADIUS_KM, unit_vectors
+
+if TYPE_CHECKING:
+    from geoclip_core.data.table import PhotoDataset
+
+MIN_DISTANCE_KM = 1.0
+BLOCK_EDGES_KM = (50.0, 25.0, 12.0, 6.0)
+_VOXEL_KM = 0.2
+_CLOSE = 1 + 1e-9  # a chord is shorter than its arc by 1e-9 of it at 1 km
+
+
+def spatial_split(
+    coordinates: np.ndarray,
+    fraction: float,
+    *,
+    seed: int = 0,
+    sequences: pd.Series | None = None,
+    min_distance_km: float = MIN_DISTANCE_KM,
+) -> np.ndarray:
+    """Choose which training photos become val.
+
+    No val photo is closer than `min_distance_km` to a train photo, whatever the data. The choice
+    depends on the seed and the photos, not on the order of the rows. Where all photos hang together
+    closer than that, or one would have to give up half of them as buffer, val stays empty.
+
+    Args:
+        coordinates: (n, 2) degrees.
+        fraction: Share of photos wanted in val, in (0, 1).
+        seed: Which blocks become val.
+        sequences: (n,) sequence of each photo or NA; one sequence stays on one side unless it is
+            longer than a block.
+        min_distance_km: Least distance between val and train.
+
+    Returns:
+        (n,) object array of "train", "val" and "buffer".
+
+    Raises:
+        ValueError: the fraction is not between 0 and 1.
+    """
+    if not 0 < fraction < 1:
+        raise ValueError(f"the share of val must lie between 0 and 1, not {fraction}")
+    vectors = unit_vectors(np.asarray(coordinates, dtype=np.float64)) * EARTH_RADIUS_KM
+    target = fraction * len(vectors)
+    best = np.full(len(vectors), "train", dtype=object)
+    if len(vectors) < 2:
+        return best
+    near = _near_groups(vectors, min_distance_km)
+    linked = near if sequences is None else _joined(near, sequences)
+    for edge in BLOCK_EDGES_KM:
+        unit = _units(vectors, near, linked, sequences, edge)
+        # The offset keeps borders from falling on the same places for every seed.
+        generator = np.random.default_rng(seed)
+        block = _ids(np.floor(_centres(vectors, unit) / edge + generator.random(3)))[unit]
+        chosen = _choose(block, target, generator)
+        split = np.where(chosen, "val", "train").astype(object)
+        tree = cKDTree(vectors[chosen]) if chosen.any() else None
+        if tree is not None:
+            nearest, _ = tree.query(vectors[~chosen], distance_upper_bound=min_distance_km * _CLOSE)
+            split[np.flatnonzero(~chosen)[np.isfinite(nearest)]] = "buffer"
+        val, train = (split == "val").sum(), (split == "train").sum()
+        if train and val >= 0.5 * target and (split == "buffer").sum() <= 0.5 * len(vectors):
+            return split
+    return best
+
+
+@dataclasses.dataclass(frozen=True)
+class Leakage:
+    """How many photos of a held-out split a model could recognise instead of locating.
+
+    Attributes:
+        split: The held-out split.
+        photos: How many photos it has.
+        near: Those closer than `distance_km` to a training photo.
+        same_sequence: Those of a sequence that the training photos have too.
+        distance_km: What counts as near.
+    """
+
+    split: str
+    photos: int
+    near: int
+    same_sequence: int
+    distance_km: float = MIN_DISTANCE_KM
+
+
+def leakage(
+    dataset: "PhotoDataset", split: str = "test", distance_km: float = MIN_DISTANCE_KM
+) -> Leakage:
+    """Compare a held-out split with all rows of the training file that are not in it.
+
+    Val and buffer photos count as training photos for the test split: they were cut out of train.
+    """
+    held_out = dataset.table["split"] == split
+    against = ~held_out & (dataset.table["split"] != "test")
+    if split != "test":
+        against &= dataset.table["split"] == "train"
+    near = nearest_km(
+        dataset.coordinates[held_out.to_numpy()],
+        dataset.coordinates[against.to_numpy()],
+        distance_km,
+    )
+    sequences = dataset.table["sequence"]
+    known = sequences[against].dropna()
+    same = sequences[held_out].isin(known) & sequences[held_out].notna()
+    return Leakage(
+        split, int(held_out.sum()), int(np.isfinite(near).sum()), int(same.sum()), distance_km
+    )
+
+
+def nearest_km(of: np.ndarray, among: np.ndarray, limit_km: float = np.inf) -> np.ndarray:
+    """Distance of each coordinate (n, 2) to the nearest of others (m, 2), inf beyond the limit."""
+    if not len(of) or not len(among):
+        return np.full(len(of), np.inf)
+    limit = 2 * np.sin(min(limit_km / (2 * EARTH_RADIUS_KM), np.pi / 2))
+    chord, _ = cKDTree(unit_vectors(among)).query(
+        unit_vectors(of), distance_upper_bound=max(limit, 1e-12) * _CLOSE
+    )
+    found = np.isfinite(chord)
+    chord[found] = 2 * EARTH_RADIUS_KM * np.arcsin(np.minimum(chord[found] / 2, 1))
+    return chord
+
+
+def _near_groups(vectors: np.ndarray, min_distance_km: float) -> np.ndarray:
+    """Group number of each photo (n,): photos linked by steps below the distance share one.
+
+    Photos are first pooled in cubes of 200 m, so that ten thousand photos of one street are a few
+    links and not fifty million; the links are longer by a cube's diagonal, so none is missed.
+    """
+    cube = _ids(np.floor(vectors / _VOXEL_KM))
+    centres = _centres(vectors, cube)
+    reach = min_distance_km * _CLOSE + _VOXEL_KM * np.sqrt(3)
+    pairs = cKDTree(centres).query_pairs(reach, output_type="ndarray")
+    return _components(pairs[:, 0], pairs[:, 1], len(centres))[cube]
+
+
+def _joined(groups: np.ndarray, sequences: pd.Series) -> np.ndarray:
+    """Groups (n,) merged where they share a sequence."""
+    codes, _ = pd.factorize(sequences.reset_index(drop=True))
+    known = codes >= 0
+    count = int(groups.max()) + 1
+    return _components(groups[known], count + codes[known], count + int(codes.max()) + 1)[groups]
+
+
+def _units(
+    vectors: np.ndarray,
+    near: np.ndarray,
+    linked: np.ndarray,
+    sequences: pd.Series | None,
+    edge: float,
+) -> np.ndarray:
+    """What is assigned as a whole (n,): the largest grouping of each photo that fits a block."""
+    # From the finest to the coarsest; a coarser grouping wins where its group is small enough.
+    levels = [np.arange(len(vectors))]
+    if sequences is not None:
+        codes, _ = pd.factorize(sequences.reset_index(drop=True))
+        levels.append(np.where(codes >= 0, codes, codes.max() + 1 + np.arange(len(codes))))
+    levels += [near, linked]
+    unit = levels[0]
+    for level in levels[1:]:
+        level = _ids(level[:, None].astype(np.float64))
+        small = _extent(vectors, level) <= edge
+        unit = np.where(small[level], unit.max() + 1 + level, unit)
+    return _ids(unit[:, None].astype(np.float64))
+
+
+def _choose(block: np.ndarray, target: float, generator: np.random.Generator) -> np.ndarray:
+    """Whether each photo is val (n,): blocks in random order while they fit under the target."""
+    sizes = np.bincount(block)
+    chosen = np.zeros(len(sizes), dtype=bool)
+    total = 0
+    for index in generator.permutation(len(sizes)):
+        if total + sizes[index] <= max(target, 1):
+            chosen[index] = True
+            total += int(sizes[index])
+    return chosen[block]
+
+
+def _extent(vectors: np.ndarray, group: np.ndarray) -> np.ndarray:
+    """Longest side of each group's box (groups,), in km."""
+    frame = pd.DataFrame(vectors).groupby(group)
+    return (frame.max() - frame.min()).max(axis=1).to_numpy()
+
+
+def _centres(vectors: np.ndarray, group: np.ndarray) -> np.ndarray:
+    return pd.DataFrame(vectors).groupby(group).mean().to_numpy()
+
+
+def _ids(rows: np.ndarray) -> np.ndarray:
+    """Number (n,) of each distinct row of (n, k), counted in sorted order."""
+    columns = [np.unique(column, return_inverse=True)[1] for column in rows.T]
+    code = columns[0]
+    for column in columns[1:]:
+        code = np.unique(code * (int(column.max()) + 1) + column, return_inverse=True)[1]
+    return code
+
+
+def _components(a: np.ndarray, b: np.ndarray, count: int) -> np.ndarray:
+    graph = coo_matrix((np.ones(len(a), dtype=np.int8), (a, b)), shape=(count, count))
+    return connected_components(graph, directed=False)[1]

@@ -1,0 +1,205 @@
+"""Context vocabularies: which classes a feature has, and the index of each."""
+
+import dataclasses
+import functools
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from geoclip_core.earth.climate import UNKNOWN, climate_names
+
+if TYPE_CHECKING:
+    from geoclip_core.data.table import PhotoDataset
+
+IGNORE_INDEX = UNKNOWN  # a missing label: out of the loss and out of the denominator
+
+DEFAULT_FEATURES = ("climate", "month", "state", "county", "city")
+KNOWN_FEATURES = ("climate", "month", "country", "state", "county", "city")
+PLACE_FEATURES = ("country", "state", "county", "city")  # from the largest to the smallest
+MONTHS = (
+    "January",
+    "February",
+    "March",
+    "April",
+    "May",
+    "June",
+    "July",
+    "August",
+    "September",
+    "October",
+    "November",
+    "December",
+)
+
+
+class VocabularyError(ValueError):
+    """A vocabulary that cannot be made or read; the message says which and why."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Vocabulary:
+    """The classes of one context feature.
+
+    Attributes:
+        feature: One of `KNOWN_FEATURES`.
+        keys: One unique string a class ("Ada County_Idaho_US", "Cfa", "January"); its place in the
+            tuple is the class index.
+        names: What to show for each class ("Ada County", "Cfa, temperate, ...", "January").
+        parent: For each class the index of its parent in the vocabulary of `parent_feature`, -1
+            where it has none; None when the feature has no larger one.
+        parent_feature: The next larger place among the features that are used, or None.
+    """
+
+    feature: str
+    keys: tuple[str, ...]
+    names: tuple[str, ...]
+    parent: tuple[int, ...] | None = None
+    parent_feature: str | None = None
+
+    def __post_init__(self) -> None:
+        what = f"vocabulary of {self.feature!r}"
+        if self.feature not in KNOWN_FEATURES:
+            raise VocabularyError(f"{what}: the known features are {', '.join(KNOWN_FEATURES)}")
+        if len(self.names) != len(self.keys):
+            raise VocabularyError(f"{what}: {len(self.keys)} keys but {len(self.names)} names")
+        if len(set(self.keys)) != len(self.keys):
+            twice = next(key for key in self.keys if self.keys.count(key) > 1)
+            raise VocabularyError(f"{what}: the key {twice!r} occurs twice")
+        if (self.parent is None) != (self.parent_feature is None):
+            raise VocabularyError(f"{what}: parent and parent_feature go together")
+        if self.parent is not None:
+            if len(self.parent) != len(self.keys):
+                raise VocabularyError(
+                    f"{what}: {len(self.keys)} keys but {len(self.parent)} parents"
+                )
+            if any(index < -1 for index in self.parent):
+                raise VocabularyError(f"{what}: a parent index is below -1")
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    @functools.cached_property
+    def _index(self) -> pd.Index:
+        return pd.Index(np.array(self.keys, dtype=object), dtype="str")
+
+    def encode(self, values: pd.Series | np.ndarray | Sequence[str | None]) -> np.ndarray:
+        """Class indices of keys.
+
+        Args:
+            values: (n,) keys; missing ones are NA, NaN or None.
+
+        Returns:
+            (n,) int64; `IGNORE_INDEX` where the key is missing or not in the vocabulary.
+        """
+        series = values if isinstance(values, pd.Series) else pd.Series(values, dtype="object")
+        found = self._index.get_indexer(pd.Index(series.astype("str")))
+        return np.where(found < 0, IGNORE_INDEX, found).astype(np.int64)
+
+    def to_json(self) -> dict[str, Any]:
+        """The vocabulary as a mapping that ``json.dump`` takes."""
+        return {
+            "feature": self.feature,
+            "keys": list(self.keys),
+            "names": list(self.names),
+            "parent": None if self.parent is None else list(self.parent),
+            "parent_feature": self.parent_feature,
+        }
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> "Vocabulary":
+        """The vocabulary of a mapping that `to_json` made.
+
+        Raises:
+            VocabularyError: a key is missing, or a value has the wrong type or length.
+        """
+        if not isinstance(content, Mapping):
+            raise VocabularyError("a vocabulary must be a mapping with feature, keys and names")
+        try:
+            feature, keys, names = content["feature"], content["keys"], content["names"]
+        except KeyError as error:
+            raise VocabularyError(f"a vocabulary lacks {error.args[0]!r}") from error
+        parent = content.get("parent")
+        for part, kind, values in (
+            ("keys", str, keys),
+            ("names", str, names),
+            ("parent", int, parent),
+        ):
+            if part == "parent" and values is None:
+                continue
+            if not isinstance(values, list | tuple) or not all(type(v) is kind for v in values):
+                raise VocabularyError(
+                    f"vocabulary of {feature!r}: {part} must be a list of {kind.__name__}"
+                )
+        return cls(
+            feature,
+            tuple(keys),
+            tuple(names),
+            None if parent is None else tuple(parent),
+            content.get("parent_feature"),
+        )
+
+
+@functools.cache
+def climate_vocabulary() -> Vocabulary:
+    """The Köppen–Geiger classes, keyed by their symbol, in the order of the class index."""
+    classes = climate_names()
+    return Vocabulary("climate", tuple(c.symbol for c in classes), tuple(c.label for c in classes))
+
+
+@functools.cache
+def month_vocabulary() -> Vocabulary:
+    """The twelve months, January first."""
+    return Vocabulary("month", MONTHS, MONTHS)
+
+
+def build_vocabularies(
+    dataset: "PhotoDataset", features: Iterable[str] = DEFAULT_FEATURES
+) -> dict[str, Vocabulary]:
+    """Vocabularies of the places in the training rows, in the order of `features`.
+
+    Climate and month always have all their classes. Rows of the other splits are not looked at, so
+    that a place seen only in val or test has no class (its label is `IGNORE_INDEX`).
+
+    Raises:
+        VocabularyError: an unknown feature, or no training rows to learn places from.
+    """
+    features = tuple(features)
+    unknown = [feature for feature in features if feature not in KNOWN_FEATURES]
+    if unknown:
+        raise VocabularyError(
+            f"unknown feature {', '.join(map(repr, unknown))}; "
+            f"known are {', '.join(KNOWN_FEATURES)}"
+        )
+    table = dataset.table[dataset.table["split"] == "train"]
+    if not len(table) and set(features) & set(PLACE_FEATURES):
+        raise VocabularyError(
+            f"dataset {dataset.name!r} has no training rows, so its places cannot be listed"
+        )
+    places: dict[str, Vocabulary] = {}
+    parent_feature: str | None = None
+    for feature in PLACE_FEATURES:
+        if feature in features:
+            parent = places[parent_feature] if parent_feature else None
+            places[feature] = _place_vocabulary(table, feature, parent)
+            parent_feature = feature
+    fixed = {"climate": climate_vocabulary, "month": month_vocabulary}
+    return {f: fixed[f]() if f in fixed else places[f] for f in features}
+
+
+def _place_vocabulary(table: pd.DataFrame, feature: str, parent: Vocabulary | None) -> Vocabulary:
+    key = f"{feature}_key"
+    columns = [key, feature] + ([f"{parent.feature}_key"] if parent else [])
+    # A key's parent is in the key itself ("Ada County_Idaho_US"), so the first row that knows it
+    # speaks for all; sorting makes the choice independent of the order of the rows.
+    rows = table.loc[table[key].notna(), columns].drop_duplicates()
+    rows = rows.sort_values(columns, na_position="last").drop_duplicates(key)
+    names = rows[feature].fillna(rows[key])
+    if parent is None:
+        return Vocabulary(feature, tuple(rows[key]), tuple(names))
+    indices = parent.encode(rows[f"{parent.feature}_key"])
+    indices = np.where(indices < 0, -1, indices)
+    return Vocabulary(
+        feature, tuple(rows[key]), tuple(names), tuple(indices.tolist()), parent.feature
+    )
