@@ -160,7 +160,8 @@ class Gazetteer:
         """
         points = normalise(np.asarray(coordinates, dtype=np.float64).reshape(-1, 2))
         if len(points) == 0:
-            return pd.DataFrame({name: [] for name in FRAME_COLUMNS})
+            empty = pd.DataFrame({name: [] for name in FRAME_COLUMNS[:-1]}, dtype="str")
+            return empty.assign(distance_km=np.empty(0))
         nearest = self._nearest(points)
         rows = []
         for index in nearest:
@@ -171,7 +172,7 @@ class Gazetteer:
                     country,
                     state or None,
                     county or None,
-                    city,
+                    city or None,
                     country,
                     _state_key(state, country),
                     _county_key(county, state, country),
@@ -189,7 +190,7 @@ class Gazetteer:
         """Index of the place nearest in degrees, longitudes compared the short way round."""
         distance, index = self._tree.query(points)
         for turn in (-360.0, 360.0):
-            shifted = points + (0.0, turn)
+            shifted = points + np.array([0.0, turn])
             reaches = 180 - np.abs(points[:, 1]) < distance
             reaches &= np.sign(points[:, 1]) == -np.sign(turn)
             if reaches.any():
