@@ -1,0 +1,228 @@
+"""What every backbone is: a photo's pixels in, one embedding out.
+
+A backbone hands out raw features. Standardising and normalising them with the statistics of the
+training photos is the heads' business (:mod:`geoclip_core.model.normaliser`), so that one cached
+embedding serves every head.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+Fit = Literal["squash", "crop"]
+DepthPooling = Literal["mean", "mean-std"]
+FreezeMode = Literal["none", "last-block", "all"]
+
+FREEZE_MODES: tuple[str, ...] = ("none", "last-block", "all")
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """How a decoded photo becomes the tensors of a backbone, one tensor a view."""
+
+    views: tuple[tuple[int, int], ...]
+    """(height, width) in pixels of each view."""
+    fit: Fit = "squash"
+    """"squash" resizes the whole frame to the view; "crop" cuts its centre to the same shape."""
+    mean: tuple[float, ...] = (0.5, 0.5, 0.5)
+    """Subtracted from each RGB channel on the 0-1 scale."""
+    std: tuple[float, ...] = (0.5, 0.5, 0.5)
+    """Divides each RGB channel after the mean was taken off."""
+    resample: Literal["bicubic", "bilinear"] = "bicubic"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "views", tuple((int(h), int(w)) for h, w in self.views))
+        object.__setattr__(self, "mean", tuple(float(value) for value in self.mean))
+        object.__setattr__(self, "std", tuple(float(value) for value in self.std))
+        if not self.views or any(h < 32 or w < 32 for h, w in self.views):
+            raise ValueError(f"views must hold sizes of at least 32 × 32 pixels, not {self.views}")
+        if self.fit not in ("squash", "crop"):
+            raise ValueError(f'fit must be "squash" or "crop", not "{self.fit}"')
+        if self.resample not in ("bicubic", "bilinear"):
+            raise ValueError(f'resample must be "bicubic" or "bilinear", not "{self.resample}"')
+        if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
+            raise ValueError("mean and std need three numbers each, std above zero")
+
+    def pixels(self, image: Image.Image) -> list[Tensor]:
+        """Tensors (3, height, width) float32, one a view.
+
+        Each view is a single resize of the decoded photo: resizing a resized picture blurs it.
+        """
+        if image.mode != "RGB":
+            image = image.convert("RGB")
+        method = Image.Resampling[self.resample.upper()]
+        tensors = []
+        for height, width in self.views:
+            box = _centre_box(image.size, height, width) if self.fit == "crop" else None
+            resized = image.resize((width, height), method, box=box)
+            values = np.asarray(resized, dtype=np.float32) / np.float32(255)
+            values = (values - np.float32(self.mean)) / np.float32(self.std)
+            tensors.append(torch.from_numpy(np.ascontiguousarray(values.transpose(2, 0, 1))))
+        return tensors
+
+    def batch(self, images: Sequence[Image.Image]) -> list[Tensor]:
+        """Tensors (b, 3, height, width), one a view, for `Backbone.embed`."""
+        if not images:
+            raise ValueError("a batch needs at least one photo")
+        per_image = [self.pixels(image) for image in images]
+        return [torch.stack(view) for view in zip(*per_image, strict=True)]
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready description; `Preprocessing(**description)` makes it again."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class BackboneConfig:
+    """Everything that is needed to build the same backbone again."""
+
+    name: str
+    """"efficientnet-lite2", a hub id, or a local folder."""
+    kind: str
+    """"efficientnet-lite", "transformers" or "geoclip-image"."""
+    views: tuple[tuple[int, int], ...] = ()
+    """(height, width) of each view; empty: the backbone's own size."""
+    fit: Fit = "squash"
+    depths: tuple[int, ...] = ()
+    """Inner blocks whose pooled features join those of the head, by index; empty: the head alone.
+    The head always comes first, the depths follow in this order."""
+    depth_pooling: DepthPooling = "mean-std"
+    """What is kept of an inner block's feature map: its mean, or mean and standard deviation."""
+    projection: bool = False
+    """Use the projected embedding of a CLIP tower instead of its pooled output."""
+    revision: str | None = None
+    """Branch, tag or commit on the hub."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "views", tuple((int(h), int(w)) for h, w in self.views))
+        object.__setattr__(self, "depths", tuple(int(depth) for depth in self.depths))
+        if not self.name or not self.kind:
+            raise ValueError("a backbone needs a name and a kind")
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready description; `BackboneConfig(**description)` makes it again."""
+        return asdict(self)
+
+
+@dataclass
+class _FreezeState:
+    mode: FreezeMode = "none"
+    modules: list[nn.Module] = field(default_factory=list)
+
+
+class Backbone(nn.Module):
+    """Base class. A subclass sets `preprocessing` and `block_widths` and fills in `features`.
+
+    The order of an embedding is fixed: for each view, the head's features, then each depth's.
+    """
+
+    preprocessing: Preprocessing
+    view_block_widths: tuple[int, ...]
+    """Widths of the feature blocks of one view."""
+
+    def __init__(self, config: BackboneConfig) -> None:
+        super().__init__()
+        self.config = config
+        self._frozen = _FreezeState()
+
+    @property
+    def block_widths(self) -> tuple[int, ...]:
+        """Widths of the feature blocks of the whole embedding (views × blocks of a view)."""
+        return self.view_block_widths * len(self.preprocessing.views)
+
+    @property
+    def embedding_width(self) -> int:
+        """Width D of the embedding."""
+        return sum(self.block_widths)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.parameters()).device
+
+    def features(self, pixels: Tensor) -> Tensor:
+        """Features of one view.
+
+        Args:
+            pixels: (b, 3, height, width), preprocessed.
+
+        Returns:
+            (b, sum(view_block_widths)).
+        """
+        raise NotImplementedError
+
+    def embed(self, views: Sequence[Tensor]) -> Tensor:
+        """Embeddings (b, D) float32 of a batch, as `Preprocessing.batch` makes it."""
+        if len(views) != len(self.preprocessing.views):
+            raise ValueError(
+                f"{self.config.name} wants {len(self.preprocessing.views)} views, got {len(views)}"
+            )
+        device = self.device
+        return torch.cat([self.features(view.to(device)).float() for view in views], dim=1)
+
+    def last_block(self) -> list[nn.Module]:
+        """The modules that "unfreeze the last block" means: they hold parameters, in order."""
+        raise NotImplementedError
+
+    def architecture(self) -> dict[str, Any]:
+        """JSON description from which `build_backbone(config, architecture=...)` builds the same
+        network without fetching its pretrained weights, for checkpoints that hold their own.
+        """
+        return {}
+
+    def freeze(self, mode: FreezeMode) -> None:
+        """Choose what learns: everything ("none" frozen), the "last-block" only, or nothing.
+
+        Frozen parts stay in evaluation mode whatever `train()` is told, so that the BatchNorm
+        statistics of frozen weights do not drift.
+        """
+        if mode not in FREEZE_MODES:
+            raise ValueError(f"freeze must be one of {', '.join(FREEZE_MODES)}, not {mode!r}")
+        learning = self.last_block() if mode == "last-block" else []
+        for parameter in self.parameters():
+            parameter.requires_grad_(mode == "none")
+        for module in learning:
+            for parameter in module.parameters():
+                parameter.requires_grad_(True)
+        self._frozen = _FreezeState(mode, learning)
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> "Backbone":
+        """As `nn.Module.train`, except that frozen parts stay in evaluation mode."""
+        super().train(mode and self._frozen.mode == "none")
+        if mode and self._frozen.mode == "last-block":
+            for module in self._frozen.modules:
+                module.train(True)
+        self.training = mode
+        return self
+
+    def weights_hash(self) -> str:
+        """Sixteen hexadecimal digits that change with any weight: part of an embedding's key."""
+        digest = hashlib.sha256()
+        for name, tensor in sorted(self.state_dict().items()):
+            digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
+            contiguous = tensor.detach().cpu().contiguous()
+            digest.update(contiguous.view(-1).view(torch.uint8).numpy().tobytes())
+        return digest.hexdigest()[:16]
+
+
+def _centre_box(
+    size: tuple[int, int], height: int, width: int
+) -> tuple[float, float, float, float]:
+    """The largest centred box (left, top, right, bottom) of a view's shape in a picture."""
+    picture_width, picture_height = size
+    scale = min(picture_width / width, picture_height / height)
+    box_width, box_height = width * scale, height * scale
+    left, top = (picture_width - box_width) / 2, (picture_height - box_height) / 2
+    return (
+        max(left, 0.0),
+        max(top, 0.0),
+        min(left + box_width, float(picture_width)),
+        min(top + box_height, float(picture_height)),
+    )

@@ -1,0 +1,230 @@
+"""Models on disk: a folder of safetensors and JSON. Never pickle."""
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from geoclip_core.data.vocabulary import Vocabulary
+from geoclip_core.model.backbone import BackboneConfig
+from geoclip_core.model.calibration import Calibration
+from geoclip_core.model.geolocation import GeolocationModel, ModelConfig
+
+FORMAT = 1
+WEIGHTS, CONFIG, VOCABULARIES = "model.safetensors", "config.json", "vocabularies.json"
+CALIBRATION, METRICS, CARD = "calibration.json", "metrics.json", "README.md"
+
+
+class CheckpointError(ValueError):
+    """A checkpoint cannot be read or written; the message says which file and what to do."""
+
+
+def save_checkpoint(
+    folder: str | Path,
+    model: GeolocationModel,
+    metrics: Mapping[str, Any] | None = None,
+    card: str = "",
+    save_backbone: bool = False,
+) -> Path:
+    """Write a model as a folder, whole or not at all.
+
+    Args:
+        folder: where; an existing checkpoint is replaced, any other folder is refused.
+        model: the model; its backbone's weights are left out unless `save_backbone`.
+        metrics: numbers for metrics.json.
+        card: text of the model card, README.md.
+        save_backbone: also save the backbone's weights, because they were trained.
+    """
+    target = Path(folder)
+    if target.exists() and (
+        not target.is_dir() or (any(target.iterdir()) and not _is_ours(target))
+    ):
+        raise CheckpointError(f"{target} exists and is not a checkpoint: choose another folder")
+    if save_backbone and model.backbone is None:
+        raise CheckpointError("the backbone's weights shall be saved, but the model has none")
+    tensors = {
+        name: tensor.detach().cpu().contiguous()
+        for name, tensor in model.state_dict().items()
+        if save_backbone or not name.startswith("backbone.")
+    }
+    config: dict[str, Any] = {
+        "format": FORMAT,
+        "name": model.name,
+        "model": model.config.to_dict(),
+        "backbone": model.backbone_config.to_dict(),
+        "block_widths": list(model.block_widths),
+        "backbone_saved": save_backbone,
+    }
+    if model.backbone is not None:
+        config["preprocessing"] = model.backbone.preprocessing.to_dict()
+        config["architecture"] = model.backbone.architecture()
+        if not save_backbone:
+            config["backbone_hash"] = model.backbone.weights_hash()
+    vocabularies = {f: v.to_json() for f, v in model.vocabularies.items()}
+    target.parent.mkdir(parents=True, exist_ok=True)
+    work = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+    try:
+        save_file(tensors, work / WEIGHTS, metadata={"format": "pt"})
+        _write_json(work / CONFIG, config)
+        _write_json(work / VOCABULARIES, vocabularies)
+        _write_json(work / METRICS, dict(metrics or {}))
+        if model.calibration is not None:
+            (work / CALIBRATION).write_text(model.calibration.to_json(), encoding="utf-8")
+        (work / CARD).write_text(card, encoding="utf-8")
+        work.chmod(0o755)
+        _replace(work, target)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    return target
+
+
+def load_checkpoint(
+    folder: str | Path, device: str | torch.device = "cpu", with_backbone: bool = True
+) -> GeolocationModel:
+    """Read a model that `save_checkpoint` wrote, in evaluation mode.
+
+    Args:
+        folder: the checkpoint.
+        device: where the model shall be.
+        with_backbone: also build the backbone; without it the model reads cached embeddings only.
+
+    Raises:
+        CheckpointError: naming the file that is missing, damaged or does not fit.
+    """
+    source = Path(folder)
+    if not source.is_dir():
+        raise CheckpointError(f"there is no checkpoint folder {source}")
+    config = _read_json(source / CONFIG)
+    if config.get("format") != FORMAT:
+        raise CheckpointError(
+            f"{source / CONFIG} is format {config.get('format')!r}; this version reads {FORMAT}"
+        )
+    try:
+        model_config = ModelConfig(**config["model"])
+        backbone_config = BackboneConfig(**config["backbone"])
+        vocabularies = {
+            feature: Vocabulary.from_json(value)
+            for feature, value in _read_json(source / VOCABULARIES).items()
+        }
+        calibration = None
+        if (source / CALIBRATION).exists():
+            calibration = Calibration.from_json(_read_text(source / CALIBRATION))
+        model = GeolocationModel(
+            model_config,
+            backbone_config,
+            config["block_widths"],
+            vocabularies,
+            calibration,
+            name=str(config.get("name") or source.name),
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{source} does not describe a model: {error}") from error
+    tensors = _read_tensors(source / WEIGHTS)
+    heads = {name: t for name, t in tensors.items() if not name.startswith("backbone.")}
+    _load(model, heads, source / WEIGHTS)
+    if with_backbone:
+        _attach_backbone(model, config, tensors, source)
+    return model.to(device).eval()
+
+
+def read_metrics(folder: str | Path) -> dict[str, Any]:
+    """The metrics.json of a checkpoint."""
+    return _read_json(Path(folder) / METRICS)
+
+
+def _attach_backbone(
+    model: GeolocationModel, config: dict[str, Any], tensors: dict[str, torch.Tensor], source: Path
+) -> None:
+    from geoclip_core.model.backbones import build_backbone
+
+    saved = bool(config.get("backbone_saved"))
+    # with saved weights the network is built from its description alone, without its hub
+    architecture = config.get("architecture") if saved else None
+    backbone = build_backbone(model.backbone_config, architecture=architecture)
+    if saved:
+        weights = {
+            k.removeprefix("backbone."): t for k, t in tensors.items() if k.startswith("backbone.")
+        }
+        _load(backbone, weights, source / WEIGHTS)
+    elif (wanted := config.get("backbone_hash")) and backbone.weights_hash() != wanted:
+        raise CheckpointError(
+            f"backbone {model.backbone_config.name} has other weights than those that {source} was "
+            "trained on: install the version that its README.md names"
+        )
+    try:
+        model.attach_backbone(backbone)
+    except ValueError as error:
+        raise CheckpointError(f"{source}: {error}") from error
+
+
+def _load(module: torch.nn.Module, tensors: dict[str, torch.Tensor], path: Path) -> None:
+    own = module.state_dict()
+    for name, tensor in own.items():
+        if name not in tensors:
+            raise CheckpointError(f"{path} lacks the weights {name}")
+        if tensors[name].shape != tensor.shape:
+            raise CheckpointError(
+                f"{path}: {name} has shape {tuple(tensors[name].shape)}, "
+                f"config.json says {tuple(tensor.shape)}"
+            )
+    if extra := sorted(set(tensors) - set(own)):
+        raise CheckpointError(f"{path} holds weights that config.json knows nothing of: {extra[0]}")
+    module.load_state_dict(tensors)
+
+
+def _read_tensors(path: Path) -> dict[str, torch.Tensor]:
+    try:
+        tensors = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{path} cannot be read as safetensors: {error}") from error
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            raise CheckpointError(f"{path}: {name} holds numbers that are not finite")
+    return tensors
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise CheckpointError(f"{path} cannot be read: {error}") from error
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(_read_text(path))
+    except json.JSONDecodeError as error:
+        raise CheckpointError(f"{path} is not JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise CheckpointError(f"{path} must hold a JSON object")
+    return value
+
+
+def _write_json(path: Path, value: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _is_ours(folder: Path) -> bool:
+    return (folder / CONFIG).is_file() and (folder / WEIGHTS).is_file()
+
+
+def _replace(work: Path, target: Path) -> None:
+    """Put the finished folder in the target's place; the old one stays until the new one is in."""
+    if not target.exists():
+        os.replace(work, target)
+        return
+    old = Path(tempfile.mkdtemp(prefix=f".{target.name}-old-", dir=target.parent))
+    os.replace(target, old)
+    try:
+        os.replace(work, target)
+    except OSError:
+        os.replace(old, target)
+        raise
+    shutil.rmtree(old, ignore_errors=True)

@@ -1,0 +1,192 @@
+"""The whole model behind a photo's embedding: normaliser, context heads, coordinate head."""
+
+import importlib
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from geoclip_core.data.vocabulary import Vocabulary
+from geoclip_core.model.backbone import Backbone, BackboneConfig
+from geoclip_core.model.calibration import Calibration
+from geoclip_core.model.coordinate_head import CoordinateHead
+from geoclip_core.model.normaliser import EmbeddingNormaliser
+from geoclip_core.model.posterior import Posterior
+
+COORDINATE_HEADS = {
+    "regression": ("geoclip_core.model.regression_head", "RegressionHead"),
+    "geocells": ("geoclip_core.model.geocell_head", "GeocellHead"),
+    "retrieval": ("geoclip_core.model.retrieval_head", "RetrievalHead"),
+}
+CONTEXT_HEADS = {
+    "linear": ("geoclip_core.model.context_heads", "ContextHeads", "ContextJoin"),
+    "kernel-ridge": (
+        "geoclip_core.model.kernel_context",
+        "KernelContextHeads",
+        "KernelContextJoin",
+    ),
+}
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Which heads a model has. With the backbone's config this is the whole architecture."""
+
+    features: tuple[str, ...] = ()
+    """Context features with a head each; empty without context."""
+    use_context: bool = True
+    """On: context heads, whose logits join the embedding at the coordinate head. Off: neither."""
+    coordinate_head: str = "geocells"
+    """"regression", "geocells" or "retrieval"."""
+    head_options: dict[str, Any] = field(default_factory=dict)
+    """Keyword arguments of the coordinate head (its `options`)."""
+    context_heads: str = "linear"
+    """"linear" (trained by gradient) or "kernel-ridge" (closed form, needs a retrieval head)."""
+    context_options: dict[str, Any] = field(default_factory=dict)
+    """Keyword arguments of the context heads beyond width and vocabularies."""
+    join_options: dict[str, Any] = field(default_factory=dict)
+    """Keyword arguments of the context join beyond the vocabularies."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "features", tuple(self.features))
+        if self.coordinate_head not in COORDINATE_HEADS:
+            raise ValueError(
+                f"coordinate head must be one of {', '.join(COORDINATE_HEADS)}, "
+                f"not {self.coordinate_head!r}"
+            )
+        if self.context_heads not in CONTEXT_HEADS:
+            raise ValueError(
+                f"context heads must be one of {', '.join(CONTEXT_HEADS)}, "
+                f"not {self.context_heads!r}"
+            )
+        if self.use_context and not self.features:
+            raise ValueError("context is on but no feature is named: name some or switch it off")
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready description; `ModelConfig(**description)` makes it again."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What the model says of one photo."""
+
+    posterior: Posterior
+    context: dict[str, NDArray[np.float64]]
+    """Feature -> probabilities (classes,) in the order of its vocabulary."""
+
+
+@dataclass(frozen=True)
+class Output:
+    """Outputs of one forward pass, for losses."""
+
+    context: dict[str, Tensor]
+    """Feature -> logits (b, classes)."""
+    coordinates: Any
+    """What the coordinate head put out; its own `loss` and `posteriors` read it."""
+
+
+class GeolocationModel(nn.Module):
+    """Heads on the embeddings of a backbone.
+
+    The context path is one switch: with `config.use_context` the heads' logits join the normalised
+    embedding at the coordinate head, without it the coordinate head sees the embedding alone.
+    """
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        backbone_config: BackboneConfig,
+        block_widths: Sequence[int],
+        vocabularies: Mapping[str, Vocabulary] | None = None,
+        calibration: Calibration | None = None,
+        name: str = "",
+        backbone: Backbone | None = None,
+    ) -> None:
+        super().__init__()
+        self.config = config
+        self.backbone_config = backbone_config
+        self.block_widths = tuple(int(width) for width in block_widths)
+        self.calibration = calibration
+        self.name = name
+        known = dict(vocabularies or {})
+        missing = [feature for feature in config.features if feature not in known]
+        if config.use_context and missing:
+            raise ValueError(f"no vocabulary for the context feature {missing[0]!r}")
+        self.features = config.features if config.use_context else ()
+        self.vocabularies = {feature: known[feature] for feature in self.features}
+        self.normaliser = EmbeddingNormaliser(self.block_widths)
+        joined_widths = self.block_widths
+        self.context_heads: nn.Module | None = None
+        self.context_join: nn.Module | None = None
+        if config.use_context:
+            module, heads_name, join_name = CONTEXT_HEADS[config.context_heads]
+            heads, join = (
+                getattr(importlib.import_module(module), n) for n in (heads_name, join_name)
+            )
+            width = sum(self.block_widths)
+            self.context_heads = heads(width, self.vocabularies, **config.context_options)
+            self.context_join = join(self.vocabularies, **config.join_options)
+            joined_widths = (*self.block_widths, self.context_join.output_width)
+        module, head_name = COORDINATE_HEADS[config.coordinate_head]
+        head = getattr(importlib.import_module(module), head_name)
+        self.coordinate_head: CoordinateHead = head(joined_widths, **config.head_options)
+        if config.use_context and config.context_heads == "kernel-ridge":
+            # both read the same bank of training embeddings, which is kept once
+            self.context_heads.attach(self.coordinate_head)
+        self.backbone: Backbone | None = None
+        if backbone is not None:
+            self.attach_backbone(backbone)
+
+    @property
+    def embedding_width(self) -> int:
+        """Width D of the embeddings that the model reads."""
+        return sum(self.block_widths)
+
+    def attach_backbone(self, backbone: Backbone) -> None:
+        """Give the model its backbone, so that it can be trained or served from pixels.
+
+        Raises:
+            ValueError: if the backbone's embedding is not the one that the heads were built for.
+        """
+        if backbone.block_widths != self.block_widths:
+            raise ValueError(
+                f"backbone {backbone.config.name} gives blocks of {backbone.block_widths}, "
+                f"the heads were made for {self.block_widths}"
+            )
+        self.backbone = backbone
+
+    def forward(self, embedding: Tensor) -> Output:
+        """(b, D) raw backbone embedding -> logits and coordinate output."""
+        normalised = self.normaliser(embedding)
+        if self.context_heads is None or self.context_join is None:
+            return Output({}, self.coordinate_head(normalised))
+        logits = self.context_heads(normalised)
+        joined = torch.cat([normalised, self.context_join(logits)], dim=1)
+        return Output(logits, self.coordinate_head(joined))
+
+    @torch.no_grad()
+    def predict(self, embedding: Tensor | NDArray[np.floating]) -> list[Estimate]:
+        """One estimate for each embedding (b, D), calibrated if the model is."""
+        values = torch.as_tensor(embedding)
+        if values.ndim != 2 or values.shape[1] != self.embedding_width:
+            raise ValueError(
+                f"expected embeddings (b, {self.embedding_width}), got {tuple(values.shape)}"
+            )
+        was_training = self.training
+        self.eval()
+        output = self(values.to(self.normaliser.mean.device, torch.float32))
+        self.train(was_training)
+        posteriors = self.coordinate_head.posteriors(output.coordinates, self.calibration)
+        context = {
+            feature: logits.double().softmax(dim=1).cpu().numpy()
+            for feature, logits in output.context.items()
+        }
+        return [
+            Estimate(posterior, {feature: rows[i] for feature, rows in context.items()})
+            for i, posterior in enumerate(posteriors)
+        ]

@@ -1,0 +1,285 @@
+"""A probability distribution over the Earth: weighted points, each smoothed by a round kernel.
+
+The kernel is a von Mises–Fisher density of concentration κ = (R / bandwidth)², which is close to a
+Gaussian of that standard deviation in km and stays right across the date line and at the poles
+(Mardia & Jupp, Directional Statistics, 2000, section 9.3).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import logsumexp
+
+from geoclip_core.earth.sphere import (
+    EARTH_RADIUS_KM,
+    GEOSCORE_SCALE_KM,
+    coordinates_of,
+    haversine_km,
+    normalise,
+    pairwise_km,
+    unit_vectors,
+)
+
+Floats = NDArray[np.float64]
+
+HALF_CIRCUMFERENCE_KM = float(np.pi * EARTH_RADIUS_KM)
+EXACT_POINTS = 512
+"""Up to this many points everything is computed exactly; beyond it the mass is condensed."""
+RING_SAMPLES = 96
+"""Samples of the kernel around each point when a radius is computed."""
+
+
+@dataclass(frozen=True)
+class DensityGrid:
+    """Density on a regular grid: `density[i, j]` per km² at (latitudes[i], longitudes[j])."""
+
+    latitudes: Floats
+    longitudes: Floats
+    density: Floats
+
+
+@dataclass(frozen=True, eq=False)
+class Posterior:
+    """Where a photo may have been taken.
+
+    Raises:
+        ValueError: for no points, impossible coordinates, weights that are not numbers or all
+            zero, or a bandwidth that is not positive.
+    """
+
+    points: Floats
+    """(n, 2) latitude and longitude in degrees."""
+    log_weights: Floats
+    """(n,) natural logarithms; normalised here to sum to one. −inf is a weight of zero."""
+    bandwidth_km: float = 100.0
+    """Kernel width of each point."""
+    scores: Floats | None = None
+    """(n,) expected score of answering with each point, where a head fits that itself (kernel
+    ridge onto the score field); None: it is worked out from the weights."""
+    radius_scale: tuple[tuple[float, float], ...] = ()
+    """(mass, factor) pairs, ascending, by which calibration corrects the radius."""
+
+    def __post_init__(self) -> None:
+        points = normalise(np.asarray(self.points, dtype=np.float64).reshape(-1, 2))
+        weights = np.asarray(self.log_weights, dtype=np.float64).reshape(-1)
+        if not len(points) or len(points) != len(weights):
+            raise ValueError(f"{len(points)} points and {len(weights)} weights: need as many")
+        if np.isnan(weights).any() or np.isposinf(weights).any() or np.isneginf(weights).all():
+            raise ValueError("log weights must be numbers below infinity, not all −inf")
+        if not (np.isfinite(self.bandwidth_km) and self.bandwidth_km > 0):
+            raise ValueError(f"bandwidth must be a positive number of km, not {self.bandwidth_km}")
+        if self.scores is not None:
+            scores = np.asarray(self.scores, dtype=np.float64).reshape(-1)
+            if len(scores) != len(points) or np.isnan(scores).any():
+                raise ValueError("scores must be one number a point")
+            object.__setattr__(self, "scores", scores)
+        weights = weights - weights.max()
+        object.__setattr__(self, "points", points)
+        object.__setattr__(self, "log_weights", weights - np.log(np.exp(weights).sum()))
+
+    def __len__(self) -> int:
+        return len(self.points)
+
+    @cached_property
+    def weights(self) -> Floats:
+        """(n,) probabilities of the points, summing to one."""
+        return np.exp(self.log_weights)
+
+    def tempered(self, temperature: float) -> "Posterior":
+        """The same points, flatter for a temperature above 1, sharper below."""
+        if not (np.isfinite(temperature) and temperature > 0):
+            raise ValueError(f"temperature must be a positive number, not {temperature}")
+        return replace(self, log_weights=self.log_weights / temperature)
+
+    def expected_scores(self, candidates: Floats) -> Floats:
+        """Expected exp(−d / 1492.7 km) of answering with each of the candidates (m, 2): (m,)."""
+        mass = self.condensed()
+        distances = pairwise_km(np.asarray(candidates, dtype=np.float64), mass.points)
+        return np.exp(-distances / GEOSCORE_SCALE_KM) @ mass.weights
+
+    def mode(self) -> tuple[float, float]:
+        """The point (latitude, longitude) with the highest expected GeoScore."""
+        latitude, longitude = self.points[self._mode_index]
+        return float(latitude), float(longitude)
+
+    @cached_property
+    def _mode_index(self) -> int:
+        if self.scores is not None:
+            return int(self.scores.argmax())
+        if len(self) <= EXACT_POINTS:
+            return int(self.expected_scores(self.points).argmax())
+        # find the right neighbourhood on condensed mass, then compare the real points in it
+        coarse = self.condensed(EXACT_POINTS)
+        best = coarse.points[np.argsort(-coarse.expected_scores(coarse.points))[:4]]
+        chosen = [np.argpartition(-self.log_weights, 63)[:64]]
+        chosen += [np.argpartition(haversine_km(self.points, centre), 63)[:64] for centre in best]
+        candidates = np.unique(np.concatenate(chosen))
+        return int(candidates[self.expected_scores(self.points[candidates]).argmax()])
+
+    def top_k(
+        self, k: int, min_distance_km: float | None = None
+    ) -> list[tuple[float, float, float]]:
+        """Distinct places, best answer first: (latitude, longitude, probability).
+
+        The first is `mode()`; each next one is the centre of the most mass that is farther than
+        `min_distance_km` (default: 150 km or the bandwidth) from those before. A place's
+        probability is the mass of the points within that distance that no earlier place took.
+        """
+        if k < 1:
+            raise ValueError(f"k must be at least 1, not {k}")
+        reach = max(150.0, self.bandwidth_km) if min_distance_km is None else min_distance_km
+        mass = self.condensed()
+        vectors, remaining = unit_vectors(mass.points), mass.weights.copy()
+        alive = np.ones(len(mass), dtype=bool)
+        nearby = np.exp(-pairwise_km(mass.points, mass.points) / max(reach, 1.0))
+        places: list[tuple[float, float, float]] = []
+        centre = np.asarray(self.mode())
+        while len(places) < k:
+            # chord against chord: as exact as kilometres, and one product
+            chord = np.linalg.norm(vectors - unit_vectors(centre), axis=1)
+            near = chord <= 2 * np.sin(min(reach / EARTH_RADIUS_KM, np.pi) / 2) + 1e-12
+            places.append((float(centre[0]), float(centre[1]), float(remaining[near].sum())))
+            remaining[near] = 0.0
+            alive &= ~near
+            if remaining.sum() <= 1e-6:
+                break
+            index = int(np.where(alive, nearby @ remaining, -1.0).argmax())
+            centre = mass.points[index]
+        return places
+
+    def log_density(self, coordinates: Floats) -> Floats:
+        """(m,) natural logarithm of the density per km² at coordinates (m, 2)."""
+        targets = unit_vectors(np.asarray(coordinates, dtype=np.float64).reshape(-1, 2))
+        vectors = unit_vectors(self.points)
+        kappa, log_norm = kernel(self.bandwidth_km)
+        result = np.empty(len(targets))
+        step = max(1, 4_000_000 // len(vectors))
+        for start in range(0, len(targets), step):
+            cosines = np.clip(targets[start : start + step] @ vectors.T, -1.0, 1.0)
+            result[start : start + step] = logsumexp(
+                self.log_weights + kappa * (cosines - 1), axis=1
+            )
+        return result + log_norm
+
+    def density_grid(
+        self,
+        step_degrees: float = 1.0,
+        bounds: tuple[float, float, float, float] | None = None,
+    ) -> DensityGrid:
+        """Density per km² at the centres of a grid, for a heatmap.
+
+        Args:
+            step_degrees: side of a grid cell.
+            bounds: (south, west, north, east) in degrees; west > east crosses the date line.
+                None: the whole Earth.
+
+        The kernel is widened to 0.6 grid steps where it is narrower, so that no point falls
+        through between two grid centres. Longitudes run on past 180 when the date line is crossed.
+        """
+        if not step_degrees > 0:
+            raise ValueError(f"step must be a positive number of degrees, not {step_degrees}")
+        south, west, north, east = bounds or (-90.0, -180.0, 90.0, 180.0)
+        east = east + 360 if east <= west else east
+        latitudes = south + step_degrees * (
+            np.arange(max(1, round((north - south) / step_degrees))) + 0.5
+        )
+        longitudes = west + step_degrees * (
+            np.arange(max(1, round((east - west) / step_degrees))) + 0.5
+        )
+        if len(latitudes) * len(longitudes) > 2_000_000:
+            raise ValueError("the grid would have over 2,000,000 cells: take a larger step")
+        latitudes = latitudes[np.abs(latitudes) <= 90]
+        mass = self.condensed(1024)
+        kept = mass.weights > 1e-7 * mass.weights.max()
+        kappa, log_norm = kernel(max(self.bandwidth_km, 0.6 * step_degrees * 111.2))
+        vectors = unit_vectors(mass.points[kept]).astype(np.float32)
+        weights = mass.weights[kept].astype(np.float32)
+        mesh = np.stack(np.meshgrid(latitudes, longitudes, indexing="ij"), axis=-1)
+        cells = unit_vectors(mesh.reshape(-1, 2)).astype(np.float32)
+        density = np.empty(len(cells))
+        for start in range(0, len(cells), 8192):
+            exponent = cells[start : start + 8192] @ vectors.T
+            exponent -= 1
+            exponent *= np.float32(kappa)
+            np.minimum(exponent, 0, out=exponent)
+            density[start : start + 8192] = np.exp(exponent) @ weights
+        density *= np.exp(log_norm)
+        return DensityGrid(latitudes, longitudes, density.reshape(mesh.shape[:2]))
+
+    def radius_km(self, mass: float, centre: Sequence[float] | None = None) -> float:
+        """Radius of the circle around `centre` (default: the mode) that holds `mass` (0 to 1).
+
+        Calibrated posteriors multiply by the factor that was fitted on held-out photos.
+        """
+        if not 0 < mass < 1:
+            raise ValueError(f"mass must lie between 0 and 1, not {mass}")
+        where = np.asarray(self.mode() if centre is None else centre, dtype=np.float64)
+        condensed = self.condensed()
+        # each point becomes rings of its kernel; distances by the spherical law of cosines
+        offsets, bearings = _kernel_samples(self.bandwidth_km)
+        angle = haversine_km(condensed.points, where)[:, None] / EARTH_RADIUS_KM
+        cosines = np.cos(angle) * np.cos(offsets) + np.sin(angle) * np.sin(offsets) * bearings
+        distances = EARTH_RADIUS_KM * np.arccos(np.clip(cosines, -1.0, 1.0)).ravel()
+        weights = np.repeat(condensed.weights / RING_SAMPLES, RING_SAMPLES)
+        order = np.argsort(distances)
+        cumulative = np.cumsum(weights[order])
+        index = min(int(np.searchsorted(cumulative, mass * cumulative[-1])), len(order) - 1)
+        radius = float(distances[order[index]]) * self._scale(mass)
+        return min(max(radius, 1e-3), HALF_CIRCUMFERENCE_KM)
+
+    def condensed(self, max_points: int = 2 * EXACT_POINTS) -> "Posterior":
+        """At most `max_points` points with the same mass in the same places.
+
+        Points that share a cube of the smallest sufficient size become their weighted mean.
+        """
+        if len(self) <= max_points:
+            return self
+        vectors, side = unit_vectors(self.points), self.bandwidth_km / EARTH_RADIUS_KM / 2
+        side = max(side, 1e-5)
+        while True:
+            cubes = np.floor(vectors / side).astype(np.int64) + 2**20
+            keys = (cubes[:, 0] << 42) | (cubes[:, 1] << 21) | cubes[:, 2]
+            unique, inverse = np.unique(keys, return_inverse=True)
+            if len(unique) <= max_points:
+                break
+            side *= 1.6
+        weights = np.bincount(inverse, weights=self.weights, minlength=len(unique))
+        sums = np.stack(
+            [
+                np.bincount(inverse, weights=(self.weights + 1e-300) * axis, minlength=len(unique))
+                for axis in vectors.T
+            ],
+            axis=1,
+        )
+        with np.errstate(divide="ignore"):
+            return replace(
+                self, points=coordinates_of(sums), log_weights=np.log(weights), scores=None
+            )
+
+    def _scale(self, mass: float) -> float:
+        if not self.radius_scale:
+            return 1.0
+        levels, factors = zip(*self.radius_scale, strict=True)
+        return float(np.exp(np.interp(mass, levels, np.log(factors))))
+
+
+def kernel(bandwidth_km: float) -> tuple[float, float]:
+    """Concentration κ, and log of the density per km² at the centre of the kernel."""
+    kappa = (EARTH_RADIUS_KM / bandwidth_km) ** 2
+    area = 2 * np.pi * EARTH_RADIUS_KM**2
+    return kappa, float(np.log(kappa) - np.log(area) - np.log(-np.expm1(-2 * kappa)))
+
+
+def _kernel_samples(bandwidth_km: float) -> tuple[Floats, Floats]:
+    """Angles from the centre (radians) and cosines of the bearing, of samples of the kernel."""
+    kappa, _ = kernel(bandwidth_km)
+    index = np.arange(RING_SAMPLES)
+    quantile = (index + 0.5) / RING_SAMPLES
+    # inverse of the distribution of 1 − cos(angle), a truncated exponential
+    height = -np.log1p(quantile * np.expm1(-2 * kappa)) / kappa
+    angles = 2 * np.arcsin(np.sqrt(np.clip(height / 2, 0.0, 1.0)))
+    bearings = np.cos(index * np.pi * (3 - np.sqrt(5)))
+    return angles, bearings
