@@ -56,16 +56,15 @@ def predictions_frame(
     estimates: Iterable[Any],
     vocabularies: Mapping[str, Any],
     *,
-    calibration: Any | None = None,
     top_k: int = TOP_K,
 ) -> pd.DataFrame:
     """Put estimates beside the truth.
 
     Args:
         dataset: a ``PhotoDataset`` of n rows.
-        estimates: n ``Estimate`` objects in the order of the rows (``posterior`` and ``context``).
+        estimates: n ``Estimate`` objects in the order of the rows (``posterior``, calibrated if
+            the model is, and ``context``).
         vocabularies: the vocabularies of the model, by context feature.
-        calibration: a ``Calibration`` whose ``radius_scale`` widens or narrows the two radii.
         top_k: distinct places kept per photo.
 
     Returns:
@@ -87,7 +86,7 @@ def predictions_frame(
     for row, estimate in enumerate(estimates):
         if row >= len(table):
             raise PredictionsError(f"more estimates than the {len(table)} photos of the dataset")
-        places.append(_place(estimate.posterior, truth[row], calibration, top_k))
+        places.append(_place(estimate.posterior, truth[row], top_k))
         for feature, probabilities in estimate.context.items():
             if feature not in vocabularies:
                 raise PredictionsError(f"the head {feature!r} has no vocabulary")
@@ -121,15 +120,14 @@ def predictions_frame(
     return frame
 
 
-def _place(posterior: Any, truth: np.ndarray, calibration: Any, top_k: int) -> dict[str, Any]:
+def _place(posterior: Any, truth: np.ndarray, top_k: int) -> dict[str, Any]:
     """The place columns of one photo."""
     best = posterior.mode()
     candidates = posterior.top_k(top_k)
-    scale = getattr(calibration, "radius_scale", None) or {}
     return {
         "best": (float(best[0]), float(best[1])),
-        "radius_50_km": float(posterior.radius_km(0.5, best)) * float(scale.get("50", 1.0)),
-        "radius_90_km": float(posterior.radius_km(0.9, best)) * float(scale.get("90", 1.0)),
+        "radius_50_km": float(posterior.radius_km(0.5, best)),
+        "radius_90_km": float(posterior.radius_km(0.9, best)),
         "log_density": float(np.asarray(posterior.log_density(truth[None])).reshape(-1)[0]),
         "candidate_latitudes": [float(candidate[0]) for candidate in candidates],
         "candidate_longitudes": [float(candidate[1]) for candidate in candidates],
