@@ -1,1 +1,39 @@
 """Image geolocation: a photo in, latitude and longitude out, on your own machine."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from geoclip_core.data.photos import PhotoError
+    from geoclip_core.locator import Candidate, Exif, Failure, Geolocator, Prediction
+    from geoclip_core.model.checkpoint import CheckpointError
+    from geoclip_core.model_choice import bundled_models
+
+# Handed on at first use (PEP 562): whoever only reads a table need not wait for torch.
+_HOMES = {
+    "Candidate": "geoclip_core.locator",
+    "CheckpointError": "geoclip_core.model.checkpoint",
+    "Exif": "geoclip_core.locator",
+    "Failure": "geoclip_core.locator",
+    "Geolocator": "geoclip_core.locator",
+    "PhotoError": "geoclip_core.data.photos",
+    "Prediction": "geoclip_core.locator",
+    "bundled_models": "geoclip_core.model_choice",
+}
+
+__all__ = [
+    "Candidate",
+    "CheckpointError",
+    "Exif",
+    "Failure",
+    "Geolocator",
+    "PhotoError",
+    "Prediction",
+    "bundled_models",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)

@@ -1,0 +1,183 @@
+"""Predictions written out: text, JSON lines, CSV, GeoJSON, KML."""
+
+import csv
+import io
+import json
+from collections.abc import Iterable, Sequence
+from typing import Any
+from xml.etree import ElementTree
+
+from geoclip_core.locator import Failure, Prediction
+
+Row = Prediction | Failure
+CONTEXT_CLASSES = 5
+"""How many classes of each context feature are written out."""
+_KML = "http://www.opengis.net/kml/2.2"
+
+
+def to_record(row: Row) -> dict[str, Any]:
+    """One JSON-ready object: the prediction, or `{"file", "error"}`. Probabilities are 0-1."""
+    if isinstance(row, Failure):
+        return {"file": row.file, "error": row.error}
+    exif = None
+    if row.exif is not None:
+        captured_at = row.exif.captured_at
+        exif = {
+            "latitude": row.exif.latitude,
+            "longitude": row.exif.longitude,
+            "captured_at": captured_at.isoformat() if captured_at else None,
+        }
+    return {
+        "file": row.file,
+        "model": row.model,
+        "latitude": round(row.latitude, 6),
+        "longitude": round(row.longitude, 6),
+        "radius_km": {f"{mass * 100:g}": round(km, 1) for mass, km in row.radius_km.items()},
+        "candidates": [
+            {
+                "latitude": round(candidate.latitude, 6),
+                "longitude": round(candidate.longitude, 6),
+                "probability": round(candidate.probability, 6),
+                "place": candidate.place.label,
+            }
+            for candidate in row.candidates
+        ],
+        "context": {
+            feature: [
+                {"label": label, "probability": round(probability, 6)}
+                for label, probability in classes[:CONTEXT_CLASSES]
+            ]
+            for feature, classes in row.context.items()
+        },
+        "exif": exif,
+        "seconds": round(row.seconds, 3),
+    }
+
+
+def to_json_line(row: Row) -> str:
+    """One JSON object on one line, without the line end."""
+    return json.dumps(to_record(row), ensure_ascii=False)
+
+
+def to_text(row: Row) -> str:
+    """A few lines for a person; an estimate always has its radius beside it."""
+    if isinstance(row, Failure):
+        return f"{row.file}\n  error: {row.error}"
+    lines = [
+        row.file,
+        f"  estimate  {row.latitude:.4f}, {row.longitude:.4f}  {row.place.label}",
+        f"  radius    {_radii(row)}",
+    ]
+    for number, candidate in enumerate(row.candidates, 1):
+        lines.append(f"  {number}. {candidate.probability:>6.1%}  {candidate.place.label}")
+    for feature, classes in row.context.items():
+        if classes:
+            shown = "; ".join(f"{label} {share:.0%}" for label, share in classes[:3])
+            lines.append(f"  {feature:<9} {shown}")
+    if row.error_km is not None:
+        lines.append(
+            f"  EXIF      {row.exif.latitude:.4f}, {row.exif.longitude:.4f}"
+            f"  (the estimate is {row.error_km:,.0f} km away)"
+        )
+    return "\n".join(lines)
+
+
+def csv_header(features: Sequence[str], candidates: int) -> list[str]:
+    """Column names of `csv_row` for a model's features and a number of candidates."""
+    columns = ["file", "model", "latitude", "longitude", "radius_50_km", "radius_90_km", "place"]
+    for number in range(1, candidates + 1):
+        prefix = f"candidate_{number}_"
+        columns += [prefix + name for name in ("latitude", "longitude", "probability", "place")]
+    for feature in features:
+        columns += [feature, f"{feature}_probability"]
+    columns += ["exif_latitude", "exif_longitude", "captured_at", "error_km", "seconds", "error"]
+    return columns
+
+
+def csv_row(row: Row) -> dict[str, Any]:
+    """The cells of one row, by column name."""
+    record = to_record(row)
+    if isinstance(row, Failure):
+        return record
+    cells = {key: record[key] for key in ("file", "model", "latitude", "longitude", "seconds")}
+    cells["place"] = row.place.label
+    cells |= {f"radius_{mass}_km": km for mass, km in record["radius_km"].items()}
+    for number, candidate in enumerate(record["candidates"], 1):
+        cells |= {f"candidate_{number}_{key}": value for key, value in candidate.items()}
+    for feature, classes in record["context"].items():
+        if classes:
+            cells[feature] = classes[0]["label"]
+            cells[f"{feature}_probability"] = classes[0]["probability"]
+    if record["exif"]:
+        cells["exif_latitude"] = record["exif"]["latitude"]
+        cells["exif_longitude"] = record["exif"]["longitude"]
+        cells["captured_at"] = record["exif"]["captured_at"]
+    if row.error_km is not None:
+        cells["error_km"] = round(row.error_km, 3)
+    return cells
+
+
+def to_csv(rows: Iterable[Row]) -> str:
+    """A table with one row a photo; unreadable photos have the column `error` filled."""
+    rows = list(rows)
+    found = [row for row in rows if isinstance(row, Prediction)]
+    features = list(dict.fromkeys(feature for row in found for feature in row.context))
+    count = max((len(row.candidates) for row in found), default=0)
+    text = io.StringIO()
+    writer = csv.DictWriter(text, csv_header(features, count), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(csv_row(row) for row in rows)
+    return text.getvalue()
+
+
+def to_feature(row: Prediction) -> dict[str, Any]:
+    """A GeoJSON point feature; RFC 7946 puts the longitude first."""
+    record = to_record(row)
+    return {
+        "type": "Feature",
+        "geometry": {
+            "type": "Point",
+            "coordinates": [record.pop("longitude"), record.pop("latitude")],
+        },
+        "properties": record | {"place": row.place.label, "estimate": True},
+    }
+
+
+def to_geojson(rows: Iterable[Row]) -> str:
+    """A GeoJSON feature collection; unreadable photos have no position and are left out."""
+    features = [to_feature(row) for row in rows if isinstance(row, Prediction)]
+    return json.dumps({"type": "FeatureCollection", "features": features}, ensure_ascii=False)
+
+
+def to_kml(rows: Iterable[Row]) -> str:
+    """KML 2.2 with a placemark a photo."""
+    ElementTree.register_namespace("", _KML)
+    root = ElementTree.Element(f"{{{_KML}}}kml")
+    document = _child(root, "Document")
+    _child(document, "name", "Estimated places of photos")
+    for row in rows:
+        if isinstance(row, Failure):
+            continue
+        placemark = _child(document, "Placemark")
+        _child(placemark, "name", _printable(row.file))
+        _child(placemark, "description", f"Estimate: {row.place.label}. Radius {_radii(row)}.")
+        point = _child(placemark, "Point")
+        _child(point, "coordinates", f"{row.longitude:.6f},{row.latitude:.6f}")
+    text = ElementTree.tostring(root, encoding="unicode")
+    return '<?xml version="1.0" encoding="UTF-8"?>\n' + text
+
+
+def _radii(row: Prediction) -> str:
+    shown = ", ".join(f"{mass:.0%} within {km:,.0f} km" for mass, km in row.radius_km.items())
+    return shown if row.calibrated else shown + " (not calibrated)"
+
+
+def _child(parent: ElementTree.Element, tag: str, text: str | None = None) -> ElementTree.Element:
+    child = ElementTree.SubElement(parent, f"{{{_KML}}}{tag}")
+    child.text = text
+    return child
+
+
+def _printable(text: str) -> str:
+    """Without control characters, which XML cannot hold."""
+    return "".join(character if character.isprintable() else "\ufffd" for character in text)

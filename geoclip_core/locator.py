@@ -1,0 +1,325 @@
+"""`Geolocator`: a photo in, a place out.
+
+The path of a photo: bytes → `data.photos.open_photo` → `Backbone.embed` → `predict` of the model →
+`Posterior` → `Prediction` with named places. Positions in a photo's EXIF are read and handed on,
+never used for the guess.
+"""
+
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from itertools import islice
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from geoclip_core.data.photos import Photo, PhotoError, open_photo
+from geoclip_core.earth.gazetteer import Gazetteer, Place
+from geoclip_core.earth.sphere import haversine_km
+from geoclip_core.model.pooling import pooled_posterior
+from geoclip_core.model.posterior import Posterior
+from geoclip_core.model_choice import load_model
+
+PhotoSource = str | os.PathLike[str] | bytes | Image.Image
+RADIUS_MASSES = (0.5, 0.9)
+
+
+@dataclass(frozen=True)
+class Exif:
+    """What the camera wrote into the photo; not used for the guess."""
+
+    latitude: float | None
+    longitude: float | None
+    captured_at: datetime | None
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One of the distinct places that a photo may show."""
+
+    latitude: float
+    longitude: float
+    probability: float
+    place: Place
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """An estimate of where a photo was taken, with an honest radius.
+
+    Attributes:
+        file: Name of the photo.
+        model: Name of the model.
+        latitude, longitude: Degrees; the point with the highest expected GeoScore.
+        radius_km: Share of the probability (0.5, 0.9) → radius around the point that holds it.
+        candidates: Distinct places, the best guess first.
+        context: Feature → (label, probability) of all classes, most probable first; a head that
+            was not trained is absent.
+        posterior: The whole distribution, for heatmaps.
+        place: The named place of the point.
+        exif: What the camera wrote, or None where it wrote neither position nor time.
+        seconds: Time taken for this photo, reading included.
+        calibrated: Whether the radius was fitted on held-out photos.
+        context_source: "photo" where heads read the context in the photo, "map" where it was
+            looked up under the posterior.
+    """
+
+    file: str
+    model: str
+    latitude: float
+    longitude: float
+    radius_km: dict[float, float]
+    candidates: tuple[Candidate, ...]
+    context: dict[str, list[tuple[str, float]]]
+    posterior: Posterior
+    place: Place
+    exif: Exif | None = None
+    seconds: float = 0.0
+    calibrated: bool = False
+    context_source: Literal["photo", "map"] = "photo"
+
+    @property
+    def error_km(self) -> float | None:
+        """Great-circle distance to the EXIF position in km, or None where there is none."""
+        if self.exif is None or self.exif.latitude is None or self.exif.longitude is None:
+            return None
+        truth = (self.exif.latitude, self.exif.longitude)
+        return float(haversine_km((self.latitude, self.longitude), truth))
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A photo that could not be read, and why in a sentence."""
+
+    file: str
+    error: str
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    """A photo reduced to what the backbone needs, so that a batch does not hold big pictures."""
+
+    file: str
+    views: list[Tensor]
+    exif: Exif | None
+    seconds: float
+
+
+@dataclass
+class Geolocator:
+    """Answers where photos were taken, with one model on one device.
+
+    Make it with `Geolocator.load`. `model` is anything with `name`, `backbone`, `vocabularies`,
+    `calibration` and `predict(embedding) -> list[Estimate]`.
+    """
+
+    model: Any
+    name: str
+    device: str = "cpu"
+    folder: Path | None = None
+    metrics: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def load(cls, name: str | os.PathLike[str] = "mini", device: str = "cpu") -> Self:
+        """Load a model by bundled name, run or checkpoint folder, downloaded name, or hub id.
+
+        Raises:
+            CheckpointError: there is no such model, or its files are not whole; the message says
+                what can be chosen instead.
+        """
+        choice = load_model(name, device)
+        return cls(choice.model, choice.name, device, choice.folder, choice.metrics)
+
+    @property
+    def features(self) -> tuple[str, ...]:
+        """The context features that the model answers."""
+        return tuple(self.model.vocabularies)
+
+    @property
+    def calibrated(self) -> bool:
+        """Whether radii were fitted on held-out photos."""
+        return self.model.calibration is not None
+
+    def locate(
+        self, photo: PhotoSource | Sequence[PhotoSource], top_k: int = 5, name: str | None = None
+    ) -> Prediction:
+        """Locate one photo, or one place from several photos of it.
+
+        Args:
+            photo: A path, the bytes of a file, a PIL image; or a sequence of these that all show
+                one place.
+            top_k: How many candidates, 1 or more.
+            name: What to call the photo; by default its file name.
+
+        Raises:
+            PhotoError: a photo cannot be read.
+        """
+        _check_top_k(top_k)
+        sources = [photo] if _is_source(photo) else list(photo)
+        if not sources:
+            raise PhotoError("no photo was given")
+        prepared = [self._prepare(source) for source in sources]
+        return self._together(prepared, top_k, name)
+
+    def locate_many(
+        self,
+        photos: Iterable[PhotoSource],
+        *,
+        batch_size: int = 32,
+        top_k: int = 5,
+        errors: Literal["raise", "yield"] = "raise",
+        progress: Callable[[int], None] | None = None,
+    ) -> Iterator["Prediction | Failure"]:
+        """Locate many photos in batches, in their order.
+
+        Args:
+            photos: Paths, bytes or PIL images; read lazily.
+            batch_size: Photos that pass the backbone together.
+            top_k: How many candidates each.
+            errors: "raise" a `PhotoError` at the first photo that cannot be read, or "yield" a
+                `Failure` in its place and go on.
+            progress: Called with the number of photos done after each batch.
+
+        Raises:
+            PhotoError: a photo cannot be read and `errors` is "raise".
+        """
+        _check_top_k(top_k)
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be 1 or more, not {batch_size}")
+        if errors not in ("raise", "yield"):
+            raise ValueError(f'errors must be "raise" or "yield", not {errors!r}')
+        done = 0
+        remaining = iter(photos)
+        with ThreadPoolExecutor(max_workers=min(4, os.cpu_count() or 1)) as pool:
+            while batch := list(islice(remaining, batch_size)):
+                prepared = list(pool.map(self._prepare_or_fail, batch))
+                if errors == "raise":
+                    for item in prepared:
+                        if isinstance(item, Failure):
+                            raise PhotoError(item.error)
+                readable = [item for item in prepared if isinstance(item, _Prepared)]
+                predicted = iter(self._predict(readable, top_k))
+                for item in prepared:
+                    yield item if isinstance(item, Failure) else next(predicted)
+                done += len(batch)
+                if progress:
+                    progress(done)
+
+    def embed(self, photo: PhotoSource) -> Tensor:
+        """The embedding (D,) of a photo, for those who want to build on it."""
+        return self._embeddings([self._prepare(photo)])[0]
+
+    def _prepare(self, source: PhotoSource) -> _Prepared:
+        started = time.perf_counter()
+        preprocessing = self.model.backbone.preprocessing
+        photo = open_photo(source, draft_size=_draft_size(preprocessing.views))
+        views = preprocessing.pixels(photo.image)
+        return _Prepared(photo.name, views, _exif(photo), time.perf_counter() - started)
+
+    def _prepare_or_fail(self, source: PhotoSource) -> "_Prepared | Failure":
+        try:
+            return self._prepare(source)
+        except PhotoError as error:
+            return Failure(_name_of(source), str(error))
+
+    def _embeddings(self, prepared: Sequence[_Prepared]) -> Tensor:
+        with torch.inference_mode():
+            views = [torch.stack(view) for view in zip(*(p.views for p in prepared), strict=True)]
+            return self.model.backbone.embed(views)
+
+    def _predict(self, prepared: Sequence[_Prepared], top_k: int) -> list[Prediction]:
+        if not prepared:
+            return []
+        started = time.perf_counter()
+        with torch.inference_mode():
+            estimates = self.model.predict(self._embeddings(prepared))
+        share = (time.perf_counter() - started) / len(prepared)
+        return [
+            self._prediction(item.file, estimate, top_k, item.exif, item.seconds + share)
+            for item, estimate in zip(prepared, estimates, strict=True)
+        ]
+
+    def _together(self, prepared: Sequence[_Prepared], top_k: int, name: str | None) -> Prediction:
+        started = time.perf_counter()
+        with torch.inference_mode():
+            estimates = self.model.predict(self._embeddings(prepared))
+        first = estimates[0]
+        if len(estimates) > 1:
+            context = {
+                feature: sum(e.context[feature] for e in estimates) / len(estimates)
+                for feature in first.context
+            }
+            posterior = pooled_posterior([e.posterior for e in estimates])
+            first = replace(first, posterior=posterior, context=context)
+        label = name or " + ".join(item.file for item in prepared)
+        exif = next((p.exif for p in prepared if p.exif and p.exif.latitude is not None), None)
+        seconds = sum(p.seconds for p in prepared) + time.perf_counter() - started
+        return self._prediction(label, first, top_k, exif or prepared[0].exif, seconds)
+
+    def _prediction(
+        self, file: str, estimate: Any, top_k: int, exif: Exif | None, seconds: float
+    ) -> Prediction:
+        started = time.perf_counter()
+        posterior = estimate.posterior
+        best = posterior.mode()
+        places = posterior.top_k(top_k)
+        named = Gazetteer.load().places([best, *[(lat, lon) for lat, lon, _ in places]])
+        context = {
+            feature: _labelled(self.model.vocabularies[feature].names, probabilities)
+            for feature, probabilities in estimate.context.items()
+        }
+        return Prediction(
+            file=file,
+            model=self.name,
+            latitude=best[0],
+            longitude=best[1],
+            radius_km={mass: posterior.radius_km(mass, best) for mass in RADIUS_MASSES},
+            candidates=tuple(
+                Candidate(lat, lon, probability, place)
+                for (lat, lon, probability), place in zip(places, named[1:], strict=True)
+            ),
+            context=context,
+            posterior=posterior,
+            place=named[0],
+            exif=exif,
+            seconds=seconds + time.perf_counter() - started,
+            calibrated=self.calibrated,
+            context_source=getattr(self.model, "context_source", "photo"),
+        )
+
+
+def _labelled(names: Sequence[str], probabilities: Any) -> list[tuple[str, float]]:
+    order = sorted(range(len(names)), key=lambda index: -probabilities[index])
+    return [(names[index], float(probabilities[index])) for index in order]
+
+
+def _exif(photo: Photo) -> Exif | None:
+    if photo.latitude is None and photo.captured_at is None:
+        return None
+    return Exif(photo.latitude, photo.longitude, photo.captured_at)
+
+
+def _draft_size(views: Sequence[tuple[int, int]]) -> tuple[int, int]:
+    """(width, height) from which every view can still be resized without enlarging."""
+    return max(width for _, width in views), max(height for height, _ in views)
+
+
+def _is_source(value: Any) -> bool:
+    return isinstance(value, str | os.PathLike | bytes | Image.Image)
+
+
+def _name_of(source: PhotoSource) -> str:
+    if isinstance(source, str | os.PathLike):
+        return Path(source).name
+    return getattr(source, "filename", "") or "photo"
+
+
+def _check_top_k(top_k: int) -> None:
+    if top_k < 1:
+        raise ValueError(f"top_k must be 1 or more, not {top_k}")
