@@ -1,0 +1,107 @@
+import csv
+import io
+import json
+from datetime import UTC, datetime
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+
+from geoclip_core import formats
+from geoclip_core.earth.gazetteer import Gazetteer
+from geoclip_core.locator import Candidate, Exif, Failure, Prediction
+from geoclip_core.model.posterior import Posterior
+
+
+@pytest.fixture(scope="module")
+def prediction():
+    here, there = (32.4487, -99.7331), (48.8534, 2.3488)
+    abilene, paris = Gazetteer.load().places([here, there])
+    return Prediction(
+        file='a "quoted", name <&>.jpg',
+        model="mini",
+        latitude=here[0],
+        longitude=here[1],
+        radius_km={0.5: 123.456, 0.9: 2345.67},
+        candidates=(Candidate(*here, 0.75, abilene), Candidate(*there, 0.25, paris)),
+        context={"month": [("July", 0.6), ("June", 0.4)]},
+        posterior=Posterior(np.array([here]), np.zeros(1)),
+        place=abilene,
+        exif=Exif(32.4487, -98.7331, datetime(2024, 7, 1, 12, tzinfo=UTC)),
+        seconds=0.1234,
+        calibrated=True,
+    )
+
+
+FAILURE = Failure("broken.jpg", "broken.jpg is not an image")
+
+
+def test_json_line_has_the_documented_keys(prediction):
+    line = formats.to_json_line(prediction)
+    assert "\n" not in line
+    record = json.loads(line)
+    assert list(record) == [
+        "file", "model", "latitude", "longitude", "radius_km", "candidates", "context", "exif",
+        "seconds",
+    ]  # fmt: skip
+    assert record["radius_km"] == {"50": 123.5, "90": 2345.7}
+    assert record["candidates"][0] == {
+        "latitude": 32.4487,
+        "longitude": -99.7331,
+        "probability": 0.75,
+        "place": "Abilene, Taylor County, Texas, United States",
+    }
+    july, june = record["context"]["month"]
+    assert july == {"label": "July", "probability": 0.6}
+    assert june["label"] == "June"
+    assert record["exif"]["captured_at"] == "2024-07-01T12:00:00+00:00"
+    assert json.loads(formats.to_json_line(FAILURE)) == {
+        "file": "broken.jpg",
+        "error": "broken.jpg is not an image",
+    }
+
+
+def test_csv_reads_back_with_one_row_a_photo(prediction):
+    rows = list(csv.DictReader(io.StringIO(formats.to_csv([prediction, FAILURE]))))
+    assert len(rows) == 2
+    good, bad = rows
+    assert good["file"] == prediction.file
+    assert float(good["radius_90_km"]) == 2345.7
+    assert good["candidate_2_place"].endswith("France")
+    assert good["month"] == "July"
+    # one degree of longitude at 32.4487 N: 111.19 km × cos(32.4487°)
+    assert float(good["error_km"]) == pytest.approx(93.83, abs=0.05)
+    assert bad["error"] == FAILURE.error
+    assert bad["latitude"] == ""
+
+
+def test_geojson_puts_the_longitude_first(prediction):
+    collection = json.loads(formats.to_geojson([prediction, FAILURE]))
+    assert len(collection["features"]) == 1
+    feature = collection["features"][0]
+    assert feature["geometry"] == {"type": "Point", "coordinates": [-99.7331, 32.4487]}
+    assert feature["properties"]["place"].startswith("Abilene")
+
+
+def test_kml_is_well_formed_whatever_the_file_is_called(prediction):
+    text = formats.to_kml([prediction, FAILURE])
+    root = ElementTree.fromstring(text.encode())
+    space = "{http://www.opengis.net/kml/2.2}"
+    placemarks = root.findall(f"{space}Document/{space}Placemark")
+    assert len(placemarks) == 1
+    assert placemarks[0].find(f"{space}name").text == prediction.file
+    assert placemarks[0].find(f"{space}Point/{space}coordinates").text == "-99.733100,32.448700"
+
+
+def test_text_has_the_radius_beside_the_estimate(prediction):
+    text = formats.to_text(prediction)
+    assert "estimate  32.4487, -99.7331  Abilene, Taylor County, Texas, United States" in text
+    assert "50% within 123 km, 90% within 2,346 km" in text
+    assert "94 km away" in text
+    assert formats.to_text(FAILURE) == "broken.jpg\n  error: broken.jpg is not an image"
+
+
+def test_an_uncalibrated_radius_says_so(prediction):
+    from dataclasses import replace
+
+    assert "not calibrated" in formats.to_text(replace(prediction, calibrated=False))

@@ -1,0 +1,155 @@
+"""The inference API on a model whose answers are known: the place is painted into the photo."""
+
+import io
+
+import numpy as np
+import pytest
+import torch
+from geoclip_core.data.photos import PhotoError
+from PIL import Image
+
+from geoclip_core.data.vocabulary import month_vocabulary
+from geoclip_core.locator import Failure, Geolocator, Prediction
+from geoclip_core.model.backbone import Preprocessing
+from geoclip_core.model.geolocation import Estimate
+from geoclip_core.model.posterior import Posterior
+
+ABILENE = (32.4487, -99.7331)
+PARIS = (48.8534, 2.3488)
+
+
+class MeanColour:
+    """A backbone that embeds a photo as its mean red, green and blue."""
+
+    preprocessing = Preprocessing(views=((32, 32), (32, 64)), mean=(0, 0, 0), std=(1, 1, 1))
+
+    def __init__(self):
+        self.batches = []
+
+    def embed(self, views):
+        assert [tuple(v.shape[1:]) for v in views] == [(3, 32, 32), (3, 32, 64)]
+        self.batches.append(len(views[0]))
+        return views[0].mean(dim=(2, 3))
+
+
+class RedOrBlue:
+    """Red photos are from Abilene, blue ones from Paris; the month is the amount of green."""
+
+    name = "red-or-blue"
+    calibration = None
+
+    def __init__(self):
+        self.backbone = MeanColour()
+        self.vocabularies = {"month": month_vocabulary()}
+
+    def predict(self, embedding):
+        estimates = []
+        for red, green, blue in embedding.tolist():
+            weights = torch.tensor([red, blue]).clamp(min=1e-6).log().numpy()
+            month = np.full(12, 0.01)
+            month[round(green * 11)] = 0.89
+            posterior = Posterior(np.array([ABILENE, PARIS]), weights, bandwidth_km=20.0)
+            estimates.append(Estimate(posterior, {"month": month}))
+        return estimates
+
+
+@pytest.fixture
+def locator():
+    return Geolocator(RedOrBlue(), "red-or-blue")
+
+
+def photo(red, green=0.0, blue=0.0, size=(80, 60), **save):
+    image = Image.new("RGB", size, tuple(round(255 * c) for c in (red, green, blue)))
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG", **save)
+    return buffer.getvalue()
+
+
+def with_position(latitude, longitude):
+    exif = Image.Exif()
+    exif[0x0132] = "2024:07:01 12:00:00"
+    gps = exif.get_ifd(0x8825)
+    gps |= {1: "N", 2: (latitude, 0, 0), 3: "W", 4: (-longitude, 0, 0)}
+    exif[0x8825] = gps
+    buffer = io.BytesIO()
+    Image.new("RGB", (80, 60), (255, 0, 0)).save(buffer, "JPEG", exif=exif)
+    return buffer.getvalue()
+
+
+def test_a_photo_becomes_a_named_place(locator):
+    prediction = locator.locate(photo(0.9, blue=0.1, green=1.0), name="red.png")
+    assert (prediction.latitude, prediction.longitude) == pytest.approx(ABILENE)
+    assert prediction.place.city == "Abilene"
+    assert prediction.place.state == "Texas"
+    assert prediction.file == "red.png"
+    assert prediction.model == "red-or-blue"
+    assert prediction.candidates[0].probability == pytest.approx(0.9, abs=0.01)
+    assert prediction.candidates[1].place.country == "FR"
+    assert prediction.context["month"][0] == ("December", pytest.approx(0.89))
+    assert len(prediction.context["month"]) == 12
+    assert prediction.radius_km[0.5] < 60 < prediction.radius_km[0.9] + 60
+    assert not prediction.calibrated
+    assert prediction.exif is None
+    assert prediction.error_km is None
+    assert prediction.seconds > 0
+
+
+def test_paths_bytes_and_images_give_the_same_answer(locator, tmp_path):
+    path = tmp_path / "blue.png"
+    path.write_bytes(photo(0.1, blue=0.9))
+    answers = [
+        locator.locate(source) for source in (path, str(path), path.read_bytes(), Image.open(path))
+    ]
+    assert {(a.latitude, a.longitude) for a in answers} == {pytest.approx(PARIS)}
+    assert answers[0].file == "blue.png"
+
+
+def test_exif_position_is_shown_and_not_used(locator):
+    prediction = locator.locate(with_position(48, -2))
+    assert (prediction.exif.latitude, prediction.exif.longitude) == (48, -2)
+    assert prediction.exif.captured_at.year == 2024
+    assert prediction.place.city == "Abilene"
+    # great-circle distance from Abilene to 48 N 2 W, by an independent formula
+    a, b = np.radians(ABILENE), np.radians((48, -2))
+    cosine = np.sin(a[0]) * np.sin(b[0]) + np.cos(a[0]) * np.cos(b[0]) * np.cos(a[1] - b[1])
+    assert prediction.error_km == pytest.approx(6371 * np.arccos(cosine), rel=1e-6)
+
+
+def test_many_photos_keep_their_order_and_pass_in_batches(locator):
+    sources = [photo(0.9, blue=0.1), photo(0.1, blue=0.9), photo(0.8, blue=0.2)]
+    done = []
+    rows = list(locator.locate_many(sources, batch_size=2, progress=done.append))
+    assert [row.place.country for row in rows] == ["US", "FR", "US"]
+    assert locator.model.backbone.batches == [2, 1]
+    assert done == [2, 3]
+    single = locator.locate(sources[1])
+    assert (rows[1].latitude, rows[1].longitude) == (single.latitude, single.longitude)
+
+
+def test_an_unreadable_photo_raises_or_is_yielded(locator, tmp_path):
+    text = tmp_path / "notes.jpg"
+    text.write_text("not a photo")
+    sources = [photo(1), text, tmp_path / "nowhere.jpg", photo(0, blue=1)]
+    with pytest.raises(PhotoError):
+        list(locator.locate_many(sources))
+    rows = list(locator.locate_many(sources, errors="yield"))
+    assert [type(row) for row in rows] == [Prediction, Failure, Failure, Prediction]
+    assert rows[1].file == "notes.jpg"
+    assert rows[1].error
+    assert rows[3].place.country == "FR"
+
+
+def test_several_photos_of_one_place_outvote_a_misleading_one(locator):
+    red, blue = photo(0.7, blue=0.3), photo(0.2, blue=0.8)
+    together = locator.locate([red, red, red, blue])
+    assert together.place.city == "Abilene"
+    assert locator.locate([blue]).place.country == "FR"
+
+
+def test_wrong_arguments_are_refused(locator):
+    with pytest.raises(ValueError, match="top_k"):
+        locator.locate(photo(1), top_k=0)
+    with pytest.raises(ValueError, match="batch_size"):
+        list(locator.locate_many([photo(1)], batch_size=0))
+    with pytest.raises(PhotoError):
+        locator.locate([])
