@@ -94,7 +94,7 @@ def distance_smoothed_cross_entropy(
         reduction: over the b rows.
     """
     with torch.no_grad():
-        distances = pairwise_km(coordinates.double(), centres.double())
+        distances = pairwise_km(coordinates.float(), centres.float())
         targets = distance_smoothed_targets(distances, tau_km).to(logits.dtype)
     losses = -(targets * torch.log_softmax(logits, dim=1)).sum(1)
     return losses.mean() if reduction == "mean" else losses.sum()
