@@ -12,12 +12,11 @@ from typing import Any, TextIO
 
 from tqdm import tqdm
 
-from geoclip_core.data.photos import PhotoError
+from geoclip_core.data.photos import PHOTO_SUFFIXES, PhotoError
 from geoclip_core.formats import csv_header, csv_row, to_geojson, to_json_line, to_text
 from geoclip_core.locator import Failure, Geolocator, Prediction
 
 FORMATS = ("text", "json", "csv", "geojson")
-PHOTO_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".heic", ".heif", ".mpo", ".tif", ".tiff")
 Row = Prediction | Failure
 
 
@@ -93,7 +92,7 @@ def expand(names: list[str]) -> list[Path]:
             continue
         found = sorted(p for p in path.rglob("*") if p.suffix.lower() in PHOTO_SUFFIXES)
         if not found:
-            raise ValueError(f"{path} holds no photo ({', '.join(PHOTO_SUFFIXES)})")
+            raise ValueError(f"{path} holds no photo ({', '.join(sorted(PHOTO_SUFFIXES))})")
         files += found
     return files
 

@@ -218,7 +218,7 @@ class Geolocator:
     def _prepare(self, source: PhotoSource) -> _Prepared:
         started = time.perf_counter()
         preprocessing = self.model.backbone.preprocessing
-        photo = open_photo(source, draft_size=_draft_size(preprocessing.views))
+        photo = open_photo(source, draft_size=preprocessing.draft_size)
         views = preprocessing.pixels(photo.image)
         return _Prepared(photo.name, views, _exif(photo), time.perf_counter() - started)
 
@@ -303,11 +303,6 @@ def _exif(photo: Photo) -> Exif | None:
     if photo.latitude is None and photo.captured_at is None:
         return None
     return Exif(photo.latitude, photo.longitude, photo.captured_at)
-
-
-def _draft_size(views: Sequence[tuple[int, int]]) -> tuple[int, int]:
-    """(width, height) from which every view can still be resized without enlarging."""
-    return max(width for _, width in views), max(height for height, _ in views)
 
 
 def _is_source(value: Any) -> bool:

@@ -49,6 +49,11 @@ class Preprocessing:
         if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
             raise ValueError("mean and std need three numbers each, std above zero")
 
+    @property
+    def draft_size(self) -> tuple[int, int]:
+        """(width, height) that a large photo may be decoded at: no view needs enlarging from it."""
+        return max(width for _, width in self.views), max(height for height, _ in self.views)
+
     def pixels(self, image: Image.Image) -> list[Tensor]:
         """Tensors (3, height, width) float32, one a view.
 
