@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from geoclip_core.earth.climate import ABSENT_CODE, UNKNOWN, index_of_code
+from geoclip_core.earth.climate import UNKNOWN, index_of_code
 
 FILE_SPLITS = ("train", "test")
 UNKNOWN_REGION = "unknown"  # the folder of photos whose region is not known
@@ -268,9 +268,9 @@ def _climates(frame: pd.DataFrame, wrong: Any) -> np.ndarray:
         return np.full(len(frame), UNKNOWN, dtype=np.int16)
     number, bad = _numbers(frame["climate"])
     known = ~np.isnan(number)
-    fine = (number >= 0) & (number <= 30) & (number == np.floor(number)) & (number != ABSENT_CODE)
+    fine = (number >= 0) & (number <= 30) & (number == np.floor(number))
     bad |= known & ~fine
-    wrong("climate", bad, f"is no climate code: whole numbers 0 to 30 without {ABSENT_CODE}")
+    wrong("climate", bad, "is no climate code: they are whole numbers from 0 to 30")
     return index_of_code(np.where(fine, number, np.nan)).astype(np.int16)
 
 

@@ -1,0 +1,225 @@
+"""The demo set: a synthetic OSV-Mini, with every column of the real files and drawn photos."""
+
+import json
+import multiprocessing
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from geoclip_core.data import osv_mini
+from geoclip_core.data.demo_places import demo_coordinates, demo_moments
+from geoclip_core.data.folders import whole_folder
+from geoclip_core.data.scenes import SceneFacts, draw_scene
+from geoclip_core.earth.climate import ClimateRaster, climate_names, index_of_code
+from geoclip_core.earth.gazetteer import Gazetteer
+
+MADE_BY = "demo-data"
+JPEG_QUALITY = 85
+Progress = Callable[[int, int], None]
+
+# Share of rows that lack the value, as in files made from street photos.
+_MISSING = {"captured_at": 0.01, "climate": 0.004, "sub-region": 0.006, "city": 0.004}
+# Points of the Pacific and Gulf coasts nearest to the ten states, for dist_sea.
+_COAST = ((46.2, -124.0), (42.0, -124.3), (37.8, -122.5), (34.0, -118.5), (31.3, -113.5))
+_COAST += ((26.0, -97.1), (27.8, -97.0), (29.3, -94.8), (29.6, -93.0))
+
+
+def write_demo(
+    output: Path | str,
+    rows: int = 2000,
+    *,
+    seed: int = 0,
+    test_fraction: float = 0.15,
+    metadata_only: bool = False,
+    workers: int | None = None,
+    progress: Progress | None = None,
+) -> Path:
+    """Write a demo set in the layout of OSV-Mini-129k.
+
+    The same arguments give the same bytes of every CSV and the same pixels. An older demo set at
+    `output` is replaced when the new one is complete.
+
+    Args:
+        output: The folder to write.
+        rows: Photos in train and test together.
+        seed: Chance of places, times and scenes.
+        test_fraction: Share of the rows in the test split.
+        metadata_only: Write the CSVs without photos.
+        workers: Processes that draw; by default one a core.
+        progress: Called with photos done and to do.
+
+    Raises:
+        ValueError: fewer than 20 rows, a share outside 0 to 0.5, or `output` holds something else.
+    """
+    output = Path(output)
+    check_output(output, MADE_BY)
+    if rows < 20:
+        raise ValueError(f"a demo set needs at least 20 rows, not {rows}")
+    if not 0 <= test_fraction <= 0.5:
+        raise ValueError(f"the share of test rows must lie between 0 and 0.5, not {test_fraction}")
+    frame, scenes = demo_table(rows, seed=seed, test_fraction=test_fraction)
+    with whole_folder(output) as folder:
+        for split, part in frame.groupby("split"):
+            path = osv_mini.csv_path(folder, str(split))
+            part.drop(columns="split").to_csv(path, index=False, lineterminator="\n")
+        description = {
+            "name": output.name,
+            "synthetic": True,
+            "made_by": MADE_BY,
+            "rows": rows,
+            "seed": seed,
+            "note": "Synthetic: drawn scenes, not photographs. Signs, poles and landmarks are "
+            "invented. Place names: GeoNames (CC BY 4.0). Climate: Beck et al. 2018 (CC BY 4.0).",
+        }
+        text = json.dumps(description, indent=2) + "\n"
+        (folder / osv_mini.DESCRIPTION_FILE).write_text(text, encoding="utf-8")
+        if not metadata_only:
+            _draw_all(folder, frame, scenes, seed, workers, progress)
+    return output
+
+
+def check_output(output: Path, made_by: str) -> None:
+    """Refuse to replace a folder that this project did not make in the same way.
+
+    Raises:
+        ValueError: `output` is a file, or a folder with other content.
+    """
+    if output.exists() and not output.is_dir():
+        raise ValueError(f"{output} is a file; choose a folder for the dataset")
+    if not output.is_dir() or not any(output.iterdir()):
+        return
+    if osv_mini.read_description(output).get("made_by") != made_by:
+        raise ValueError(
+            f"{output} is not empty and was not made by {made_by}; choose another folder"
+        )
+
+
+def demo_table(
+    rows: int, *, seed: int = 0, test_fraction: float = 0.15
+) -> tuple[pd.DataFrame, list[SceneFacts]]:
+    """The rows of a demo set with all columns of the real files and split, and what each shows."""
+    generator = np.random.default_rng([seed, 2018])
+    coordinates, drive, is_test = demo_coordinates(rows, round(test_fraction * rows), generator)
+    moments = demo_moments(coordinates, drive, generator)
+    codes = ClimateRaster.load().codes(coordinates)
+    places = Gazetteer.load().frame(coordinates).drop(columns="distance_km")
+    frame = pd.DataFrame({"id": _new_ids(rows, generator)}, dtype="str")
+    frame["latitude"], frame["longitude"] = coordinates.round(7).T
+    frame["thumb_original_url"] = "https://synthetic.invalid/" + frame["id"] + ".jpg"
+    frame["sequence"] = pd.Series(drive).map(lambda n: f"synthetic-{seed}-{n:06d}")
+    frame["captured_at"] = pd.Series(moments.astype("int64")).astype("Int64")
+    frame["climate"] = pd.Series(codes.astype("int64")).astype("Int64")
+    frame = pd.concat([frame, places], axis=1)
+    _other_columns(frame, coordinates, drive, generator)
+    scenes = _scenes(frame, moments)
+    for column, share in _MISSING.items():
+        missing = generator.random(rows) < share
+        frame.loc[missing, column] = pd.NA
+        if f"unique_{column}" in frame:
+            frame.loc[missing, f"unique_{column}"] = pd.NA
+    frame = frame[list(osv_mini.COLUMNS)]
+    frame["split"] = np.where(is_test, "test", "train")
+    return frame, scenes
+
+
+def _scenes(frame: pd.DataFrame, moments: np.ndarray) -> list[SceneFacts]:
+    day = (moments.astype("datetime64[D]") - moments.astype("datetime64[Y]")).astype(int) + 1
+    symbols = [climate.symbol for climate in climate_names()]
+    index = index_of_code(frame["climate"].to_numpy(dtype=np.int64)).clip(0)
+    columns = (
+        frame["id"],
+        frame["latitude"],
+        frame["longitude"],
+        [symbols[i] for i in index],
+        day.tolist(),
+        frame["unique_region"],
+        frame["unique_sub-region"].fillna(""),
+        frame["unique_city"],
+    )
+    return [SceneFacts(*facts) for facts in zip(*columns, strict=True)]
+
+
+def _new_ids(rows: int, generator: np.random.Generator) -> list[str]:
+    """Ids of 15 or 16 digits, as Mapillary gives them, all different."""
+    ids: dict[int, None] = {}
+    while len(ids) < rows:
+        ids |= dict.fromkeys(generator.integers(10**14, 10**16, rows - len(ids)).tolist())
+    return [str(number) for number in ids]
+
+
+def _other_columns(
+    frame: pd.DataFrame,
+    coordinates: np.ndarray,
+    drive: np.ndarray,
+    generator: np.random.Generator,
+) -> None:
+    rows = len(frame)
+    frame["lat_bin"] = np.floor((coordinates[:, 0] + 90) / 0.25).astype(int)
+    frame["lon_bin"] = np.floor((coordinates[:, 1] + 180) / 0.25).astype(int)
+    frame["cell"] = frame["lat_bin"].astype("str") + "_" + frame["lon_bin"].astype("str")
+    for column in osv_mini.COLUMNS:
+        if column.startswith("quadtree_10_"):
+            frame[column] = _quadtree(coordinates, int(column.rsplit("_", 1)[1]))
+    creator = generator.integers(0, 40, int(drive.max()) + 1)[drive]
+    frame["creator_username"] = pd.Series(creator).map(lambda n: f"synthetic-{n:02d}")
+    frame["creator_id"] = 10**14 + creator
+    frame["land_cover"] = generator.integers(0, 12, rows)
+    frame["road_index"] = generator.gamma(2.0, 1.5, rows).round(4)
+    frame["drive_side"] = 1
+    frame["soil"] = generator.integers(0, 14, rows)
+    flat = coordinates * [1, np.cos(np.radians(38))]
+    coast = np.array(_COAST) * [1, np.cos(np.radians(38))]
+    degrees = np.sqrt(((flat[:, None] - coast[None]) ** 2).sum(-1)).min(1)
+    frame["dist_sea"] = (111.2 * degrees).round(3)
+
+
+def _quadtree(coordinates: np.ndarray, most: int) -> np.ndarray:
+    """Number of each photo's cell when the world is quartered until a cell has at most `most`."""
+    cell = np.zeros(len(coordinates), dtype=np.int64)
+    open_rows = np.arange(len(coordinates))
+    for depth in range(1, 25):
+        _, inverse, counts = np.unique(cell[open_rows], return_inverse=True, return_counts=True)
+        open_rows = open_rows[counts[inverse] > most]
+        if not len(open_rows):
+            break
+        share = (coordinates[open_rows] + [90, 180]) / [180, 360] * 2**depth
+        row, column = np.floor(share).astype(np.int64).T
+        cell[open_rows] = (depth << 52) + (row << 26) + column
+    return np.unique(cell, return_inverse=True)[1]
+
+
+def _draw_all(
+    folder: Path,
+    frame: pd.DataFrame,
+    scenes: list[SceneFacts],
+    seed: int,
+    workers: int | None,
+    progress: Progress | None,
+) -> None:
+    paths = pd.concat(
+        osv_mini.photo_paths(str(split), part["region"], part["id"])
+        for split, part in frame.groupby("split")
+    ).sort_index()
+    for parent in {(folder / path).parent for path in paths}:
+        parent.mkdir(parents=True, exist_ok=True)
+    jobs = [(scene, str(folder / path)) for scene, path in zip(scenes, paths, strict=True)]
+    chunks = [jobs[start : start + 50] for start in range(0, len(jobs), 50)]
+    done = 0
+    # A forked child may inherit a lock that a thread of the parent held; a spawned one cannot.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, mp_context=context) as pool:
+        for count in pool.map(partial(_draw_chunk, seed=seed), chunks):
+            done += count
+            if progress:
+                progress(done, len(jobs))
+
+
+def _draw_chunk(jobs: list[tuple[SceneFacts, str]], seed: int) -> int:
+    for facts, path in jobs:
+        image = draw_scene(facts, seed)
+        image.save(path, quality=JPEG_QUALITY, comment=b"synthetic scene, not a photograph")
+    return len(jobs)
