@@ -5,8 +5,9 @@ classification maps at 1-km resolution", Scientific Data 5, 180214 (2018), CC BY
 
 Two numberings, never to be mixed. A *code* (0-30) is what the raster and the ``climate`` column of
 OSV-5M hold: 0 is no data or water, 1-30 are Af ... EF. An *index* (0-29) is what a model learns:
-code 20 (Dsd) occurs nowhere, so later codes move down by one; index 0 is unknown and takes no part
-in a loss, so that :func:`index_of_code` answers ``UNKNOWN`` for it.
+code 20 (Dsd) occurs in no photo of the dataset, so later codes move down by one; index 0 is unknown
+and takes no part in a loss. For both, 0 and 20, :func:`index_of_code` answers ``UNKNOWN``. On the
+map, Dsd covers 0.06 % of the land (Yakutia), where :func:`climate_of_code` can still name it.
 """
 
 import functools
@@ -26,7 +27,7 @@ UNKNOWN = -100
 
 NO_DATA_CODE = 0
 ABSENT_CODE = 20
-"""Dsd: in the legend of Beck et al., nowhere on their map."""
+"""Dsd: on the map of Beck et al., but in no photo of OSV-5M, and so no class of a model."""
 
 RESOURCE = "koppen_geiger_beck2018_rle.npz"
 
@@ -53,6 +54,7 @@ _LEGEND: dict[int, tuple[str, str, tuple[int, int, int]]] = {
     17: ("Dsa", "cold, dry summer, hot summer", (255, 0, 255)),
     18: ("Dsb", "cold, dry summer, warm summer", (200, 0, 200)),
     19: ("Dsc", "cold, dry summer, cold summer", (150, 50, 150)),
+    20: ("Dsd", "cold, dry summer, very cold winter", (150, 100, 150)),
     21: ("Dwa", "cold, dry winter, hot summer", (170, 175, 255)),
     22: ("Dwb", "cold, dry winter, warm summer", (90, 120, 220)),
     23: ("Dwc", "cold, dry winter, cold summer", (75, 80, 180)),
@@ -68,7 +70,7 @@ _LEGEND: dict[int, tuple[str, str, tuple[int, int, int]]] = {
 
 @dataclass(frozen=True)
 class ClimateClass:
-    """One of the 30 classes: ``index`` for a model, ``code`` for the raster, and how to show it."""
+    """A class: ``index`` for a model (``UNKNOWN`` for Dsd), ``code`` on the map, how to show it."""
 
     index: int
     code: int
@@ -90,9 +92,20 @@ class ClimateClass:
 @functools.cache
 def climate_names() -> tuple[ClimateClass, ...]:
     """The 30 classes in the order of their index; the first is "unknown"."""
-    unknown = ClimateClass(0, NO_DATA_CODE, "unknown", "unknown (water or no data)", (255,) * 3)
-    legend = sorted(_LEGEND.items())
-    return (unknown, *(ClimateClass(i, c, *row) for i, (c, row) in enumerate(legend, start=1)))
+    return tuple(c for c in map(climate_of_code, range(len(_LEGEND) + 1)) if c.index >= 0)
+
+
+def climate_of_code(code: int) -> ClimateClass:
+    """What the map says where it holds this code, 20 (Dsd) included.
+
+    Raises:
+        ValueError: if the code is not in 0-30.
+    """
+    if code == NO_DATA_CODE:
+        return ClimateClass(0, NO_DATA_CODE, "unknown", "unknown (water or no data)", (255,) * 3)
+    if code not in _LEGEND:
+        raise ValueError(f"{code} is no climate code: they run from 0 to 30.")
+    return ClimateClass(int(index_of_code(code)), int(code), *_LEGEND[code])
 
 
 def climate_of_symbol(symbol: str) -> ClimateClass:
@@ -111,23 +124,22 @@ def climate_of_symbol(symbol: str) -> ClimateClass:
 def index_of_code(codes: Any) -> NDArray[np.int64]:
     """Class indices of raster codes of any shape: code if code < 20, else code − 1.
 
-    Code 0 and missing values (NaN, None, NA) give ``UNKNOWN``.
+    Codes without a class of their own (0, no data; 20, Dsd) and missing values (NaN, None, NA) give
+    ``UNKNOWN``.
 
     Raises:
-        ValueError: naming the first value that no cell of the raster can have, 20 among them.
+        ValueError: naming the first value that is not a whole number from 0 to 30.
     """
     values = _numbers(codes)
-    missing = np.isnan(values)
-    filled = np.where(missing, NO_DATA_CODE, values)
-    wrong = (filled < 0) | (filled > 30) | (filled != np.floor(filled)) | (filled == ABSENT_CODE)
+    values = np.where(np.isnan(values), NO_DATA_CODE, values)
+    wrong = (values < 0) | (values > 30) | (values != np.floor(values))
     if wrong.any():
         raise ValueError(
-            f"{filled[wrong].flat[0]:g} is no climate code: the raster has whole numbers from 0 to "
-            f"30 without {ABSENT_CODE}. Are these already indices?"
+            f"{values[wrong].flat[0]:g} is no climate code: they are whole numbers from 0 to 30."
         )
-    indices = filled.astype(np.int64)
-    indices = np.where(indices > ABSENT_CODE, indices - 1, indices)
-    return np.where(indices == 0, UNKNOWN, indices)
+    known = values.astype(np.int64)
+    indices = np.where(known > ABSENT_CODE, known - 1, known)
+    return np.where((known == NO_DATA_CODE) | (known == ABSENT_CODE), UNKNOWN, indices)
 
 
 def code_of_index(indices: Any) -> NDArray[np.int64]:
@@ -207,7 +219,7 @@ class ClimateRaster:
         return self._at(*self._cells(points[..., 0], points[..., 1]))
 
     def indices(self, coordinates: Any) -> NDArray[np.int64]:
-        """Class indices (...) 1-29 at coordinates (..., 2); ``UNKNOWN`` on water."""
+        """Class indices (...) 1-29 at coordinates (..., 2); ``UNKNOWN`` on water and in Dsd."""
         return index_of_code(self.codes(coordinates))
 
     def is_land(self, coordinates: Any) -> NDArray[np.bool_]:
@@ -241,7 +253,7 @@ class ClimateRaster:
         bounds: tuple[tuple[float, float], tuple[float, float]] = WHOLE_EARTH,
     ) -> ClimateMask:
         """Where the class with this index is, for drawing its belt (30 ms for the whole Earth)."""
-        climate = climate_names()[index]
+        climate = climate_of_code(int(code_of_index(index)))
         return ClimateMask(climate, self.grid(step_degrees, bounds) == climate.code, bounds)
 
     def _cells(
