@@ -1,0 +1,186 @@
+"""Plotly charts in the look of the house, with geography from this server.
+
+Every chart goes through :func:`show_chart`: it sets the address of the local topojson, without
+which plotly's geo charts would ask a CDN.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import plotly.graph_objects as go
+import streamlit as st
+
+from ui import static_files
+from ui.theme import ERROR_LIMIT_KM, ERROR_MARKS_KM, ERROR_SCALE, Palette, palette
+
+CONFIG: dict[str, Any] = {
+    "topojsonURL": f"{static_files.FROM_PAGE}/topojson/",
+    "displaylogo": False,
+    "modeBarButtonsToRemove": ["lasso2d", "select2d", "autoScale2d"],
+}
+
+ERROR_COLORSCALE = [
+    [place / (len(ERROR_SCALE) - 1), colour] for place, colour in enumerate(ERROR_SCALE)
+]
+"""For traces whose colour is log10 of the error in km, from 0 to ``ERROR_COLOR_LIMIT``."""
+
+ERROR_COLOR_LIMIT = math.log10(ERROR_LIMIT_KM)
+
+
+def show_chart(figure: go.Figure, key: str, *, height: int | None = None, **options: Any) -> Any:
+    """Show a figure across the column.
+
+    Args:
+        figure: the figure; its margins are tightened where it sets none.
+        key: unique on the page.
+        height: in pixels.
+        options: further arguments of ``st.plotly_chart``, such as ``on_select`` or ``alt``.
+
+    Returns:
+        What ``st.plotly_chart`` returns: the selection if ``on_select`` asks for one.
+    """
+    margin = figure.layout.margin
+    if margin.l is None and margin.t is None:
+        top = 44 if figure.layout.title.text else 12
+        figure.update_layout(margin={"l": 8, "r": 8, "t": top, "b": 8})
+    if height:
+        figure.update_layout(height=height)
+    return st.plotly_chart(figure, width="stretch", key=key, config=CONFIG, **options)
+
+
+def error_axis(title: str = "Error (km)") -> dict[str, Any]:
+    """A log axis in km with ticks at the benchmark thresholds, for ``update_xaxes``/``yaxes``."""
+    return {
+        "type": "log",
+        "title": title,
+        "tickvals": list(ERROR_MARKS_KM),
+        "ticktext": [f"{mark:,}" for mark in ERROR_MARKS_KM],
+        "minor": {"ticks": ""},
+    }
+
+
+def add_error_marks(figure: go.Figure, axis: str = "x") -> go.Figure:
+    """Thin dotted lines at the benchmark thresholds across an error axis."""
+    add = figure.add_vline if axis == "x" else figure.add_hline
+    for mark in ERROR_MARKS_KM:
+        add(mark, line={"width": 1, "dash": "dot", "color": palette().border}, layer="below")
+    return figure
+
+
+def error_marker(errors_km: Sequence[float], colorbar: bool = True, **options: Any) -> dict:
+    """A trace's ``marker`` whose colour is the error in km, on the scale of the house."""
+    return {
+        "color": [math.log10(max(float(error), 1.0)) for error in errors_km],
+        "colorscale": ERROR_COLORSCALE,
+        "cmin": 0,
+        "cmax": ERROR_COLOR_LIMIT,
+        "showscale": colorbar,
+        "colorbar": {
+            "title": {"text": "Error (km)", "side": "right"},
+            "tickvals": [math.log10(mark) for mark in ERROR_MARKS_KM],
+            "ticktext": [f"{mark:,}" for mark in ERROR_MARKS_KM],
+            "thickness": 12,
+            "outlinewidth": 0,
+        },
+        **options,
+    }
+
+
+def world_figure(colours: Palette | None = None, **geo: Any) -> go.Figure:
+    """An empty world with local coastlines and countries, to add ``Scattergeo`` traces to.
+
+    Args:
+        colours: the palette; by default the one of the viewer's theme.
+        geo: further settings of ``layout.geo``, such as ``scope="usa"`` or ``fitbounds``.
+    """
+    colours = colours or palette()
+    settings: dict[str, Any] = {
+        "projection": {"type": "natural earth"},
+        "bgcolor": "rgba(0,0,0,0)",
+        "showland": True,
+        "landcolor": colours.land,
+        "showocean": True,
+        "oceancolor": colours.sea,
+        "showlakes": False,
+        "showcountries": True,
+        "countrycolor": colours.border,
+        "countrywidth": 0.5,
+        "subunitcolor": colours.subdivision,
+        "coastlinecolor": colours.border,
+        "coastlinewidth": 0.7,
+        "showframe": False,
+        "lataxis": {"range": [-60, 85]},
+    }
+    if geo.get("scope", "world") != "world":
+        del settings["projection"], settings["lataxis"]
+    return go.Figure(layout={"geo": {**settings, **geo}, "margin": dict.fromkeys("lrtb", 0)})
+
+
+def probability_bars(
+    labels: Sequence[str],
+    probabilities: Sequence[float],
+    colours: str | Sequence[str] | None = None,
+    outline: Sequence[int] = (),
+) -> go.Figure:
+    """Classes and their probabilities as horizontal bars, the first on top.
+
+    Args:
+        labels: one a class, as plain text; long ones are cut, and whole when hovered.
+        probabilities: one a class, 0 to 1.
+        colours: of all bars or one a bar; by default the candidates' blue.
+        outline: positions of bars to frame in the colour of the truth.
+    """
+    theme = palette()
+    fill = [colours or theme.candidate] * len(labels) if not _is_list(colours) else list(colours)
+    places = list(range(len(labels)))
+    limit = max([*probabilities, 0.05])
+    figure = go.Figure(
+        go.Bar(
+            x=list(probabilities),
+            y=places,
+            orientation="h",
+            marker={
+                "color": fill,
+                "line": {
+                    "color": [theme.truth if i in outline else theme.border for i in places],
+                    "width": [3 if i in outline else 0.6 for i in places],
+                },
+            },
+            text=[f"{share:.0%}" if share >= 0.005 else "<1%" for share in probabilities],
+            textposition="outside",
+            cliponaxis=False,
+            customdata=[_escaped(label) for label in labels],
+            hovertemplate="%{customdata}: %{x:.1%}<extra></extra>",
+        )
+    )
+    figure.update_layout(
+        height=34 + 27 * len(labels),
+        margin={"l": 8, "r": 8, "t": 4, "b": 4},
+        bargap=0.28,
+        showlegend=False,
+        xaxis={"visible": False, "range": [0, limit * 1.22], "fixedrange": True},
+        yaxis={
+            "autorange": "reversed",
+            "tickvals": places,
+            "ticktext": [_escaped(_cut(label)) for label in labels],
+            "fixedrange": True,
+            "ticks": "",
+            "showgrid": False,
+            "automargin": True,
+        },
+    )
+    return figure
+
+
+def _is_list(value: Any) -> bool:
+    return value is not None and not isinstance(value, str)
+
+
+def _cut(label: str, length: int = 34) -> str:
+    return label if len(label) <= length else f"{label[: length - 1].rstrip(' ,')}…"
+
+
+def _escaped(text: str) -> str:
+    """Plotly reads a few HTML tags in text: names from outside must stay text."""
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")

@@ -1,0 +1,256 @@
+"""Maps that work without internet: folium, with every file from this server.
+
+``OfflineMap`` draws land, borders and names from ``static/borders``; OpenStreetMap and satellite
+tiles are layers that ask their servers for something only once the viewer switches them on. What a
+page puts on the map keeps to the colours of ``ui.theme``.
+"""
+
+import base64
+import hashlib
+import html
+from collections.abc import Sequence
+from functools import cache
+from typing import Any, Literal
+
+import folium
+from branca.element import Element
+from numpy.typing import NDArray
+from streamlit_folium import st_folium
+
+from ui import map_shapes, static_files
+from ui.map_elements import Borders, Legend, Panes, Pin, View, online_tiles, variables
+from ui.map_shapes import Coordinate
+from ui.theme import Palette, palette
+
+Role = Literal["truth", "best", "candidate", "other"]
+
+_LABELS = {
+    "truth": "Where it was taken",
+    "best": "Best guess",
+    "candidate": "Candidate",
+    "other": "Second model",
+}
+_ORDER: tuple[Role, ...] = ("best", "other", "candidate", "truth")
+
+
+class OfflineMap(folium.Map):
+    """A world map centred on what it shows.
+
+    Args:
+        focus: coordinates (latitude, longitude) that must be in view at first; none: the world.
+        middle: longitude to centre the world on; by default the middle of the focus.
+        max_zoom: how close the first view may be.
+        colours: the palette; by default the one of the viewer's theme.
+    """
+
+    def __init__(
+        self,
+        focus: Sequence[Coordinate] = (),
+        middle: float | None = None,
+        max_zoom: float = 6,
+        colours: Palette | None = None,
+    ) -> None:
+        self.colours = colours or palette()
+        self.middle = (
+            map_shapes.middle_longitude([longitude for _, longitude in focus])
+            if middle is None
+            else float(middle)
+        )
+        super().__init__(
+            location=(20, self.middle),
+            tiles=None,
+            zoom_start=2,
+            min_zoom=1,
+            max_zoom=18,
+            zoom_snap=0.25,
+            zoom_delta=1,
+            wheel_px_per_zoom_level=90,
+            # Beyond the poles and more than one turn to either side there is nothing to see.
+            max_bounds=True,
+            min_lat=-88,
+            max_lat=88,
+            min_lon=self.middle - 360,
+            max_lon=self.middle + 360,
+            max_bounds_viscosity=0.9,
+            control_scale=True,
+            attribution_control=True,
+        )
+        leaflet = f"{static_files.FROM_COMPONENT}/{static_files.vendor_folder('leaflet')}"
+        jquery = f"{static_files.FROM_COMPONENT}/{static_files.vendor_folder('jquery')}"
+        script = f"{static_files.FROM_COMPONENT}/offline_map.js?{_version('offline_map.js')}"
+        self.default_js = [
+            ("leaflet", f"{leaflet}/leaflet.js"),
+            ("jquery", f"{jquery}/jquery.min.js"),
+            ("offline_map", script),
+        ]
+        style = f"{static_files.FROM_COMPONENT}/offline_map.css?{_version('offline_map.css')}"
+        self.default_css = [
+            ("leaflet_css", f"{leaflet}/leaflet.css"),
+            ("offline_map_css", style),
+        ]
+        self.get_root().header.add_child(Element(variables(self.colours)), name="map_colours")
+        self.add_child(Panes())
+        self.add_child(Borders(self.colours))
+        for tiles in online_tiles():
+            tiles.add_to(self)
+        self._focus = [self.at(point) for point in focus]
+        self._max_zoom = max_zoom
+        self._roles: dict[Role, str] = {}
+        self._finished = False
+
+    def at(self, coordinate: Coordinate) -> Coordinate:
+        """Where the map draws a coordinate: its longitude at the copy nearest to the middle."""
+        latitude, longitude = coordinate
+        return float(latitude), map_shapes.longitude_near(float(longitude), self.middle)
+
+    def add_point(
+        self,
+        coordinate: Coordinate,
+        role: Role,
+        label: str,
+        *,
+        share: float | None = None,
+        number: int | None = None,
+        to: Any = None,
+    ) -> None:
+        """A point with a label that shows when it is hovered or tapped.
+
+        Args:
+            coordinate: (latitude, longitude) in degrees.
+            role: what it is, which gives it its colour and its line in the legend.
+            label: plain text; a line break starts a new line.
+            share: its probability; the area of the point grows with it.
+            number: shown in the point, to find its card by.
+            to: layer to add it to; by default the map.
+        """
+        self._roles[role] = _LABELS[role]
+        colour = getattr(self.colours, role)
+        tooltip = folium.Tooltip(plain(label), sticky=False)
+        popup = folium.Popup(plain(label), max_width=260)
+        if number is not None:
+            marker: Any = Pin(self.at(coordinate), str(number), colour)
+            marker.add_child(tooltip)
+            marker.add_child(popup)
+        else:
+            size = {"best": 9.0, "truth": 8.0, "other": 9.0, "candidate": 4.0}[role]
+            marker = folium.CircleMarker(
+                self.at(coordinate),
+                radius=size if share is None else 4 + 13 * share**0.5,
+                color=self.colours.paper,
+                weight=2,
+                fill=True,
+                fill_color=colour,
+                fill_opacity=0.75 if role == "candidate" else 1,
+                tooltip=tooltip,
+                popup=popup,
+            )
+        marker.add_to(self if to is None else to)
+
+    def add_circle(
+        self,
+        centre: Coordinate,
+        radius_km: float,
+        colour: str,
+        label: str,
+        *,
+        dashed: bool = False,
+        to: Any = None,
+    ) -> None:
+        """What lies within ``radius_km`` of ``centre``, right at the poles and the date line."""
+        for rings in map_shapes.circle(centre, radius_km, self.middle):
+            folium.Polygon(
+                rings,
+                color=colour,
+                weight=1.5,
+                dash_array="5 6" if dashed else None,
+                fill=True,
+                fill_color=colour,
+                fill_opacity=0.05 if dashed else 0.1,
+                smooth_factor=0.3,
+                tooltip=folium.Tooltip(plain(label)),
+            ).add_to(self if to is None else to)
+
+    def add_line(
+        self, start: Coordinate, end: Coordinate, label: str, colour: str | None = None
+    ) -> None:
+        """The shortest way between two coordinates, dashed."""
+        folium.PolyLine(
+            map_shapes.great_circle(start, end, self.middle),
+            color=colour or self.colours.ink,
+            weight=1.8,
+            opacity=0.75,
+            dash_array="3 6",
+            tooltip=folium.Tooltip(plain(label)),
+        ).add_to(self)
+
+    def add_world_image(
+        self, rgba: NDArray[Any], name: str, *, opacity: float = 0.7, show: bool = True
+    ) -> None:
+        """An image of the whole world between land and borders, as a layer that can be switched.
+
+        Args:
+            rgba: pixels (height, width, 4), uint8, on ``map_shapes.mercator_lattice(map.middle)``.
+            name: its name in the layer control.
+            opacity: of the whole layer.
+            show: whether it is on at first.
+        """
+        data = base64.b64encode(map_shapes.png(rgba)).decode()
+        group = folium.FeatureGroup(name=name, show=show)
+        for shift in (-360, 0, 360):
+            west = self.middle - 180 + shift
+            folium.raster_layers.ImageOverlay(
+                f"data:image/png;base64,{data}",
+                [
+                    [-map_shapes.MERCATOR_LIMIT, west],
+                    [map_shapes.MERCATOR_LIMIT, west + 360],
+                ],
+                pixelated=False,
+                opacity=opacity,
+                pane="images",
+            ).add_to(group)
+        group.add_to(self)
+
+    def finish(self, legend: dict[str, str] | None = None) -> "OfflineMap":
+        """Add the first view, the legend and the layer control; ``show_map`` does it.
+
+        Args:
+            legend: further lines, text → colour.
+        """
+        if not self._finished:
+            lines = {self._roles[r]: getattr(self.colours, r) for r in _ORDER if r in self._roles}
+            self.add_child(Legend({**lines, **(legend or {})}))
+            bounds = (
+                map_shapes.bounds_of(self._focus, self.middle)
+                if self._focus
+                else [[-52, self.middle - 165], [72, self.middle + 165]]
+            )
+            self.add_child(View(bounds, self._max_zoom))
+            self.add_child(folium.LayerControl(collapsed=True))
+            self._finished = True
+        return self
+
+
+def show_map(
+    world: OfflineMap, key: str, height: int = 540, legend: dict[str, str] | None = None
+) -> None:
+    """Show a map across the column. Moving it does not rerun the page."""
+    st_folium(
+        world.finish(legend), key=key, height=height, use_container_width=True, returned_objects=[]
+    )
+
+
+def plain(text: str) -> str:
+    """Text made safe inside HTML, a JavaScript template literal and a Jinja template.
+
+    Names of files and places come from outside: a backtick, a dollar or a brace in them must stay
+    a character. A line break becomes ``<br>``.
+    """
+    escaped = html.escape(text, quote=True)
+    for character in "`$\\{}":
+        escaped = escaped.replace(character, f"&#{ord(character)};")
+    return escaped.replace("\n", "<br>")
+
+
+@cache
+def _version(name: str) -> str:
+    return hashlib.sha256((static_files.STATIC / name).read_bytes()).hexdigest()[:12]
