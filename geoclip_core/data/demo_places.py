@@ -92,7 +92,10 @@ def demo_coordinates(
     used, drive = np.unique(spot, return_inverse=True)
     heading = generator.uniform(0, 180, len(used))[drive]
     along = generator.uniform(-_DRIVE_KM, _DRIVE_KM, rows)
-    coordinates = destination(np.concatenate(spots)[used][drive], heading, along)
+    middle = np.concatenate(spots)[used][drive]
+    coordinates = destination(middle, heading, along)
+    abroad = ~Gazetteer.load().frame(coordinates)["region"].isin(STATE_CITIES).to_numpy()
+    coordinates[abroad] = middle[abroad]
     is_test = np.isin(town, unseen)
     candidates = generator.permutation(np.flatnonzero(~np.array(only_train)[used]))
     sizes, total = np.bincount(drive), int(is_test.sum())

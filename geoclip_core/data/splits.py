@@ -23,7 +23,13 @@ if TYPE_CHECKING:
     from geoclip_core.data.table import PhotoDataset
 
 MIN_DISTANCE_KM = 1.0
-BLOCK_EDGES_KM = (50.0, 25.0, 12.0, 6.0)
+# Small blocks first: val then has the towns that train has, as the test split does. The others are
+# fallbacks: larger ones for photos so dense that small blocks are mostly border, at last a smaller
+# one for a set that lies within a few kilometres.
+BLOCK_EDGES_KM = (6.0, 12.0, 25.0, 50.0, 3.0)
+ENOUGH_SHARE = 0.5  # of the photos wanted in val
+BUFFER_SHARE = 0.03  # of all photos: the first edge below it is taken
+MAX_BUFFER_SHARE = 0.3
 _VOXEL_KM = 0.2
 _CLOSE = 1 + 1e-9  # a chord is shorter than its arc by 1e-9 of it at 1 km
 
@@ -40,7 +46,7 @@ def spatial_split(
 
     No val photo is closer than `min_distance_km` to a train photo, whatever the data. The choice
     depends on the seed and the photos, not on the order of the rows. Where all photos hang together
-    closer than that, or one would have to give up half of them as buffer, val stays empty.
+    closer than that, or too many would have to be given up as buffer, val stays empty.
 
     Args:
         coordinates: (n, 2) degrees.
@@ -65,20 +71,19 @@ def spatial_split(
         return best
     near = _near_groups(vectors, min_distance_km)
     linked = near if sequences is None else _joined(near, sequences)
+    least = MAX_BUFFER_SHARE * len(vectors)
     for edge in BLOCK_EDGES_KM:
         unit = _units(vectors, near, linked, sequences, edge)
         # The offset keeps borders from falling on the same places for every seed.
         generator = np.random.default_rng(seed)
         block = _ids(np.floor(_centres(vectors, unit) / edge + generator.random(3)))[unit]
-        chosen = _choose(block, target, generator)
-        split = np.where(chosen, "val", "train").astype(object)
-        tree = cKDTree(vectors[chosen]) if chosen.any() else None
-        if tree is not None:
-            nearest, _ = tree.query(vectors[~chosen], distance_upper_bound=min_distance_km * _CLOSE)
-            split[np.flatnonzero(~chosen)[np.isfinite(nearest)]] = "buffer"
-        val, train = (split == "val").sum(), (split == "train").sum()
-        if train and val >= 0.5 * target and (split == "buffer").sum() <= 0.5 * len(vectors):
-            return split
+        split = _with_buffer(vectors, _choose(block, target, generator), min_distance_km)
+        lost = int((split == "buffer").sum())
+        if (split == "val").sum() >= ENOUGH_SHARE * target and (split == "train").any():
+            if lost <= BUFFER_SHARE * len(vectors):
+                return split
+            if lost < least:
+                best, least = split, lost
     return best
 
 
@@ -179,6 +184,16 @@ def _units(
         small = _extent(vectors, level) <= edge
         unit = np.where(small[level], unit.max() + 1 + level, unit)
     return _ids(unit[:, None].astype(np.float64))
+
+
+def _with_buffer(vectors: np.ndarray, chosen: np.ndarray, min_distance_km: float) -> np.ndarray:
+    """Split (n,): val where chosen, buffer close to those, train elsewhere."""
+    split = np.where(chosen, "val", "train").astype(object)
+    if chosen.any():
+        limit = min_distance_km * _CLOSE
+        nearest, _ = cKDTree(vectors[chosen]).query(vectors[~chosen], distance_upper_bound=limit)
+        split[np.flatnonzero(~chosen)[np.isfinite(nearest)]] = "buffer"
+    return split
 
 
 def _choose(block: np.ndarray, target: float, generator: np.random.Generator) -> np.ndarray:
