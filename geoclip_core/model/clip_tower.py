@@ -1,0 +1,168 @@
+"""A CLIP vision tower with its projection, read from a folder in the layout of transformers."""
+
+import hashlib
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from geoclip_core.model.backbone import Preprocessing
+from geoclip_core.model.checkpoint import CheckpointError
+
+# Statistics of OpenAI's CLIP, for folders without preprocessor_config.json.
+_MEAN = (0.48145466, 0.4578275, 0.40821073)
+_STD = (0.26862954, 0.26130258, 0.27577711)
+_PARTS = ("vision_model.", "visual_projection.")
+_LONGEST = 8
+"""What lies beyond this many short sides is cut off before resizing: a strip of 1 × 5,000 pixels
+would otherwise grow to 224 × 1,120,000."""
+
+
+class ClipTowerError(CheckpointError):
+    """A CLIP folder cannot be read; the message names the file and says what is wrong."""
+
+
+@dataclass(frozen=True)
+class ClipPreprocessing(Preprocessing):
+    """CLIP's own crop: the short side to the view's size, whole pixels cut off the long side."""
+
+    def pixels(self, image: Image.Image) -> list[Tensor]:
+        """Tensors (3, height, width) float32, one a view, as CLIP's image processor makes them."""
+        if self.fit != "crop":
+            return super().pixels(image)
+        picture = image.convert("RGB")
+        method = Image.Resampling[self.resample.upper()]
+        tensors = []
+        for side, _ in self.views:
+            short = min(picture.size)
+            picture = _without_ends(picture, _LONGEST * short)
+            width, height = (int(side * length / short) for length in picture.size)
+            left, top = (width - side) // 2, (height - side) // 2
+            square = picture.resize((width, height), method).crop(
+                (left, top, left + side, top + side)
+            )
+            values = np.asarray(square, dtype=np.float32) / np.float32(255)
+            values = (values - np.float32(self.mean)) / np.float32(self.std)
+            tensors.append(torch.from_numpy(np.ascontiguousarray(values.transpose(2, 0, 1))))
+        return tensors
+
+
+def read_tower(folder: Path) -> nn.Module:
+    """The vision tower of a CLIP folder in the layout of transformers; the text tower is not read.
+
+    Raises:
+        ClipTowerError: if a file is missing, damaged, or does not fit the others.
+    """
+    weights: dict[str, Tensor] = {}
+    for path in _weight_files(folder):
+        try:
+            with safe_open(path, framework="pt") as stored:
+                for name in stored.keys():  # noqa: SIM118
+                    if name.startswith(_PARTS):
+                        weights[name] = stored.get_tensor(name).float()
+        except (OSError, SafetensorError) as error:
+            raise ClipTowerError(f"{path} cannot be read as safetensors: {error}") from error
+    # Older checkpoints keep the row numbers 0, 1, 2 ... as a weight.
+    weights.pop("vision_model.embeddings.position_ids", None)
+    projection = weights.get("visual_projection.weight")
+    if projection is None:
+        raise ClipTowerError(f"{folder} holds no CLIP vision tower with a projection")
+    for name, tensor in weights.items():
+        if not torch.isfinite(tensor).all():
+            raise ClipTowerError(f"{folder}: {name} holds numbers that are not finite")
+    config = _read_json(folder / "config.json")
+    vision = config.get("vision_config", config)
+    if not isinstance(vision, dict):
+        raise ClipTowerError(f"{folder / 'config.json'}: vision_config must be an object")
+    tower = empty_tower({**vision, "projection_dim": len(projection)}, device="meta")
+    try:
+        # The tensors themselves become the weights: no second copy of 1.2 GB.
+        tower.load_state_dict(weights, assign=True)
+    except RuntimeError as error:
+        detail = " ".join(str(error).split())[:400]
+        raise ClipTowerError(f"{folder}: weights and config.json disagree: {detail}") from error
+    return tower.eval()
+
+
+def tower_digest(folder: Path) -> str:
+    """Digits that tell one tower's weights from another's, without reading all of them.
+
+    Biases, norms and the projection are read, 10 MB of the 1.2 GB of ViT-L/14: no training leaves
+    them as they were.
+    """
+    digest = hashlib.sha256()
+    for path in _weight_files(folder):
+        try:
+            with safe_open(path, framework="pt") as stored:
+                for name in sorted(stored.keys()):
+                    if not name.startswith(_PARTS):
+                        continue
+                    if math.prod(stored.get_slice(name).get_shape()) <= 1_000_000:
+                        values = stored.get_tensor(name).float().contiguous().numpy()
+                        digest.update(name.encode() + values.tobytes())
+        except (OSError, SafetensorError) as error:
+            raise ClipTowerError(f"{path} cannot be read as safetensors: {error}") from error
+    return digest.hexdigest()
+
+
+def empty_tower(config: dict[str, Any], device: str = "cpu") -> nn.Module:
+    """A tower with random weights (or, on the device "meta", none) from its `vision_config`."""
+    from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
+
+    known = {k: v for k, v in config.items() if k not in ("model_type", "transformers_version")}
+    try:
+        with torch.device(device):
+            tower = CLIPVisionModelWithProjection(CLIPVisionConfig(**known))
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ClipTowerError(f"this describes no CLIP vision tower: {error}") from error
+    if device == "meta":
+        # Row numbers are no weight, so no file brings them.
+        embeddings = tower.vision_model.embeddings
+        count = embeddings.position_embedding.num_embeddings
+        embeddings.register_buffer("position_ids", torch.arange(count)[None], persistent=False)
+    return tower.eval()
+
+
+def _without_ends(picture: Image.Image, longest: int) -> Image.Image:
+    (width, height), (kept_x, kept_y) = picture.size, (min(s, longest) for s in picture.size)
+    if (kept_x, kept_y) == (width, height):
+        return picture
+    left, top = (width - kept_x) // 2, (height - kept_y) // 2
+    return picture.crop((left, top, left + kept_x, top + kept_y))
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    single, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
+    if single.is_file() or not index.is_file():
+        return [single]
+    names = set(_read_json(index).get("weight_map", {}).values())
+    if any(Path(str(name)).name != name for name in names):
+        raise ClipTowerError(f"{index} names files outside its folder")
+    return [folder / name for name in sorted(names)]
+
+
+def pixel_statistics(folder: Path) -> dict[str, Any]:
+    """`mean` and `std` of a tower's preprocessing, from its folder or as CLIP has them."""
+    path = folder / "preprocessor_config.json"
+    config = _read_json(path) if path.is_file() else {}
+    return {
+        "mean": tuple(config.get("image_mean", _MEAN)),
+        "std": tuple(config.get("image_std", _STD)),
+    }
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ClipTowerError(f"{path} cannot be read as JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise ClipTowerError(f"{path} must hold a JSON object")
+    return value
