@@ -79,18 +79,20 @@ def mean_intervals(
     resamples: int = RESAMPLES,
     seed: int = 0,
     groups: Sequence | np.ndarray | None = None,
+    shares: Sequence[bool] | None = None,
     confidence: float = CONFIDENCE,
 ) -> list[tuple[float, float]]:
     """Bootstrap intervals of the means of columns, each over its own rows that are not missing.
 
-    A share that is 0 or 1 on every row has no spread to resample; there the exact binomial
-    interval is given, so that "0 of 70" is not shown as certainly zero.
+    A share of yes and no that is 0 or 1 on every row has no spread to resample; there the exact
+    binomial interval is given, so that "0 of 70" is not shown as certainly zero.
 
     Args:
         values: (n, m) floats, NaN where a row does not take part in a column.
         resamples: number of resamples.
         seed: of the draw.
         groups: (n,) labels of rows that are drawn together, as in :func:`resample_weights`.
+        shares: (m,) which columns are yes (1) or no (0); none by default.
         confidence: mass of the interval.
 
     Returns:
@@ -117,19 +119,15 @@ def mean_intervals(
         block = means[start : start + _BLOCK]
         np.divide(weights @ filled, counted, out=block, where=counted > 0)
     independent = (known > 0).sum(axis=0)
-    return [
-        _column_interval(values[:, column], means[:, column], int(independent[column]), confidence)
-        for column in range(values.shape[1])
-    ]
-
-
-def _column_interval(
-    column: np.ndarray, means: np.ndarray, independent: int, confidence: float
-) -> tuple:
-    column = column[np.isfinite(column)]
-    if len(column) and (np.all(column == 0) or np.all(column == 1)):
-        return exact_share_interval(independent * int(column[0]), independent, confidence)
-    return percentile_interval(means if independent > 1 else means[:0], confidence)
+    bounds = []
+    for index in range(values.shape[1]):
+        column, n = values[:, index], int(independent[index])
+        column = column[np.isfinite(column)]
+        if shares is not None and shares[index] and len(set(column)) == 1:
+            bounds.append(exact_share_interval(n * int(column[0]), n, confidence))
+        else:
+            bounds.append(percentile_interval(means[: resamples * (n > 1), index], confidence))
+    return bounds
 
 
 def weighted_quantile(ordered: np.ndarray, cumulative: np.ndarray, share: float) -> float:

@@ -168,7 +168,8 @@ def summarise(
     report["intervals"] = {}
     if resamples and len(frame):
         columns = share_hits(frame, places)
-        bounds = intervals.mean_intervals(columns.to_numpy(), **draw)
+        shares = [":" in path for path in columns.columns]
+        bounds = intervals.mean_intervals(columns.to_numpy(), shares=shares, **draw)
         for path, bound in zip(columns.columns, bounds, strict=True):
             _put(report["intervals"], path.split(":"), _finite(bound))
         medians = intervals.quantile_samples(error_km, (0.5,), **draw)[:, 0]

@@ -116,7 +116,8 @@ def predictions_frame(
         )
     for column in TRUTH_COLUMNS:
         if column in table:
-            frame[column] = table[column].to_numpy()
+            text = column not in ("climate", "month")
+            frame[column] = table[column].astype("str") if text else table[column]
     return frame
 
 

@@ -310,9 +310,10 @@ class TestIntervals:
         assert len(set(codes)) == 3
 
     def test_none_of_seventy_is_not_certainly_zero(self):
-        low, high = intervals.mean_intervals(np.zeros((70, 1)))[0]
+        low, high = intervals.mean_intervals(np.zeros((70, 1)), shares=[True])[0]
         assert low == 0
         assert high == pytest.approx(1 - 0.025 ** (1 / 70))  # Clopper-Pearson by hand
+        assert intervals.mean_intervals(np.zeros((70, 1)))[0] == (0, 0)  # a mean, not a share
 
     def test_missing_values_leave_their_column_alone(self):
         values = np.array([[1.0, np.nan], [3.0, np.nan], [5.0, 2.0]])
