@@ -104,6 +104,8 @@ def demo_table(
     """The rows of a demo set with all columns of the real files and split, and what each shows."""
     generator = np.random.default_rng([seed, 2018])
     coordinates, drive, is_test = demo_coordinates(rows, round(test_fraction * rows), generator)
+    order = generator.permutation(rows)
+    coordinates, drive, is_test = coordinates[order], drive[order], is_test[order]
     moments = demo_moments(coordinates, drive, generator)
     codes = ClimateRaster.load().codes(coordinates)
     places = Gazetteer.load().frame(coordinates).drop(columns="distance_km")
