@@ -4,6 +4,7 @@ All of them are made from training rows alone. On a set of ten states a constant
 scores some 3,000 GeoScore, so no report is complete without one.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,33 @@ from geoclip_core.earth.sphere import (
 
 NEIGHBOURS = 10
 _CHUNK = 512
+_PREFIX, _SUFFIX = "baseline_", "_km"
+
+
+def with_baselines(frame: pd.DataFrame, guesses: Mapping[str, np.ndarray]) -> pd.DataFrame:
+    """A predictions table with a column ``baseline_{name}_km``, the error of each guess.
+
+    Kept in the table, baselines can be filtered and paired row by row like the model itself.
+
+    Args:
+        frame: predictions of n rows.
+        guesses: (n, 2) guesses for the same rows, by name.
+    """
+    truth = frame[["latitude", "longitude"]].to_numpy(np.float64)
+    errors = {
+        f"{_PREFIX}{name}{_SUFFIX}": haversine_km(truth, np.asarray(guess, dtype=np.float64))
+        for name, guess in guesses.items()
+    }
+    return frame.assign(**errors)
+
+
+def baseline_errors(frame: pd.DataFrame) -> dict[str, np.ndarray]:
+    """(n,) errors in km of every baseline in a predictions table, by name."""
+    return {
+        column.removeprefix(_PREFIX).removesuffix(_SUFFIX): frame[column].to_numpy(np.float64)
+        for column in frame.columns
+        if column.startswith(_PREFIX) and column.endswith(_SUFFIX)
+    }
 
 
 class BaselineError(ValueError):

@@ -14,6 +14,7 @@ import pandas as pd
 
 from geoclip_core.earth.sphere import geoscore, haversine_km
 from geoclip_core.loops import context_metrics, intervals, reliability
+from geoclip_core.loops.baselines import baseline_errors, with_baselines
 from geoclip_core.loops.predictions import head_features
 
 THRESHOLDS_KM = (1, 25, 200, 750, 2500)
@@ -129,7 +130,8 @@ def summarise(
 
     Args:
         frame: a predictions table.
-        baselines: guesses (n, 2) for the same rows, by name (``baselines.baseline_guesses``).
+        baselines: guesses (n, 2) for the same rows, by name (``baselines.baseline_guesses``), on
+            top of those that the table already holds (``baselines.with_baselines``).
         gazetteer: something with ``frame(coordinates)``; None leaves place accuracies out.
         resamples: bootstrap resamples of the 95 % intervals; 0 leaves the intervals out.
         seed: of the bootstrap.
@@ -160,8 +162,7 @@ def summarise(
     report["risk_coverage"] = reliability.risk_coverage(frame).to_dict("list")
     report["log_density"] = _mean(frame["log_density"].to_numpy(np.float64))
     report["baselines"] = {}
-    for name, guess in (baselines or {}).items():
-        other = errors_km(frame, guess)
+    for name, other in baseline_errors(with_baselines(frame, baselines or {})).items():
         report["baselines"][name] = distance_metrics(other)
         if resamples and len(frame):
             report["baselines"][name]["difference"] = paired_difference(error_km, other, **draw)

@@ -83,6 +83,16 @@ class TestNearestNeighbours:
             baselines.nearest_neighbours(np.eye(3), np.zeros((3, 2)), np.zeros((1, 4)))
 
 
+def test_errors_are_kept_in_the_table():
+    frame = rows([(0, 0), (0, 90)], "test")
+    guesses = {"constant": np.zeros((2, 2)), "nearest_10": np.array([[0.0, 0], [0, 90]])}
+    table = baselines.with_baselines(frame, guesses)
+    errors = baselines.baseline_errors(table)
+    assert list(errors) == ["constant", "nearest_10"]
+    assert errors["constant"] == pytest.approx([0, np.pi * 6371 / 2])
+    assert errors["nearest_10"] == pytest.approx([0, 0])
+
+
 class TestTestSplitStaysUnseen:
     train = rows([(10, 10), (20, 20), (30, 30)], state_key=["A", "A", "B"], country_key="US")
     test = rows([(11, 11), (29, 29)], "test", "q", state_key=["A", "B"], country_key="US")
