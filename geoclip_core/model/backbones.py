@@ -1,0 +1,163 @@
+"""The registry of backbones: a name, a hub id or a folder in, a `Backbone` out."""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from geoclip_core.model.backbone import Backbone, BackboneConfig
+from geoclip_core.model.transformers_loading import BackboneError
+
+BUNDLED = ("efficientnet-lite0", "efficientnet-lite1", "efficientnet-lite2")
+KINDS = ("efficientnet-lite", "transformers", "image-text", "geoclip-image")
+IMAGE_TEXT_FORMAT = "geolocation-image-text"
+"""What config.json of a pretrained image tower with its own text tower calls itself."""
+
+
+@dataclass(frozen=True)
+class BackboneEntry:
+    """One suggestion for a user who has to choose."""
+
+    name: str
+    about: str
+    offline: bool
+    """Whether it needs no download."""
+
+
+_SUGGESTIONS = (
+    BackboneEntry("efficientnet-lite2", "bundled, 1,280 features, fast on a CPU", True),
+    BackboneEntry("openai/clip-vit-base-patch32", "CLIP, the default with internet", False),
+    BackboneEntry("openai/clip-vit-base-patch16", "CLIP, finer patches, 4 × slower", False),
+    BackboneEntry("openai/clip-vit-large-patch14", "CLIP, large: for a GPU", False),
+    BackboneEntry("geolocal/StreetCLIP", "CLIP large, pretrained on street photos", False),
+    BackboneEntry("microsoft/resnet-50", "ResNet-50, ImageNet", False),
+    BackboneEntry("google/efficientnet-b3", "EfficientNet-B3, ImageNet", False),
+    BackboneEntry("facebook/convnext-tiny-224", "ConvNeXt tiny, ImageNet", False),
+    BackboneEntry("google/vit-base-patch16-224", "ViT base, ImageNet", False),
+    BackboneEntry("microsoft/swin-tiny-patch4-window7-224", "Swin tiny, ImageNet", False),
+    BackboneEntry("facebook/dinov2-base", "DINOv2 base, self-supervised", False),
+)
+
+
+def list_backbones() -> tuple[BackboneEntry, ...]:
+    """Backbones to suggest; any other hub id or folder of a supported family works as well."""
+    return _SUGGESTIONS
+
+
+def backbone_config(name: str | Path, **changes: Any) -> BackboneConfig:
+    """The config that a name means.
+
+    Args:
+        name: a bundled name, "geoclip-image", a hub id, or a folder: a transformers model, or a
+            pretraining run or its checkpoint.
+        changes: fields of `BackboneConfig` to set (views, fit, depths, projection, revision, ...).
+
+    Raises:
+        BackboneError: an empty name, or a folder that holds no model.
+    """
+    text = str(name).strip()
+    if text in BUNDLED:
+        config = BackboneConfig(text, "efficientnet-lite")
+    elif text == "geoclip-image":
+        from geoclip_core.model.geoclip_image import CONFIG
+
+        config = CONFIG
+    elif folder := model_folder(text):
+        described = _described(folder)
+        kind = "image-text" if described.get("format") == IMAGE_TEXT_FORMAT else "transformers"
+        if kind == "transformers" and "model_type" not in described:
+            raise BackboneError(
+                f"{folder} holds no image backbone: give the folder of a transformers model or of "
+                "a finished pretraining run"
+            )
+        config = BackboneConfig(str(folder), kind)
+    elif _looks_like_hub_id(text):
+        config = BackboneConfig(text, "transformers")
+    else:
+        raise BackboneError(
+            f"no backbone {text!r}: there is no such folder, it is not a hub id (owner/name), and "
+            f"bundled are {', '.join(BUNDLED)}"
+        )
+    return replace(config, **changes)
+
+
+def build_backbone(
+    config: BackboneConfig | str | Path,
+    device: str | torch.device = "cpu",
+    architecture: dict[str, Any] | None = None,
+) -> Backbone:
+    """Build a backbone with its pretrained weights, in evaluation mode.
+
+    Args:
+        config: a config, or a name as `backbone_config` takes it.
+        device: where it shall be.
+        architecture: what `Backbone.architecture` gave: builds the network with random weights,
+            for a checkpoint that brings its own.
+
+    Raises:
+        BackboneError: it cannot be built; the message says what to do.
+    """
+    if not isinstance(config, BackboneConfig):
+        config = backbone_config(config)
+    if config.kind not in KINDS:
+        raise BackboneError(f"no kind of backbone {config.kind!r}: there are {', '.join(KINDS)}")
+    backbone = _BUILDERS[config.kind](config, architecture)
+    return backbone.to(device).eval()
+
+
+def model_folder(name: str | Path) -> Path | None:
+    """The folder with the config.json that a path means: itself, or the checkpoint of a run."""
+    path = Path(name).expanduser()
+    for folder in (path, path / "checkpoint"):
+        if (folder / "config.json").is_file():
+            return folder
+    return None
+
+
+def _efficientnet(config: BackboneConfig, architecture: dict[str, Any] | None) -> Backbone:
+    from geoclip_core.model.efficientnet_lite import EfficientNetLite
+
+    return EfficientNetLite(config, pretrained=not architecture)
+
+
+def _transformers(config: BackboneConfig, architecture: dict[str, Any] | None) -> Backbone:
+    from geoclip_core.model.transformers_backbone import TransformersBackbone
+
+    return TransformersBackbone(config, architecture)
+
+
+def _image_text(config: BackboneConfig, architecture: dict[str, Any] | None) -> Backbone:
+    from geoclip_core.model.image_text import ImageTextBackbone
+
+    return ImageTextBackbone(config, architecture)
+
+
+def _geoclip_image(config: BackboneConfig, architecture: dict[str, Any] | None) -> Backbone:
+    from geoclip_core.model.geoclip_image import build_geoclip_image
+
+    return build_geoclip_image(config, architecture)
+
+
+_BUILDERS: dict[str, Callable[[BackboneConfig, dict[str, Any] | None], Backbone]] = {
+    "efficientnet-lite": _efficientnet,
+    "transformers": _transformers,
+    "image-text": _image_text,
+    "geoclip-image": _geoclip_image,
+}
+
+
+def _described(folder: Path) -> dict[str, Any]:
+    try:
+        value = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _looks_like_hub_id(text: str) -> bool:
+    owner, slash, name = text.partition("/")
+    allowed = all(part and not part.startswith((".", "~")) for part in (owner, name))
+    return bool(slash) and allowed and "/" not in name
