@@ -19,12 +19,12 @@ from geoclip_core.loops.predictions import head_features
 
 THRESHOLDS_KM = (1, 25, 200, 750, 2500)
 QUANTILES = (0.1, 0.25, 0.5, 0.75, 0.9)
-#: Place level of OSV-5M -> (column of the truth in a predictions table, column of the gazetteer).
+#: Place level of OSV-5M -> (truth, prediction) in a predictions table, and the gazetteer's column.
 PLACE_LEVELS = {
-    "country": ("country_key", "unique_country"),
-    "region": ("state_key", "unique_region"),
-    "sub-region": ("county_key", "unique_sub-region"),
-    "city": ("city_key", "unique_city"),
+    "country": ("country_key", "predicted_country_key", "unique_country"),
+    "region": ("state_key", "predicted_state_key", "unique_region"),
+    "sub-region": ("county_key", "predicted_county_key", "unique_sub-region"),
+    "city": ("city_key", "predicted_city_key", "unique_city"),
 }
 
 
@@ -65,13 +65,20 @@ def errors_km(frame: pd.DataFrame, guess: np.ndarray) -> np.ndarray:
     return haversine_km(truth, np.broadcast_to(np.asarray(guess, dtype=np.float64), truth.shape))
 
 
-def predicted_places(frame: pd.DataFrame, gazetteer: Any) -> pd.DataFrame:
-    """The gazetteer's ``unique_*`` names at the predicted points, one row per photo."""
+def with_places(frame: pd.DataFrame, gazetteer: Any) -> pd.DataFrame:
+    """A predictions table with the names of the predicted points (``predicted_state_key``, ...).
+
+    Args:
+        frame: predictions of n rows.
+        gazetteer: something whose ``frame(coordinates)`` gives the ``unique_*`` columns.
+    """
     guess = frame[["predicted_latitude", "predicted_longitude"]].to_numpy(np.float64)
-    return gazetteer.frame(guess).reset_index(drop=True)
+    places = gazetteer.frame(guess)
+    columns = {named: places[column].to_numpy() for _, named, column in PLACE_LEVELS.values()}
+    return frame.assign(**{name: pd.array(keys, dtype="str") for name, keys in columns.items()})
 
 
-def place_hits(frame: pd.DataFrame, places: pd.DataFrame) -> pd.DataFrame:
+def place_hits(frame: pd.DataFrame) -> pd.DataFrame:
     """Whether the predicted point lies in the true place, as OSV-5M counts it.
 
     The predicted point is reverse-geocoded (nearest GeoNames place) and its ``unique_*`` name
@@ -79,25 +86,25 @@ def place_hits(frame: pd.DataFrame, places: pd.DataFrame) -> pd.DataFrame:
     only; a predicted point without a name at that level is wrong.
 
     Args:
-        frame: predictions with ``country_key``, ``state_key``, ``county_key``, ``city_key``.
-        places: :func:`predicted_places` of the same rows.
+        frame: predictions with the dataset's ``country_key``, ``state_key``, ``county_key``,
+            ``city_key`` and the columns of :func:`with_places`.
 
     Returns:
         (n, levels) floats, 1 right, 0 wrong, NaN no truth. A level that no row knows is left out.
     """
     hits = {}
-    for level, (truth_column, place_column) in PLACE_LEVELS.items():
-        if truth_column not in frame or place_column not in places:
+    for level, (truth_column, named, _) in PLACE_LEVELS.items():
+        if truth_column not in frame or named not in frame:
             continue
-        truth = frame[truth_column].reset_index(drop=True)
+        truth = frame[truth_column]
         known = truth.notna().to_numpy()
         if known.any():
-            same = (truth.astype(object) == places[place_column].astype(object)).to_numpy()
+            same = truth.to_numpy(dtype=object) == frame[named].to_numpy(dtype=object)
             hits[level] = np.where(known, same.astype(np.float64), np.nan)
-    return pd.DataFrame(hits)
+    return pd.DataFrame(hits, index=frame.index)
 
 
-def share_hits(frame: pd.DataFrame, places: pd.DataFrame | None) -> pd.DataFrame:
+def share_hits(frame: pd.DataFrame) -> pd.DataFrame:
     """One column per reported mean or share, NaN where a row takes no part in it.
 
     Names are the path of the number in the report, joined by a colon: ``geoscore``,
@@ -107,9 +114,8 @@ def share_hits(frame: pd.DataFrame, places: pd.DataFrame | None) -> pd.DataFrame
     columns: dict[str, np.ndarray] = {"geoscore": geoscore(error_km), "mean_km": error_km}
     for threshold in THRESHOLDS_KM:
         columns[f"accuracy_at_km:{threshold}"] = (error_km < threshold).astype(np.float64)
-    if places is not None:
-        for level, hits in place_hits(frame, places).items():
-            columns[f"place_accuracy:{level}"] = hits.to_numpy()
+    for level, hits in place_hits(frame).items():
+        columns[f"place_accuracy:{level}"] = hits.to_numpy()
     for feature in head_features(frame):
         for name, hits in context_metrics.rank_hits(frame, feature).items():
             columns[f"context:{feature}:{name}"] = hits
@@ -132,7 +138,8 @@ def summarise(
         frame: a predictions table.
         baselines: guesses (n, 2) for the same rows, by name (``baselines.baseline_guesses``), on
             top of those that the table already holds (``baselines.with_baselines``).
-        gazetteer: something with ``frame(coordinates)``; None leaves place accuracies out.
+        gazetteer: for place accuracies, where the table has not got the names of the predicted
+            points; None then leaves them out.
         resamples: bootstrap resamples of the 95 % intervals; 0 leaves the intervals out.
         seed: of the bootstrap.
 
@@ -143,16 +150,16 @@ def summarise(
         of each, and the paired ``difference`` of the model from it), and ``intervals``, which
         repeats the paths of the numbers with [low, high]. Shares lie between 0 and 1.
     """
-    places = predicted_places(frame, gazetteer) if gazetteer is not None and len(frame) else None
+    if gazetteer is not None and "predicted_country_key" not in frame:
+        frame = with_places(frame, gazetteer)
     error_km = frame["error_km"].to_numpy(np.float64)
     groups = frame["sequence"].to_numpy() if "sequence" in frame else None
     draw = {"resamples": resamples, "seed": seed, "groups": groups}
     report: dict[str, Any] = {"n": len(frame), **distance_metrics(error_km)}
     report["place_accuracy"], report["place_n"] = {}, {}
-    if places is not None:
-        for level, hits in place_hits(frame, places).items():
-            report["place_accuracy"][level] = float(hits.mean())
-            report["place_n"][level] = int(hits.notna().sum())
+    for level, hits in place_hits(frame).items():
+        report["place_accuracy"][level] = float(hits.mean())
+        report["place_n"][level] = int(hits.notna().sum())
     report["context"] = {
         feature: context_metrics.head_metrics(frame, feature) for feature in head_features(frame)
     }
@@ -168,7 +175,7 @@ def summarise(
             report["baselines"][name]["difference"] = paired_difference(error_km, other, **draw)
     report["intervals"] = {}
     if resamples and len(frame):
-        columns = share_hits(frame, places)
+        columns = share_hits(frame)
         shares = [":" in path for path in columns.columns]
         bounds = intervals.mean_intervals(columns.to_numpy(), shares=shares, **draw)
         for path, bound in zip(columns.columns, bounds, strict=True):

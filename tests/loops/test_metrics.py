@@ -2,6 +2,7 @@
 
 import json
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -77,9 +78,10 @@ class TestDistances:
 class TestPlaces:
     """OSV-5M: the reverse-geocoded guess against unique_*, missing truths out of that level."""
 
-    def places(self, *rows):
+    def guessed(self, frame, *rows):
         names = ["unique_country", "unique_region", "unique_sub-region", "unique_city"]
-        return pd.DataFrame(rows, columns=names)
+        found = pd.DataFrame(rows, columns=names)
+        return metrics.with_places(frame, SimpleNamespace(frame=lambda coordinates: found))
 
     def test_levels_have_their_own_denominators(self):
         frame = table(
@@ -90,13 +92,14 @@ class TestPlaces:
             county_key=["Taylor County_Texas_US", None, None, None],
             city_key=["Abilene_Taylor County_Texas_US", "Waco__Texas_US", None, None],
         )
-        places = self.places(
+        frame = self.guessed(
+            frame,
             ("US", "Texas_US", "Taylor County_Texas_US", "Tye_Taylor County_Texas_US"),
             ("US", "Ohio_US", "Ross County_Ohio_US", "Waco__Texas_US"),
             ("SN", "Central River_GM", None, None),
             ("US", "Texas_US", None, None),
         )
-        hits = metrics.place_hits(frame, places)
+        hits = metrics.place_hits(frame)
         assert hits["country"].tolist() == [1, 1, 0, 1]
         assert hits["region"].tolist()[:3] == [1, 0, 1]
         assert math.isnan(hits["region"][3])
@@ -106,12 +109,16 @@ class TestPlaces:
 
     def test_guess_without_a_name_is_wrong(self):
         frame = table([(0, 0)], [(0, 0)], county_key=["Taylor County_Texas_US"])
-        assert metrics.place_hits(frame, self.places(("US", "", None, "")))["sub-region"][0] == 0
+        assert metrics.place_hits(self.guessed(frame, ("US", "", None, "")))["sub-region"][0] == 0
 
     def test_level_that_no_row_knows_is_left_out(self):
         frame = table([(0, 0)], [(0, 0)], county_key=[None], country_key=["US"])
-        places = self.places(("US", "", None, ""))
-        assert list(metrics.place_hits(frame, places)) == ["country"]
+        assert list(metrics.place_hits(self.guessed(frame, ("US", "", None, "")))) == ["country"]
+
+    def test_filtered_rows_keep_their_hits(self):
+        frame = table(np.zeros((2, 2)), np.zeros((2, 2)), country_key=["US", "GM"])
+        frame = self.guessed(frame, ("US", "", None, ""), ("US", "", None, ""))
+        assert metrics.place_hits(frame.iloc[1:])["country"].tolist() == [0]
 
     def test_worked_example_with_the_real_gazetteer(self):
         abilene, waco, el_paso = (32.449, -99.733), (31.549, -97.147), (31.759, -106.487)
