@@ -13,7 +13,8 @@ import pandas as pd
 from geoclip_core.data import osv_mini
 from geoclip_core.data.demo_places import demo_coordinates, demo_moments
 from geoclip_core.data.folders import whole_folder
-from geoclip_core.data.scenes import SceneFacts, draw_scene
+from geoclip_core.data.scene_season import SceneFacts
+from geoclip_core.data.scenes import draw_scene
 from geoclip_core.earth.climate import ClimateRaster, climate_names, index_of_code
 from geoclip_core.earth.gazetteer import Gazetteer
 
