@@ -33,6 +33,7 @@ PHOTO_SUFFIXES = frozenset(
 _FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "GIF", "BMP", "TIFF")
 _HEIF_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"}
 _DRAFTABLE = {"JPEG", "MPO"}
+_CUT_OFF = ("truncated", "end of file", "bytes not processed")
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -88,7 +89,8 @@ def open_photo(
     Args:
         source: what to read. A PIL image is copied, never changed.
         name: how to call it in errors; by default the file name.
-        max_pixels: refuse larger images before decoding them.
+        max_pixels: refuse larger images before decoding them (Pillow's own limit of 179 million
+            stands above any other).
         max_bytes: refuse larger files before reading them.
         draft_size: a side, or (width, height), that is enough: a JPEG is then decoded at the
             smallest of 1/1, 1/2, 1/4, 1/8 that is no smaller (3 times faster for large photos).
@@ -101,7 +103,7 @@ def open_photo(
         PhotoError: for anything that is not a readable photo within the limits.
     """
     if isinstance(source, Image.Image):
-        label = name or Path(getattr(source, "filename", "") or "photo").name
+        label = _label(name or Path(getattr(source, "filename", "") or "photo").name)
         return _decoded(source, label, max_pixels, draft_size=None)
     content, label = _content(source, name, max_bytes)
     with _opened(content, label) as image:
@@ -124,12 +126,14 @@ def read_photo_exif(source: Source, *, name: str | None = None) -> ExifFacts:
 
 def _content(source: Source, name: str | None, max_bytes: int) -> tuple[bytes, str]:
     if isinstance(source, str | os.PathLike):
-        label = name or Path(source).name or str(source)
+        if not os.fspath(source):
+            raise PhotoError("The path of the photo is empty.")
+        label = _label(name or Path(source).name or str(source))
         content = _file_content(Path(source), label, max_bytes)
     elif isinstance(source, bytes | bytearray | memoryview):
-        label, content = name or "photo", bytes(source)
+        label, content = _label(name or "photo"), bytes(source)
     elif hasattr(source, "read"):
-        label = name or Path(str(getattr(source, "name", "") or "photo")).name
+        label = _label(name or Path(str(getattr(source, "name", "") or "photo")).name)
         content = source.read(max_bytes + 1)
         if not isinstance(content, bytes):
             raise PhotoError(f"{label} was opened as text: open it in binary mode.")
@@ -156,13 +160,21 @@ def _file_content(path: Path, label: str, max_bytes: int) -> bytes:
         with path.open("rb") as stream:
             return stream.read(max_bytes + 1)
     except FileNotFoundError as error:
-        raise PhotoError(f"There is no file {path}.") from error
+        raise PhotoError(f"{label} does not exist in {path.absolute().parent}.") from error
     except PermissionError as error:
         raise PhotoError(f"{label} may not be read: permission denied.") from error
     except PhotoError:
         raise
-    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
-        raise PhotoError(f"{label!r} cannot be read: {error}.") from error
+    except OSError as error:
+        raise PhotoError(f"{label} cannot be read: {error.strerror or error}.") from error
+    except ValueError as error:
+        raise PhotoError(f"{label} is not a file name: {error}.") from error
+
+
+def _label(name: str) -> str:
+    """A file name fit for a message: one line, of a length that leaves room for the sentence."""
+    name = "".join(character if character.isprintable() else "?" for character in name)
+    return name if len(name) <= 80 else f"{name[:50]}…{name[-25:]}"
 
 
 def _too_many_bytes(label: str, max_bytes: int) -> str:
@@ -185,18 +197,19 @@ def _opened(content: bytes, label: str) -> Image.Image:
             "(JPEG, PNG, WebP, HEIC, AVIF, GIF, BMP or TIFF)."
         ) from error
     except Image.DecompressionBombError as error:
-        raise PhotoError(f"{label} claims to have more pixels than any photo: {error}") from error
+        raise PhotoError(f"{label} has more pixels than are ever read: {error}") from error
     except Exception as error:
         # Decoders raise anything on crafted bytes; whatever it is, the file is what is wrong.
-        raise PhotoError(f"{label} is damaged: {error or type(error).__name__}.") from error
+        reason = str(error).rstrip(".") or type(error).__name__
+        raise PhotoError(f"{label} is damaged: {reason}.") from error
 
 
 def _check_size(image: Image.Image, label: str, max_pixels: int) -> None:
     width, height = image.size
     if width * height > max_pixels:
         raise PhotoError(
-            f"{label} has {width} × {height} pixels; at most "
-            f"{max_pixels / 1e6:,.4g} million are read."
+            f"{label} has {width} × {height} pixels; at most {max_pixels / 1e6:,.4g} million "
+            "are read."
         )
 
 
@@ -226,9 +239,9 @@ def _decoded(
     except Exception as error:
         # The same as above: crafted or cut-off bytes, found while decoding.
         reason = str(error) or type(error).__name__
-        if "truncated" in reason.lower() or isinstance(error, EOFError):
+        if isinstance(error, EOFError) or any(sign in reason.lower() for sign in _CUT_OFF):
             raise PhotoError(f"{label} is cut off: the file ends before the picture.") from error
-        raise PhotoError(f"{label} is damaged: {reason}.") from error
+        raise PhotoError(f"{label} is damaged: {reason.rstrip('.')}.") from error
     # Pixels only: what the file said about itself must not travel on with copies of the image.
     upright.info = {}
     return Photo(
@@ -247,7 +260,9 @@ def _rgb(image: Image.Image, label: str) -> Image.Image:
     """A new 8-bit RGB image; transparent parts are laid on white."""
     if image.mode.startswith("I"):
         # Pillow's own conversion clips at 255 and would turn 16-bit greys white.
-        grey = np.asarray(image).astype(np.float64).clip(0, 65535) / 257
+        grey = np.asarray(image).clip(0, 65535).astype(np.float32)
+        if image.mode != "I" or grey.max() > 255:
+            grey /= 257
         return Image.fromarray(grey.round().astype(np.uint8)).convert("RGB")
     if image.mode == "F":
         raise PhotoError(f"{label} holds measurements (floating point), not a photo.")

@@ -65,7 +65,7 @@ class Geocells:
         if len(self) > 1:
             chords = self._tree.query(unit_vectors(self.centres), k=2)[1][:, 1]
             spacing = haversine_km(self.centres, self.centres[chords])
-            radius = np.where(radius > 0, radius, spacing / 2)
+            radius = np.where(radius > 1e-6, radius, spacing / 2)
         return radius
 
     def to_dict(self) -> dict[str, NDArray[np.float64]]:

@@ -1,0 +1,400 @@
+import io
+import os
+import struct
+import zlib
+from datetime import UTC, datetime
+
+import numpy as np
+import pillow_heif
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image, TiffImagePlugin
+
+from geoclip_core.data.photos import PHOTO_SUFFIXES, PhotoError, open_photo, read_photo_exif
+from tests.data.exif_bytes import ASCII, SHORT, degrees, entry, exif_block, gps_fields
+
+# A reset of pytest: outside of it, geoclip_core.data.photos keeps Pillow's warnings quiet.
+pytestmark = pytest.mark.filterwarnings("ignore:::PIL")
+
+RED, GREEN, BLUE, WHITE, BLACK = (
+    (255, 0, 0),
+    (0, 255, 0),
+    (0, 0, 255),
+    (255, 255, 255),
+    (0, 0, 0),
+)
+EXIF = exif_block(
+    {0x0112: entry(SHORT, 1)},
+    {0x9003: entry(ASCII, "2021:07:14 09:30:00"), 0x9011: entry(ASCII, "+10:00")},
+    gps_fields(degrees(33, 51, 30), "S", degrees(151, 12, 36), "E"),
+)
+POSITION = pytest.approx((-33.858333, 151.21), abs=1e-6)
+
+
+def encoded(image, kind, **options):
+    stream = io.BytesIO()
+    image.save(stream, kind, **options)
+    return stream.getvalue()
+
+
+def picture(size=(64, 48), seed=0):
+    """Smooth noise: no side looks like another, and lossy formats keep it."""
+    noise = np.random.default_rng(seed).integers(0, 255, (6, 8, 3)).astype(np.uint8)
+    return Image.fromarray(noise).resize(size, Image.Resampling.BICUBIC)
+
+
+def png(rows, colour_type, depth, *chunks):
+    """A PNG from samples (height, width[, channels]): Pillow cannot write all that it reads."""
+    height, width = rows.shape[:2]
+    lines = b"".join(b"\0" + row.astype(">u2" if depth == 16 else "u1").tobytes() for row in rows)
+    header = struct.pack(">IIBBBBB", width, height, depth, colour_type, 0, 0, 0)
+    parts = [(b"IHDR", header), *chunks, (b"IDAT", zlib.compress(lines)), (b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        for kind, data in parts
+    )
+
+
+def pixels(photo):
+    return [photo.image.getpixel((x, 0)) for x in range(photo.image.width)]
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF"])
+def test_every_format_gives_the_same_picture(kind):
+    original = picture()
+    photo = open_photo(encoded(original, kind))
+    assert photo.image.mode == "RGB"
+    assert photo.image.size == photo.size == (64, 48)
+    assert photo.format == kind
+    difference = np.asarray(photo.image, dtype=float) - np.asarray(original)
+    assert np.abs(difference).mean() < 12
+    assert photo.position is None
+    assert photo.captured_at is None
+
+
+def test_heic_of_a_phone():
+    pillow_heif.register_heif_opener()
+    original = picture()
+    photo = open_photo(encoded(original, "HEIF", exif=EXIF, quality=90), name="IMG_1.HEIC")
+    assert photo.format == "HEIF"
+    assert photo.image.size == (64, 48)
+    assert np.abs(np.asarray(photo.image, dtype=float) - np.asarray(original)).mean() < 12
+    assert photo.position == POSITION
+
+
+def test_mpo_gives_the_first_of_its_pictures():
+    first, second = picture(seed=1), Image.new("RGB", (32, 24), RED)
+    content = encoded(first, "MPO", save_all=True, append_images=[second])
+    photo = open_photo(content)
+    assert photo.format == "MPO"
+    assert photo.image.size == (64, 48)
+    assert open_photo(content, draft_size=20).image.size == (32, 24)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+def test_position_and_time_of_every_format(kind):
+    photo = open_photo(encoded(picture(), kind, exif=EXIF))
+    assert photo.position == POSITION
+    assert photo.captured_at == datetime(2021, 7, 13, 23, 30, tzinfo=UTC)
+    assert photo.captured_at_is_utc
+    facts = read_photo_exif(encoded(picture(), kind, exif=EXIF))
+    assert (facts.latitude, facts.longitude) == POSITION
+
+
+def test_what_the_file_said_does_not_travel_with_the_image():
+    photo = open_photo(encoded(picture(), "JPEG", exif=EXIF, comment=b"mine"))
+    assert photo.image.info == {}
+    assert not dict(photo.image.getexif())
+    again = open_photo(encoded(photo.image, "JPEG"))
+    assert again.position is None
+
+
+@pytest.mark.parametrize(
+    ("orientation", "corner"),
+    enumerate([(0, 0), (1, 0), (1, 1), (0, 1), (0, 0), (1, 0), (1, 1), (0, 1)], start=1),
+)
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+def test_orientation_is_applied_once(kind, orientation, corner):
+    """``corner``: where the stored upper left ends up (Exif 2.32, table of Orientation)."""
+    stored = Image.new("RGB", (64, 32), WHITE)
+    stored.paste(RED, (0, 0, 16, 16))
+    block = exif_block({0x0112: entry(SHORT, orientation)})
+    photo = open_photo(encoded(stored, kind, exif=block), draft_size=16)
+    width, height = photo.image.size
+    expected = (32, 64) if orientation >= 5 else (64, 32)
+    assert photo.size == expected
+    assert width / height == expected[0] / expected[1]
+    x, y = corner[0] * (width - 1), corner[1] * (height - 1)
+    assert photo.image.getpixel((x, y)) == pytest.approx(RED, abs=12)
+    assert photo.image.getpixel((width - 1 - x, height - 1 - y)) == pytest.approx(WHITE, abs=12)
+
+
+def test_orientation_of_a_tiff_is_applied_once():
+    stored = Image.new("RGB", (64, 32), WHITE)
+    stored.paste(RED, (0, 0, 16, 16))
+    tags = TiffImagePlugin.ImageFileDirectory_v2()
+    tags[0x0112] = 6
+    photo = open_photo(encoded(stored, "TIFF", tiffinfo=tags))
+    assert photo.size == photo.image.size == (32, 64)
+    assert photo.image.getpixel((31, 0)) == RED
+
+
+@pytest.mark.parametrize(
+    ("size", "draft", "decoded"),
+    [
+        ((1600, 800), 200, (400, 200)),
+        ((1600, 800), 201, (800, 400)),
+        ((1600, 800), (200, 100), (200, 100)),
+        ((1600, 800), 4000, (1600, 800)),
+    ],
+)
+def test_a_draft_is_never_smaller_than_asked(size, draft, decoded):
+    content = encoded(picture(size), "JPEG")
+    photo = open_photo(content, draft_size=draft)
+    assert photo.image.size == decoded
+    assert photo.size == size
+    assert open_photo(encoded(picture((160, 80)), "PNG"), draft_size=10).image.size == (160, 80)
+
+
+def test_a_draft_is_asked_in_upright_sides():
+    block = exif_block({0x0112: entry(SHORT, 6)})
+    photo = open_photo(encoded(picture((1600, 800)), "JPEG", exif=block), draft_size=(100, 200))
+    assert photo.image.size == (100, 200)
+    assert photo.size == (800, 1600)
+
+
+GREY = np.array([[0, 257 * 50, 65535]])
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        png(GREY, 0, 16),
+        png(np.stack([GREY] * 3, -1), 2, 16),
+        png(np.stack([GREY, np.full_like(GREY, 65535)], -1), 4, 16),
+        encoded(Image.fromarray(GREY.astype("<u2")), "TIFF"),
+        encoded(Image.fromarray(GREY.astype(np.int32)), "TIFF"),
+    ],
+    ids=["grey", "rgb", "grey-alpha", "tiff", "tiff-32"],
+)
+def test_sixteen_bits_are_scaled_not_clipped(content):
+    assert pixels(open_photo(content)) == [BLACK, (50, 50, 50), WHITE]
+
+
+def test_wide_integers_that_hold_bytes_are_not_darkened():
+    image = Image.fromarray(np.array([[0, 50, 255]], dtype=np.int32))
+    assert pixels(open_photo(image)) == [BLACK, (50, 50, 50), WHITE]
+
+
+def test_transparency_lies_on_white():
+    half = [(127, 127, 255), (128, 128, 255)]
+    rgba = Image.new("RGBA", (3, 1))
+    rgba.putdata([(*RED, 255), (*GREEN, 0), (*BLUE, 128)])
+    shown = pixels(open_photo(encoded(rgba, "PNG")))
+    assert shown[:2] == [RED, WHITE]
+    assert shown[2] in half
+    palette = png(
+        np.array([[0, 1, 2]]),
+        3,
+        8,
+        (b"PLTE", bytes([*RED, *GREEN, *BLUE])),
+        (b"tRNS", b"\xff\0\x80"),
+    )
+    shown = pixels(open_photo(palette))
+    assert shown[:2] == [RED, WHITE]
+    assert shown[2] in half
+    keyed = png(np.array([[BLACK, RED]]), 2, 8, (b"tRNS", bytes(6)))
+    assert pixels(open_photo(keyed)) == [WHITE, RED]
+    grey = Image.new("LA", (2, 1))
+    grey.putdata([(10, 255), (10, 0)])
+    assert pixels(open_photo(encoded(grey, "PNG"))) == [(10, 10, 10), WHITE]
+
+
+def test_colour_spaces_become_rgb():
+    for mode in ("1", "L", "P", "CMYK", "YCbCr", "HSV", "PA", "RGBX"):
+        image = Image.new("RGB", (8, 8), WHITE)
+        image = image.convert("P").convert(mode) if mode == "PA" else image.convert(mode)
+        photo = open_photo(image)
+        assert photo.image.mode == "RGB"
+        assert photo.image.getpixel((4, 4)) == pytest.approx(WHITE, abs=2)
+    cmyk = encoded(Image.new("CMYK", (16, 16), (0, 255, 255, 0)), "JPEG")
+    assert open_photo(cmyk).image.getpixel((8, 8)) == pytest.approx(RED, abs=6)
+
+
+def test_floating_point_images_are_no_photos():
+    with pytest.raises(PhotoError, match="measurements"):
+        open_photo(encoded(Image.new("F", (4, 4)), "TIFF"))
+
+
+@pytest.mark.parametrize("kind", ["GIF", "PNG", "WEBP"])
+def test_the_first_frame_of_an_animation(kind):
+    frames = [Image.new("RGB", (16, 16), colour) for colour in (RED, GREEN, BLUE)]
+    content = encoded(frames[0], kind, save_all=True, append_images=frames[1:], duration=50)
+    assert open_photo(content).image.getpixel((8, 8)) == pytest.approx(RED, abs=6)
+
+
+def test_every_kind_of_source(tmp_path):
+    content = encoded(picture(), "JPEG", exif=EXIF)
+    path = tmp_path / "Strand am Abend.jpg"
+    path.write_bytes(content)
+    for source in (path, str(path)):
+        photo = open_photo(source)
+        assert photo.name == "Strand am Abend.jpg"
+        assert photo.position == POSITION
+    stream = io.BytesIO(content)
+    stream.name = "folder/upload.jpg"
+    assert open_photo(stream).name == "upload.jpg"
+    assert open_photo(bytearray(content)).name == open_photo(memoryview(content)).name == "photo"
+    with Image.open(path) as image:
+        photo = open_photo(image, name="mine")
+        assert (photo.name, photo.position) == ("mine", POSITION)
+        assert image.info
+    array = Image.fromarray(np.zeros((4, 5, 3), np.uint8))
+    assert open_photo(array).size == (5, 4)
+
+
+def test_an_image_that_was_given_is_not_changed():
+    image = picture()
+    before = image.tobytes()
+    photo = open_photo(image)
+    photo.image.paste(RED, (0, 0, 64, 48))
+    assert image.tobytes() == before
+
+
+def test_what_a_file_is_its_bytes_decide(tmp_path):
+    path = tmp_path / "really-a.jpg"
+    path.write_bytes(encoded(picture(), "PNG"))
+    assert open_photo(path).format == "PNG"
+    assert {".jpg", ".heic", ".png", ".webp"} <= PHOTO_SUFFIXES
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"Dear diary, today I renamed a text file.\n",
+        b"%PDF-1.7\n1 0 obj",
+        b'<svg xmlns="http://www.w3.org/2000/svg"></svg>',
+        b"\0\0\0\x18ftypisom\0\0\0\0isomiso2" + bytes(100),
+        b"\0\0\0\x18ftypheic" + b"x" * 100,
+        b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n",
+        b"\xff\xd8\xff",
+        bytes(64),
+    ],
+    ids=["text", "pdf", "svg", "video", "empty-heic", "postscript", "jpeg-head", "zeros"],
+)
+def test_other_files_are_named_with_what_is_read(tmp_path, content):
+    path = tmp_path / "notes.jpg"
+    path.write_bytes(content)
+    with pytest.raises(PhotoError, match=r"^notes\.jpg (is not a photo|is damaged|is cut off)"):
+        open_photo(path)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "HEIF"])
+@pytest.mark.parametrize("share", [0.3, 0.6, 0.9])
+def test_truncated_files(kind, share):
+    pillow_heif.register_heif_opener()
+    content = encoded(picture((300, 200)), kind)
+    with pytest.raises(PhotoError, match=r"^IMG is (cut off|damaged|not a photo)"):
+        open_photo(content[: int(len(content) * share)], name="IMG")
+
+
+def test_a_cut_off_jpeg_says_so():
+    content = encoded(picture((300, 200)), "JPEG")
+    with pytest.raises(PhotoError, match="photo is cut off: the file ends before the picture"):
+        open_photo(content[: len(content) // 2])
+
+
+def test_a_damaged_png_says_so():
+    content = bytearray(encoded(picture(), "PNG"))
+    content[60] ^= 0xFF
+    with pytest.raises(PhotoError, match=r"photo is (damaged|cut off)"):
+        open_photo(bytes(content))
+
+
+def test_no_photo_at_all(tmp_path):
+    (tmp_path / "empty.jpg").touch()
+    os.mkfifo(tmp_path / "pipe.jpg")
+    (tmp_path / "lost.jpg").symlink_to(tmp_path / "nowhere.jpg")
+    for source, message in [
+        (tmp_path / "empty.jpg", "empty.jpg is empty"),
+        (b"", "photo is empty"),
+        (tmp_path, "is a folder, not a photo"),
+        (tmp_path / "pipe.jpg", "pipe.jpg is a device or a pipe"),
+        (tmp_path / "missing.jpg", "missing.jpg does not exist in"),
+        (tmp_path / "lost.jpg", "lost.jpg does not exist in"),
+        (tmp_path / "empty.jpg" / "x.jpg", "x.jpg cannot be read: Not a directory"),
+        ("", "path of the photo is empty"),
+        ("a\0b.jpg", r"a\?b.jpg is not a file name"),
+        ("x" * 5000 + ".jpg", "cannot be read: File name too long"),
+        (42, "not int"),
+        (None, "not NoneType"),
+        (io.StringIO("text"), "binary mode"),
+    ]:
+        with pytest.raises(PhotoError, match=message) as caught:
+            open_photo(source)
+        assert "\n" not in str(caught.value)
+        assert len(str(caught.value)) < 300
+
+
+def test_line_breaks_in_a_name_stay_out_of_the_message():
+    with pytest.raises(PhotoError, match=r"^a\?b is empty\.$"):
+        open_photo(b"", name="a\nb")
+
+
+def test_limit_on_bytes(tmp_path):
+    content = encoded(picture(), "PNG")
+    path = tmp_path / "big.png"
+    path.write_bytes(content)
+    assert open_photo(path, max_bytes=len(content))
+    for source in (path, content, io.BytesIO(content)):
+        with pytest.raises(PhotoError, match="larger than 0 MB"):
+            open_photo(source, max_bytes=len(content) - 1)
+
+
+def test_limit_on_pixels_holds_before_decoding():
+    bomb = encoded(Image.new("1", (13_000, 13_000)), "PNG")
+    assert len(bomb) < 100_000
+    with pytest.raises(PhotoError, match=r"13000 × 13000 pixels; at most 120 million"):
+        open_photo(bomb)
+    with pytest.raises(PhotoError, match="13000"):
+        read_photo_exif(bomb)
+    with pytest.raises(PhotoError, match="pixels"):
+        open_photo(picture(), max_pixels=1000)
+    assert open_photo(picture(), max_pixels=64 * 48)
+
+
+def test_a_header_that_claims_billions_of_pixels():
+    huge = struct.pack(">IIBBBBB", 2**31 - 1, 2**31 - 1, 8, 2, 0, 0, 0)
+    content = bytearray(png(np.zeros((1, 1, 3)), 2, 8))
+    content[16:29] = huge
+    content[29:33] = struct.pack(">I", zlib.crc32(b"IHDR" + huge))
+    with pytest.raises(PhotoError, match="more pixels than"):
+        open_photo(bytes(content))
+
+
+def test_text_that_unpacks_to_gigabytes_is_refused():
+    bomb = zlib.compress(bytes(80_000_000), 9)
+    content = png(np.zeros((4, 4)), 0, 8, (b"zTXt", b"Comment\0\0" + bomb))
+    with pytest.raises(PhotoError, match="damaged"):
+        open_photo(content)
+
+
+@given(st.integers(0, 10_000), st.binary(min_size=1, max_size=12))
+@settings(max_examples=150, deadline=None)
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF", "GIF"])
+def test_overwritten_bytes_give_a_photo_or_a_sentence(kind, position, damage):
+    content = bytearray(SAMPLES[kind])
+    position %= len(content)
+    content[position : position + len(damage)] = damage
+    try:
+        said = open_photo(bytes(content), max_pixels=10_000_000).image.mode
+    except PhotoError as error:
+        said = str(error)
+    assert said == "RGB" or (said.startswith("photo ") and said.endswith("."))
+
+
+SAMPLES = {
+    kind: encoded(picture(), kind, **({} if kind in {"TIFF", "GIF"} else {"exif": EXIF}))
+    for kind in ("JPEG", "PNG", "WEBP", "TIFF", "GIF")
+}

@@ -1,0 +1,192 @@
+import threading
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from geoclip_core.earth import climate
+from geoclip_core.earth.climate import (
+    UNKNOWN,
+    ClimateRaster,
+    climate_names,
+    climate_of_code,
+    climate_of_symbol,
+    code_of_index,
+    index_of_code,
+)
+
+
+@pytest.fixture(scope="module")
+def raster():
+    return ClimateRaster.load()
+
+
+def test_thirty_classes_in_the_order_of_their_index():
+    classes = climate_names()
+    assert [c.index for c in classes] == list(range(30))
+    symbols = " ".join(c.symbol for c in classes)
+    assert symbols == (
+        "unknown Af Am Aw BWh BWk BSh BSk Csa Csb Csc Cwa Cwb Cwc Cfa Cfb Cfc Dsa Dsb Dsc "
+        "Dwa Dwb Dwc Dwd Dfa Dfb Dfc Dfd ET EF"
+    )
+    assert len({c.rgb for c in classes}) == 30
+
+
+def test_a_class_is_shown_with_its_symbol_first():
+    assert climate_of_symbol("Cfa").label == "Cfa, temperate, no dry season, hot summer"
+    assert climate_of_symbol("BSk").label == "BSk, arid, steppe, cold"
+    assert climate_names()[0].label == "unknown (water or no data)"
+    assert climate_of_symbol("Cfa").hex == "#c8ff50"
+    with pytest.raises(KeyError, match="Cfz"):
+        climate_of_symbol("Cfz")
+
+
+@pytest.mark.parametrize(
+    ("code", "index", "symbol"),
+    [
+        (1, 1, "Af"),
+        (14, 14, "Cfa"),
+        (15, 15, "Cfb"),
+        (19, 19, "Dsc"),
+        (21, 20, "Dwa"),
+        (25, 24, "Dfa"),
+        (29, 28, "ET"),
+        (30, 29, "EF"),
+    ],
+)
+def test_codes_above_twenty_move_down_by_one(code, index, symbol):
+    assert index_of_code(code) == index
+    assert code_of_index(index) == code
+    assert climate_names()[index].symbol == symbol
+    assert climate_of_code(code) == climate_names()[index]
+
+
+def test_codes_without_a_class_take_no_part_in_a_loss():
+    assert index_of_code([0, 20, np.nan]).tolist() == [UNKNOWN] * 3
+    assert UNKNOWN == -100
+    dsd = climate_of_code(20)
+    assert (dsd.symbol, dsd.index) == ("Dsd", UNKNOWN)
+    assert dsd.label == "Dsd, cold, dry summer, very cold winter"
+    assert code_of_index([0, UNKNOWN]).tolist() == [0, 0]
+
+
+@pytest.mark.parametrize(
+    "column",
+    [
+        pd.Series([14, None, 21], dtype="Int64"),
+        pd.Series([14.0, np.nan, 21.0]),
+        pd.Series(["14", None, "21.0"], dtype="str"),
+        np.array([14, None, 21], dtype=object),
+        [14, None, 21],
+    ],
+)
+def test_columns_of_any_type_are_read(column):
+    assert index_of_code(column).tolist() == [14, UNKNOWN, 20]
+
+
+def test_every_shape_is_kept():
+    assert index_of_code(7).shape == ()
+    assert index_of_code([[1, 2], [3, 30]]).tolist() == [[1, 2], [3, 29]]
+    assert index_of_code([]).shape == (0,)
+
+
+@pytest.mark.parametrize("bad", [31, -1, 2.5, "Cfa", -100])
+def test_what_is_no_code_is_named(bad):
+    with pytest.raises(ValueError, match=r"[Cc]limate code"):
+        index_of_code([1, bad])
+
+
+@pytest.mark.parametrize("bad", [30, -1])
+def test_what_is_no_index_is_named(bad):
+    with pytest.raises(ValueError, match=str(bad)):
+        code_of_index([1, bad])
+    with pytest.raises(ValueError, match="31"):
+        climate_of_code(31)
+
+
+@pytest.mark.parametrize(
+    ("place", "symbol"),
+    [
+        ((29.7604, -95.3698), "Cfa"),  # Houston
+        ((39.1836, -96.5717), "Dfa"),  # Manhattan, Kansas
+        ((39.7392, -104.9903), "BSk"),  # Denver
+        ((-43.9500, -176.5600), "Cfb"),  # Chatham Islands
+        ((-3.1190, -60.0217), "Af"),  # Manaus
+        ((25.0, 5.0), "BWh"),  # Sahara
+        ((51.5074, -0.1278), "Cfb"),  # London
+        ((62.0272, 129.7320), "Dfd"),  # Yakutsk
+        ((72.0, -40.0), "EF"),  # Greenland's ice
+        ((-90.0, 0.0), "EF"),
+        ((66.52, 124.93), "Dsd"),  # on the map, but in no photo of the dataset
+        ((40.0, -40.0), "unknown"),  # Atlantic
+        ((90.0, 0.0), "unknown"),
+    ],
+)
+def test_climate_of_known_places(raster, place, symbol):
+    assert climate_of_code(raster.codes(place)).symbol == symbol
+
+
+def test_indices_are_labels_of_a_loss(raster):
+    found = raster.indices([(39.1836, -96.5717), (40, -40), (66.52, 124.93)])
+    assert found.tolist() == [24, UNKNOWN, UNKNOWN]
+    assert raster.is_land([(39.1836, -96.5717), (40, -40)]).tolist() == [True, False]
+
+
+def test_longitudes_wrap_and_corners_are_inside(raster):
+    assert raster.codes((39.1836, -96.5717 + 360)) == raster.codes((39.1836, -96.5717))
+    assert raster.codes([(90, 180), (-90, -180), (90, -180), (-90, 180)]).shape == (4,)
+    with pytest.raises(ValueError, match="Coordinate 0"):
+        raster.codes([(91, 0)])
+
+
+def test_runs_are_read_like_the_full_raster():
+    full = np.random.default_rng(3).integers(0, 3, (6, 12)).astype(np.uint8)
+    full[2:4] = 2
+    flat = full.ravel()
+    starts = np.concatenate([[0], np.flatnonzero(np.diff(flat)) + 1])
+    small = ClimateRaster(np.diff(starts, prepend=0).astype(np.uint32), flat[starts], full.shape)
+    latitude, longitude = np.meshgrid(75 - 30 * np.arange(6), -165 + 30 * np.arange(12))
+    coordinates = np.stack([latitude.T, longitude.T], axis=-1)
+    np.testing.assert_array_equal(small.codes(coordinates), full)
+    np.testing.assert_array_equal(small.grid(30), full)
+
+
+def test_belt_of_a_class_for_drawing(raster):
+    mask = raster.mask(14, step_degrees=0.5)
+    assert mask.cells.shape == (360, 720)
+    assert mask.climate.symbol == "Cfa"
+    assert mask.bounds == ((-90, -180), (90, 180))
+    rows, columns = np.nonzero(mask.cells)
+    np.testing.assert_array_equal(
+        raster.codes(np.stack([90 - (rows + 0.5) / 2, (columns + 0.5) / 2 - 180], axis=-1)), 14
+    )
+    image = mask.rgba(alpha=1)
+    assert image.shape == (360, 720, 4)
+    assert image[mask.cells][0].tolist() == [200, 255, 80, 255]
+    assert not image[~mask.cells].any()
+
+
+def test_belt_within_bounds_keeps_to_them(raster):
+    texas = ((25.8, -106.7), (36.6, -93.5))
+    mask = raster.mask(7, 0.1, texas)
+    assert mask.cells.shape == (108, 132)
+    assert mask.bounds == texas
+    assert 0.05 < mask.cells.mean() < 0.6
+    with pytest.raises(ValueError, match="bounds"):
+        raster.grid(1, ((10, 0), (0, 10)))
+    with pytest.raises(ValueError, match="grid"):
+        raster.grid(0)
+
+
+def test_raster_is_read_once_from_any_thread(monkeypatch):
+    monkeypatch.setattr(climate, "_CACHE", {})
+    found = []
+    threads = [
+        threading.Thread(target=lambda: found.append(ClimateRaster.load())) for _ in range(4)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(found) == 4
+    assert len({id(raster) for raster in found}) == 1
