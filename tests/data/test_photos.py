@@ -112,7 +112,7 @@ def test_what_the_file_said_does_not_travel_with_the_image():
 
 @pytest.mark.parametrize(
     ("orientation", "corner"),
-    enumerate([(0, 0), (1, 0), (1, 1), (0, 1), (0, 0), (1, 0), (1, 1), (0, 1)], start=1),
+    list(enumerate([(0, 0), (1, 0), (1, 1), (0, 1), (0, 0), (1, 0), (1, 1), (0, 1)], start=1)),
 )
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
 def test_orientation_is_applied_once(kind, orientation, corner):
