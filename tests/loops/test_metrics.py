@@ -336,6 +336,28 @@ class TestIntervals:
             got = intervals.weighted_quantile(values, np.cumsum(weights), share)
             assert got == pytest.approx(np.quantile(repeated, share))
 
+    @pytest.mark.parametrize("groups", [None, np.arange(12_000) // 3])
+    def test_large_samples_need_no_resampling(self, groups):
+        rng = np.random.default_rng(4)
+        center = np.repeat(rng.normal(0, 1, 4000), 3)
+        values = np.exp(center + rng.normal(0, 1, 12_000))
+        columns = np.stack([values, values < 1, np.where(center > 0, values, np.nan)], axis=1)
+        draw = {"groups": groups, "shares": [False, True, False]}
+        drawn = intervals.mean_intervals(columns, resamples=2000, **draw)
+        direct = intervals.large_sample_mean_intervals(columns, **draw)
+        for (low, high), (first, second) in zip(drawn, direct, strict=True):
+            assert [first, second] == pytest.approx([low, high], abs=0.07 * (high - low))
+        samples = intervals.quantile_samples(values, (0.5,), resamples=1000, groups=groups)
+        low, high = intervals.percentile_interval(samples[:, 0])
+        direct = intervals.large_sample_quantile_interval(values, 0.5, groups=groups)
+        assert direct == pytest.approx((low, high), abs=0.12 * (high - low))
+
+    def test_large_samples_with_rare_hits_are_exact(self):
+        hits = np.zeros((20_000, 1))
+        hits[:3] = 1
+        found = intervals.large_sample_mean_intervals(hits, shares=[True])[0]
+        assert found == intervals.exact_share_interval(3, 20_000)
+
     def test_paired_difference_is_narrower_than_two_separate_intervals(self):
         error = synthetic_predictions(800, candidates=False)["error_km"].to_numpy()
         gap = metrics.paired_difference(error, error + 20, resamples=300)
