@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from PIL import Image
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from geoclip_core.model.backbone import Preprocessing
@@ -60,35 +61,63 @@ def read_tower(folder: Path) -> nn.Module:
     Raises:
         ClipTowerError: if a file is missing, damaged, or does not fit the others.
     """
+    weights = _read_weights(folder)
+    vision = _vision_config(folder, weights)
+    tower = empty_tower(vision, device="meta")
+    try:
+        # The tensors themselves become the weights: no second copy of 1.2 GB.
+        tower.load_state_dict({k: t.float() for k, t in weights.items()}, assign=True)
+    except RuntimeError as error:
+        detail = " ".join(str(error).split())[:400]
+        raise ClipTowerError(f"{folder}: weights and config.json disagree: {detail}") from error
+    return tower.eval()
+
+
+def extract_tower(source: Path, target: Path) -> None:
+    """Write the vision tower of a whole CLIP into a folder of its own.
+
+    Raises:
+        ClipTowerError: if the source holds no tower, or cannot be read.
+    """
+    weights = _read_weights(source)
+    vision = _vision_config(source, weights)
+    target.mkdir(parents=True, exist_ok=True)
+    save_file(weights, target / "model.safetensors", metadata={"format": "pt"})
+    config = {"model_type": "clip_vision_model", **vision}
+    (target / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    statistics = pixel_statistics(source)
+    preprocessor = {"image_mean": statistics["mean"], "image_std": statistics["std"]}
+    text = json.dumps(preprocessor, indent=2) + "\n"
+    (target / "preprocessor_config.json").write_text(text, encoding="utf-8")
+
+
+def _read_weights(folder: Path) -> dict[str, Tensor]:
     weights: dict[str, Tensor] = {}
     for path in _weight_files(folder):
         try:
             with safe_open(path, framework="pt") as stored:
                 for name in stored.keys():  # noqa: SIM118
                     if name.startswith(_PARTS):
-                        weights[name] = stored.get_tensor(name).float()
+                        weights[name] = stored.get_tensor(name)
         except (OSError, SafetensorError) as error:
             raise ClipTowerError(f"{path} cannot be read as safetensors: {error}") from error
     # Older checkpoints keep the row numbers 0, 1, 2 ... as a weight.
     weights.pop("vision_model.embeddings.position_ids", None)
-    projection = weights.get("visual_projection.weight")
-    if projection is None:
+    if "visual_projection.weight" not in weights:
         raise ClipTowerError(f"{folder} holds no CLIP vision tower with a projection")
     for name, tensor in weights.items():
-        if not torch.isfinite(tensor).all():
-            raise ClipTowerError(f"{folder}: {name} holds numbers that are not finite")
+        if not tensor.is_floating_point() or not torch.isfinite(tensor).all():
+            raise ClipTowerError(f"{folder}: {name} must hold finite numbers")
+    return weights
+
+
+def _vision_config(folder: Path, weights: dict[str, Tensor]) -> dict[str, Any]:
     config = _read_json(folder / "config.json")
     vision = config.get("vision_config", config)
     if not isinstance(vision, dict):
         raise ClipTowerError(f"{folder / 'config.json'}: vision_config must be an object")
-    tower = empty_tower({**vision, "projection_dim": len(projection)}, device="meta")
-    try:
-        # The tensors themselves become the weights: no second copy of 1.2 GB.
-        tower.load_state_dict(weights, assign=True)
-    except RuntimeError as error:
-        detail = " ".join(str(error).split())[:400]
-        raise ClipTowerError(f"{folder}: weights and config.json disagree: {detail}") from error
-    return tower.eval()
+    # Some configurations tell another width than the weights have.
+    return {**vision, "projection_dim": len(weights["visual_projection.weight"])}
 
 
 def tower_digest(folder: Path) -> str:
