@@ -16,7 +16,8 @@ import pandas as pd
 
 from geoclip_core.earth.climate import UNKNOWN, index_of_code
 
-FILE_SPLITS = ("train", "test")
+# "buffer" is written by this project only: photos of neither side, too close to both.
+FILE_SPLITS = ("train", "test", "buffer")
 UNKNOWN_REGION = "unknown"  # the folder of photos whose region is not known
 DESCRIPTION_FILE = "dataset.json"
 MAX_TEXT = 300  # longest id or place name that is believed
@@ -113,8 +114,8 @@ def read_description(root: Path) -> dict[str, Any]:
     return content
 
 
-def read_text(path: Path, columns: Sequence[str] = WANTED) -> pd.DataFrame:
-    """The wanted columns of a CSV that it has, all as text, missing values as "".
+def read_text(path: Path, columns: Sequence[str] | None = WANTED) -> pd.DataFrame:
+    """The wanted columns (None: all) of a CSV that it has, as text, missing values as "".
 
     Raises:
         DatasetError: not a CSV in UTF-8, empty, ragged, or without id, latitude and longitude.
@@ -126,7 +127,7 @@ def read_text(path: Path, columns: Sequence[str] = WANTED) -> pd.DataFrame:
             dtype="str",
             na_filter=False,
             encoding="utf-8-sig",
-            usecols=lambda name: name.strip() in columns,
+            usecols=None if columns is None else lambda name: name.strip() in columns,
         )
     except pd.errors.EmptyDataError as error:
         raise DatasetError(f"{path}: the file has no header row") from error
@@ -253,9 +254,9 @@ def _times(frame: pd.DataFrame, wrong: Any) -> pd.Series:
         return pd.Series(pd.NaT, index=frame.index, dtype="datetime64[ms, UTC]")
     number, bad = _numbers(frame["captured_at"])
     wrong("captured_at", bad, "is not a number; it is milliseconds since 1970, in UTC")
-    # 1990 to 2100 in milliseconds: seconds or microseconds, read as milliseconds, fall outside.
-    outside = (number < 631_152_000_000) | (number >= 4_102_444_800_000)
-    wrong("captured_at", outside, "is not milliseconds since 1970 of a year from 1990 to 2099")
+    # Seconds read as milliseconds fall into 1970, microseconds far beyond 2100.
+    outside = (number < -4.6e12) | ((number >= 0) & (number < 31.6e9)) | (number >= 4.1e12)
+    wrong("captured_at", outside, "is not milliseconds since 1970; is it seconds or microseconds?")
     number[outside] = np.nan
     known = ~np.isnan(number)
     values = np.full(len(number), np.datetime64("NaT", "ms"))

@@ -106,11 +106,10 @@ def read_dataset(root: Path | str, *, val_fraction: float = 0.1, seed: int = 0) 
     description = osv_mini.read_description(root)
     files = {s: osv_mini.csv_path(root, s) for s in osv_mini.FILE_SPLITS}
     present = {split: path for split, path in files.items() if path.is_file()}
-    if not present:
-        names = " nor ".join(path.name for path in files.values())
+    if not set(present) & {"train", "test"}:
         raise DatasetError(
-            f"{root}: neither {names} is here; choose the folder that holds them, or make one with "
-            "python -m train demo-data, import-photos or download"
+            f"{root}: neither train_mini.csv nor test_mini.csv is here; choose the folder that "
+            "holds them, or make one with python -m train demo-data, import-photos or download"
         )
     tables = []
     for split, path in present.items():
