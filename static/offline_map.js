@@ -214,7 +214,7 @@ window.OfflineMap = (() => {
     disc.className = "map-pin";
     disc.style.background = colour;
     disc.textContent = text;
-    const icon = L.divIcon({ className: "map-pin-holder", html: disc, iconSize: [26, 26] });
+    const icon = L.divIcon({ className: "map-pin-holder", html: disc, iconSize: [0, 0] });
     return L.marker(at, { icon, alt: `Best guess ${text}`, riseOnHover: true });
   }
 

@@ -110,7 +110,7 @@ class OfflineMap(folium.Map):
         label: str,
         *,
         share: float | None = None,
-        number: int | None = None,
+        text: str | None = None,
         to: Any = None,
     ) -> None:
         """A point with a label that shows when it is hovered or tapped.
@@ -120,15 +120,15 @@ class OfflineMap(folium.Map):
             role: what it is, which gives it its colour and its line in the legend.
             label: plain text; a line break starts a new line.
             share: its probability; the area of the point grows with it.
-            number: shown in the point, to find its card by.
+            text: a few characters shown in the point, such as the number of its card.
             to: layer to add it to; by default the map.
         """
         self._roles[role] = _LABELS[role]
         colour = getattr(self.colours, role)
         tooltip = folium.Tooltip(plain(label), sticky=False)
         popup = folium.Popup(plain(label), max_width=260)
-        if number is not None:
-            marker: Any = Pin(self.at(coordinate), str(number), colour)
+        if text is not None:
+            marker: Any = Pin(self.at(coordinate), text, colour)
             marker.add_child(tooltip)
             marker.add_child(popup)
         else:

@@ -30,7 +30,7 @@ def open_page(title: str, purpose: str, *, name: str | None = None) -> None:
     name = name or title
     st.set_page_config(
         page_title=f"{name} · {APP}",
-        page_icon=_ICONS.get(name, ":material/public:"),
+        page_icon=str(static_files.STATIC / "icon.svg"),  # an icon by name would come from a CDN
         layout="wide",
         initial_sidebar_state="auto",
     )

@@ -136,3 +136,11 @@ def percent(share: float) -> str:
     if 0.995 < share < 1:
         return ">99 %"
     return f"{share * 100:.0f} %"
+
+
+def markdown_text(text: str) -> str:
+    """Text from outside (a file's or a place's name) that Markdown must leave as it is."""
+    return "".join(f"\\{c}" if c in _MARKDOWN else " " if c in "\r\n" else c for c in text)
+
+
+_MARKDOWN = set("\\`*_{}[]()<>#+-!|~$:&")

@@ -1,0 +1,74 @@
+"""The map: photos in, places out. Start it with ``streamlit run app.py``."""
+
+import streamlit as st
+
+from geoclip_core.locator import Prediction
+from ui.exports import download_buttons
+from ui.loading import accuracy_sentence, choose_model, locate_photos, served_model
+from ui.maps import OfflineMap, show_map
+from ui.page import open_page
+from ui.photo_input import EXAMPLE_NOTE, photo_input
+from ui.photo_tray import problem, shown_photos
+from ui.prediction_cards import prediction_cards
+from ui.prediction_map import LAYERS, prediction_map
+from ui.workbench import workbench
+
+ALL, EACH, ONE_PLACE = "All photos", "One at a time", "As one place"
+
+open_page(
+    "Where was this photo taken?",
+    "Drop one photo or many: each becomes a pin with the places it may show, and how sure that is.",
+    name="Map",
+)
+with st.sidebar:
+    model_name = choose_model()
+bench = workbench()
+with bench.controls:
+    photo_input()
+model = served_model(model_name) if model_name else None
+if model is None:
+    with bench.map_side:
+        show_map(OfflineMap(), key="map")
+    st.stop()
+
+photos = shown_photos()
+with bench.map_side, st.container(horizontal=True, vertical_alignment="bottom"):
+    view = ALL
+    if len(photos) > 1:
+        view = st.segmented_control(
+            "Show",
+            [ALL, EACH, ONE_PLACE],
+            default=ALL,
+            required=True,
+            key="view",
+            persist_state="session",
+            help=f"“{ONE_PLACE}” makes one guess from all photos together.",
+        )
+    layers = st.pills(
+        "On the map",
+        LAYERS,
+        selection_mode="multi",
+        default=LAYERS[:2],
+        key="layers",
+        persist_state="session",
+    )
+if view == ONE_PLACE:
+    readable = [photo for photo in photos if problem(photo) is None]
+    rest = [[photo] for photo in photos if photo not in readable]
+    groups = [readable, *rest] if readable else rest
+else:
+    groups = [[photo] for photo in photos]
+with bench.map_side:
+    rows = locate_photos(model, groups)
+    shown = list(range(len(rows)))
+    if view == EACH:
+        names = [f"{i + 1} · {row.file}" for i, row in enumerate(rows)]
+        shown = [st.selectbox("Photo", shown, format_func=names.__getitem__, key="photo")]
+    found = [(rows[i], i + 1) for i in shown if isinstance(rows[i], Prediction)]
+    show_map(prediction_map([r for r, _ in found], [n for _, n in found], layers), key="map")
+    st.caption(f":material/info: {accuracy_sentence(model.locator)}")
+    download_buttons(rows)
+with bench.cards:
+    if photos[0].example:
+        st.caption(EXAMPLE_NOTE)
+    prediction_cards([groups[i] for i in shown], [rows[i] for i in shown], [i + 1 for i in shown])

@@ -1,0 +1,169 @@
+"""Models and their answers, kept in memory so that a rerun computes nothing twice.
+
+A model is loaded once for all sessions, when a page first asks it, never at import. Its answers are
+kept by the digest of the photos: switching a view, a page or a model and back costs nothing.
+"""
+
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import streamlit as st
+
+from geoclip_core.data.photos import PhotoError
+from geoclip_core.locator import Failure, Geolocator, Prediction
+from geoclip_core.model.checkpoint import CONFIG, CheckpointError
+from geoclip_core.model_choice import bundled_models, checkpoint_folder
+from ui.photo_tray import TrayPhoto, problem
+from ui.session import choose, kept
+from ui.theme import kilometres, percent
+
+RUNS = Path("runs")
+TOP_K = 5
+_ANSWERS_KEPT = 1024
+
+
+class ServedModel:
+    """A loaded model with the answers that it has given."""
+
+    def __init__(self, locator: Geolocator) -> None:
+        self.locator = locator
+        self._answers: OrderedDict[tuple[str, ...], Prediction] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def known(self, photos: Sequence[TrayPhoto]) -> Prediction | None:
+        """The answer for these photos as one place, if it was given before."""
+        return self._answers.get(tuple(photo.digest for photo in photos))
+
+    def locate(self, photos: Sequence[TrayPhoto]) -> Prediction:
+        """One place from one or more photos of it.
+
+        Raises:
+            PhotoError: naming the photo that cannot be read.
+        """
+        for photo in photos:
+            if (reason := problem(photo)) is not None:
+                raise PhotoError(reason)
+        key = tuple(photo.digest for photo in photos)
+        name = " + ".join(photo.name for photo in photos)
+        # One photo at a time: two sessions that compute at once are both slower.
+        with self._lock:
+            if key not in self._answers:
+                contents = [photo.content for photo in photos]
+                source = contents[0] if len(contents) == 1 else contents
+                self._answers[key] = self.locator.locate(source, TOP_K, name=name)
+            self._answers.move_to_end(key)
+            while len(self._answers) > _ANSWERS_KEPT:
+                self._answers.popitem(last=False)
+            # The same bytes may come again under another name.
+            return replace(self._answers[key], file=name)
+
+
+def available_models() -> list[str]:
+    """Bundled models, then the runs with a finished checkpoint, the newest first."""
+    runs = sorted((c.parent.parent for c in RUNS.glob(f"*/checkpoint/{CONFIG}")), reverse=True)
+    return [*bundled_models(), *(str(run) for run in runs)]
+
+
+def choose_model(label: str = "Model", key: str = "model", default: str = "mini") -> str | None:
+    """A select box for a model; a checkpoint folder or hub id may be typed as well."""
+    typed = kept(f"typed {key}", list)
+    options = [*available_models(), *typed]
+    current = st.session_state.get(key)
+    if isinstance(current, str) and current and current not in options:
+        typed.append(current)
+        options.append(current)
+    return choose(
+        label,
+        options,
+        key,
+        default=default,
+        help="Bundled models and your own runs; or type a checkpoint folder or a hub id.",
+        accept_new_options=True,
+    )
+
+
+def served_model(name: str) -> ServedModel | None:
+    """The model of a name, loaded once; None, with an error on the page, if it cannot be."""
+    folder = checkpoint_folder(name)
+    # A run that was trained again is another model under the same name.
+    stamp = (folder / CONFIG).stat().st_mtime_ns if folder else 0
+    try:
+        return _load(name, stamp)
+    except CheckpointError as error:
+        st.error(f"The model **{name}** cannot be loaded: {error}", icon=":material/error:")
+        return None
+
+
+@st.cache_resource(max_entries=4, show_spinner="Loading the model …")
+def _load(name: str, stamp: int) -> ServedModel:
+    return ServedModel(Geolocator.load(name))
+
+
+def locate_photos(
+    model: ServedModel, groups: Sequence[Sequence[TrayPhoto]]
+) -> list[Prediction | Failure]:
+    """The answer for each group of photos (a group is one place), with progress on the page.
+
+    A photo that cannot be read gives a ``Failure`` in its place; the rest go on. What was located
+    before a rerun interrupted this is not located again.
+    """
+    waiting = sum(model.known(group) is None for group in groups)
+    report = _progress(waiting) if waiting > 1 else lambda: None
+    rows: list[Prediction | Failure] = []
+    for group in groups:
+        fresh = model.known(group) is None
+        try:
+            rows.append(model.locate(group))
+        except PhotoError as error:
+            rows.append(Failure(" + ".join(photo.name for photo in group), str(error)))
+        if fresh:
+            report()
+    return rows
+
+
+def _progress(total: int) -> Callable[[], None]:
+    """A bar with the time that is left; it goes when all is done."""
+    bar = st.progress(0.0, f"Locating {total} photos …")
+    started = time.monotonic()
+    done = 0
+
+    def report() -> None:
+        nonlocal done
+        done += 1
+        left = (time.monotonic() - started) / done * (total - done)
+        text = f"Located {done} of {total} photos · about {_duration(left)} left"
+        if done < total:
+            bar.progress(done / total, text)
+        else:
+            bar.empty()
+
+    return report
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{max(1, round(seconds))} s"
+    return f"{round(seconds / 60)} min"
+
+
+def accuracy_sentence(locator: Geolocator) -> str:
+    """How far to trust a model, in plain words, from the numbers saved with it."""
+    metrics = locator.metrics
+    median, near = metrics.get("median_km"), metrics.get("accuracy_at_km", {}).get("750")
+    if median is None:
+        return (
+            f"How good **{locator.name}** is has not been measured: no metrics were saved with it. "
+            "Take its answers as hints."
+        )
+    size = "a small model" if median > 1000 else "a model"
+    photos = f" on {metrics['n']:,} photos that it had not seen" if metrics.get("n") else ""
+    within = f", and {percent(near)} were within 750 km" if near is not None else ""
+    hint = "Its answers are hints, often wrong" if median > 1000 else "Its answers are estimates"
+    return (
+        f"**{locator.name}** is {size}: tested{photos}, half of its guesses were more than "
+        f"**{kilometres(median)}** off{within}. {hint}: read the radius with the pin."
+    )

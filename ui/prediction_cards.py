@@ -1,0 +1,145 @@
+"""One card a photo: what it is, where it may have been taken, and how sure that is."""
+
+import html
+from collections.abc import Sequence
+
+import streamlit as st
+
+from geoclip_core.data.photos import PhotoError
+from geoclip_core.locator import Failure, Prediction
+from ui.photo_tray import TrayPhoto, photo_tray, thumbnail
+from ui.theme import kilometres, markdown_text, palette, percent, translucent
+
+PER_PAGE = 8
+
+
+def prediction_cards(
+    groups: Sequence[Sequence[TrayPhoto]],
+    rows: Sequence[Prediction | Failure],
+    numbers: Sequence[int],
+) -> None:
+    """Cards below each other, by pages where there are many.
+
+    Args:
+        groups: the photos of each card.
+        rows: the answer for each, or why there is none.
+        numbers: the number that each card shares with its pin.
+    """
+    first = 0
+    if len(groups) > PER_PAGE:
+        pages = -(-len(groups) // PER_PAGE)
+        first = PER_PAGE * (st.pagination(pages, key=f"pages of {len(groups)} cards") - 1)
+    alone = len(groups) == 1
+    for position in range(first, min(first + PER_PAGE, len(groups))):
+        card(groups[position], rows[position], numbers[position], open_list=alone)
+
+
+def card(
+    group: Sequence[TrayPhoto], row: Prediction | Failure, number: int, *, open_list: bool = False
+) -> None:
+    """The card of one photo, or of several photos of one place.
+
+    Args:
+        group: its photos.
+        row: the answer, or why there is none.
+        number: the number of its pin.
+        open_list: whether the list of candidates is open at first.
+    """
+    with st.container(border=True, key=f"card-{number}"):
+        if isinstance(row, Failure):
+            st.caption(f"{number} · {markdown_text(row.file)}")
+            st.error(markdown_text(row.error), icon=":material/broken_image:")
+        else:
+            _estimate(group, row, number)
+            with st.expander(_candidates_title(row), expanded=open_list):
+                st.html(_candidate_list(row))
+        with st.container(
+            horizontal=True, vertical_alignment="center", horizontal_alignment="distribute"
+        ):
+            if isinstance(row, Prediction):
+                st.caption(f"Estimated by {markdown_text(row.model)} in {row.seconds:.2f} s")
+            if not group[0].example:
+                digests = [photo.digest for photo in group]
+                st.button(
+                    "Remove",
+                    key=f"remove {number} {digests[0]}",
+                    icon=":material/close:",
+                    type="tertiary",
+                    on_click=_remove,
+                    args=(digests,),
+                )
+
+
+def _estimate(group: Sequence[TrayPhoto], prediction: Prediction, number: int) -> None:
+    picture, facts = st.columns([2, 3], vertical_alignment="center")
+    with picture:
+        _thumbnails(group)
+    with facts:
+        st.caption(f"{number} · {markdown_text(prediction.file)}")
+        st.markdown(f"**{markdown_text(prediction.place.label)}**")
+        st.code(f"{prediction.latitude:.4f}, {prediction.longitude:.4f}", language=None)
+    st.markdown(radius_sentence(prediction))
+    st.markdown(_exif_sentence(prediction))
+
+
+def _thumbnails(group: Sequence[TrayPhoto]) -> None:
+    pictures = {}
+    for photo in group:
+        try:
+            pictures[photo.name] = thumbnail(photo)
+        except PhotoError:  # its own card says so; among others of one place it is left out
+            continue
+    alone = len(pictures) == 1
+    st.image(
+        list(pictures.values()),
+        width="stretch" if alone else 72,
+        alt=[f"The photo {name}" for name in pictures],
+    )
+
+
+def radius_sentence(prediction: Prediction) -> str:
+    """How far off the guess may be, in Markdown."""
+    half, most = kilometres(prediction.radius_km[0.5]), kilometres(prediction.radius_km[0.9])
+    text = (
+        f":orange[:material/adjust:] Half of such photos lie within **{half}** of the guess, "
+        f"nine of ten within **{most}**"
+    )
+    return text + ("." if prediction.calibrated else " (not calibrated, so probably farther).")
+
+
+def _exif_sentence(prediction: Prediction) -> str:
+    exif = prediction.exif
+    if prediction.error_km is None or exif is None:
+        return ":gray[:material/location_off: No position in its EXIF to compare with.]"
+    return (
+        f":green[:material/location_on:] Its EXIF says {exif.latitude:.4f}, {exif.longitude:.4f}: "
+        f"the guess is **{kilometres(prediction.error_km)}** off."
+    )
+
+
+def _candidates_title(prediction: Prediction) -> str:
+    count = len(prediction.candidates)
+    return f"{count} candidates" if count > 1 else "1 candidate"
+
+
+def _candidate_list(prediction: Prediction) -> str:
+    """Places with their probabilities as bars, as HTML."""
+    colours = palette()
+    rows = []
+    for rank, candidate in enumerate(prediction.candidates, 1):
+        bar = translucent(colours.best if rank == 1 else colours.candidate, 0.3)
+        share = f"{100 * candidate.probability:.1f}%"
+        place = html.escape(candidate.place.label)
+        where = f"{candidate.latitude:.4f}, {candidate.longitude:.4f}"
+        rows.append(
+            f'<li title="{where}" style="display:flex; gap:.6rem; padding:.28rem .5rem; '
+            f"margin:.2rem 0; border-radius:.4rem; font-size:.86rem; line-height:1.35; "
+            f'background:linear-gradient(90deg, {bar} {share}, transparent {share})">'
+            f'<span style="flex:1">{place}</span><b>{percent(candidate.probability)}</b></li>'
+        )
+    return f'<ol style="list-style:none; margin:0; padding:0">{"".join(rows)}</ol>'
+
+
+def _remove(digests: Sequence[str]) -> None:
+    for digest in digests:
+        photo_tray().remove(digest)

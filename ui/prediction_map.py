@@ -1,0 +1,178 @@
+"""Predictions on the map: best guesses, candidates, circles, heatmap, and the truth if known."""
+
+from collections.abc import Sequence
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from geoclip_core.locator import Prediction
+from geoclip_core.model.posterior import Posterior
+from ui import map_shapes
+from ui.maps import OfflineMap
+from ui.theme import kilometres, percent, rgb, translucent
+
+LAYERS = ("Radius", "Candidates", "Heatmap")
+"""What may be drawn besides the pins."""
+
+_LISTED = 6
+"""How many photos the label of a shared pin names."""
+
+_NOTABLE = 0.02
+"""Probability from which a candidate belongs into the first view."""
+
+DETAILED = 12
+"""Up to so many predictions have their radius drawn; with more, the map would be all circles."""
+
+
+def prediction_map(
+    predictions: Sequence[Prediction],
+    numbers: Sequence[int],
+    layers: Sequence[str] = ("Radius", "Candidates"),
+) -> OfflineMap:
+    """A map of one or more predictions.
+
+    Args:
+        predictions: what to show; none gives the plain world.
+        numbers: the number of each one's card.
+        layers: which of ``LAYERS`` to draw.
+
+    With one prediction its candidates and both circles are drawn; with several, pins with the
+    circles of 50 %, so that they can be told apart.
+    """
+    alone = len(predictions) == 1
+    world = OfflineMap(
+        [point for prediction in predictions for point in _focus(prediction, alone)],
+        middle=predictions[0].longitude if alone else None,
+    )
+    legend: dict[str, str] = {}
+    if "Heatmap" in layers and predictions:
+        posterior = _together([prediction.posterior for prediction in predictions])
+        image = heat_image(posterior, world.middle, world.colours.candidate)
+        world.add_world_image(image, "Heatmap", opacity=0.85)
+        legend["Probability"] = world.colours.candidate
+    for prediction in predictions:
+        if "Radius" in layers and len(predictions) <= DETAILED:
+            _add_circles(world, prediction, alone)
+            legend["Half of such photos (dashed: 90 %)" if alone else "Half of such photos"] = (
+                translucent(world.colours.best, 0.35)
+            )
+        if "Candidates" in layers and alone:
+            for rank, candidate in enumerate(prediction.candidates, 1):
+                label = f"{rank}. {candidate.place.label}\n{percent(candidate.probability)}"
+                at = (candidate.latitude, candidate.longitude)
+                world.add_point(at, "candidate", label, share=candidate.probability)
+    for prediction in predictions:
+        _add_truth(world, prediction)
+    for spot in _spots(predictions, numbers):
+        labels = [f"{n} · {describe(prediction)}" for n, prediction in spot[:_LISTED]]
+        if len(spot) > _LISTED:
+            labels.append(f"and {len(spot) - _LISTED} more")
+        best = spot[0][1]
+        pin = _pin_text([n for n, _ in spot])
+        world.add_point((best.latitude, best.longitude), "best", "\n".join(labels), text=pin)
+    return world.finish(legend)
+
+
+def _spots(
+    predictions: Sequence[Prediction], numbers: Sequence[int]
+) -> list[list[tuple[int, Prediction]]]:
+    """Predictions gathered by their point: models that answer with known places repeat them."""
+    spots: dict[tuple[float, float], list[tuple[int, Prediction]]] = {}
+    for number, prediction in zip(numbers, predictions, strict=True):
+        point = (round(prediction.latitude, 3), round(prediction.longitude, 3))
+        spots.setdefault(point, []).append((number, prediction))
+    return list(spots.values())
+
+
+def _pin_text(numbers: Sequence[int]) -> str:
+    if len(numbers) <= 3:
+        return ", ".join(map(str, numbers))
+    return f"{numbers[0]} +{len(numbers) - 1}"
+
+
+def describe(prediction: Prediction) -> str:
+    """The label of a pin: name, place and radius."""
+    half, most = prediction.radius_km[0.5], prediction.radius_km[0.9]
+    return (
+        f"{prediction.file}\nEstimate: {prediction.place.label}\n"
+        f"50 % within {kilometres(half)}, 90 % within {kilometres(most)}"
+    )
+
+
+def heat_image(posterior: Posterior, middle: float, colour: str) -> NDArray[np.uint8]:
+    """A posterior as an image for ``OfflineMap.add_world_image``: the denser, the less clear."""
+    lattice = map_shapes.mercator_lattice(middle, 720)
+    density = _density(posterior, lattice)
+    share = np.sqrt(density / density.max())
+    image = np.empty((*share.shape, 4), dtype=np.uint8)
+    image[..., :3] = rgb(colour)
+    image[..., 3] = np.round(235 * np.clip((share - 0.04) / 0.96, 0, 1))
+    return image
+
+
+def _density(posterior: Posterior, lattice: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Density on the pixels of a lattice, interpolated from a grid of one degree."""
+    grid = _grid(posterior)
+    rows, columns = grid.shape
+    row = np.clip((lattice[..., 0] + 90) * rows / 180 - 0.5, 0, rows - 1)
+    column = (lattice[..., 1] + 180) * columns / 360 - 0.5
+    low, left = np.floor(row).astype(int), np.floor(column).astype(int)
+    high = np.minimum(low + 1, rows - 1)
+    up, across = row - low, column - left
+    bottom = grid[low, left % columns] * (1 - across) + grid[low, (left + 1) % columns] * across
+    top = grid[high, left % columns] * (1 - across) + grid[high, (left + 1) % columns] * across
+    return bottom * (1 - up) + top * up
+
+
+@lru_cache(maxsize=64)
+def _grid(posterior: Posterior) -> NDArray[np.float64]:
+    return posterior.density_grid(1.0).density
+
+
+def _together(posteriors: Sequence[Posterior]) -> Posterior:
+    """The mixture of several posteriors, each with the same weight."""
+    if len(posteriors) == 1:
+        return posteriors[0]
+    return _mixture(tuple(posteriors))
+
+
+@lru_cache(maxsize=8)
+def _mixture(posteriors: tuple[Posterior, ...]) -> Posterior:
+    return Posterior(
+        np.concatenate([posterior.points for posterior in posteriors]),
+        np.concatenate([posterior.log_weights for posterior in posteriors]),
+        float(np.median([posterior.bandwidth_km for posterior in posteriors])),
+    )
+
+
+def _focus(prediction: Prediction, alone: bool) -> list[map_shapes.Coordinate]:
+    best = (prediction.latitude, prediction.longitude)
+    points = [best]
+    if prediction.error_km is not None and prediction.exif is not None:
+        points.append((float(prediction.exif.latitude or 0), float(prediction.exif.longitude or 0)))
+    if alone:
+        points += map_shapes.around(best, prediction.radius_km[0.5])
+        points += [
+            (c.latitude, c.longitude) for c in prediction.candidates if c.probability > _NOTABLE
+        ]
+    return points
+
+
+def _add_circles(world: OfflineMap, prediction: Prediction, both: bool) -> None:
+    best = (prediction.latitude, prediction.longitude)
+    half, most = prediction.radius_km[0.5], prediction.radius_km[0.9]
+    if both:
+        label = f"90 %: within {kilometres(most)} of the best guess"
+        world.add_circle(best, most, world.colours.best, label, dashed=True)
+    label = f"50 %: within {kilometres(half)} of the best guess"
+    world.add_circle(best, half, world.colours.best, label)
+
+
+def _add_truth(world: OfflineMap, prediction: Prediction) -> None:
+    if prediction.error_km is None or prediction.exif is None:
+        return
+    truth = (float(prediction.exif.latitude or 0), float(prediction.exif.longitude or 0))
+    away = f"{prediction.file}\nPosition in its EXIF, {kilometres(prediction.error_km)} away"
+    world.add_line((prediction.latitude, prediction.longitude), truth, away)
+    world.add_point(truth, "truth", away)
