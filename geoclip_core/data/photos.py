@@ -6,20 +6,17 @@ file.
 """
 
 import io
-import os
-import stat
 import warnings
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from geoclip_core.data.exif import ExifFacts, read_exif
+from geoclip_core.data.photo_files import MAX_BYTES, PhotoError, Source, printable, read_source
 
-MAX_BYTES = 128 * 2**20
 MAX_PIXELS = 120_000_000
 """Above the 108 megapixels of today's phones; three bytes of memory each."""
 
@@ -31,7 +28,6 @@ PHOTO_SUFFIXES = frozenset(
 
 # MPO is no format of its own to Pillow: its JPEG reader recognises it.
 _FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "GIF", "BMP", "TIFF")
-_HEIF_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"}
 _DRAFTABLE = {"JPEG", "MPO"}
 _CUT_OFF = ("truncated", "end of file", "bytes not processed")
 _UPRIGHT = {
@@ -47,12 +43,6 @@ _UPRIGHT = {
 # Pillow warns of every oddity in a file, and of more than 89 megapixels. Here odd files are the
 # normal case, and what matters is raised as a PhotoError: the warnings would only fill the log.
 warnings.filterwarnings("ignore", module=r"PIL\.")
-
-Source = str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO | Image.Image
-
-
-class PhotoError(ValueError):
-    """A photo cannot be used; the message says which one and why, in one plain sentence."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +67,7 @@ class Photo:
 
 
 def open_photo(
-    source: Source,
+    source: Source | Image.Image,
     *,
     name: str | None = None,
     max_pixels: int = MAX_PIXELS,
@@ -103,14 +93,14 @@ def open_photo(
         PhotoError: for anything that is not a readable photo within the limits.
     """
     if isinstance(source, Image.Image):
-        label = _label(name or Path(getattr(source, "filename", "") or "photo").name)
+        label = printable(name or Path(getattr(source, "filename", "") or "photo").name)
         return _decoded(source, label, max_pixels, draft_size=None)
-    content, label = _content(source, name, max_bytes)
+    content, label = read_source(source, name, max_bytes)
     with _opened(content, label) as image:
         return _decoded(image, label, max_pixels, draft_size)
 
 
-def read_photo_exif(source: Source, *, name: str | None = None) -> ExifFacts:
+def read_photo_exif(source: Source | Image.Image, *, name: str | None = None) -> ExifFacts:
     """Position and time of a photo without decoding its pixels (PNG excepted).
 
     Raises:
@@ -118,73 +108,16 @@ def read_photo_exif(source: Source, *, name: str | None = None) -> ExifFacts:
     """
     if isinstance(source, Image.Image):
         return read_exif(source)
-    content, label = _content(source, name, MAX_BYTES)
+    content, label = read_source(source, name, MAX_BYTES)
     with _opened(content, label) as image:
         _check_size(image, label, MAX_PIXELS)
         return read_exif(image)
 
 
-def _content(source: Source, name: str | None, max_bytes: int) -> tuple[bytes, str]:
-    if isinstance(source, str | os.PathLike):
-        if not os.fspath(source):
-            raise PhotoError("The path of the photo is empty.")
-        label = _label(name or Path(source).name or str(source))
-        content = _file_content(Path(source), label, max_bytes)
-    elif isinstance(source, bytes | bytearray | memoryview):
-        label, content = _label(name or "photo"), bytes(source)
-    elif hasattr(source, "read"):
-        label = _label(name or Path(str(getattr(source, "name", "") or "photo")).name)
-        content = source.read(max_bytes + 1)
-        if not isinstance(content, bytes):
-            raise PhotoError(f"{label} was opened as text: open it in binary mode.")
-    else:
-        raise PhotoError(
-            f"A photo is a path, bytes, a binary file or a PIL image, not {type(source).__name__}."
-        )
-    if not content:
-        raise PhotoError(f"{label} is empty.")
-    if len(content) > max_bytes:
-        raise PhotoError(_too_many_bytes(label, max_bytes))
-    return content, label
-
-
-def _file_content(path: Path, label: str, max_bytes: int) -> bytes:
-    try:
-        status = path.stat()
-        if stat.S_ISDIR(status.st_mode):
-            raise PhotoError(f"{label} is a folder, not a photo.")
-        if not stat.S_ISREG(status.st_mode):
-            raise PhotoError(f"{label} is a device or a pipe, not a photo.")
-        if status.st_size > max_bytes:
-            raise PhotoError(_too_many_bytes(label, max_bytes))
-        with path.open("rb") as stream:
-            return stream.read(max_bytes + 1)
-    except FileNotFoundError as error:
-        raise PhotoError(f"{label} does not exist in {path.absolute().parent}.") from error
-    except PermissionError as error:
-        raise PhotoError(f"{label} may not be read: permission denied.") from error
-    except PhotoError:
-        raise
-    except OSError as error:
-        raise PhotoError(f"{label} cannot be read: {error.strerror or error}.") from error
-    except ValueError as error:
-        raise PhotoError(f"{label} is not a file name: {error}.") from error
-
-
-def _label(name: str) -> str:
-    """A file name fit for a message: one line, of a length that leaves room for the sentence."""
-    name = "".join(character if character.isprintable() else "?" for character in name)
-    return name if len(name) <= 80 else f"{name[:50]}…{name[-25:]}"
-
-
-def _too_many_bytes(label: str, max_bytes: int) -> str:
-    return f"{label} is larger than {max_bytes / 2**20:,.0f} MB, the most that is read."
-
-
 def _opened(content: bytes, label: str) -> Image.Image:
     Image.init()  # Registers all formats: open() does not, for formats that it is asked for.
     formats = _FORMATS
-    if content[4:8] == b"ftyp" and content[8:12] in _HEIF_BRANDS:
+    if content[4:8] == b"ftyp":
         from pillow_heif import register_heif_opener
 
         register_heif_opener()

@@ -1,6 +1,8 @@
 import io
 import os
 import struct
+import subprocess
+import sys
 import zlib
 from datetime import UTC, datetime
 
@@ -16,6 +18,8 @@ from tests.data.exif_bytes import ASCII, SHORT, degrees, entry, exif_block, gps_
 
 # A reset of pytest: outside of it, geoclip_core.data.photos keeps Pillow's warnings quiet.
 pytestmark = pytest.mark.filterwarnings("ignore:::PIL")
+
+pillow_heif.register_heif_opener()  # to write HEIC; open_photo needs no help to read it
 
 RED, GREEN, BLUE, WHITE, BLACK = (
     (255, 0, 0),
@@ -74,13 +78,25 @@ def test_every_format_gives_the_same_picture(kind):
 
 
 def test_heic_of_a_phone():
-    pillow_heif.register_heif_opener()
     original = picture()
     photo = open_photo(encoded(original, "HEIF", exif=EXIF, quality=90), name="IMG_1.HEIC")
     assert photo.format == "HEIF"
     assert photo.image.size == (64, 48)
     assert np.abs(np.asarray(photo.image, dtype=float) - np.asarray(original)).mean() < 12
     assert photo.position == POSITION
+
+
+def test_heic_needs_no_preparation(tmp_path):
+    path = tmp_path / "IMG_1.HEIC"
+    path.write_bytes(encoded(picture(), "HEIF"))
+    script = (
+        "import sys; from geoclip_core.data.photos import open_photo; "
+        "assert 'pillow_heif' not in sys.modules; print(open_photo(sys.argv[1]).size)"
+    )
+    answer = subprocess.run(
+        [sys.executable, "-c", script, str(path)], capture_output=True, text=True, check=False
+    )
+    assert answer.stdout.strip() == "(64, 48)", answer.stderr
 
 
 def test_mpo_gives_the_first_of_its_pictures():
@@ -92,7 +108,7 @@ def test_mpo_gives_the_first_of_its_pictures():
     assert open_photo(content, draft_size=20).image.size == (32, 24)
 
 
-@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF", "AVIF", "HEIF"])
 def test_position_and_time_of_every_format(kind):
     photo = open_photo(encoded(picture(), kind, exif=EXIF))
     assert photo.position == POSITION
@@ -114,7 +130,7 @@ def test_what_the_file_said_does_not_travel_with_the_image():
     ("orientation", "corner"),
     list(enumerate([(0, 0), (1, 0), (1, 1), (0, 1), (0, 0), (1, 0), (1, 1), (0, 1)], start=1)),
 )
-@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "AVIF"])
 def test_orientation_is_applied_once(kind, orientation, corner):
     """``corner``: where the stored upper left ends up (Exif 2.32, table of Orientation)."""
     stored = Image.new("RGB", (64, 32), WHITE)
@@ -128,6 +144,18 @@ def test_orientation_is_applied_once(kind, orientation, corner):
     x, y = corner[0] * (width - 1), corner[1] * (height - 1)
     assert photo.image.getpixel((x, y)) == pytest.approx(RED, abs=12)
     assert photo.image.getpixel((width - 1 - x, height - 1 - y)) == pytest.approx(WHITE, abs=12)
+
+
+@pytest.mark.parametrize(("orientation", "corner"), [(3, (1, 1)), (6, (1, 0)), (8, (0, 1))])
+def test_orientation_of_a_heic_is_applied_once(orientation, corner):
+    """libheif turns the picture itself and leaves the tag: applying it too would turn it back."""
+    stored = Image.new("RGB", (64, 32), WHITE)
+    stored.paste(RED, (0, 0, 16, 16))
+    block = exif_block({0x0112: entry(SHORT, orientation)})
+    photo = open_photo(encoded(stored, "HEIF", exif=block))
+    assert photo.size == photo.image.size == ((64, 32) if orientation == 3 else (32, 64))
+    x, y = (2 + side * (length - 5) for side, length in zip(corner, photo.size, strict=True))
+    assert photo.image.getpixel((x, y)) == pytest.approx(RED, abs=12)
 
 
 def test_orientation_of_a_tiff_is_applied_once():
@@ -245,6 +273,12 @@ def test_every_kind_of_source(tmp_path):
     stream = io.BytesIO(content)
     stream.name = "folder/upload.jpg"
     assert open_photo(stream).name == "upload.jpg"
+    stream.read()
+    assert open_photo(stream).name == "upload.jpg"
+    with path.open("rb") as opened:
+        assert open_photo(opened).name == "Strand am Abend.jpg"
+    with pytest.raises(PhotoError, match="closed file"):
+        open_photo(opened)
     assert open_photo(bytearray(content)).name == open_photo(memoryview(content)).name == "photo"
     with Image.open(path) as image:
         photo = open_photo(image, name="mine")
@@ -293,7 +327,6 @@ def test_other_files_are_named_with_what_is_read(tmp_path, content):
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "HEIF"])
 @pytest.mark.parametrize("share", [0.3, 0.6, 0.9])
 def test_truncated_files(kind, share):
-    pillow_heif.register_heif_opener()
     content = encoded(picture((300, 200)), kind)
     with pytest.raises(PhotoError, match=r"^IMG is (cut off|damaged|not a photo)"):
         open_photo(content[: int(len(content) * share)], name="IMG")
