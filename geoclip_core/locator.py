@@ -22,6 +22,7 @@ from torch import Tensor
 from geoclip_core.data.photos import Photo, PhotoError, open_photo
 from geoclip_core.earth.gazetteer import Gazetteer, Place
 from geoclip_core.earth.sphere import haversine_km
+from geoclip_core.model.map_context import map_context
 from geoclip_core.model.pooling import pooled_posterior
 from geoclip_core.model.posterior import Posterior
 from geoclip_core.model_choice import load_model
@@ -270,10 +271,15 @@ class Geolocator:
         best = posterior.mode()
         places = posterior.top_k(top_k)
         named = Gazetteer.load().places([best, *[(lat, lon) for lat, lon, _ in places]])
-        context = {
-            feature: _labelled(self.model.vocabularies[feature].names, probabilities)
-            for feature, probabilities in estimate.context.items()
-        }
+        source = getattr(self.model, "context_source", "photo")
+        context = (
+            map_context(posterior)
+            if source == "map"
+            else {
+                feature: _labelled(self.model.vocabularies[feature].names, probabilities)
+                for feature, probabilities in estimate.context.items()
+            }
+        )
         return Prediction(
             file=file,
             model=self.name,
@@ -290,7 +296,7 @@ class Geolocator:
             exif=exif,
             seconds=seconds + time.perf_counter() - started,
             calibrated=self.calibrated,
-            context_source=getattr(self.model, "context_source", "photo"),
+            context_source=source,
         )
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from geoclip_core.model.checkpoint import CONFIG, CheckpointError, load_checkpoint, read_metrics
+from geoclip_core.model.geoclip_release import is_release
 
 BUNDLED = Path(__file__).parent / "checkpoints"
 
@@ -62,6 +63,10 @@ def load_model(name: str | os.PathLike[str], device: str = "cpu") -> LoadedModel
         from geoclip_core.hub import load_remote
 
         return load_remote(text, device)
+    if is_release(folder):
+        from geoclip_core.hub import load_folder
+
+        return load_folder(folder, device)
     model = load_checkpoint(folder, device)
     called = folder.parent.name if folder.name == "checkpoint" else folder.name
     return LoadedModel(model, called, folder, read_metrics(folder))

@@ -67,6 +67,8 @@ def backbone_config(name: str | Path, **changes: Any) -> BackboneConfig:
         config = CONFIG
     elif folder := model_folder(text):
         described = _described(folder)
+        if described.get("model_type") == "geoclip-geolocation":
+            return replace(BackboneConfig(str(folder), "geoclip-image", fit="crop"), **changes)
         kind = "image-text" if described.get("format") == IMAGE_TEXT_FORMAT else "transformers"
         if kind == "transformers" and "model_type" not in described:
             raise BackboneError(
