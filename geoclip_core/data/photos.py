@@ -18,7 +18,12 @@ from geoclip_core.data.exif import ExifFacts, read_exif
 from geoclip_core.data.photo_files import MAX_BYTES, PhotoError, Source, printable, read_source
 
 MAX_PIXELS = 120_000_000
-"""Above the 108 megapixels of today's phones; three bytes of memory each."""
+"""Above the 108 megapixels of most phones; three bytes of memory each."""
+MAX_JPEG_PIXELS = 210_000_000
+"""The same for JPEG, in which phones write up to 200 megapixels."""
+
+# Pillow refuses twice this number by itself; its default lies below what phones write.
+Image.MAX_IMAGE_PIXELS = MAX_JPEG_PIXELS
 
 PHOTO_SUFFIXES = frozenset(
     {".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".webp", ".heic", ".heif", ".hif"}
@@ -70,7 +75,7 @@ def open_photo(
     source: Source | Image.Image,
     *,
     name: str | None = None,
-    max_pixels: int = MAX_PIXELS,
+    max_pixels: int | None = None,
     max_bytes: int = MAX_BYTES,
     draft_size: int | tuple[int, int] | None = None,
 ) -> Photo:
@@ -79,8 +84,8 @@ def open_photo(
     Args:
         source: what to read. A PIL image is copied, never changed.
         name: how to call it in errors; by default the file name.
-        max_pixels: refuse larger images before decoding them (Pillow's own limit of 179 million
-            stands above any other).
+        max_pixels: refuse larger images before decoding them; by default `MAX_JPEG_PIXELS` for a
+            JPEG and `MAX_PIXELS` for anything else.
         max_bytes: refuse larger files before reading them.
         draft_size: a side, or (width, height), that is enough: a JPEG is then decoded at the
             smallest of 1/1, 1/2, 1/4, 1/8 that is no smaller (3 times faster for large photos).
@@ -110,7 +115,7 @@ def read_photo_exif(source: Source | Image.Image, *, name: str | None = None) ->
         return read_exif(source)
     content, label = read_source(source, name, MAX_BYTES)
     with _opened(content, label) as image:
-        _check_size(image, label, MAX_PIXELS)
+        _check_size(image, label, None)
         return read_exif(image)
 
 
@@ -137,7 +142,9 @@ def _opened(content: bytes, label: str) -> Image.Image:
         raise PhotoError(f"{label} is damaged: {reason}.") from error
 
 
-def _check_size(image: Image.Image, label: str, max_pixels: int) -> None:
+def _check_size(image: Image.Image, label: str, max_pixels: int | None) -> None:
+    if max_pixels is None:
+        max_pixels = MAX_JPEG_PIXELS if image.format in _DRAFTABLE else MAX_PIXELS
     width, height = image.size
     if width * height > max_pixels:
         raise PhotoError(
@@ -149,7 +156,7 @@ def _check_size(image: Image.Image, label: str, max_pixels: int) -> None:
 def _decoded(
     image: Image.Image,
     label: str,
-    max_pixels: int,
+    max_pixels: int | None,
     draft_size: int | tuple[int, int] | None,
 ) -> Photo:
     _check_size(image, label, max_pixels)

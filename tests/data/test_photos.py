@@ -397,6 +397,12 @@ def test_limit_on_pixels_holds_before_decoding():
     assert open_photo(picture(), max_pixels=64 * 48)
 
 
+def test_a_phone_photo_of_200_megapixels_is_read_as_a_draft():
+    photo = open_photo(encoded(Image.new("L", (16_320, 12_240)), "JPEG"), draft_size=512)
+    assert photo.size == (16_320, 12_240)
+    assert 512 <= min(photo.image.size) < 2_100
+
+
 def test_a_header_that_claims_billions_of_pixels():
     huge = struct.pack(">IIBBBBB", 2**31 - 1, 2**31 - 1, 8, 2, 0, 0, 0)
     content = bytearray(png(np.zeros((1, 1, 3)), 2, 8))
