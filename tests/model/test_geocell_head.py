@@ -31,7 +31,9 @@ def test_loss_at_even_odds_is_the_logarithm_of_the_cells():
     head = _head(smoothing=0.0)
     output = GeocellOutput(torch.zeros(1, 3), torch.zeros(1, 32))
     # the untrained offset is zero, so the second part is 0 for a photo on its centre
-    assert head.loss(output, torch.tensor(CENTRES[:1])).item() == pytest.approx(math.log(3), abs=1e-4)
+    assert head.loss(output, torch.tensor(CENTRES[:1])).item() == pytest.approx(
+        math.log(3), abs=1e-4
+    )
 
 
 def test_an_untrained_head_answers_with_a_centre():
