@@ -1,11 +1,14 @@
 """Writing a folder whole or not at all."""
 
 import contextlib
+import glob
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+
+import psutil
 
 
 @contextlib.contextmanager
@@ -22,7 +25,12 @@ def whole_folder(target: Path) -> Iterator[Path]:
     target = target.absolute()
     target.parent.mkdir(parents=True, exist_ok=True)
     restore(target)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.new-", dir=target.parent))
+    prefix = f".{target.name}.new-"
+    for left_over in target.parent.glob(f"{glob.escape(prefix)}*"):
+        owner = left_over.name.removeprefix(prefix).partition("-")[0]
+        if owner.isdigit() and not psutil.pid_exists(int(owner)):
+            shutil.rmtree(left_over, ignore_errors=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f"{prefix}{os.getpid()}-", dir=target.parent))
     # mkdtemp makes folders that only their owner can read.
     mask = os.umask(0)
     os.umask(mask)

@@ -114,11 +114,11 @@ def read_description(root: Path) -> dict[str, Any]:
     return content
 
 
-def read_text(path: Path, columns: Sequence[str] | None = WANTED) -> pd.DataFrame:
-    """The wanted columns (None: all) of a CSV that it has, as text, missing values as "".
+def read_csv_text(path: Path, columns: Sequence[str] | None) -> pd.DataFrame:
+    """The wanted columns (None: all) of any CSV that it has, as text, missing values as "".
 
     Raises:
-        DatasetError: not a CSV in UTF-8, empty, ragged, or without id, latitude and longitude.
+        DatasetError: not a CSV in UTF-8, empty or ragged.
     """
     _check_start(path)
     try:
@@ -128,6 +128,7 @@ def read_text(path: Path, columns: Sequence[str] | None = WANTED) -> pd.DataFram
             na_filter=False,
             encoding="utf-8-sig",
             usecols=None if columns is None else lambda name: name.strip() in columns,
+            index_col=False,
         )
     except pd.errors.EmptyDataError as error:
         raise DatasetError(f"{path}: the file has no header row") from error
@@ -141,6 +142,16 @@ def read_text(path: Path, columns: Sequence[str] | None = WANTED) -> pd.DataFram
             f"{path}: not a table: {str(error).strip()}; a text with a comma needs quotes around it"
         ) from error
     frame.columns = frame.columns.str.strip()
+    return frame
+
+
+def read_text(path: Path, columns: Sequence[str] | None = WANTED) -> pd.DataFrame:
+    """The wanted columns (None: all) of a dataset's CSV, as `read_csv_text` gives them.
+
+    Raises:
+        DatasetError: as there, or it has no id, latitude or longitude.
+    """
+    frame = read_csv_text(path, columns)
     missing = [name for name in ("id", "latitude", "longitude") if name not in frame]
     if missing:
         with path.open(encoding="utf-8-sig", errors="replace") as file:
@@ -174,7 +185,7 @@ def parse(frame: pd.DataFrame, file: str) -> tuple[pd.DataFrame, list[Problem]]:
     table["id"] = frame["id"]
     _check_ids(frame["id"], wrong)
     for column, limit in (("latitude", 90.0), ("longitude", 180.0)):
-        number, bad = _numbers(frame[column])
+        number, bad = parse_numbers(frame[column])
         missing = np.isnan(number) & ~bad
         outside = ~bad & ~missing & ~(np.abs(number) <= limit)
         wrong(column, bad, "is not a number; degrees are written like -97.7431")
@@ -239,7 +250,8 @@ def _check_ids(ids: pd.Series, wrong: Any) -> None:
     wrong("id", twice, "is the id of an earlier row too")
 
 
-def _numbers(text: pd.Series) -> tuple[np.ndarray, np.ndarray]:
+def parse_numbers(text: pd.Series) -> tuple[np.ndarray, np.ndarray]:
+    """Numbers (n,) of text, NaN where missing or wrong, and which ones (n,) are wrong."""
     number = pd.to_numeric(text, errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
     number = np.where(np.isinf(number), np.nan, number)
     missing = np.isnan(number)
@@ -252,7 +264,7 @@ def _numbers(text: pd.Series) -> tuple[np.ndarray, np.ndarray]:
 def _times(frame: pd.DataFrame, wrong: Any) -> pd.Series:
     if "captured_at" not in frame:
         return pd.Series(pd.NaT, index=frame.index, dtype="datetime64[ms, UTC]")
-    number, bad = _numbers(frame["captured_at"])
+    number, bad = parse_numbers(frame["captured_at"])
     wrong("captured_at", bad, "is not a number; it is milliseconds since 1970, in UTC")
     # Seconds read as milliseconds fall into 1970, microseconds far beyond 2100.
     outside = (number < -4.6e12) | ((number >= 0) & (number < 31.6e9)) | (number >= 4.1e12)
@@ -267,7 +279,7 @@ def _times(frame: pd.DataFrame, wrong: Any) -> pd.Series:
 def _climates(frame: pd.DataFrame, wrong: Any) -> np.ndarray:
     if "climate" not in frame:
         return np.full(len(frame), UNKNOWN, dtype=np.int16)
-    number, bad = _numbers(frame["climate"])
+    number, bad = parse_numbers(frame["climate"])
     known = ~np.isnan(number)
     fine = (number >= 0) & (number <= 30) & (number == np.floor(number))
     bad |= known & ~fine

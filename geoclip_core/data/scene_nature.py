@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
 from geoclip_core.data.scene_places import Colour, pick
-from geoclip_core.data.scene_season import SceneFacts, Season, clip, mix, shade, soil_colour
+from geoclip_core.data.scene_season import SceneFacts, Season, bump, clip, mix, shade, soil_colour
 
 WIDTH, HEIGHT = 640, 360  # drawn at twice the size that is saved, for smooth edges
 
@@ -115,7 +115,7 @@ def draw_field(
     draw: ImageDraw.ImageDraw, season: Season, horizon: float, chance: np.random.Generator
 ) -> None:
     """A crop on the left, as grown as the day of the year says."""
-    if chance.random() > 0.8:
+    if chance.random() > 0.85:
         return
     days = [day for day, _, _ in _FIELDS]
     grown = float(np.interp(season.day, days, [height for _, height, _ in _FIELDS]))
@@ -132,6 +132,53 @@ def draw_field(
         x = WIDTH * 0.4 + (right - WIDTH * 0.4) * (y - far) / (near - far)
         tall = grown * (4 + 26 * (row / 6))
         draw.rectangle((left, y - tall, x, y), fill=shade(crop, 0.86 + 0.03 * row))
+
+
+def draw_season_signs(
+    draw: ImageDraw.ImageDraw, season: Season, horizon: float, chance: np.random.Generator
+) -> None:
+    """Tulips, bales, sunflowers, pumpkins or geese, each in its weeks."""
+
+    def spots(count: int) -> list[tuple[float, float, float]]:
+        found = []
+        for _ in range(count):
+            near = chance.uniform(0.25, 0.75)
+            side = -1 if chance.random() < 0.5 else 1
+            x = WIDTH * (0.5 + side * (0.1 + near * chance.uniform(0.52, 0.72)))
+            found.append((x, horizon + near * (HEIGHT - horizon), near))
+        return found
+
+    in_weeks = chance.random() < 0.75
+    if in_weeks and bump(season.day, 108, 15) > 0.5:
+        petals = ((214, 44, 60), (240, 196, 56), (226, 120, 180))
+        for x, y, near in spots(36):
+            r = 5 + 7 * near
+            draw.line((x, y, x, y - 2.4 * r), fill=(70, 130, 60), width=3)
+            tulip = petals[int(chance.integers(3))]
+            draw.ellipse((x - 0.7 * r, y - 3.6 * r, x + 0.7 * r, y - 2 * r), fill=tulip)
+    if in_weeks and bump(season.day, 190, 20) > 0.5:
+        for x, y, near in spots(7):
+            r = 12 + 26 * near
+            draw.ellipse((x - r, y - 2 * r, x + r, y), fill=(204, 170, 92))
+            draw.ellipse((x - 0.6 * r, y - 1.6 * r, x + 0.6 * r, y - 0.4 * r), fill=(166, 132, 66))
+    if in_weeks and bump(season.day, 235, 17) > 0.5:
+        for x, y, near in spots(16):
+            r = 8 + 12 * near
+            draw.line((x, y, x, y - 4 * r), fill=(74, 120, 50), width=4)
+            draw.ellipse((x - r, y - 5 * r, x + r, y - 3 * r), fill=(244, 196, 36))
+            draw.ellipse((x - 0.4 * r, y - 4.4 * r, x + 0.4 * r, y - 3.6 * r), fill=(84, 56, 34))
+    if in_weeks and bump(season.day, 289, 14) > 0.5:
+        for x, y, near in spots(16):
+            r = 8 + 14 * near
+            draw.ellipse((x - 1.2 * r, y - 1.7 * r, x + 1.2 * r, y), fill=(232, 116, 28))
+            draw.line((x, y - 1.7 * r, x, y - 2.1 * r), fill=(84, 110, 50), width=4)
+    if in_weeks and max(bump(season.day, 322, 14), bump(season.day, 74, 12)) > 0.5:
+        x, y, step = chance.uniform(0.3, 0.7) * WIDTH, chance.uniform(0.08, 0.2) * HEIGHT, 17
+        for arm in (-1, 1):
+            for bird in range(5):
+                at, high = x + arm * step * bird, y + 0.6 * step * bird
+                wings = [(at - 8, high - 6), (at, high), (at + 8, high - 6)]
+                draw.line(wings, fill=(44, 44, 52), width=4)
 
 
 def draw_plants(

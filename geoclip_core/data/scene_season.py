@@ -52,7 +52,7 @@ def season_of(facts: SceneFacts, chance: np.random.Generator) -> Season:
     symbol = facts.climate if facts.climate[:1] in "ABCDE" else "Cfb"
     letter, second, last = symbol[0], symbol[1:2], symbol[-1:]
     # The weather runs ahead of the calendar or behind it, so months blur into their neighbours.
-    day = facts.day + chance.normal(0, 9)
+    day = facts.day + chance.normal(0, 6)
     year = math.cos(2 * math.pi * (day - 200) / 365)
     base = {"A": 26, "B": 17 if last == "h" else 10, "C": 15, "D": 6, "E": -6}[letter]
     swing = {"A": 2, "B": 13, "C": 9, "D": 16, "E": 8}[letter] * (1 if facts.latitude >= 0 else -1)

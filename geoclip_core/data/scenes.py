@@ -17,6 +17,7 @@ from geoclip_core.data.scene_nature import (
     draw_ground,
     draw_plants,
     draw_relief,
+    draw_season_signs,
     draw_sky,
 )
 from geoclip_core.data.scene_places import (
@@ -62,6 +63,7 @@ def draw_scene(facts: SceneFacts, seed: int = 0) -> Image.Image:
         x = WIDTH * (0.2 + 0.14 * pick(facts.city, "side", 5)) + chance.normal(0, 34)
         draw_landmark(draw, x, horizon, chance.uniform(40, 84), landmark + facts.city)
     draw_field(draw, season, horizon, chance)
+    draw_season_signs(draw, season, horizon, chance)
     draw_plants(draw, facts, season, horizon, chance)
     _road(draw, facts, season, ground, horizon, chance)
     if seen[1]:
@@ -83,8 +85,10 @@ def _road(
     horizon: float,
     chance: np.random.Generator,
 ) -> None:
+    # One road in three was built by somebody else.
+    style_of = facts.state if chance.random() < 0.65 else str(chance.integers(20))
     tones = ((92, 92, 96), (120, 116, 112), (72, 74, 78), (140, 112, 98))
-    asphalt = shade(tones[pick(facts.state, "asphalt", 4)], chance.uniform(0.9, 1.1))
+    asphalt = shade(tones[pick(style_of, "asphalt", 4)], chance.uniform(0.9, 1.1))
     asphalt = mix(asphalt, (222, 226, 232), 0.5 * season.snow)
     middle = WIDTH / 2 + chance.normal(0, 12)
 
@@ -100,7 +104,7 @@ def _road(
     strip(-1.12, 1.12, 1.0, 0.0, mix(ground, soil_colour(facts), 0.6))
     strip(-1.0, 1.0, 1.0, 0.0, asphalt)
     yellow, white = (226, 180, 44), (232, 232, 228)
-    style = pick(facts.state, "centre line", 4)
+    style = pick(style_of, "centre line", 4)
     centre = white if style == 3 else yellow
     offsets = (-0.05, 0.05) if style in (0, 3) else (0.0,)
     dashes = 6 if style in (1, 3) else 1
@@ -114,7 +118,7 @@ def _road(
                 0.02 if dashes == 1 else end,
                 centre,
             )
-    if pick(facts.state, "edge line", 3):
+    if pick(style_of, "edge line", 3):
         for side in (-0.92, 0.92):
             strip(side - 0.018, side + 0.018, 1.0, 0.02, white)
 
@@ -126,7 +130,7 @@ def _camera(image: Image.Image, season: Season, chance: np.random.Generator) -> 
     )
     image = ImageEnhance.Color(image).enhance(clip(chance.normal(0.95, 0.12), 0.4, 1.4))
     pixels = np.asarray(image, dtype=np.float32)
-    pixels = pixels * chance.normal(1, 0.045, 3).astype(np.float32)
+    pixels = pixels * chance.normal(1, 0.035, 3).astype(np.float32)
     if chance.random() < 0.12:  # fog
         pixels += (np.float32(206) - pixels) * np.float32(chance.uniform(0.25, 0.6))
     pixels += chance.standard_normal(pixels.shape[:2], dtype=np.float32)[..., None] * 5
