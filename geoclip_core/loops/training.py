@@ -1,0 +1,351 @@
+"""The loop that `fit` and `pretrain` share: steps, validation, best weights, stop and resume.
+
+It runs over 🤗 Accelerate: one process, several GPUs or several machines. What is to be learnt is
+a `Task`; the loop knows nothing of photos.
+"""
+
+import math
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from accelerate import Accelerator
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from geoclip_core.loops.batches import EpochBatches, Indices, parts_of
+from geoclip_core.loops.run_session import RunSession
+from geoclip_core.loops.schedule import BestSoFar, learning_rate_factor, warmup_steps
+from geoclip_core.loops.training_state import (
+    StateError,
+    begin_state,
+    finish_state,
+    optimizer_tensors,
+    read_state,
+    restore_optimizer,
+    restore_random_state,
+    write_random_state,
+)
+
+
+@dataclass(frozen=True)
+class LoopSettings:
+    """How long and how fast to learn."""
+
+    epochs: int
+    batch_size: int
+    """Photos of one optimizer step, over all processes and accumulation parts."""
+    accumulation: int = 1
+    warmup: float = 0.05
+    """Share of all steps in which the learning rate rises."""
+    clip_norm: float = 1.0
+    """Largest norm of the gradient; 0 for no limit."""
+    patience: int = 0
+    """Epochs without a better validation after which to end; 0: never."""
+    save_seconds: float = 60.0
+    """How often the state is saved inside an epoch, besides after each validation."""
+    log_every: int = 10
+    """Steps between two lines of metrics."""
+    seed: int = 0
+
+
+class Task(Protocol):
+    """What a loop learns."""
+
+    module: nn.Module
+    """Goes through `Accelerator.prepare`; `loss` calls what comes back."""
+    optimizer: torch.optim.Optimizer
+    criterion: str
+    """Name of the validation value by which the best step is chosen; lower is better."""
+
+    def inputs(self, epoch: int, batches: Sequence[Sequence[Indices]]) -> Iterator[list[Any]]:
+        """For each step, the inputs of each of its parts."""
+        ...
+
+    def loss(
+        self, module: nn.Module, inputs: Any, rows: Indices, batch: Indices, processes: int
+    ) -> tuple[Tensor, dict[str, float]]:
+        """Loss of the part `rows` of the step `batch`, scaled so that the mean over processes of
+        the sum over parts is the loss of the whole step; and numbers to log, scaled alike.
+        """
+        ...
+
+    def validate(self) -> dict[str, float]:
+        """Numbers on the validation split."""
+        ...
+
+
+class TrainingLoop:
+    """Runs a task to its end, from wherever it was.
+
+    Args:
+        accelerator: of Accelerate.
+        session: of the run folder.
+        folder: the run folder, for saved states; every process sees it.
+        task: what to learn.
+        settings: how long and how fast.
+        count: number of training photos.
+        start_share, end_share: which part of the run's progress this is.
+    """
+
+    def __init__(
+        self,
+        accelerator: Accelerator,
+        session: RunSession,
+        folder: Path,
+        task: Task,
+        settings: LoopSettings,
+        count: int,
+        start_share: float = 0.0,
+        end_share: float = 1.0,
+    ) -> None:
+        self.accelerator, self.session = accelerator, session
+        self.states, self.task, self.settings = folder / "resume", task, settings
+        self.shares = (start_share, end_share)
+        self.batches = EpochBatches(count, settings.batch_size, settings.seed)
+        self.total = settings.epochs * self.batches.per_epoch
+        self.warmup = warmup_steps(self.total, settings.warmup)
+        self.step = 0
+        self.best = BestSoFar(settings.patience)
+        self.best_values: dict[str, float] = {}
+        self.names = {p: n for n, p in task.module.named_parameters() if p.requires_grad}
+        self._base_rates = [group["lr"] for group in task.optimizer.param_groups]
+        self._sums: dict[str, float] = {}
+        self._summed = 0
+        self._saved_at = time.monotonic()
+
+    def run(self) -> bool:
+        """Learn until the end, patience or a stop request; the module then has its best weights.
+
+        Returns:
+            False if it was stopped before the end.
+        """
+        self.module, self.optimizer = self.accelerator.prepare(
+            self.task.module, self.task.optimizer
+        )
+        finished = self._resume()
+        while not finished and self.step < self.total:
+            self._epoch()
+            if self._agree(self.session.stop_requested()):
+                self._restore_best()
+                return False
+            finished = self.best.exhausted
+        if finished and self.step < self.total:
+            self.session.log(
+                f"no better {self.task.criterion} for {self.best.waited} epochs: ending early"
+            )
+        self._restore_best()
+        return True
+
+    def _epoch(self) -> None:
+        """The rest of the current epoch, up to a stop request, and its validation."""
+        epoch, done = divmod(self.step, self.batches.per_epoch)
+        batches = self.batches.epoch(epoch)[done:]
+        process, processes = self.accelerator.process_index, self.accelerator.num_processes
+        parts = [parts_of(b, process, processes, self.settings.accumulation) for b in batches]
+        self.module.train()
+        hold_statistics(self.module)
+        steps = zip(batches, parts, self.task.inputs(epoch, parts), strict=True)
+        for batch, rows, inputs in steps:
+            self._update(batch, rows, inputs)
+            if self.step % self.batches.per_epoch == 0:
+                self._validate(epoch)
+                return
+            if self._agree(self.session.stop_requested()):
+                self._save()
+                return
+            if self._save_due():
+                self._save()
+
+    def _update(self, batch: Indices, parts: Sequence[Indices], inputs: list[Any]) -> None:
+        factor = learning_rate_factor(self.step, self.total, self.warmup)
+        for group, rate in zip(self.optimizer.param_groups, self._base_rates, strict=True):
+            group["lr"] = rate * factor
+        processes = self.accelerator.num_processes
+        for number, (rows, values) in enumerate(zip(parts, inputs, strict=True)):
+            last = number == len(parts) - 1
+            with self.accelerator.autocast():
+                if last:
+                    loss, numbers = self.task.loss(self.module, values, rows, batch, processes)
+                    self.accelerator.backward(loss)
+                else:
+                    with self.accelerator.no_sync(self.module):
+                        loss, numbers = self.task.loss(self.module, values, rows, batch, processes)
+                        self.accelerator.backward(loss)
+            if not math.isfinite(float(loss.detach())):
+                raise FloatingPointError(
+                    f"the loss became {float(loss.detach())} at step {self.step}: take a smaller "
+                    "learning rate"
+                )
+            for name, value in numbers.items():
+                self._sums[name] = self._sums.get(name, 0.0) + value
+        if self.settings.clip_norm > 0:
+            self.accelerator.clip_grad_norm_(self.module.parameters(), self.settings.clip_norm)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.step += 1
+        self._summed += 1
+        if self._summed >= self.settings.log_every:
+            self._log_losses()
+        start, end = self.shares
+        self.session.progress(
+            f"training, epoch {1 + (self.step - 1) // self.batches.per_epoch} of "
+            f"{self.settings.epochs}",
+            start + (end - start) * self.step / self.total,
+            step=self.step,
+            total_steps=self.total,
+        )
+
+    def _log_losses(self) -> None:
+        if not self._summed:
+            return
+        names = sorted(self._sums)
+        values = torch.tensor([self._sums[name] / self._summed for name in names])
+        mean = self.accelerator.reduce(values.to(self.accelerator.device), "mean").tolist()
+        rate = self.optimizer.param_groups[0]["lr"]
+        numbers = {f"train/{n}": v for n, v in zip(names, mean, strict=True)}
+        self.session.metrics(self.step, {**numbers, "train/learning_rate": rate})
+        self._sums, self._summed = {}, 0
+
+    def _validate(self, epoch: int) -> None:
+        self._log_losses()
+        values = self._shared(self.task.validate())
+        value = values[self.task.criterion]
+        better = self.best.offer(value, self.step)
+        if better:
+            self.best_values = values
+            self._save_best()
+        self.session.metrics(self.step, {f"val/{name}": v for name, v in values.items()})
+        shown = ", ".join(f"{name} {v:.4g}" for name, v in values.items())
+        mark = " (best)" if better else ""
+        self.session.log(f"epoch {epoch + 1}/{self.settings.epochs}: {shown}{mark}")
+        start, end = self.shares
+        share = start + (end - start) * self.step / self.total
+        self.session.progress("training", share, now=True, step=self.step, best=self.best_values)
+        self._save()
+
+    def _agree(self, mine: bool) -> bool:
+        """Whether the main process says so: all must take the same turn."""
+        if self.accelerator.num_processes == 1:
+            return mine
+        flag = torch.tensor([int(mine)], device=self.accelerator.device)
+        torch.distributed.broadcast(flag, src=0)
+        return bool(flag.item())
+
+    def _shared(self, values: dict[str, float]) -> dict[str, float]:
+        """The main process's numbers: what is decided on them must be decided alike."""
+        if self.accelerator.num_processes == 1:
+            return values
+        numbers = torch.tensor(list(values.values()), dtype=torch.float64)
+        on_device = numbers.to(self.accelerator.device, torch.float32)
+        torch.distributed.broadcast(on_device, src=0)
+        return dict(zip(values, on_device.tolist(), strict=True))
+
+    def _save_due(self) -> bool:
+        return self._agree(time.monotonic() - self._saved_at >= self.settings.save_seconds)
+
+    def _save(self) -> None:
+        if self.accelerator.is_main_process:
+            begin_state(self.states, self.step)
+        self.accelerator.wait_for_everyone()
+        write_random_state(self.states, self.step, self.accelerator.process_index)
+        self.accelerator.wait_for_everyone()
+        if self.accelerator.is_main_process:
+            tensors = {f"model.{n}": t for n, t in self._learnt().items()}
+            memory = optimizer_tensors(_bare(self.optimizer), self.names)
+            tensors |= {f"optimizer.{n}": t for n, t in memory.items()}
+            scaler = self.accelerator.scaler
+            facts = {
+                "best": [self.best.value, self.best.step] if self.best.step >= 0 else None,
+                "waited": self.best.waited,
+                "best_values": self.best_values,
+                "sums": self._sums,
+                "summed": self._summed,
+                "threads": torch.get_num_threads(),
+                "scaler": scaler.state_dict() if scaler is not None else {},
+            }
+            finish_state(self.states, self.step, tensors, facts)
+            for old in self.states.glob("best-*.safetensors"):
+                if old != self._best_file():
+                    old.unlink()
+        self._saved_at = time.monotonic()
+
+    def _resume(self) -> bool:
+        """Take up the newest state; True if the run had reached its end by patience."""
+        state = read_state(self.states)
+        if state is None:
+            return False
+        own = self._learnt()
+        saved = state.part("model")
+        if own.keys() != saved.keys() or any(own[n].shape != saved[n].shape for n in own):
+            raise StateError(
+                f"{state.folder} does not fit the model: was the dataset changed since the run "
+                "was started?"
+            )
+        with torch.no_grad():
+            for name, tensor in own.items():
+                tensor.copy_(saved[name])
+        restore_optimizer(_bare(self.optimizer), self.names, state.part("optimizer"))
+        facts = state.facts
+        self.step = state.step
+        if facts["best"] is not None:
+            self.best.value, self.best.step = facts["best"]
+        self.best.waited = facts["waited"]
+        self.best_values = facts["best_values"]
+        self._sums, self._summed = facts["sums"], facts["summed"]
+        if facts["scaler"] and self.accelerator.scaler is not None:
+            self.accelerator.scaler.load_state_dict(facts["scaler"])
+        if torch.get_num_threads() != facts["threads"]:
+            torch.set_num_threads(facts["threads"])  # sums depend on it in their last bits
+        restore_random_state(state, self.accelerator.process_index)
+        if self.session.run is not None:
+            self.session.run.forget_metrics_after(self.step)
+        self.session.log(f"resumed at step {self.step} of {self.total}")
+        return self.best.exhausted
+
+    def _learnt(self) -> dict[str, Tensor]:
+        """Trained weights and all buffers; frozen weights are the same in every step."""
+        every = self.task.module.state_dict(keep_vars=True)
+        return {
+            name: tensor
+            for name, tensor in every.items()
+            if tensor.requires_grad or not isinstance(tensor, nn.Parameter)
+        }
+
+    def _best_file(self) -> Path:
+        return self.states / f"best-{self.best.step:09d}.safetensors"
+
+    def _save_best(self) -> None:
+        if self.accelerator.is_main_process:
+            self.states.mkdir(parents=True, exist_ok=True)
+            unfinished = self.states / ".best.part"
+            tensors = {n: t.detach().cpu().contiguous() for n, t in self._learnt().items()}
+            save_file(tensors, unfinished)
+            unfinished.replace(self._best_file())
+        self.accelerator.wait_for_everyone()
+
+    def _restore_best(self) -> None:
+        if self.best.step < 0:
+            return
+        tensors = load_file(self._best_file())
+        with torch.no_grad():
+            for name, tensor in self._learnt().items():
+                tensor.copy_(tensors[name])
+
+
+def hold_statistics(module: nn.Module) -> None:
+    """Keep every BatchNorm on the statistics it was pretrained with.
+
+    A fine-tuning batch is too small to replace them, and its parts on other processes or in other
+    accumulation steps would each see different ones.
+    """
+    for part in module.modules():
+        if isinstance(part, nn.modules.batchnorm._BatchNorm):
+            part.eval()
+
+
+def _bare(optimizer: Any) -> torch.optim.Optimizer:
+    return getattr(optimizer, "optimizer", optimizer)
