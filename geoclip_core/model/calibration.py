@@ -89,7 +89,7 @@ def fit_calibration(
         coordinates: (n, 2) where those photos were taken.
         source: where the photos came from, in words.
         levels: masses of the circles, as shares.
-        folds: folds for the measured coverage.
+        folds: folds for the measured coverage; 0 leaves it unmeasured.
 
     Raises:
         ValueError: for fewer than 10 photos.
@@ -102,7 +102,9 @@ def fit_calibration(
     # every k-th photo of a large split: two parameters do not need more
     stride = -(-len(truth) // MAX_FIT_PHOTOS)
     posteriors, truth = list(posteriors)[::stride], truth[::stride]
-    calibration = _fit(posteriors, truth, levels)
+    calibration = replace(_fit(posteriors, truth, levels), n=len(truth), source=source)
+    if not folds:
+        return calibration
     fold_of = np.arange(len(truth)) % min(folds, len(truth))
     inside: dict[str, list[bool]] = {_percent(level): [] for level in levels}
     for fold in np.unique(fold_of):
@@ -114,7 +116,7 @@ def fit_calibration(
             for level in levels:
                 inside[_percent(level)].append(error <= posterior.radius_km(level))
     coverage = {level: float(np.mean(hits)) for level, hits in inside.items()}
-    return replace(calibration, n=len(truth), source=source, coverage=coverage)
+    return replace(calibration, coverage=coverage)
 
 
 def _fit(
