@@ -1,0 +1,35 @@
+"""A stand-in for ``python -m ui.train_queue``: the same waiting, then steps that cost nothing."""
+
+import sys
+import time
+
+from geoclip_core.loops.run_session import RunSession, StopRequestedError, execute
+from geoclip_core.loops.runs import Run
+from ui import train_queue
+
+
+def train(argv: list[str]) -> int:
+    run = Run.open(argv[argv.index("--resume") + 1])
+    options = run.config
+    if options.get("crash") == "early":
+        print("python -m train fit: error: no module named nothing", file=sys.stderr)
+        return 2
+
+    def work(session: RunSession) -> None:
+        first = len(run.metrics())
+        session.log("training begins")
+        for step in range(first + 1, options["steps"] + 1):
+            if session.stop_requested():
+                raise StopRequestedError
+            if options.get("crash") == "late" and step == 3:
+                raise ValueError("the photo 7.jpg is broken")
+            time.sleep(options["seconds"])
+            # not session.metrics: TensorBoard would bring torch with it
+            run.log_metrics({"step": step, "time": time.time(), "train/loss": 1 / step})
+            session.progress("training", step / options["steps"], now=True, step=step)
+
+    return execute(run, work)
+
+
+if __name__ == "__main__":
+    sys.exit(train_queue.main(train=train))
