@@ -14,6 +14,7 @@ from pathlib import Path
 import streamlit as st
 
 from geoclip_core.data.photos import PhotoError
+from geoclip_core.installed_models import installed_models
 from geoclip_core.locator import Failure, Geolocator, Prediction
 from geoclip_core.model.checkpoint import CONFIG, CheckpointError
 from geoclip_core.model_choice import bundled_models, checkpoint_folder
@@ -22,6 +23,7 @@ from ui.session import choose, kept
 from ui.theme import kilometres, percent
 
 RUNS = Path("runs")
+NONE = "None"
 TOP_K = 5
 _ANSWERS_KEPT = 1024
 
@@ -63,20 +65,30 @@ class ServedModel:
 
 
 def available_models() -> list[str]:
-    """Bundled models, then the runs with a finished checkpoint, the newest first."""
+    """Bundled models, runs with a finished checkpoint (the newest first), downloaded models."""
     runs = sorted((c.parent.parent for c in RUNS.glob(f"*/checkpoint/{CONFIG}")), reverse=True)
-    return [*bundled_models(), *(str(run) for run in runs)]
+    downloaded = [item.name for item in installed_models() if item.kind != "backbone"]
+    return [*bundled_models(), *(str(run) for run in runs), *downloaded]
 
 
-def choose_model(label: str = "Model", key: str = "model", default: str = "mini") -> str | None:
-    """A select box for a model; a checkpoint folder or hub id may be typed as well."""
+def choose_model(
+    label: str = "Model", key: str = "model", default: str = "mini", *, optional: bool = False
+) -> str | None:
+    """A select box for a model; a checkpoint folder or hub id may be typed as well.
+
+    Args:
+        label: what the model is for.
+        key: the same on every page that offers this choice.
+        default: chosen at first, if it is there.
+        optional: whether "none" may be chosen too.
+    """
     typed = kept(f"typed {key}", list)
-    options = [*available_models(), *typed]
+    options = [*([NONE] if optional else []), *available_models(), *typed]
     current = st.session_state.get(key)
     if isinstance(current, str) and current and current not in options:
         typed.append(current)
         options.append(current)
-    return choose(
+    chosen = choose(
         label,
         options,
         key,
@@ -84,6 +96,7 @@ def choose_model(label: str = "Model", key: str = "model", default: str = "mini"
         help="Bundled models and your own runs; or type a checkpoint folder or a hub id.",
         accept_new_options=True,
     )
+    return None if chosen == NONE else chosen
 
 
 def served_model(name: str) -> ServedModel | None:

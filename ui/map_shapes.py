@@ -8,6 +8,7 @@ a pole needs a special case on the page.
 import io
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -101,21 +102,48 @@ def bounds_of(points: Sequence[Coordinate], middle: float = 0.0) -> list[list[fl
     return [[min(latitudes), min(longitudes)], [max(latitudes), max(longitudes)]]
 
 
-def mercator_lattice(
-    middle: float, width: int, south: float = -MERCATOR_LIMIT, north: float = MERCATOR_LIMIT
-) -> NDArray[np.float64]:
-    """Coordinates (height, width, 2) of the pixels of an image of the world on the map.
+@dataclass(frozen=True)
+class Window:
+    """A part of the map, in degrees; longitudes may lie outside [−180, 180)."""
 
-    Pixels are square on the map; the first row is the northernmost, the first column starts at
-    ``middle`` − 180°.
+    west: float
+    east: float
+    south: float = -MERCATOR_LIMIT
+    north: float = MERCATOR_LIMIT
+
+    @property
+    def is_world(self) -> bool:
+        """Whether it goes all the way round."""
+        return self.east - self.west >= 360
+
+    def lattice(self, width: int) -> NDArray[np.float64]:
+        """Coordinates (height, width, 2) of the pixels of an image of this part of the map.
+
+        Pixels are square on the map; the first row is the northernmost, the first column the
+        westernmost. Longitudes are wrapped to [−180, 180).
+        """
+        top, bottom = _mercator(self.north), _mercator(self.south)
+        span = math.radians(self.east - self.west)
+        height = max(1, round(width * (top - bottom) / span))
+        y = top - (np.arange(height) + 0.5) * (top - bottom) / height
+        latitude = np.degrees(2 * np.arctan(np.exp(y)) - math.pi / 2)
+        longitude = self.west + (np.arange(width) + 0.5) * (self.east - self.west) / width
+        longitude = (longitude + 180) % 360 - 180
+        return np.stack(np.meshgrid(latitude, longitude, indexing="ij"), axis=-1)
+
+
+def window_around(points: Sequence[Coordinate], middle: float, margin: float = 1.0) -> Window:
+    """The part of the map that holds ``points`` and ``margin`` of their extent on every side.
+
+    The whole world, centred on ``middle``, if there are no points or they are far apart.
     """
-    top, bottom = _mercator(north), _mercator(south)
-    height = max(1, round(width * (top - bottom) / (2 * math.pi)))
-    y = top - (np.arange(height) + 0.5) * (top - bottom) / height
-    latitude = np.degrees(2 * np.arctan(np.exp(y)) - math.pi / 2)
-    longitude = middle - 180 + (np.arange(width) + 0.5) * 360 / width
-    longitude = (longitude + 180) % 360 - 180
-    return np.stack(np.meshgrid(latitude, longitude, indexing="ij"), axis=-1)
+    if points:
+        (south, west), (north, east) = bounds_of(points, middle)
+        reach = margin * max(east - west, north - south, 0.5)
+        if east - west + 2 * reach < 180:
+            south, north = max(south - reach, -MERCATOR_LIMIT), min(north + reach, MERCATOR_LIMIT)
+            return Window(west - reach, east + reach, south, north)
+    return Window(middle - 180, middle + 180)
 
 
 def sample_lattice(

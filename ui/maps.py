@@ -41,6 +41,10 @@ class OfflineMap(folium.Map):
         middle: longitude to centre the world on; by default the middle of the focus.
         max_zoom: how close the first view may be.
         colours: the palette; by default the one of the viewer's theme.
+
+    Attributes:
+        middle: the longitude it is centred on.
+        window: what an image on the map should cover: the first view and its surroundings.
     """
 
     def __init__(
@@ -94,6 +98,7 @@ class OfflineMap(folium.Map):
         for tiles in online_tiles():
             tiles.add_to(self)
         self._focus = [self.at(point) for point in focus]
+        self.window = map_shapes.window_around(self._focus, self.middle)
         self._max_zoom = max_zoom
         self._roles: dict[Role, str] = {}
         self._finished = False
@@ -111,6 +116,7 @@ class OfflineMap(folium.Map):
         *,
         share: float | None = None,
         text: str | None = None,
+        legend: str | None = None,
         to: Any = None,
     ) -> None:
         """A point with a label that shows when it is hovered or tapped.
@@ -121,9 +127,10 @@ class OfflineMap(folium.Map):
             label: plain text; a line break starts a new line.
             share: its probability; the area of the point grows with it.
             text: a few characters shown in the point, such as the number of its card.
+            legend: what the legend calls this role, if not the usual.
             to: layer to add it to; by default the map.
         """
-        self._roles[role] = _LABELS[role]
+        self._roles[role] = legend or _LABELS[role]
         colour = getattr(self.colours, role)
         tooltip = folium.Tooltip(plain(label), sticky=False)
         popup = folium.Popup(plain(label), max_width=260)
@@ -183,27 +190,30 @@ class OfflineMap(folium.Map):
             tooltip=folium.Tooltip(plain(label)),
         ).add_to(self)
 
-    def add_world_image(
-        self, rgba: NDArray[Any], name: str, *, opacity: float = 0.7, show: bool = True
+    def add_image(
+        self,
+        rgba: NDArray[Any],
+        window: map_shapes.Window,
+        name: str,
+        *,
+        opacity: float = 0.7,
+        show: bool = True,
     ) -> None:
-        """An image of the whole world between land and borders, as a layer that can be switched.
+        """An image between land and borders, as a layer that can be switched.
 
         Args:
-            rgba: pixels (height, width, 4), uint8, on ``map_shapes.mercator_lattice(map.middle)``.
+            rgba: pixels (height, width, 4), uint8, on the lattice of ``window``.
+            window: the part of the map that it covers.
             name: its name in the layer control.
             opacity: of the whole layer.
             show: whether it is on at first.
         """
         data = base64.b64encode(map_shapes.png(rgba)).decode()
         group = folium.FeatureGroup(name=name, show=show)
-        for shift in (-360, 0, 360):
-            west = self.middle - 180 + shift
+        for shift in (-360, 0, 360) if window.is_world else (0,):
             folium.raster_layers.ImageOverlay(
                 f"data:image/png;base64,{data}",
-                [
-                    [-map_shapes.MERCATOR_LIMIT, west],
-                    [map_shapes.MERCATOR_LIMIT, west + 360],
-                ],
+                [[window.south, window.west + shift], [window.north, window.east + shift]],
                 pixelated=False,
                 opacity=opacity,
                 pane="images",

@@ -1,6 +1,5 @@
 """One card a photo: what it is, where it may have been taken, and how sure that is."""
 
-import html
 from collections.abc import Sequence
 
 import streamlit as st
@@ -8,7 +7,8 @@ import streamlit as st
 from geoclip_core.data.photos import PhotoError
 from geoclip_core.locator import Failure, Prediction
 from ui.photo_tray import TrayPhoto, photo_tray, thumbnail
-from ui.theme import kilometres, markdown_text, palette, percent, translucent
+from ui.probability_list import Share, probability_list
+from ui.theme import kilometres, markdown_text, palette
 
 PER_PAGE = 8
 
@@ -52,7 +52,7 @@ def card(
         else:
             _estimate(group, row, number)
             with st.expander(_candidates_title(row), expanded=open_list):
-                st.html(_candidate_list(row))
+                probability_list(_candidate_lines(row))
         with st.container(
             horizontal=True, vertical_alignment="center", horizontal_alignment="distribute"
         ):
@@ -122,22 +122,17 @@ def _candidates_title(prediction: Prediction) -> str:
     return f"{count} candidates" if count > 1 else "1 candidate"
 
 
-def _candidate_list(prediction: Prediction) -> str:
-    """Places with their probabilities as bars, as HTML."""
-    colours = palette()
-    rows = []
-    for rank, candidate in enumerate(prediction.candidates, 1):
-        bar = translucent(colours.best if rank == 1 else colours.candidate, 0.3)
-        share = f"{100 * candidate.probability:.1f}%"
-        place = html.escape(candidate.place.label)
-        where = f"{candidate.latitude:.4f}, {candidate.longitude:.4f}"
-        rows.append(
-            f'<li title="{where}" style="display:flex; gap:.6rem; padding:.28rem .5rem; '
-            f"margin:.2rem 0; border-radius:.4rem; font-size:.86rem; line-height:1.35; "
-            f'background:linear-gradient(90deg, {bar} {share}, transparent {share})">'
-            f'<span style="flex:1">{place}</span><b>{percent(candidate.probability)}</b></li>'
+def _candidate_lines(prediction: Prediction) -> list[Share]:
+    best = palette().best
+    return [
+        Share(
+            candidate.place.label,
+            candidate.probability,
+            colour=best if rank == 0 else None,
+            hint=f"{candidate.latitude:.4f}, {candidate.longitude:.4f}",
         )
-    return f'<ol style="list-style:none; margin:0; padding:0">{"".join(rows)}</ol>'
+        for rank, candidate in enumerate(prediction.candidates)
+    ]
 
 
 def _remove(digests: Sequence[str]) -> None:

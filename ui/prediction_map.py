@@ -5,6 +5,7 @@ from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.interpolate import RegularGridInterpolator
 
 from geoclip_core.locator import Prediction
 from geoclip_core.model.posterior import Posterior
@@ -48,9 +49,9 @@ def prediction_map(
     legend: dict[str, str] = {}
     if "Heatmap" in layers and predictions:
         posterior = _together([prediction.posterior for prediction in predictions])
-        image = heat_image(posterior, world.middle, world.colours.candidate)
-        world.add_world_image(image, "Heatmap", opacity=0.85)
-        legend["Probability"] = world.colours.candidate
+        image = heat_image(posterior, world.window, world.colours.candidate)
+        world.add_image(image, world.window, "Heatmap", opacity=0.85)
+        legend["Probability"] = translucent(world.colours.candidate, 0.45)
     for prediction in predictions:
         if "Radius" in layers and len(predictions) <= DETAILED:
             _add_circles(world, prediction, alone)
@@ -100,34 +101,29 @@ def describe(prediction: Prediction) -> str:
     )
 
 
-def heat_image(posterior: Posterior, middle: float, colour: str) -> NDArray[np.uint8]:
-    """A posterior as an image for ``OfflineMap.add_world_image``: the denser, the less clear."""
-    lattice = map_shapes.mercator_lattice(middle, 720)
-    density = _density(posterior, lattice)
-    share = np.sqrt(density / density.max())
+def heat_image(posterior: Posterior, window: map_shapes.Window, colour: str) -> NDArray[np.uint8]:
+    """A posterior as an image for ``OfflineMap.add_image``: the denser, the less clear."""
+    density = _density(posterior, window)
+    share = (density / max(density.max(), 1e-300)) ** 0.65  # faint tails still show
     image = np.empty((*share.shape, 4), dtype=np.uint8)
     image[..., :3] = rgb(colour)
     image[..., 3] = np.round(235 * np.clip((share - 0.04) / 0.96, 0, 1))
     return image
 
 
-def _density(posterior: Posterior, lattice: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Density on the pixels of a lattice, interpolated from a grid of one degree."""
-    grid = _grid(posterior)
-    rows, columns = grid.shape
-    row = np.clip((lattice[..., 0] + 90) * rows / 180 - 0.5, 0, rows - 1)
-    column = (lattice[..., 1] + 180) * columns / 360 - 0.5
-    low, left = np.floor(row).astype(int), np.floor(column).astype(int)
-    high = np.minimum(low + 1, rows - 1)
-    up, across = row - low, column - left
-    bottom = grid[low, left % columns] * (1 - across) + grid[low, (left + 1) % columns] * across
-    top = grid[high, left % columns] * (1 - across) + grid[high, (left + 1) % columns] * across
-    return bottom * (1 - up) + top * up
-
-
-@lru_cache(maxsize=64)
-def _grid(posterior: Posterior) -> NDArray[np.float64]:
-    return posterior.density_grid(1.0).density
+@lru_cache(maxsize=32)
+def _density(posterior: Posterior, window: map_shapes.Window) -> NDArray[np.float64]:
+    """Density on the lattice of a window, interpolated from a grid of 240 columns or more."""
+    step = min(1.0, (window.east - window.west) / 240)
+    bounds = (window.south, window.west, window.north, window.east)
+    grid = posterior.density_grid(step, bounds)
+    lattice = window.lattice(720)
+    longitude = window.west + (lattice[0, :, 1] - window.west) % 360
+    interpolate = RegularGridInterpolator(
+        (grid.latitudes, grid.longitudes), grid.density, bounds_error=False, fill_value=None
+    )
+    mesh = np.meshgrid(lattice[:, 0, 0], longitude, indexing="ij")
+    return np.maximum(interpolate(tuple(mesh)), 0.0)
 
 
 def _together(posteriors: Sequence[Posterior]) -> Posterior:

@@ -1,0 +1,73 @@
+import streamlit as st
+
+from geoclip_core.data.photos import PhotoError
+from geoclip_core.earth.sphere import haversine_km
+from ui.context_facts import features_shown
+from ui.context_panels import choose_belt, comparison_map, head_panel, model_heading
+from ui.loading import accuracy_sentence, choose_model, served_model
+from ui.maps import OfflineMap, show_map
+from ui.page import open_page
+from ui.photo_input import EXAMPLE_NOTE, photo_input
+from ui.photo_tray import shown_photos, thumbnail
+from ui.session import choose
+from ui.theme import kilometres, markdown_text
+
+open_page(
+    "What the model reads in a photo",
+    "Each context head guesses one fact from the photo alone. Framed in green is what the map says "
+    "at the predicted point, so that you see where the two agree and where they do not.",
+    name="Context heads",
+)
+with st.sidebar:
+    first = choose_model("Model A")
+    second = choose_model("Model B, to compare with", "second model", "mini-plain", optional=True)
+controls, world = st.columns([2, 3], gap="large")
+with controls:
+    photo_input()
+    photos = shown_photos()
+    photo = photos[0]
+    if len(photos) > 1:
+        photo = choose("Photo", photos, "context photo", format_func=lambda photo: photo.name)
+models = [served_model(name) for name in (first, second) if name]
+models = [model for model in models if model is not None]
+if not models:
+    with world:
+        show_map(OfflineMap(), key="map")
+    st.stop()
+
+try:
+    with controls:
+        st.image(thumbnail(photo), width="stretch", alt=f"The photo {photo.name}")
+        st.caption(EXAMPLE_NOTE if photo.example else markdown_text(photo.name))
+    predictions = [model.locate([photo]) for model in models]
+except PhotoError as error:
+    st.error(markdown_text(str(error)), icon=":material/broken_image:")
+    st.stop()
+
+with world:
+    belt = choose_belt(predictions[0])
+    show_map(comparison_map(predictions, belt), key="map")
+    if len(predictions) == 2:
+        a, b = ((p.latitude, p.longitude) for p in predictions)
+        st.markdown(f"The two guesses are **{kilometres(float(haversine_km(a, b)))}** apart.")
+    for model in models:
+        st.caption(f":material/info: {accuracy_sentence(model.locator)}")
+
+features = features_shown(*(p.context for p in predictions)) or ["climate", "country"]
+panels = [(letter, *pair) for letter, *pair in zip("AB", models, predictions, strict=False)]
+if len(panels) == 1:
+    model_heading(predictions[0], "A")
+    rows = [
+        [(feature, *panels[0]) for feature in features[i : i + 2]]
+        for i in range(0, len(features), 2)
+    ]
+else:
+    for column, (letter, _, prediction) in zip(st.columns(2), panels, strict=True):
+        with column:
+            model_heading(prediction, letter)
+    rows = [[(feature, *panel) for panel in panels] for feature in features]
+for row in rows:
+    for column, (feature, letter, model, prediction) in zip(st.columns(2), row, strict=False):
+        with column:
+            vocabulary = model.locator.model.vocabularies.get(feature)
+            head_panel(feature, prediction, vocabulary, key=letter)
