@@ -13,6 +13,8 @@ import platformdirs
 
 CACHE_VARIABLE = "GEOCLIP_CACHE"
 OFFLINE_VARIABLE = "GEOCLIP_OFFLINE"
+MANIFEST = "download.json"
+"""Lies in the folder of every model that was placed whole."""
 _APPLICATION = "geoclip-core"
 _YES = {"1", "true", "yes", "on"}
 
@@ -45,6 +47,12 @@ def cache_folders(root: Path | str | None = None) -> CacheFolders:
         galleries=cache / "galleries",
         calibrations=data / "calibrations",
     )
+
+
+def downloaded_folder(name: str) -> Path | None:
+    """The folder of a model "user/name" that was downloaded and placed, or None."""
+    folder = cache_folders().models / name.replace("/", "--")
+    return folder if name and (folder / MANIFEST).is_file() else None
 
 
 def is_offline(flag: bool = False) -> bool:

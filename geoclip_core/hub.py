@@ -118,7 +118,8 @@ def push(
                     f"the hub does not let you write to {repository}: log in with `hf auth login` "
                     "with a token that may write, or set HF_TOKEN"
                 ) from error
-            raise DownloadError(f"the hub refuses {repository}: {error}") from error
+            reason = str(error).strip().splitlines()[0]
+            raise DownloadError(f"the hub refuses {repository}: {reason}") from error
         except Exception as error:
             if not _is_network(error):
                 raise

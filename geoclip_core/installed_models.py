@@ -6,12 +6,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from geoclip_core.cache_folders import cache_folders
+from geoclip_core.cache_folders import MANIFEST, cache_folders
 from geoclip_core.catalogue import GEOCLIP
 from geoclip_core.hub_repository import is_hub_id
 from geoclip_core.placement import DownloadError, sha256_of
-
-MANIFEST = "download.json"
 
 
 @dataclass(frozen=True)

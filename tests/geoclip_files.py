@@ -22,7 +22,7 @@ from geoclip_core.geoclip_wheel import fetch_wheel
 from geoclip_core.model.geoclip_release import release_config
 from geoclip_core.placement import DownloadError
 
-SIGMAS = (1.0, 4.0)
+SIGMAS = (1.0, 16.0, 256.0)
 
 
 def make_clip(folder: Path, projection: int = 48, side: int = 56, seed: int = 0) -> Path:

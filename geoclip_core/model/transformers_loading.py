@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from geoclip_core.cache_folders import downloaded_folder, is_offline
 from geoclip_core.model.backbone import BackboneConfig
 
 CLASS_TOKENS = {"clip_vision_model": 1, "vit": 1, "deit": 2, "dinov2": 1, "beit": 1}
@@ -87,17 +88,21 @@ def pretrained_network(
     from transformers import AutoConfig, AutoModel
     from transformers.image_processing_base import ImageProcessingMixin
 
-    where = {"revision": config.revision} if config.revision else {}
+    where: dict[str, Any] = {"revision": config.revision} if config.revision else {}
+    downloaded = None if config.revision else downloaded_folder(config.name)
+    source = str(downloaded or config.name)
+    if is_offline():
+        where["local_files_only"] = True
     try:
-        whole = AutoConfig.from_pretrained(config.name, **where)
+        whole = AutoConfig.from_pretrained(source, **where)
         try:
-            settings, _ = ImageProcessingMixin.get_image_processor_dict(config.name, **where)
+            settings, _ = ImageProcessingMixin.get_image_processor_dict(source, **where)
         except OSError:
             settings = {}
         vision = _vision_config(whole)
         kind = _tower_class(vision, config.projection) or AutoModel
         network, loading = kind.from_pretrained(
-            config.name, config=vision, output_loading_info=True, dtype=torch.float32, **where
+            source, config=vision, output_loading_info=True, dtype=torch.float32, **where
         )
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         reason = str(error).strip().splitlines() or [type(error).__name__]
