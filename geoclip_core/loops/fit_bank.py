@@ -1,290 +1,98 @@
-"""Closed-form fitting of retrieval models, for datasets of hundreds to a few thousand photos.
+"""Fitting and validating a retrieval model on a dataset: from embeddings to a checkpoint."""
 
-Nothing is descended here: a model is a bank of embeddings and the solution of a linear system, so
-that cross-validating it costs seconds. Every choice that is left to the data (kernel width, ridge,
-sharpness) is made inside each training fold from leave-one-out predictions, which makes the
-cross-validated numbers those of the whole procedure.
-"""
-
-import itertools
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
-from typing import Any, Literal
+import tempfile
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.sparse.csgraph import connected_components
-from torch import Tensor
 
-from geoclip_core.data.vocabulary import IGNORE_INDEX, Vocabulary
-from geoclip_core.earth.sphere import GEOSCORE_SCALE_KM, geoscore, haversine_km, pairwise_km
-from geoclip_core.model.backbone import BackboneConfig
-from geoclip_core.model.calibration import Calibration, fit_calibration
-from geoclip_core.model.geolocation import Estimate, GeolocationModel, ModelConfig
-from geoclip_core.model.kernel_ridge import cosine_kernel, leave_one_out
-from geoclip_core.model.retrieval_head import MAX_RIDGE_BANK, RetrievalHead
+from geoclip_core.data.table import PhotoDataset
+from geoclip_core.data.vocabulary import build_vocabularies
+from geoclip_core.loops.bank_card import bank_card
+from geoclip_core.loops.bank_model import BankData, BankOptions, Progress, fit_bank_model
+from geoclip_core.loops.bank_validation import BankSubject, final_calibration, measure
+from geoclip_core.loops.predictions import write_predictions
+from geoclip_core.model.backbone import Backbone
+from geoclip_core.model.checkpoint import save_checkpoint
 
-Progress = Callable[[int, int], None]
-Array = NDArray[np.float64]
-MINIMUM_PHOTOS = 30
+PREDICTIONS = "predictions.parquet"
 
 
-@dataclass(frozen=True)
-class BankOptions:
-    """How a retrieval model is fitted."""
-
-    features: tuple[str, ...] = ("climate", "country")
-    """Context features with a head each."""
-    use_context: bool = True
-    """Let context heads join the embedding at the coordinate head; off: no context heads at all."""
-    vote: Literal["cosine", "kernel-ridge"] = "kernel-ridge"
-    """How the bank answers: "kernel-ridge" up to 5,000 photos, "cosine" for more."""
-    gammas: tuple[float, ...] = (1.0, 2.0)
-    """Kernel widths to choose from: exp(γ (similarity − 1))."""
-    ridges: tuple[float, ...] = (0.03, 0.1, 0.3)
-    """Ridges to choose from."""
-    readout_temperatures: tuple[float, ...] = (0.015, 0.03)
-    """Sharpness of the field from which the answer is read, to choose from."""
-    temperature: float = 0.05
-    """Divides the votes before the softmax, until calibration corrects it."""
-    context_weight: float = 0.1
-    """Share of the context in the similarity of the coordinate head, from 0 to below 1."""
-    context_ridges: tuple[float, ...] = (0.1, 0.3, 1.0)
-    """Ridges of the context heads to choose from."""
-    join_width: int = 16
-    """Numbers that each context feature hands to the coordinate head."""
-    folds: int = 10
-    """Folds of the cross-validation."""
-    repeats: int = 3
-    """How often the cross-validation is repeated with other folds; the first is reported."""
-    group_km: float = 50.0
-    """Photos closer than this stay in one fold in the spatially blocked cross-validation."""
-    seed: int = 0
-    """Seed of the folds."""
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.context_weight < 1:
-            raise ValueError(f"context_weight must lie in [0, 1), not {self.context_weight}")
-        if self.folds < 2 or self.repeats < 1:
-            raise ValueError("folds must be at least 2 and repeats at least 1")
-        if self.use_context and not self.features:
-            raise ValueError("context is on but no feature is named: name some or switch it off")
-        if not (self.gammas and self.ridges and self.readout_temperatures and self.context_ridges):
-            raise ValueError("gammas, ridges and temperatures need at least one value each")
-
-
-@dataclass(frozen=True)
-class BankData:
-    """What a retrieval model is fitted on: n photos, embedded and labelled."""
-
-    embeddings: Tensor
-    """(n, D) raw backbone embeddings."""
-    coordinates: Array
-    """(n, 2) degrees."""
-    labels: dict[str, NDArray[np.int64]]
-    """Feature -> (n,) class indices, −100 where unknown."""
-
-    def __post_init__(self) -> None:
-        rows = {len(self.embeddings), len(self.coordinates), *map(len, self.labels.values())}
-        if len(rows) != 1:
-            raise ValueError(f"embeddings, coordinates and labels differ in length: {sorted(rows)}")
-        if len(self.embeddings) < MINIMUM_PHOTOS:
-            raise ValueError(f"a bank needs at least {MINIMUM_PHOTOS} photos, got {min(rows)}")
-        if not torch.isfinite(self.embeddings).all():
-            raise ValueError("an embedding holds numbers that are not finite")
-
-    def take(self, rows: NDArray[np.int64]) -> "BankData":
-        """The photos at some rows."""
-        labels = {feature: values[rows] for feature, values in self.labels.items()}
-        return BankData(self.embeddings[rows], self.coordinates[rows], labels)
-
-
-@dataclass(frozen=True)
-class CrossValidation:
-    """Predictions for every photo by models that had not seen it."""
-
-    estimates: list[Estimate]
-    """n estimates, each calibrated on the other folds."""
-    raw: list[Estimate]
-    """n estimates, uncalibrated."""
-    fold_of: NDArray[np.int64]
-    """(n,) fold of each photo."""
-
-
-def fit_bank_model(
-    data: BankData,
-    vocabularies: Mapping[str, Vocabulary],
+def fit_bank(
+    dataset: PhotoDataset,
+    embeddings: NDArray[np.floating],
+    backbone: Backbone,
     options: BankOptions,
-    backbone_config: BackboneConfig,
-    block_widths: tuple[int, ...],
-    name: str = "",
-) -> GeolocationModel:
-    """A model whose bank is `data`, uncalibrated.
+    folder: str | Path,
+    *,
+    name: str,
+    command: str = "",
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Fit a retrieval model, with numbers of its cross-validation, and write its checkpoint.
+
+    Args:
+        dataset: photos; those of train and val are learnt from, of all splits with
+            `options.use_all_rows`.
+        embeddings: (n, D) of all its photos, in order; rows of NaN (unreadable photos) are left
+            out.
+        backbone: what embedded them.
+        options: how to fit.
+        folder: the checkpoint, with predictions.parquet of the cross-validation beside the model.
+        name: of the model.
+        command: what was run, for the model card.
+        progress: called with (folds done, folds in all).
+
+    Returns:
+        The metrics, as in the checkpoint's metrics.json.
 
     Raises:
-        ValueError: too many photos for kernel ridge, or a feature that no photo knows.
+        ValueError: too few or too many photos, or embeddings of another dataset or backbone.
     """
-    if options.vote == "kernel-ridge" and len(data.embeddings) > MAX_RIDGE_BANK:
+    if embeddings.shape != (len(dataset), backbone.embedding_width):
         raise ValueError(
-            f"kernel ridge is for up to {MAX_RIDGE_BANK} photos, not {len(data.embeddings)}: "
-            'set vote to "cosine"'
+            f"{embeddings.shape} embeddings for {len(dataset)} photos of width "
+            f"{backbone.embedding_width}"
         )
-    model = _empty_model(data, vocabularies, options, backbone_config, block_widths, name)
-    head, normaliser = model.coordinate_head, model.normaliser
-    assert isinstance(head, RetrievalHead)
-    normalised = normaliser.fit(data.embeddings.float())(data.embeddings.float())
-    joined = normalised
-    with torch.no_grad():
-        if model.context_heads is not None and model.context_join is not None:
-            blank = normalised.new_zeros(len(normalised), model.context_join.output_width)
-            head.fit(torch.cat([normalised, blank], dim=1), data.coordinates)
-            _choose_context(model, data, options)
-            left_out = model.context_heads.left_out_logits()
-            joined = torch.cat([normalised, model.context_join.fit(left_out)(left_out)], dim=1)
-        head.fit(joined, data.coordinates)
-        if options.vote == "kernel-ridge":
-            head.configure(**_choose_field(head, options))
-    head_options = {**model.config.head_options, **head.options}
-    context_options = model.context_heads.options if model.context_heads is not None else {}
-    model.config = replace(model.config, head_options=head_options, context_options=context_options)
-    return model.eval()
-
-
-def cross_validate(
-    data: BankData,
-    vocabularies: Mapping[str, Vocabulary],
-    options: BankOptions,
-    backbone_config: BackboneConfig,
-    block_widths: tuple[int, ...],
-    fold_of: NDArray[np.int64],
-    progress: Progress | None = None,
-) -> CrossValidation:
-    """Predict each fold by a model fitted on, and calibrated across, the other folds."""
-    raw: list[Estimate | None] = [None] * len(fold_of)
-    folds = np.unique(fold_of)
-    for done, fold in enumerate(folds):
-        rest, held = np.flatnonzero(fold_of != fold), np.flatnonzero(fold_of == fold)
-        model = fit_bank_model(
-            data.take(rest), vocabularies, options, backbone_config, block_widths
-        )
-        for row, estimate in zip(held, model.predict(data.embeddings[held]), strict=True):
-            raw[row] = estimate
-        if progress:
-            progress(done + 1, len(folds))
-    found = [estimate for estimate in raw if estimate is not None]
-    estimates = list(found)
-    for fold in folds:
-        rest = np.flatnonzero(fold_of != fold)
-        calibration = fit_calibration(
-            [found[i].posterior for i in rest], data.coordinates[rest], folds=0
-        )
-        for row in np.flatnonzero(fold_of == fold):
-            estimates[row] = replace(found[row], posterior=calibration.apply(found[row].posterior))
-    return CrossValidation(estimates, found, fold_of)
-
-
-def calibrate(validation: CrossValidation, coordinates: Array, source: str) -> Calibration:
-    """The calibration that a model fitted on all photos gets: that of the held-out predictions."""
-    return fit_calibration([e.posterior for e in validation.raw], coordinates, source=source)
-
-
-def random_folds(count: int, folds: int, seed: int) -> NDArray[np.int64]:
-    """(n,) folds of nearly equal size."""
-    fold_of = np.empty(count, dtype=np.int64)
-    fold_of[np.random.default_rng(seed).permutation(count)] = np.arange(count) % folds
-    return fold_of
-
-
-def spatial_folds(coordinates: Array, folds: int, seed: int, group_km: float) -> NDArray[np.int64]:
-    """(n,) folds in which photos that are chained by less than `group_km` stay together."""
-    _, group = connected_components(pairwise_km(coordinates, coordinates) < group_km)
-    order = np.random.default_rng(seed).permutation(group.max() + 1)
-    # largest groups first, each to the fold that is smallest so far
-    sizes, fold_of_group = np.zeros(folds), np.empty(group.max() + 1, dtype=np.int64)
-    members = np.bincount(group)
-    for index in order[np.argsort(-members[order], kind="stable")]:
-        fold_of_group[index] = int(sizes.argmin())
-        sizes[fold_of_group[index]] += members[index]
-    return fold_of_group[group]
-
-
-def score_of(estimates: list[Estimate], coordinates: Array) -> float:
-    """Mean GeoScore of the answers."""
-    answers = np.array([estimate.posterior.mode() for estimate in estimates])
-    return float(geoscore(haversine_km(answers, coordinates)).mean())
-
-
-def _empty_model(
-    data: BankData,
-    vocabularies: Mapping[str, Vocabulary],
-    options: BankOptions,
-    backbone_config: BackboneConfig,
-    block_widths: tuple[int, ...],
-    name: str,
-) -> GeolocationModel:
-    size, blocks = len(data.embeddings), len(block_widths)
-    head: dict[str, Any] = {
-        "bank_size": size,
-        "vote": options.vote,
-        "temperature": options.temperature,
-    }
-    features = options.features if options.use_context else ()
-    if features:
-        share = options.context_weight
-        head["block_weights"] = [(1 - share) / blocks] * blocks + [share]
-    config = ModelConfig(
-        features=features,
-        use_context=options.use_context,
-        coordinate_head="retrieval",
-        head_options=head,
-        context_heads="kernel-ridge",
-        context_options={"bank_size": size} if features else {},
-        join_options={"width": options.join_width} if features else {},
+    used = np.isfinite(embeddings).all(axis=1)
+    if not options.use_all_rows:
+        used &= dataset.table["split"].isin(["train", "val"]).to_numpy()
+    photos = dataset.select(used)
+    # once the test of the model is cross-validation, every row that is used is a training row
+    photos.table["split"] = "train"
+    vocabularies = {}
+    if options.use_context:
+        vocabularies = build_vocabularies(photos, options.features)
+    data = BankData(
+        torch.from_numpy(np.asarray(embeddings[used], dtype=np.float32)),
+        photos.coordinates,
+        photos.labels(vocabularies),
     )
-    chosen = {feature: vocabularies[feature] for feature in features}
-    return GeolocationModel(config, backbone_config, block_widths, chosen, name=name)
-
-
-def _choose_context(model: GeolocationModel, data: BankData, options: BankOptions) -> None:
-    """Ridge, kernel width and sharpness of the context heads, by left-out log likelihood."""
-    heads = model.context_heads
-    heads.fit(data.labels)
-    best = (-np.inf, heads.options)
-    for gamma, ridge in itertools.product(options.gammas, options.context_ridges):
-        heads.configure(gamma=gamma, ridge=ridge, sharpness=dict.fromkeys(model.features, 1.0))
-        shares = heads.left_out_logits()
-        total, sharpness = 0.0, {}
-        for feature in model.features:
-            known = data.labels[feature] != IGNORE_INDEX
-            scores = shares[feature][torch.from_numpy(known)].double()
-            labels = torch.from_numpy(data.labels[feature][known])
-            fits = {
-                factor: float(-torch.nn.functional.cross_entropy(scores * factor, labels))
-                for factor in np.geomspace(2.0, 40.0, 25).tolist()
-            }
-            sharpness[feature] = max(fits, key=fits.__getitem__)
-            total += fits[sharpness[feature]]
-        if total > best[0]:
-            best = (total, {"gamma": gamma, "ridge": ridge, "sharpness": sharpness})
-    heads.configure(**{key: best[1][key] for key in ("gamma", "ridge", "sharpness")})
-
-
-def _choose_field(head: RetrievalHead, options: BankOptions) -> dict[str, float]:
-    """Kernel width, ridge and readout of the score field, by the left-out mean GeoScore."""
-    similarity = head.bank_similarity().double()
-    places = head.coordinates.double()
-    field = torch.exp(-pairwise_km(places, places) / GEOSCORE_SCALE_KM)
-    best: tuple[float, dict[str, float]] = (-np.inf, {})
-    for gamma, ridge in itertools.product(options.gammas, options.ridges):
-        votes = leave_one_out(cosine_kernel(similarity, gamma), field, ridge)
-        # a photo may not be found at its own place
-        votes = votes.masked_fill(torch.eye(len(votes), dtype=torch.bool), -torch.inf)
-        for temperature in options.readout_temperatures:
-            expected = (votes / temperature).softmax(dim=1) @ field
-            answer = expected.masked_fill(votes.isinf(), -torch.inf).argmax(dim=1)
-            score = float(field[torch.arange(len(field)), answer].mean())
-            if score > best[0]:
-                choice = {"gamma": gamma, "ridge": ridge, "readout_temperature": temperature}
-                best = (score, choice)
-    return best[1]
+    subject = BankSubject(data, vocabularies, options, backbone.config, backbone.block_widths)
+    validation, frame, metrics = measure(subject, photos, progress)
+    model = fit_bank_model(
+        data, vocabularies, options, backbone.config, backbone.block_widths, name
+    )
+    model.calibration = final_calibration(validation, photos.coordinates)
+    model.attach_backbone(backbone)
+    metrics |= {
+        "name": name,
+        "dataset": dataset.name,
+        "photos": len(photos),
+        "unreadable": int((~np.isfinite(embeddings).all(axis=1)).sum()),
+        "measured_by": f"{options.folds}-fold cross-validation, seed {options.seed}",
+        "command": command,
+    }
+    card = bank_card(model, metrics, photos, options, command)
+    with tempfile.TemporaryDirectory() as scratch:
+        about = {
+            "model": name,
+            "dataset": dataset.name,
+            "split": "cross-validation",
+            "note": "each photo was held out of the model that located it",
+        }
+        path = write_predictions(frame, Path(scratch) / PREDICTIONS, about)
+        save_checkpoint(folder, model, metrics, card, files={PREDICTIONS: path})
+    return metrics

@@ -32,6 +32,7 @@ def save_checkpoint(
     metrics: Mapping[str, Any] | None = None,
     card: str = "",
     save_backbone: bool = False,
+    files: Mapping[str, Path] | None = None,
 ) -> Path:
     """Write a model as a folder, whole or not at all.
 
@@ -41,6 +42,7 @@ def save_checkpoint(
         metrics: numbers for metrics.json.
         card: text of the model card, README.md.
         save_backbone: also save the backbone's weights, because they were trained.
+        files: name -> file to copy in beside the rest (predictions.parquet).
     """
     target = Path(folder)
     if target.exists() and (
@@ -78,7 +80,11 @@ def save_checkpoint(
         if model.calibration is not None:
             (work / CALIBRATION).write_text(model.calibration.to_json(), encoding="utf-8")
         (work / CARD).write_text(card, encoding="utf-8")
+        for name, path in (files or {}).items():
+            shutil.copyfile(path, work / name)
         work.chmod(0o755)
+        for path in work.iterdir():
+            path.chmod(0o644)  # safetensors writes for the owner alone
         _replace(work, target)
     finally:
         shutil.rmtree(work, ignore_errors=True)
