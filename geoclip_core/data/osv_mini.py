@@ -122,14 +122,8 @@ def read_csv_text(path: Path, columns: Sequence[str] | None) -> pd.DataFrame:
     """
     _check_start(path)
     try:
-        frame = pd.read_csv(
-            path,
-            dtype="str",
-            na_filter=False,
-            encoding="utf-8-sig",
-            usecols=None if columns is None else lambda name: name.strip() in columns,
-            index_col=False,
-        )
+        # All columns, though some are dropped: with usecols, pandas lets too long rows pass.
+        frame = pd.read_csv(path, dtype="str", na_filter=False, encoding="utf-8-sig")
     except pd.errors.EmptyDataError as error:
         raise DatasetError(f"{path}: the file has no header row") from error
     except UnicodeDecodeError as error:
@@ -141,8 +135,13 @@ def read_csv_text(path: Path, columns: Sequence[str] | None) -> pd.DataFrame:
         raise DatasetError(
             f"{path}: not a table: {str(error).strip()}; a text with a comma needs quotes around it"
         ) from error
+    if not isinstance(frame.index, pd.RangeIndex):
+        raise DatasetError(
+            f"{path}: not a table: its rows have more fields than its header; a text with a comma "
+            "needs quotes around it"
+        )
     frame.columns = frame.columns.str.strip()
-    return frame
+    return frame if columns is None else frame[[name for name in frame if name in columns]]
 
 
 def read_text(path: Path, columns: Sequence[str] | None = WANTED) -> pd.DataFrame:

@@ -190,7 +190,7 @@ def build_vocabularies(
 
 def _place_vocabulary(table: pd.DataFrame, feature: str, parent: Vocabulary | None) -> Vocabulary:
     key = f"{feature}_key"
-    columns = [key, feature] + ([f"{parent.feature}_key"] if parent else [])
+    columns = [key, feature, *([] if parent is None else [f"{parent.feature}_key"])]
     # A key's parent is in the key itself ("Ada County_Idaho_US"), so the first row that knows it
     # speaks for all; sorting makes the choice independent of the order of the rows.
     rows = table.loc[table[key].notna(), columns].drop_duplicates()
