@@ -6,7 +6,8 @@ the file, its time of change and the filters, so that a filter change costs one 
 
 import hashlib
 import json
-from collections import OrderedDict
+from collections import Counter, OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import numpy as np
 import pandas as pd
 import streamlit as st
 
+import geoclip_core
 from geoclip_core.data.vocabulary import MONTHS
 from geoclip_core.earth.climate import climate_names
 from geoclip_core.loops.evaluate import METRICS, describe, predictions_of
@@ -22,8 +24,8 @@ from geoclip_core.loops.imported import imported_predictions, read_guesses
 from geoclip_core.loops.metrics import with_places
 from geoclip_core.loops.predictions import PredictionsError, read_predictions
 
-#: Where predictions are looked for, below the project's folder: bundled models, runs, evaluations.
-PLACES = ("geoclip_core/checkpoints", "runs", "evaluations")
+#: Where predictions are looked for: what ships, then what training and evaluation write.
+PLACES = (Path(geoclip_core.__file__).parent / "checkpoints", Path("runs"), Path("evaluations"))
 _IMPORT = "import:"
 _IMPORTS_KEPT = 16
 
@@ -63,16 +65,16 @@ class Filters:
     """Range of the stated 50 % radius: the confidence."""
 
 
-def find_sources(root: Path) -> tuple[list[Source], list[str]]:
-    """Every readable predictions table below a project folder, newest first, bundled ones last.
+def find_sources(places: Sequence[Path] = PLACES) -> tuple[list[Source], list[str]]:
+    """Every predictions table in the folders, the newest first, those of the first folder last.
 
     Returns:
         The sources, and a sentence for each table that cannot be used.
     """
     sources, problems = [], []
-    for place in PLACES:
+    for place in places:
         found = []
-        for folder in sorted((root / place).glob("*")):
+        for folder in sorted(place.glob("*")):
             path = predictions_of(folder) if folder.is_dir() else None
             if path is None:
                 continue
@@ -191,6 +193,40 @@ def rows(source: Source, main: Source, filters: Filters) -> pd.DataFrame:
     frame = table(source, main)
     keep = mask(table(main, main), filters) & frame["error_km"].notna().to_numpy()
     return frame if keep.all() else frame[keep].reset_index(drop=True)
+
+
+@dataclass(frozen=True)
+class View:
+    """What all panels show: a model, those beside it, and the filters."""
+
+    main: Source
+    beside: tuple[Source, ...]
+    filters: Filters
+
+    @property
+    def sources(self) -> tuple[Source, ...]:
+        """The model and those beside it."""
+        return self.main, *self.beside
+
+    def rows(self, source: Source | None = None) -> pd.DataFrame:
+        """The filtered rows of a source, by default of the model; not to be changed."""
+        return rows(source or self.main, self.main, self.filters)
+
+    def names(self) -> dict[Source, str]:
+        """What to call each source; where two models are alike, with their folders."""
+        return source_names(self.sources)
+
+
+def source_names(sources: Sequence[Source]) -> dict[Source, str]:
+    """A name for each source that no other of them has."""
+    counts = Counter(source.model for source in sources)
+    names = {}
+    for source in sources:
+        folder = Path(source.path).parent
+        folder = folder.parent if folder.name == "checkpoint" else folder
+        alone = counts[source.model] == 1 or folder.name in ("", source.model)
+        names[source] = source.model if alone else f"{source.model} ({folder.name})"
+    return names
 
 
 def written_metrics(source: Source) -> dict[str, Any]:

@@ -1,25 +1,21 @@
-"""Figures of how large the errors are: histogram, cumulative curve, and errors by group.
+"""Figures of how large the errors are: histogram and cumulative curve.
 
 Each figure is drawn from a small table that is made first and can be downloaded. Nothing here knows
 Streamlit: the page and the report draw the same figures.
 """
 
 import html
-import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from geoclip_core.earth.sphere import geoscore
 from ui.theme import ERROR_LIMIT_KM, ERROR_MARKS_KM, Palette, error_colour, translucent
 
 _BINS_PER_DECADE = 10
-_FIRST_KM = 1.0
+FIRST_KM = 1.0
 _DASHES = ("solid", "dash", "dot", "dashdot", "longdash")
-#: Stated radii at which confidence is split.
-RADIUS_EDGES_KM = (0, 25, 100, 200, 400, 750, 1500, 2500, 5000, ERROR_LIMIT_KM)
 
 
 def model_colours(colours: Palette) -> tuple[str, ...]:
@@ -38,15 +34,15 @@ def error_bins(errors_km: np.ndarray) -> pd.DataFrame:
     The first bin holds everything below 1 km.
     """
     steps = int(np.ceil(np.log10(ERROR_LIMIT_KM) * _BINS_PER_DECADE))
-    edges = _FIRST_KM * 10 ** (np.arange(steps + 1) / _BINS_PER_DECADE)
-    position = np.floor(np.log10(np.maximum(errors_km, _FIRST_KM)) * _BINS_PER_DECADE).astype(int)
-    below = int((errors_km < _FIRST_KM).sum())
+    edges = FIRST_KM * 10 ** (np.arange(steps + 1) / _BINS_PER_DECADE)
+    position = np.floor(np.log10(np.maximum(errors_km, FIRST_KM)) * _BINS_PER_DECADE).astype(int)
+    below = int((errors_km < FIRST_KM).sum())
     photos = np.bincount(np.clip(position, 0, steps - 1), minlength=steps)
     photos[0] -= below
     table = pd.DataFrame(
         {
             "low_km": [0.0, *edges[:-1]],
-            "high_km": [_FIRST_KM, *edges[1:]],
+            "high_km": [FIRST_KM, *edges[1:]],
             "photos": [below, *photos],
         }
     )
@@ -58,10 +54,10 @@ def histogram_figure(tables: Mapping[str, pd.DataFrame], colours: Palette) -> go
     """The first model's bins as bars on the error scale, the others as outlines over them."""
     figure = go.Figure()
     for index, (name, table) in enumerate(tables.items()):
-        low = np.maximum(table["low_km"].to_numpy(), _FIRST_KM / 10 ** (1 / _BINS_PER_DECADE))
+        low = np.maximum(table["low_km"].to_numpy(), FIRST_KM / 10 ** (1 / _BINS_PER_DECADE))
         centre = np.sqrt(low * table["high_km"].to_numpy())
         hover = [
-            f"{_km(a)}–{_km(b)} km: {n:,} photos ({s:.1%})"
+            f"{short_km(a)}–{short_km(b)} km: {n:,} photos ({s:.1%})"
             for a, b, n, s in table.itertuples(index=False)
         ]
         if index == 0:
@@ -89,13 +85,13 @@ def histogram_figure(tables: Mapping[str, pd.DataFrame], colours: Palette) -> go
                 hoverinfo="skip",
             )
     figure.update_yaxes(title="Share of photos", tickformat=".0%", rangemode="tozero")
-    _error_axis(figure, colours)
+    error_axis(figure, colours)
     return figure
 
 
 def cumulative_curve(errors_km: np.ndarray) -> pd.DataFrame:
     """Share of photos below an error: ``error_km``, ``share``, on a grid that holds the marks."""
-    grid = np.unique([*np.geomspace(_FIRST_KM, ERROR_LIMIT_KM, 160), *map(float, ERROR_MARKS_KM)])
+    grid = np.unique([*np.geomspace(FIRST_KM, ERROR_LIMIT_KM, 160), *map(float, ERROR_MARKS_KM)])
     ordered = np.sort(errors_km)
     share = np.searchsorted(ordered, grid, side="left") / max(len(ordered), 1)
     return pd.DataFrame({"error_km": grid, "share": share})
@@ -142,109 +138,13 @@ def cumulative_figure(
                 hoverinfo="skip",
             )
     figure.update_yaxes(title="Share of photos within", tickformat=".0%", range=[0, 1.04])
-    _error_axis(figure, colours)
+    error_axis(figure, colours)
     figure.update_layout(hovermode="x")
     return figure
 
 
-def group_errors(frame: pd.DataFrame, keys: pd.Series) -> pd.DataFrame:
-    """Errors by group: ``group``, ``photos``, ``p10`` … ``p90`` in km, ``geoscore``.
-
-    Rows whose key is missing are left out; groups are ordered by photos, commonest first.
-    """
-    grouped = frame["error_km"].groupby(keys.to_numpy(), observed=True, dropna=True)
-    table = grouped.quantile([0.1, 0.25, 0.5, 0.75, 0.9]).unstack()
-    table.columns = ["p10", "p25", "median", "p75", "p90"]
-    table.insert(0, "photos", grouped.size())
-    scores = pd.Series(geoscore(frame["error_km"].to_numpy(np.float64)))
-    table["geoscore"] = scores.groupby(keys.to_numpy(), observed=True, dropna=True).mean()
-    table = table.sort_values("photos", ascending=False, kind="stable")
-    return table.rename_axis("group").reset_index()
-
-
-def radius_group(radius_km: pd.Series) -> pd.Series:
-    """The bin of the stated 50 % radius as text, ordered; missing where no radius is stated."""
-    edges = list(RADIUS_EDGES_KM)
-    labels = [f"{_km(a)}–{_km(b)} km" for a, b in itertools.pairwise(edges)]
-    labels[-1] = f"over {_km(edges[-2])} km"
-    return pd.cut(radius_km, edges, labels=labels, include_lowest=True)
-
-
-def group_figure(
-    table: pd.DataFrame,
-    names: Sequence[str],
-    colours: Palette,
-    swatches: Sequence[str] | None = None,
-) -> go.Figure:
-    """One line a group: the middle 80 % thin, the middle half thick, the median as a dot.
-
-    Args:
-        table: :func:`group_errors`, in the order to draw from the top.
-        names: what to call each group.
-        colours: the palette.
-        swatches: a colour beside each name, such as that of a climate class.
-    """
-    place = list(range(len(table)))
-    figure = go.Figure()
-    for low, high, width, alpha in (("p10", "p90", 3, 0.35), ("p25", "p75", 9, 0.55)):
-        x = np.full(3 * len(table), np.nan)
-        x[0::3], x[1::3] = (np.maximum(table[c].to_numpy(), _FIRST_KM) for c in (low, high))
-        figure.add_scatter(
-            x=x,
-            y=np.repeat(place, 3),
-            mode="lines",
-            line={"color": translucent(colours.muted, alpha), "width": width},
-            hoverinfo="skip",
-            showlegend=False,
-        )
-    rows = table.itertuples(index=False)
-    figure.add_scatter(
-        x=np.maximum(table["median"], _FIRST_KM),
-        y=place,
-        mode="markers",
-        marker={
-            "color": [error_colour(km) for km in table["median"]],
-            "size": 13,
-            "line": {"color": colours.paper, "width": 2},
-        },
-        customdata=[
-            f"<b>{html.escape(name)}</b><br>median {_km(row.median)} km"
-            f"<br>half between {_km(row.p25)} and {_km(row.p75)} km"
-            f"<br>GeoScore {row.geoscore:,.0f}, {row.photos:,} photos"
-            for name, row in zip(names, rows, strict=True)
-        ],
-        hovertemplate="%{customdata}<extra></extra>",
-        showlegend=False,
-    )
-    if swatches is not None:
-        figure.add_scatter(
-            x=[_FIRST_KM * 0.72] * len(table),
-            y=place,
-            mode="markers",
-            marker={"color": list(swatches), "size": 11, "symbol": "square"},
-            hoverinfo="skip",
-            showlegend=False,
-            cliponaxis=False,
-        )
-    ticks = [
-        f"{html.escape(name if len(name) <= 26 else name[:25] + '…')} "
-        f"<span style='color:{colours.muted}'>{n:,}</span>"
-        for name, n in zip(names, table["photos"], strict=True)
-    ]
-    figure.update_yaxes(
-        tickvals=place,
-        ticktext=ticks,
-        range=[len(table) - 0.4, -0.6],
-        showgrid=False,
-        zeroline=False,
-        automargin=True,
-    )
-    _error_axis(figure, colours)
-    figure.update_layout(height=90 + 26 * len(table))
-    return figure
-
-
-def _error_axis(figure: go.Figure, colours: Palette) -> None:
+def error_axis(figure: go.Figure, colours: Palette) -> None:
+    """Make x a log axis in km with the benchmark thresholds marked, the legend a line on top."""
     for mark in ERROR_MARKS_KM:
         line = {"width": 1, "dash": "dot", "color": colours.border}
         figure.add_vline(mark, line=line, layer="below")
@@ -264,5 +164,6 @@ def _error_axis(figure: go.Figure, colours: Palette) -> None:
     )
 
 
-def _km(value: float) -> str:
+def short_km(value: float) -> str:
+    """Kilometres without their unit, as short as they can be."""
     return f"{value:.1f}" if 0 < value < 10 and value % 1 else f"{value:,.0f}"

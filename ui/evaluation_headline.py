@@ -1,28 +1,29 @@
 """The headline of an evaluation: a table of models and baselines, each number with its interval."""
 
-import html
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from geoclip_core.earth.sphere import geoscore
 from geoclip_core.loops import intervals, metrics
 from geoclip_core.loops.baselines import baseline_errors
-from ui.theme import Palette, translucent
 
 #: Resamples of the page's intervals: their ends move by a few percent of their width.
 RESAMPLES = 400
 #: From so many photos on, intervals come from standard errors, which then agree with resampling.
 LARGE = 10_000
+#: Measures of a difference, and whether more (1) or less (-1) of it is better.
+MEASURES = {"geoscore": 1, "mean_km": -1, "within_200_km": 1}
 _BASELINES = {
     "constant": "One guess for all",
     "true_country_centroid": "Middle of the true country",
     "true_state_centroid": "Middle of the true state",
     "nearest_photo": "Most similar training photo",
 }
-_PLACES = {
+PLACES = {
     "country": "Country",
     "region": "State",
     "sub-region": "County",
@@ -40,6 +41,10 @@ class HeadlineRow:
     n: int
     values: dict[str, float]
     bounds: dict[str, tuple[float, float]]
+
+    def renamed(self, name: str) -> "HeadlineRow":
+        """The same numbers under another name."""
+        return replace(self, name=name)
 
 
 def baseline_name(name: str) -> str:
@@ -93,6 +98,61 @@ def _row(
     return HeadlineRow(name, kind, len(error_km), values, bounds)
 
 
+def difference_rows(frame: pd.DataFrame, others: Mapping[str, np.ndarray]) -> pd.DataFrame:
+    """What a model gains over others on the same photos, with paired 95 % intervals.
+
+    Args:
+        frame: predictions of the model.
+        others: (n,) errors in km of others on the same rows, NaN where one has no answer.
+
+    Returns:
+        One row per other and measure (``geoscore``, ``mean_km``, ``within_200_km``): ``other``,
+        ``measure``, ``n``, ``difference``, ``low``, ``high``, ``verdict``.
+    """
+    error_km = frame["error_km"].to_numpy(np.float64)
+    groups = frame["sequence"].to_numpy() if "sequence" in frame else None
+    records = []
+    for name, other_km in others.items():
+        both = np.isfinite(other_km)
+        if not both.any():
+            continue
+        mine, theirs = error_km[both], other_km[both]
+        gains = np.stack(
+            [
+                geoscore(mine) - geoscore(theirs),
+                mine - theirs,
+                (mine < 200).astype(float) - (theirs < 200),
+            ],
+            axis=1,
+        )
+        drawn = None if groups is None else groups[both]
+        if len(mine) > LARGE:
+            bounds = intervals.large_sample_mean_intervals(gains, groups=drawn)
+        else:
+            bounds = intervals.mean_intervals(gains, resamples=RESAMPLES, groups=drawn)
+        for at, (measure, sign) in enumerate(MEASURES.items()):
+            low, high = bounds[at]
+            records.append(
+                {
+                    "other": name,
+                    "measure": measure,
+                    "n": int(both.sum()),
+                    "difference": float(gains[:, at].mean()),
+                    "low": low,
+                    "high": high,
+                    "verdict": _verdict(low * sign, high * sign),
+                }
+            )
+    columns = ["other", "measure", "n", "difference", "low", "high", "verdict"]
+    return pd.DataFrame(records, columns=columns)
+
+
+def _verdict(low: float, high: float) -> str:
+    if not (np.isfinite(low) and np.isfinite(high)) or min(low, high) <= 0 <= max(low, high):
+        return "not told apart"
+    return "better" if low > 0 else "worse"
+
+
 def headline_frame(rows: Sequence[HeadlineRow]) -> pd.DataFrame:
     """The table as data, for a download: each number with ``_low`` and ``_high`` beside it."""
     records = []
@@ -104,94 +164,3 @@ def headline_frame(rows: Sequence[HeadlineRow]) -> pd.DataFrame:
             record |= {key: value, f"{key}_low": low, f"{key}_high": high}
         records.append(record)
     return pd.DataFrame(records)
-
-
-def headline_html(rows: Sequence[HeadlineRow], colours: Palette) -> str:
-    """The table: models in the colours of the charts, baselines below them."""
-    paths = ["geoscore", "median_km", "mean_km"]
-    paths += [f"accuracy_at_km:{t}" for t in metrics.THRESHOLDS_KM]
-    paths += [f"place_accuracy:{level}" for level in _PLACES]
-    paths += ["coverage:50", "coverage:90"]
-    shown = [path for path in paths if any(path in row.values for row in rows)]
-    groups = [
-        ("", [p for p in shown if ":" not in p]),
-        ("Share of photos within", [p for p in shown if p.startswith("accuracy")]),
-        ("In the true", [p for p in shown if p.startswith("place")]),
-        ("Truth inside the radius", [p for p in shown if p.startswith("coverage")]),
-    ]
-    groups = [(title, paths) for title, paths in groups if paths]
-    head = "".join(
-        f'<th colspan="{len(paths)}" class="{"edge" if title else ""}">{title}</th>'
-        for title, paths in groups
-    )
-    firsts = {paths[0] for title, paths in groups if title}
-    names = "".join(
-        f'<th class="{"edge" if path in firsts else ""}">{_title(path)}</th>' for path in shown
-    )
-    body = "".join(_html_row(row, shown, firsts, colours) for row in rows)
-    return (
-        f"{_style(colours)}<div class='headline'><table><thead><tr><th colspan='2'></th>{head}</tr>"
-        f"<tr><th></th><th>Photos</th>{names}</tr></thead><tbody>{body}</tbody></table></div>"
-    )
-
-
-def _html_row(row: HeadlineRow, shown: Sequence[str], firsts: set[str], colours: Palette) -> str:
-    dot = {"model": colours.best, "other": colours.other}.get(row.kind)
-    mark = f'<i style="background:{dot}"></i>' if dot else ""
-    cells = []
-    for path in shown:
-        edge = "edge" if path in firsts else ""
-        if path not in row.values:
-            cells.append(f'<td class="{edge} none">–</td>')
-            continue
-        low, high = row.bounds.get(path, (np.nan, np.nan))
-        known = np.isfinite(low) and np.isfinite(high)
-        bound = f"<small>{_number(path, low)}–{_number(path, high)}</small>" if known else ""
-        value = _number(path, row.values[path])
-        cells.append(f'<td class="{edge}"><b>{value}</b>{bound}</td>')
-    return (
-        f'<tr class="{row.kind}"><td class="name">{mark}{html.escape(row.name)}</td>'
-        f"<td>{row.n:,}</td>{''.join(cells)}</tr>"
-    )
-
-
-def _title(path: str) -> str:
-    kind, _, key = path.partition(":")
-    if kind == "accuracy_at_km":
-        return f"{int(key):,} km"
-    if kind == "place_accuracy":
-        return _PLACES[key].lower()
-    if kind == "coverage":
-        return f"{key} %"
-    return {"geoscore": "GeoScore", "median_km": "Median km", "mean_km": "Mean km"}[kind]
-
-
-def _number(path: str, value: float) -> str:
-    if ":" in path:
-        return f"{value * 100:.1f}"
-    if path == "geoscore" or value >= 100:
-        return f"{value:,.0f}"
-    return f"{value:.1f}"
-
-
-def _style(colours: Palette) -> str:
-    line = translucent(colours.muted, 0.25)
-    return f"""<style>
-    .headline {{ overflow-x: auto; font-variant-numeric: tabular-nums; }}
-    .headline table {{ border-collapse: collapse; width: 100%; font-size: 0.9rem; }}
-    .headline th {{ font-weight: 500; font-size: 0.78rem; color: {colours.muted};
-      padding: 2px 10px; text-align: right; white-space: nowrap; }}
-    .headline thead tr:first-child th {{ text-align: left; padding-bottom: 0; }}
-    .headline td {{ padding: 7px 10px; text-align: right; border-top: 1px solid {line};
-      white-space: nowrap; vertical-align: top; }}
-    .headline td.name {{ text-align: left; font-weight: 600; min-width: 11rem;
-      white-space: normal; }}
-    .headline td.name i {{ display: inline-block; width: 10px; height: 10px; border-radius: 50%;
-      margin-right: 8px; }}
-    .headline .edge {{ border-left: 1px solid {line}; }}
-    .headline small {{ display: block; color: {colours.muted}; font-size: 0.72rem; }}
-    .headline tr.baseline td, .headline tr.baseline td.name {{ font-weight: 400;
-      color: {colours.muted}; }}
-    .headline tr.baseline b {{ font-weight: 500; }}
-    .headline td.none {{ color: {colours.muted}; }}
-    </style>"""

@@ -21,7 +21,7 @@ from geoclip_core.earth.sphere import (
     haversine_km,
     spherical_mean,
 )
-from ui.evaluation_maps import BORDERS
+from ui.evaluation_shapes import BORDERS
 from ui.theme import Palette, kilometres
 
 THUMBNAIL = 420

@@ -1,0 +1,60 @@
+import streamlit as st
+
+from ui import evaluation_map_panel as maps
+from ui import evaluation_panels as panels
+from ui import evaluation_photo_panels as photos
+from ui import evaluation_trust_panels as trust
+from ui.evaluation_choices import choose_filters, choose_sources, clear_filters
+from ui.evaluation_data import View, find_sources, table
+from ui.page import open_page
+
+PANELS = {
+    "Errors": panels.errors_panel,
+    "Map": maps.map_panel,
+    "By place, climate, month": panels.groups_panel,
+    "Context heads": trust.heads_panel,
+    "Certainty": trust.trust_panel,
+    "Context on or off": maps.difference_panel,
+    "Best and worst": photos.best_and_worst_panel,
+    "All rows": photos.rows_panel,
+}
+OWN_DATA = """python -m train evaluate --model mini --data FOLDER --split test
+python -m train report evaluations/NAME --output report.html"""
+
+open_page(
+    "Evaluation", "How far off the guesses are, where, and whether their stated certainty holds."
+)
+
+sources, problems = find_sources()
+for problem in problems:
+    st.sidebar.warning(problem)
+if not sources:
+    st.info("There are no predictions yet. One command makes them, and they appear here:")
+    st.code(OWN_DATA, language="bash")
+    st.stop()
+
+with st.sidebar:
+    main, beside = choose_sources(sources)
+    with st.expander("Evaluate on OSV-Mini-129k"):
+        st.markdown("Download the dataset, then run (it resumes if it is interrupted):")
+        command = OWN_DATA.replace("FOLDER", "datasets/osv-mini-129k")
+        st.code(command, language="bash", wrap_lines=True)
+
+frame = table(main, main)
+filters = choose_filters(frame)
+view = View(main, tuple(beside), filters)
+line, clear = st.columns([6, 1], vertical_alignment="center")
+line.markdown(panels.count_line(view))
+clear.button(
+    "Clear filters", on_click=clear_filters, type="tertiary", icon=":material/filter_alt_off:"
+)
+if view.rows().empty:
+    st.info("No photo is left. Widen the filters, or clear them.")
+    st.stop()
+
+panels.headline_panel(view)
+tabs = st.tabs(list(PANELS), key="evaluation tab", on_change="rerun")
+for tab, show in zip(tabs, PANELS.values(), strict=True):
+    if tab.open:
+        with tab:
+            show(view)

@@ -1,0 +1,236 @@
+"""The panels of the Evaluation page that show numbers and distributions."""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import pandas as pd
+import streamlit as st
+
+from geoclip_core.earth.climate import climate_names
+from geoclip_core.earth.gazetteer import country_name
+from geoclip_core.loops.baselines import baseline_errors
+from ui import evaluation_errors as errors
+from ui import evaluation_groups as groups
+from ui import evaluation_headline as headline
+from ui.charts import show_chart
+from ui.evaluation_data import Filters, Source, View, class_name, rows, table
+from ui.evaluation_tables import differences_html, headline_html
+from ui.theme import palette
+
+_FEW = 30
+_MOST_GROUPS = 25
+_GROUPS = {
+    "Country": "country_key",
+    "State": "state_key",
+    "Climate": "climate",
+    "Month": "month",
+    "Stated radius": "radius_50_km",
+}
+
+
+def download(label: str, make: Callable[[], pd.DataFrame], file: str) -> None:
+    """A button that makes a CSV when it is pressed."""
+    st.download_button(
+        label,
+        lambda: make().to_csv(index=False).encode("utf-8"),
+        file_name=file,
+        mime="text/csv",
+        key=f"download {file}",
+        icon=":material/download:",
+        type="tertiary",
+        on_click="ignore",
+    )
+
+
+@st.cache_data(max_entries=64, show_spinner=False)
+def _headline(source: Source, main: Source, filters: Filters) -> list[headline.HeadlineRow]:
+    frame = rows(source, main, filters)
+    kind = "model" if source == main else "other"
+    own = headline.model_row(frame, source.model, kind)
+    return [own, *headline.baseline_rows(frame)] if source == main else [own]
+
+
+@st.cache_data(max_entries=64, show_spinner=False)
+def _differences(view: View) -> pd.DataFrame:
+    """The model minus each source beside it and each of its baselines."""
+    frame, names = view.rows(), view.names()
+    others = {}
+    for source in view.beside:
+        other = view.rows(source).set_index("id")["error_km"]
+        others[names[source]] = other.reindex(frame["id"]).to_numpy(np.float64)
+    for name, error_km in baseline_errors(frame).items():
+        others[headline.baseline_name(name)] = error_km
+    return headline.difference_rows(frame, others)
+
+
+def headline_panel(view: View) -> None:
+    """The headline table, and the paired differences from what stands beside it."""
+    names = view.names()
+    lines = []
+    for source in view.sources:
+        found = _headline(source, view.main, view.filters)
+        lines.append(found[0].renamed(names[source]))
+    lines += _headline(view.main, view.main, view.filters)[1:]
+    st.html(headline_html(lines, palette()))
+    if lines[0].n < _FEW:
+        st.caption(f"Only {lines[0].n} photos: the intervals say how little that tells.")
+    note, csv, pairs = st.columns([5, 1.2, 1.6], vertical_alignment="center")
+    note.caption(
+        "Small figures: 95 % intervals. GeoScore is 5000·exp(−d / 1492.7 km), averaged; shares are "
+        "percentages. Grey lines are baselines that need no model, made from training photos alone."
+    )
+    with csv:
+        download("Table (CSV)", lambda: headline.headline_frame(lines), "headline.csv")
+    differences = _differences(view)
+    if differences.empty:
+        return
+    with pairs:
+        download("Differences (CSV)", lambda: differences, "differences.csv")
+    with st.expander(
+        f"{names[view.main]} against the others, photo by photo", expanded=bool(view.beside)
+    ):
+        st.html(differences_html(differences, names[view.main], palette()))
+        st.caption(
+            "Paired differences with 95 % intervals: the same photos are drawn for both, so that "
+            "their difficulty cancels out. “Not told apart” means that the interval holds zero."
+        )
+
+
+@st.cache_data(max_entries=64, show_spinner=False)
+def _bins(source: Source, main: Source, filters: Filters) -> tuple[pd.DataFrame, pd.DataFrame]:
+    error_km = rows(source, main, filters)["error_km"].to_numpy(np.float64)
+    return errors.error_bins(error_km), errors.cumulative_curve(error_km)
+
+
+@st.cache_data(max_entries=64, show_spinner=False)
+def _baseline_curves(main: Source, filters: Filters) -> dict[str, pd.DataFrame]:
+    found = baseline_errors(rows(main, main, filters))
+    return {
+        headline.baseline_name(name): errors.cumulative_curve(error_km[np.isfinite(error_km)])
+        for name, error_km in found.items()
+    }
+
+
+def errors_panel(view: View) -> None:
+    """Histogram and cumulative curve of the errors."""
+    names = view.names()
+    made = {names[s]: _bins(s, view.main, view.filters) for s in view.sources}
+    bins = {name: pair[0] for name, pair in made.items()}
+    curves = {name: pair[1] for name, pair in made.items()}
+    baselines = _baseline_curves(view.main, view.filters)
+    left, right = st.columns(2)
+    with left:
+        st.subheader("How large the errors are", anchor=False)
+        show_chart(errors.histogram_figure(bins, palette()), "histogram", height=380)
+        download("Histogram (CSV)", lambda: _stacked(bins), "error_histogram.csv")
+    with right:
+        st.subheader("Share of photos within a distance", anchor=False)
+        show_chart(errors.cumulative_figure(curves, baselines, palette()), "cumulative", height=380)
+        download("Curve (CSV)", lambda: _stacked(curves | baselines), "error_curve.csv")
+
+
+@st.cache_data(max_entries=64, show_spinner=False)
+def _grouped(source: Source, main: Source, filters: Filters, column: str) -> pd.DataFrame:
+    frame = rows(source, main, filters)
+    truth = frame
+    if column not in frame:  # an imported table knows what the main one knows
+        truth = rows(main, main, filters).set_index("id").reindex(frame["id"]).reset_index()
+    keys = truth[column]
+    if column == "radius_50_km":
+        keys = groups.radius_group(keys)
+    elif column in ("climate", "month"):
+        keys = keys.astype("Float64").mask(keys < 0)
+    found = groups.group_errors(frame, keys)
+    if column in ("radius_50_km", "month"):
+        found = found.sort_values("group")
+    return found.reset_index(drop=True)
+
+
+def groups_panel(view: View) -> None:
+    """Errors by place, climate, month and stated radius."""
+    frame = view.rows()
+    known = [name for name, column in _GROUPS.items() if _has_values(frame, column)]
+    if not known:
+        st.info("These predictions do not say where or when the photos were taken in words.")
+        return
+    kind = st.segmented_control(
+        "Errors by", known, default=known[0], key="evaluation groups", required=True
+    )
+    column = _GROUPS[kind]
+    found = _grouped(view.main, view.main, view.filters, column)
+    shown = found.head(_MOST_GROUPS)
+    if kind in ("Country", "State"):
+        shown = shown.sort_values("median")
+    names = view.names()
+    others = {
+        names[source]: _grouped(source, view.main, view.filters, column)
+        for source in view.beside
+        if column != "radius_50_km"
+    }
+    swatches = None
+    if kind == "Climate":
+        swatches = [climate_names()[int(key)].hex for key in shown["group"]]
+    labels = [_label(kind, key) for key in shown["group"]]
+    show_chart(groups.group_figure(shown, labels, palette(), swatches, others), f"groups {kind}")
+    words = (
+        "Dots are medians, thick lines the middle half of the photos, thin ones the middle 80 %."
+    )
+    if others:
+        words += " Open diamonds are the medians of the other models."
+    if len(found) > len(shown):
+        words += f" The {len(shown)} commonest of {len(found)} are shown; the download has all."
+    left, right = st.columns([5, 1.2], vertical_alignment="center")
+    left.caption(words)
+    with right:
+        file = f"errors_by_{kind.lower().replace(' ', '_')}.csv"
+        download("Groups (CSV)", lambda: _named_groups(found, kind), file)
+
+
+def _named_groups(found: pd.DataFrame, kind: str) -> pd.DataFrame:
+    return found.assign(group=[_label(kind, key) for key in found["group"]])
+
+
+def _label(kind: str, key: object) -> str:
+    if kind == "Country":
+        return country_name(str(key))
+    if kind == "Climate":
+        return climate_names()[int(key)].label
+    if kind == "Month":
+        return class_name("month", int(key))
+    if kind == "State":
+        return class_name("state", key).removesuffix(", US")
+    return str(key)
+
+
+def _has_values(frame: pd.DataFrame, column: str) -> bool:
+    if column not in frame:
+        return False
+    values = frame[column]
+    if column in ("climate", "month"):
+        return bool((values >= 0).any())
+    return values.nunique() > (1 if column == "country_key" else 0)
+
+
+def _stacked(tables: dict[str, pd.DataFrame]) -> pd.DataFrame:
+    return pd.concat([t.assign(model=name) for name, t in tables.items()], ignore_index=True)
+
+
+def count_line(view: View) -> str:
+    """How many photos the filters keep, of what, and by whom they were answered."""
+    everything, kept = len(table(view.main, view.main)), len(view.rows())
+    words = f"**{kept:,}** of {everything:,} photos" if kept < everything else f"{kept:,} photos"
+    answered = [
+        f"{name} answered {len(view.rows(source)):,}"
+        for source, name in view.names().items()
+        if source != view.main and len(view.rows(source)) < kept
+    ]
+    told = [view.main.data, view.main.note] if view.main.note else [view.main.data]
+    return " · ".join([words, *answered, *told])
+
+
+def subheads(names: Sequence[str]) -> list[st.delta_generator.DeltaGenerator]:
+    """Columns with a heading each."""
+    columns = st.columns(len(names))
+    for column, name in zip(columns, names, strict=True):
+        column.subheader(name, anchor=False)
+    return list(columns)
