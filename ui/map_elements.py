@@ -78,6 +78,23 @@ class Pin(MacroElement):
         self.colour = colour
 
 
+class Popup(MacroElement):
+    """What opens when its parent is clicked or tapped: ``html``, made safe by the caller.
+
+    ``folium.Popup`` gives its content a random id, so that the same map is never the same text.
+    """
+
+    _template = Template(
+        "{% macro script(this, kwargs) %}{{ this._parent.get_name() }}.bindPopup("
+        "{{ this.html|tojson }}, {maxWidth: 260});{% endmacro %}"
+    )
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self._name = "Popup"
+        self.html = html
+
+
 class View(MacroElement):
     """The first view: ``bounds`` as south-west and north-east corner."""
 

@@ -36,7 +36,8 @@ def longitude_near(longitude: float, middle: float) -> float:
 def middle_longitude(longitudes: Sequence[float]) -> float:
     """The longitude to centre a map on: opposite to the widest gap between ``longitudes``.
 
-    0 if there are none; equal gaps are decided for the map that is closest to the usual one.
+    0, as on the usual map, if there are none or they lie all around; equal gaps are decided for the
+    map that is closest to the usual one.
     """
     if not longitudes:
         return 0.0
@@ -46,6 +47,8 @@ def middle_longitude(longitudes: Sequence[float]) -> float:
         for before, after in zip(ordered, [*ordered[1:], ordered[0] + 360], strict=True)
     ]
     width = max(gap for gap, _ in gaps)
+    if width < 160:
+        return 0.0
     middles = [longitude_near(at + 180, 0) for gap, at in gaps if gap > width - 1e-9]
     return min(middles, key=abs)
 

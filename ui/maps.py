@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from streamlit_folium import st_folium
 
 from ui import map_shapes, static_files
-from ui.map_elements import Borders, Legend, Panes, Pin, View, online_tiles, variables
+from ui.map_elements import Borders, Legend, Panes, Pin, Popup, View, online_tiles, variables
 from ui.map_shapes import Coordinate
 from ui.theme import Palette, palette
 
@@ -133,11 +133,9 @@ class OfflineMap(folium.Map):
         self._roles[role] = legend or _LABELS[role]
         colour = getattr(self.colours, role)
         tooltip = folium.Tooltip(plain(label), sticky=False)
-        popup = folium.Popup(plain(label), max_width=260)
+        popup = Popup(plain(label))
         if text is not None:
             marker: Any = Pin(self.at(coordinate), text, colour)
-            marker.add_child(tooltip)
-            marker.add_child(popup)
         else:
             size = {"best": 9.0, "truth": 8.0, "other": 9.0, "candidate": 4.0}[role]
             marker = folium.CircleMarker(
@@ -148,9 +146,9 @@ class OfflineMap(folium.Map):
                 fill=True,
                 fill_color=colour,
                 fill_opacity=0.75 if role == "candidate" else 1,
-                tooltip=tooltip,
-                popup=popup,
             )
+        marker.add_child(tooltip)
+        marker.add_child(popup)
         marker.add_to(self if to is None else to)
 
     def add_circle(

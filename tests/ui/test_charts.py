@@ -1,0 +1,83 @@
+"""The look of charts: one error scale, local topojson, colours that can be told apart."""
+
+import math
+
+import plotly.graph_objects as go
+import pytest
+from streamlit.testing.v1 import AppTest
+
+from ui import charts, static_files, theme
+
+
+@pytest.mark.parametrize(
+    ("km", "text"),
+    [(0, "0 m"), (0.85, "850 m"), (4.23, "4.2 km"), (85.4, "85 km"), (1244, "1,240 km")],
+)
+def test_distances_have_their_unit(km, text):
+    assert theme.kilometres(km) == text
+
+
+@pytest.mark.parametrize(
+    ("share", "text"), [(0, "0 %"), (0.001, "<1 %"), (0.07, "7 %"), (0.999, ">99 %"), (1, "100 %")]
+)
+def test_shares_are_never_rounded_to_certainty(share, text):
+    assert theme.percent(share) == text
+
+
+def test_error_scale_runs_from_calm_to_bright_on_a_log_axis():
+    assert theme.error_colour(0) == theme.error_colour(1) == theme.ERROR_SCALE[0]
+    assert theme.error_colour(50_000) == theme.ERROR_SCALE[-1]
+    assert theme.error_position(math.sqrt(theme.ERROR_LIMIT_KM)) == pytest.approx(0.5)
+    brightness = [sum(theme.rgb(theme.error_colour(km))) for km in theme.ERROR_MARKS_KM]
+    assert brightness == sorted(brightness)
+
+
+@pytest.mark.parametrize("palette", [theme.LIGHT, theme.DARK])
+def test_roles_stand_out_from_land_and_sea(palette):
+    def luminance(colour):
+        parts = [v / 255 for v in theme.rgb(colour)]
+        linear = [v / 12.92 if v <= 0.03928 else ((v + 0.055) / 1.055) ** 2.4 for v in parts]
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+    for role in ("truth", "best", "candidate", "other", "ink"):
+        for ground in ("land", "sea", "paper"):
+            pair = sorted([luminance(getattr(palette, r)) for r in (role, ground)])
+            contrast = (pair[1] + 0.05) / (pair[0] + 0.05)
+            assert contrast > 2.4, (role, ground, contrast)
+
+
+def test_markdown_of_outsiders_stays_text():
+    assert theme.markdown_text("a_[b](c)\n$x$") == r"a\_\[b\]\(c\) \$x\$"
+
+
+def test_topojson_is_there_for_every_scope():
+    for scope in ("world", "usa"):
+        assert (static_files.STATIC / "topojson" / f"{scope}_110m.json").is_file()
+    assert charts.CONFIG["topojsonURL"] == "app/static/topojson/"
+
+
+def test_error_marker_and_axis_share_the_marks():
+    marker = charts.error_marker([0.2, 25, 2500], size=5)
+    assert marker["color"] == [0, pytest.approx(math.log10(25)), pytest.approx(math.log10(2500))]
+    assert marker["size"] == 5
+    assert charts.error_axis()["tickvals"] == list(theme.ERROR_MARKS_KM)
+    figure = charts.add_error_marks(go.Figure())
+    assert len(figure.layout.shapes) == len(theme.ERROR_MARKS_KM)
+
+
+def test_maps_of_a_scope_keep_its_projection():
+    assert charts.world_figure(theme.LIGHT).layout.geo.projection.type == "natural earth"
+    assert charts.world_figure(theme.LIGHT, scope="usa").layout.geo.projection.type is None
+
+
+def test_show_chart_draws_on_a_page():
+    def page():
+        import plotly.graph_objects as go
+
+        from ui.charts import show_chart
+
+        show_chart(go.Figure(go.Bar(x=[1], y=[1])), key="a", height=200)
+
+    app = AppTest.from_function(page).run()
+    assert not app.exception
+    assert "topojson" in app.get("plotly_chart")[0].proto.config

@@ -1,0 +1,69 @@
+"""The context page: heads beside the map, two models side by side, heads that are not there."""
+
+from geoclip_core.earth.sphere import haversine_km
+from tests.ui.conftest import ABILENE, SUVA, photo_bytes, texts
+
+PAGE = "pages/1_Context_heads.py"
+
+
+def lists(app):
+    """The HTML of the probability lists."""
+    return "\n".join(str(element.proto.body) for element in app.get("html"))
+
+
+def test_agreement_and_contradiction_are_visible(open_app):
+    app = open_app("texas", PAGE, **{"second model": "None"})
+    shown = texts(app).replace("\\", "")
+    # The climate head says BWh; Abilene in the raster of Beck et al. is BSh.
+    assert "The map at the pin says **BSh, arid, steppe, hot**" in shown
+    assert "The map at the pin agrees: **United States**" in shown
+    assert "BWh, arid, desert, hot" in lists(app)
+    assert "BSh, arid" in lists(app)  # the map's class is listed though it is not in the top 5
+
+
+def test_doubt_is_said_in_words(open_app):
+    shown = texts(open_app("texas", PAGE, **{"second model": "None"}))
+    # Logit 4 against 29 zeros: e⁴ / (e⁴ + 29) = 65 %, entropy 1.81 nats, e^1.81 = 6.1 classes.
+    assert "as much doubt as between 6.1 equally likely classes, of 30" in shown
+
+
+def test_missing_heads_are_named(open_app):
+    shown = texts(open_app("texas", PAGE, **{"second model": "None"}))
+    assert "trained without a head for month, state, county or city" in shown
+
+
+def test_model_without_heads_shows_the_map_and_says_so(open_app):
+    app = open_app("fiji", PAGE, **{"second model": "None"})
+    shown = texts(app)
+    assert "straight to coordinates" in shown
+    assert "from the map, not from the photo" in shown
+    assert "At the pin: **Fiji**" in shown
+    assert "Fiji" in lists(app)
+
+
+def test_two_models_side_by_side(open_app, models):
+    app = open_app("texas", PAGE, **{"second model": models["fiji"]})
+    shown = texts(app)
+    assert ":orange[A] texas" in shown
+    assert ":violet[B] fiji" in shown
+    assert f"**{round(float(haversine_km(ABILENE, SUVA)), -1):,.0f} km** apart" in shown
+
+
+def test_belt_follows_the_head_and_can_be_switched_off(open_app):
+    app = open_app("texas", PAGE, **{"second model": "None"})
+    belt = next(box for box in app.selectbox if box.label == "Climate belt on the map")
+    assert belt.value == "top"
+    assert any("BWh" in option for option in belt.options)
+    belt.select("none").run()
+    assert not app.exception
+
+
+def test_photo_can_be_chosen_and_a_broken_one_is_said_so(open_app):
+    app = open_app("texas", PAGE)
+    files = [("good.jpg", photo_bytes(3), "image/jpeg"), ("bad.jpg", b"text", "image/jpeg")]
+    app.file_uploader[0].set_value(files).run()
+    box = next(box for box in app.selectbox if box.label == "Photo")
+    assert "is not a photo" not in texts(app)
+    box.select_index(1).run()
+    assert "is not a photo" in texts(app)
+    assert not app.exception

@@ -1,0 +1,130 @@
+"""The map page as a viewer meets it: uploads in, cards and downloads out."""
+
+import pytest
+
+from tests.ui.conftest import ABILENE, photo_bytes, texts
+
+
+def upload(app, *files):
+    """Drop (name, bytes) files on the page."""
+    return app.file_uploader[0].set_value([(*file, "image/jpeg") for file in files]).run()
+
+
+def test_first_start_shows_an_example(open_app):
+    app = open_app()
+    shown = texts(app)
+    assert "Where was this photo taken?" in shown
+    assert "An example to begin with" in shown
+    assert "Abilene, Taylor County, Texas, United States" in shown
+    assert not [button for button in app.button if button.label in ("Clear all", "Remove")]
+
+
+def test_page_says_what_happens_to_photos_and_how_far_to_trust_the_model(open_app):
+    shown = texts(open_app())
+    assert "sent to nobody" in shown
+    assert "never used for the guess" in shown
+    assert "is a small model" in shown
+    assert "4,150 km" in shown
+    assert "20 % were within 750 km" in shown
+
+
+def test_model_without_metrics_claims_nothing(open_app):
+    assert "has not been measured" in texts(open_app("fiji"))
+
+
+def test_uploaded_photo_gets_a_card(open_app):
+    app = upload(open_app(), ("dog.jpg", photo_bytes()))
+    shown = texts(app)
+    assert "An example" not in shown
+    assert "1 · dog.jpg" in shown.replace("\\", "")
+    assert f"{ABILENE[0]:.4f}, {ABILENE[1]:.4f}" in [code.value for code in app.code]
+    assert "Half of such photos lie within" in shown
+    assert "No position in its EXIF" in shown
+    assert "Estimated by texas in" in shown
+
+
+def test_exif_position_is_compared_with_the_guess(open_app):
+    app = upload(open_app(), ("gps.jpg", photo_bytes(position=(32.0, -99.0))))
+    shown = texts(app)
+    assert "Its EXIF says 32.0000, -99.0000" in shown
+    assert "**85 km** off" in shown  # haversine, by hand: 0.449° north, 0.733° × cos 32.2° west
+
+
+def test_broken_file_gets_an_error_card_and_the_rest_go_on(open_app):
+    app = upload(open_app(), ("notes.jpg", b"just text"), ("dog.jpg", photo_bytes(1)))
+    assert len(app.error) == 1
+    assert "notes" in app.error[0].value
+    assert "2 · dog.jpg" in texts(app).replace("\\", "")
+
+
+def test_hostile_names_stay_text(open_app):
+    name = "[x](javascript:alert(1)) `${1}` <b>.jpg"
+    app = upload(open_app(), (name, photo_bytes()))
+    card = next(caption.value for caption in app.caption if "javascript" in caption.value)
+    assert r"\[x\]\(javascript\:" in card
+    assert r"\<b\>" in card
+
+
+def test_same_photo_is_taken_once(open_app):
+    app = upload(open_app(), ("a.jpg", photo_bytes()), ("b.jpg", photo_bytes()))
+    assert "is here already" in app.toast[0].value
+    assert not app.exception
+    assert "2 · " not in texts(app)
+
+
+def test_photo_can_be_removed_and_all_cleared(open_app):
+    app = upload(open_app(), ("a.jpg", photo_bytes(1)), ("b.jpg", photo_bytes(2)))
+    next(button for button in app.button if button.label == "Remove").click().run()
+    shown = texts(app)
+    assert "a.jpg" not in shown.replace("\\", "")
+    assert "1 · b.jpg" in shown.replace("\\", "")
+    next(button for button in app.button if button.label == "Clear all").click().run()
+    assert "An example to begin with" in texts(app)
+
+
+@pytest.mark.parametrize(("view", "cards"), [("All photos", 3), ("One at a time", 1)])
+def test_views_of_several_photos(open_app, view, cards):
+    app = upload(open_app(), *((f"{i}.jpg", photo_bytes(i)) for i in range(3)))
+    app.button_group(key="view").set_value(view).run()
+    assert not app.exception
+    assert len([code for code in app.code if "," in code.value]) == cards
+
+
+def test_several_photos_as_one_place(open_app):
+    files = [("a.jpg", photo_bytes(1)), ("broken.jpg", b"no"), ("b.jpg", photo_bytes(2))]
+    app = upload(open_app(), *files)
+    app.button_group(key="view").set_value("As one place").run()
+    shown = texts(app).replace("\\", "")
+    assert "1 · a.jpg + b.jpg" in shown
+    assert len(app.code) == 1
+    assert len(app.error) == 1
+
+
+def test_all_layers_can_be_drawn_for_one_and_for_many(open_app):
+    app = upload(open_app(), ("a.jpg", photo_bytes(1)))
+    app.button_group(key="layers").set_value(["Radius", "Candidates", "Heatmap"]).run()
+    assert not app.exception
+    upload(app, ("b.jpg", photo_bytes(2, position=(-18.0, 178.0))))
+    assert not app.exception
+
+
+def test_many_photos_come_in_pages_of_cards(open_app):
+    app = upload(open_app(), *((f"{i}.jpg", photo_bytes(i)) for i in range(11)))
+    assert not app.exception
+    assert len(app.code) == 8
+
+
+def test_model_that_cannot_be_loaded_is_said_so_and_the_page_stays(open_app):
+    app = open_app("nowhere/such-a-folder/at-all")
+    assert "cannot be loaded" in app.error[0].value
+    assert app.file_uploader
+
+
+def test_photos_and_model_survive_a_change_of_page(open_app, models):
+    app = upload(open_app("fiji"), ("dog.jpg", photo_bytes()))
+    app.switch_page("pages/1_Context_heads.py").run()
+    assert not app.exception
+    assert "dog.jpg" in texts(app).replace("\\", "")
+    assert app.sidebar.selectbox[0].value == models["fiji"]
+    app.switch_page("app.py").run()
+    assert "1 · dog.jpg" in texts(app).replace("\\", "")
