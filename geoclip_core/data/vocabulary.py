@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from geoclip_core.earth.climate import UNKNOWN, climate_names
+from geoclip_core.earth.gazetteer import country_name
 
 if TYPE_CHECKING:
     from geoclip_core.data.table import PhotoDataset
@@ -196,6 +197,8 @@ def _place_vocabulary(table: pd.DataFrame, feature: str, parent: Vocabulary | No
     rows = table.loc[table[key].notna(), columns].drop_duplicates()
     rows = rows.sort_values(columns, na_position="last").drop_duplicates(key)
     names = rows[feature].fillna(rows[key])
+    if feature == "country":  # the dataset's column holds the ISO code
+        names = names.map(country_name)
     if parent is None:
         return Vocabulary(feature, tuple(rows[key]), tuple(names))
     indices = parent.encode(rows[f"{parent.feature}_key"])
