@@ -8,6 +8,7 @@ from geoclip_core.earth.climate import UNKNOWN, ClimateRaster
 from geoclip_core.earth.gazetteer import Gazetteer
 from geoclip_core.earth.sphere import destination
 
+MANY = 30  # climates that must be known before their mismatch says something about the column
 BORDER_KM = 30.0  # two gazetteers may disagree on the state this close to its border
 
 
@@ -53,7 +54,7 @@ def check_climates(findings: Findings) -> None:
         differs[split] = np.zeros(len(table), dtype=bool)
         differs[split][np.flatnonzero(known)[off]] = True
         total, count = total + int(known.sum()), count + int(off.sum())
-    if count > 0.5 * total:
+    if total >= MANY and count > 0.5 * total:
         message = (
             "most climates differ from the map of Beck et al. 2018; the column must hold its raw "
             "codes (14 is Cfa), not class indices or another map"

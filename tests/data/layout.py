@@ -13,15 +13,51 @@ MIDNIGHT = 1627792200000
 TRAIN = [
     # id, latitude, longitude, captured_at, climate, region, sub-region, city
     ("844332109483204", 43.6135, -116.2035, 1610712000000, 7, "Idaho", "Ada County", "Boise"),
-    ("1000000000000001", 36.1750, -115.1372, 1627776000000, 4, "Nevada", "Clark County", "Las Vegas"),
-    ("1000000000000002", 44.1760, -112.2310, MIDNIGHT, 26, "Idaho", "Clark County", "Dubois"),
-    ("1000000000000003", 32.4487, -99.7331, "", 14, "Texas", "Taylor County", "Abilene"),
-    ("1000000000000004", 38.9172, -97.2139, 1577836799999, 14, "Kansas", "Dickinson County", "Abilene"),
+    (
+        "1000000000000001",
+        36.1750,
+        -115.1372,
+        1627776000000,
+        4,
+        "Nevada",
+        "Clark County",
+        "Las Vegas",
+    ),
+    ("1000000000000002", 44.1760, -112.2310, MIDNIGHT, 7, "Idaho", "Clark County", "Dubois"),
+    ("1000000000000003", 32.4487, -99.7331, "", 6, "Texas", "Taylor County", "Abilene"),
+    (
+        "1000000000000004",
+        38.9172,
+        -97.2139,
+        1577836799999,
+        25,
+        "Kansas",
+        "Dickinson County",
+        "Abilene",
+    ),
     ("9007199254740993", 45.7833, -108.5007, 1588334400000, 0, "Montana", "", ""),
 ]
 TEST = [
-    ("1000000000000005", 31.7587, -106.4869, 1640995199999, 4, "Texas", "El Paso County", "El Paso"),
-    ("1000000000000006", 36.1800, -115.1400, 1640995200000, 4, "Nevada", "Clark County", "Las Vegas"),
+    (
+        "1000000000000005",
+        31.7587,
+        -106.4869,
+        1640995199999,
+        5,
+        "Texas",
+        "El Paso County",
+        "El Paso",
+    ),
+    (
+        "1000000000000006",
+        36.1800,
+        -115.1400,
+        1640995200000,
+        4,
+        "Nevada",
+        "Clark County",
+        "Las Vegas",
+    ),
 ]
 
 

@@ -7,7 +7,13 @@ from geoclip_core.data.table import read_dataset
 from geoclip_core.data.vocabulary import climate_vocabulary
 from tests.data import layout
 
-ABILENE = {"city": "Abilene", "county": "Taylor County", "state": "Texas", "month": 6, "climate": 14}
+ABILENE = {
+    "city": "Abilene",
+    "county": "Taylor County",
+    "state": "Texas",
+    "month": 6,
+    "climate": 14,
+}
 
 
 def test_full_caption_says_everything_once():

@@ -104,9 +104,7 @@ def test_impossible_shares_are_refused(fraction):
 
 @settings(max_examples=30, deadline=None)
 @given(
-    st.lists(
-        st.tuples(st.floats(-90, 90), st.floats(-180, 180)), min_size=2, max_size=60
-    ),
+    st.lists(st.tuples(st.floats(-90, 90), st.floats(-180, 180)), min_size=2, max_size=60),
     st.integers(0, 3),
 )
 def test_the_distance_holds_for_any_points(points, seed):
