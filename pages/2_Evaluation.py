@@ -10,11 +10,11 @@ from ui.page import open_page
 
 PANELS = {
     "Errors": panels.errors_panel,
-    "Map": maps.map_panel,
+    "Error map": maps.map_panel,
     "By place, climate, month": panels.groups_panel,
     "Context heads": trust.heads_panel,
     "Certainty": trust.trust_panel,
-    "Context on or off": maps.difference_panel,
+    "Difference map": maps.difference_panel,
     "Best and worst": photos.best_and_worst_panel,
     "All rows": photos.rows_panel,
 }

@@ -51,8 +51,8 @@ def _card(view: View, row: pd.Series) -> None:
     st.image(small_map(_truth(row), _guess(row), palette()), width="stretch")
     st.html(
         f"<div style='line-height:1.45;font-size:0.9rem'>{_dot(error_colour(row['error_km']))}"
-        f"<b>{kilometres(row['error_km'])}</b> off"
-        f"{_stated(row)}<br><span style='color:{palette().muted}'>{_where(row)}</span></div>"
+        f"<b>{kilometres(row['error_km'])}</b> off{_stated(row)}"
+        f"<br><span style='color:{palette().muted}'>{_where(row)}</span></div>"
     )
 
 
@@ -125,7 +125,7 @@ def _shown(part: pd.DataFrame) -> pd.DataFrame:
 def _detail(view: View, row: pd.Series) -> None:
     """A single photo: picture, map with candidates, and what each head said."""
     st.subheader(f"Photo {row['id']}", anchor=False)
-    picture, world, facts = st.columns([1.2, 1.2, 1])
+    picture, world, facts = st.columns(3)
     image = thumbnail(view.main.root, row.get("path"))
     with picture:
         if image is not None:
@@ -139,13 +139,13 @@ def _detail(view: View, row: pd.Series) -> None:
         st.image(small_map(_truth(row), _guess(row), palette(), candidates), width="stretch")
     with facts:
         st.markdown(
-            f"**{kilometres(row['error_km'])}** from the truth{_stated(row)}  \n"
+            f"**{kilometres(row['error_km'])}** from the truth{_stated(row)} (50 % radius)  \n"
             f"Taken in {_markdown(_where(row, escape=False))}  \n"
             f"Guessed {_markdown(_guessed_place(row)) or 'a place without a name'}"
         )
-        heads = _head_rows(view, row)
-        if len(heads):
-            st.dataframe(heads, hide_index=True)
+    heads = _head_rows(view, row)
+    if len(heads):
+        st.dataframe(heads, hide_index=True)
 
 
 def _head_rows(view: View, row: pd.Series) -> pd.DataFrame:
@@ -191,7 +191,7 @@ def _guessed_place(row: pd.Series) -> str:
 def _stated(row: pd.Series) -> str:
     if pd.isna(row["radius_50_km"]):
         return ""
-    return f", stated {kilometres(row['radius_50_km'])} (50 %)"
+    return f", said ± {kilometres(row['radius_50_km'])}"
 
 
 def _dot(colour: str) -> str:

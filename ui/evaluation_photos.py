@@ -26,7 +26,7 @@ from ui.theme import Palette, kilometres
 
 THUMBNAIL = 420
 _WIDTH, _HEIGHT = 360, 220
-_LEAST_REACH_KM = 250.0
+_LEAST_REACH_KM = 120.0
 _FINE_BELOW_KM = 1200.0
 Point = tuple[float, float]
 

@@ -43,7 +43,7 @@ def headline_html(rows: Sequence[HeadlineRow], colours: Palette) -> str:
 def differences_html(table: pd.DataFrame, name: str, colours: Palette) -> str:
     """The differences as a table: one line per other, one column per measure."""
     titles = {"geoscore": "GeoScore", "mean_km": "Mean error, km", "within_200_km": "Within 200 km"}
-    tone = {"better": colours.truth, "worse": colours.best}
+    tone = {"better": (colours.truth, "▲ "), "worse": (colours.ink, "▼ ")}
     body = ""
     for other, part in table.groupby("other", sort=False):
         cells = ""
@@ -52,11 +52,11 @@ def differences_html(table: pd.DataFrame, name: str, colours: Palette) -> str:
             scale, digits, unit = (100, 1, " %") if share else (1, 0, "")
             ends = f"{row.low * scale:+,.{digits}f} to {row.high * scale:+,.{digits}f}"
             bound = f"<small>{ends}</small>" if np.isfinite([row.low, row.high]).all() else ""
-            colour = tone.get(row.verdict, colours.muted)
+            colour, sign = tone.get(row.verdict, (colours.muted, ""))
             value = f"{row.difference * scale:+,.{digits}f}{unit}"
             cells += (
                 f"<td class='edge'><b>{value}</b>{bound}</td>"
-                f"<td style='color:{colour};text-align:left'>{row.verdict}</td>"
+                f"<td style='color:{colour};text-align:left'>{sign}{row.verdict}</td>"
             )
         body += (
             f"<tr><td class='name'>{html.escape(str(other))}"

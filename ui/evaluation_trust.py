@@ -29,14 +29,23 @@ def coverage_figure(curves: Mapping[str, pd.DataFrame], colours: Palette) -> go.
                 mode="lines+markers",
                 line={"color": model_colours(colours)[index], "dash": dash(index), "width": 2},
                 marker={"symbol": symbol, "size": 9},
-                name=f"{html.escape(name)}, {mass} %",
+                name=html.escape(name),
+                showlegend=mass == "50",
+                legendgroup=name,
                 customdata=curve["n"],
                 hovertemplate=(
                     f"%{{y:.0%}} inside the {mass} % radius<br>stated 50 % radius about "
                     "%{x:,.0f} km, %{customdata:,} photos<extra></extra>"
                 ),
             )
-    figure.update_xaxes(title="Stated 50 % radius (km), tenths of the photos", type="log")
+    ticks = [1, 10, 25, 50, 100, 200, 400, 1000, 2500, 5000, 10000]
+    figure.update_xaxes(
+        title="Stated 50 % radius (km)",
+        type="log",
+        tickvals=ticks,
+        ticktext=[f"{tick:,}" for tick in ticks],
+        showgrid=False,
+    )
     figure.update_yaxes(
         title="Truth inside the radius",
         tickformat=".0%",
@@ -59,7 +68,9 @@ def scales_figure(curves: Mapping[str, pd.DataFrame], colours: Palette) -> go.Fi
                 y=curve[f"coverage_{mass}"],
                 mode="lines",
                 line={"color": model_colours(colours)[index], "dash": dash(index), "width": width},
-                name=f"{html.escape(name)}, {mass} %",
+                name=html.escape(name),
+                showlegend=mass == "50",
+                legendgroup=name,
                 hovertemplate=f"%{{y:.0%}} within %{{x:.2g}} × the {mass} % radius<extra></extra>",
             )
     ticks = [0.1, 0.3, 1, 3, 10]
@@ -171,8 +182,9 @@ def confusion_figure(counts: pd.DataFrame, names: list[str], colours: Palette) -
     )
     if len(names) <= 16:
         figure.update_traces(
-            text=[[f"{v:,}" if v else "" for v in row] for row in counts.to_numpy()],
+            text=[[f"{v:.0%}" if v >= 0.005 else "" for v in row] for row in shares],
             texttemplate="%{text}",
+            textfont={"size": 10},
         )
     ticks = {"tickvals": places, "ticktext": names, "showgrid": False, "zeroline": False}
     figure.update_xaxes(title="Guess", **ticks, tickangle=-60 if len(names) > 8 else 0)

@@ -87,7 +87,12 @@ def heads_panel(view: View) -> None:
         st.info("No photo of this selection has a known truth for any head.")
         return
     feature = st.segmented_control(
-        "Head", known, default=known[0], key="evaluation head", required=True
+        "Head",
+        known,
+        default=known[0],
+        format_func=str.capitalize,
+        key="evaluation head",
+        required=True,
     )
     counts, dropped, pairs = _confusion(view.main, view.main, view.filters, feature)
     matrix, curve = st.columns([3, 2])
@@ -189,15 +194,24 @@ def trust_panel(view: View) -> None:
     )
     with left:
         show_chart(trust.coverage_figure(curves["coverage"], palette()), "coverage", height=380)
-        st.caption("Honest radii stay on the dotted lines at 50 % and 90 %, small or large.")
+        st.caption(
+            "Dots: the 50 % radius; rings: the 90 % one, each for a tenth of the photos. Honest "
+            "radii stay on the dotted lines, small or large."
+        )
         download("Coverage (CSV)", lambda: _stacked(curves["coverage"]), "coverage.csv")
     with middle:
         show_chart(trust.scales_figure(curves["scales"], palette()), "scales", height=380)
-        st.caption("An honest 50 % radius crosses 50 % at 1×; to the right of it, it is too small.")
+        st.caption(
+            "Thick: the 50 % radius; thin: the 90 % one. An honest one crosses its dotted line at "
+            "1×; to the right of it, it is too small."
+        )
         download("Scaled radii (CSV)", lambda: _stacked(curves["scales"]), "scaled_radii.csv")
     with right:
         show_chart(trust.risk_figure(curves["risk"], palette()), "risk", height=380)
-        st.caption("If only the photos with the smallest radius are answered: a curve that rises.")
+        st.caption(
+            "If only the photos with the smallest radius are answered. A curve that rises says "
+            "that the model knows when it is sure."
+        )
         download("Risk (CSV)", lambda: _stacked(curves["risk"]), "risk_coverage.csv")
 
 
