@@ -191,7 +191,7 @@ def _guessed_place(row: pd.Series) -> str:
 def _stated(row: pd.Series) -> str:
     if pd.isna(row["radius_50_km"]):
         return ""
-    return f", said ± {kilometres(row['radius_50_km'])}"
+    return f", stated radius {kilometres(row['radius_50_km'])}"
 
 
 def _dot(colour: str) -> str:
