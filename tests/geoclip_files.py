@@ -1,14 +1,9 @@
 """A small GeoCLIP with random weights on disk, and the published wheel where pip can fetch it."""
 
-import contextlib
 import functools
 import json
 import os
-import sys
 import tempfile
-import types
-import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -109,23 +104,3 @@ def published_wheel() -> Path:
             raise wheel
         pytest.skip(f"the published wheel cannot be fetched: {wheel}")
     return wheel
-
-
-@contextlib.contextmanager
-def published_package(folder: Path) -> Iterator[None]:
-    """`geoclip.model` of the wheel importable inside this block, without its dependencies.
-
-    The package's own __init__ files pull in its training code, and with it torchvision: empty
-    modules with the same search path stand in for the two of them.
-    """
-    with zipfile.ZipFile(published_wheel()) as archive:
-        archive.extractall(folder)
-    for name in ("geoclip", "geoclip.model"):
-        module = types.ModuleType(name)
-        module.__path__ = [str(folder / name.replace(".", "/"))]
-        sys.modules[name] = module
-    try:
-        yield
-    finally:
-        for name in [n for n in sys.modules if n == "geoclip" or n.startswith("geoclip.")]:
-            del sys.modules[name]

@@ -24,10 +24,10 @@ from tests.geoclip_files import (
     make_clip,
     make_geoclip,
     make_release,
-    published_package,
     published_wheel,
     random_coordinates,
 )
+from train.benchmark_gallery import published_package
 
 
 @pytest.fixture(autouse=True)
@@ -56,7 +56,7 @@ def test_location_encoder_equals_the_published_one(tmp_path):
     coordinates[: len(edges)] = torch.tensor(edges)
     convert_wheel(published_wheel(), tmp_path / "release")
     ours = read_release(tmp_path / "release").location_encoder
-    with published_package(tmp_path / "package"):
+    with published_package(published_wheel(), tmp_path / "package"):
         from geoclip.model.location_encoder import LocationEncoder
 
         theirs = LocationEncoder().eval()
@@ -71,7 +71,7 @@ def test_image_to_top_five_equals_the_published_one(tmp_path, monkeypatch, size)
     make_clip(tmp_path / "release" / "image_tower", projection=768, side=224)
     photo = tmp_path / "photo.png"
     noise(*size).save(photo)
-    with published_package(tmp_path / "package"):
+    with published_package(published_wheel(), tmp_path / "package"):
         from geoclip.model import GeoCLIP as geoclip_module
         from geoclip.model import image_encoder
         from transformers import CLIPImageProcessorPil

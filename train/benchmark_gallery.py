@@ -1,0 +1,209 @@
+"""One GeoCLIP query: the published package's own `predict` against ours, on the same weights."""
+
+import contextlib
+import importlib
+import sys
+import tempfile
+import time
+import types
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from geoclip_core.geoclip_wheel import REQUIREMENT, convert_wheel, fetch_wheel
+from geoclip_core.model.clip_tower import empty_tower
+from geoclip_core.model.gallery import Gallery, encode_gallery, gallery_key
+from geoclip_core.model.geoclip import GeoClip
+from geoclip_core.model.geoclip_image import CONFIG, GeoClipImage
+from geoclip_core.model.geoclip_release import read_release
+
+VIT_L_14 = {
+    "hidden_size": 1024,
+    "intermediate_size": 4096,
+    "num_hidden_layers": 24,
+    "num_attention_heads": 16,
+    "patch_size": 14,
+}
+"""Vision config of CLIP ViT-L/14 where it differs from the default of transformers."""
+
+
+@dataclass(frozen=True)
+class GalleryBenchmark:
+    """Seconds, and whether both sides answered the same."""
+
+    places: int
+    package_query: float
+    """One photo through the package's `predict`, which encodes the gallery every time."""
+    our_query: float
+    """One photo through ours: image tower, product with the kept matrix, exact ranking."""
+    our_image: float
+    """The share of `our_query` that the image tower takes; the package's tower is the same."""
+    encode_once: float
+    """Encoding the gallery, once for all queries."""
+    load: float
+    """Reading the encoded gallery at a later start."""
+    equal_places: bool
+    """Whether the first `top_k` places are the same, in the same order."""
+    probability_difference: float
+    """The largest relative difference of their probabilities."""
+    top_k: int
+
+    def text(self) -> str:
+        """A table for a terminal."""
+        rows = [
+            ("image tower, the same on both", self.our_image, self.our_image),
+            ("gallery", self.package_query - self.our_image, self.our_query - self.our_image),
+            ("whole query", self.package_query, self.our_query),
+        ]
+        same = "the same" if self.equal_places else "NOT THE SAME"
+        return "\n".join(
+            [
+                f"one query, {self.places:,} places".ljust(32) + f"{REQUIREMENT:>15}{'ours':>11}",
+                *(f"  {name:<30}{a:13.3f} s{b:9.3f} s" for name, a, b in rows),
+                f"ours, once: encode the gallery {self.encode_once:.1f} s, "
+                f"read it at a later start {self.load:.2f} s",
+                f"first {self.top_k} places: {same}; probabilities differ by at most "
+                f"{self.probability_difference:.1e} of themselves",
+            ]
+        )
+
+
+def benchmark_gallery(
+    wheel: Path | None = None,
+    photo: Path | None = None,
+    places: int = 0,
+    queries: int = 3,
+    top_k: int = 5,
+    seed: int = 0,
+    tower: dict[str, Any] | None = None,
+) -> GalleryBenchmark:
+    """Time one query on both sides, with one random image tower that both share.
+
+    Args:
+        wheel: the published wheel; None: pip fetches it.
+        photo: what to ask about; None: noise.
+        places: use every n-th place so that about this many are left; 0: all 100,000.
+        queries: how often each of our queries is repeated; the median counts.
+        top_k: how many answers to compare.
+        seed: of the tower's weights and of the noise.
+        tower: vision config of the tower; None: that of ViT-L/14.
+
+    Raises:
+        DownloadError: if there is no wheel and pip cannot fetch one.
+    """
+    with tempfile.TemporaryDirectory(prefix="gallery-") as scratch:
+        folder = Path(scratch)
+        source = wheel or fetch_wheel(folder)
+        convert_wheel(source, folder / "release")
+        release = read_release(folder / "release")
+        step = max(1, len(release.coordinates) // places) if places else 1
+        coordinates = release.coordinates[::step]
+        path = photo or _noise(folder / "noise.png", seed)
+        torch.manual_seed(seed)
+        with published_package(source, folder / "package"):
+            theirs = _package_model(tower or VIT_L_14)
+            theirs.gps_gallery = theirs.gps_gallery[::step]
+            started = time.perf_counter()
+            expected, expected_probabilities = theirs.predict(str(path), top_k=top_k)
+            package_query = time.perf_counter() - started
+        backbone = _same_tower(theirs, release.image_mlp)
+        started = time.perf_counter()
+        encoded = encode_gallery(release.location_encoder, coordinates)
+        encode_once = time.perf_counter() - started
+        key, kept = gallery_key(release.location_encoder, coordinates), folder / "kept.safetensors"
+        encoded.save(kept, key)
+        started = time.perf_counter()
+        gallery = Gallery.load(kept, key, release.location_encoder, coordinates)
+        load = time.perf_counter() - started
+        ours = GeoClip(backbone, gallery, release.logit_scale)
+        image_times, query_times = [], []
+        with torch.inference_mode():
+            for _ in range(queries):
+                started = time.perf_counter()
+                with Image.open(path) as picture:
+                    views = backbone.preprocessing.batch([picture.convert("RGB")])
+                embedding = backbone.embed(views)
+                image_times.append(time.perf_counter() - started)
+                found, probabilities = ours.top_places(embedding, top_k)
+                query_times.append(time.perf_counter() - started)
+    difference = np.abs(probabilities[0] / expected_probabilities.double().numpy() - 1).max()
+    return GalleryBenchmark(
+        places=len(coordinates),
+        package_query=package_query,
+        our_query=float(np.median(query_times)),
+        our_image=float(np.median(image_times)),
+        encode_once=encode_once,
+        load=load,
+        equal_places=bool(np.allclose(found[0], expected.double().numpy(), atol=1e-5)),
+        probability_difference=float(difference),
+        top_k=top_k,
+    )
+
+
+@contextlib.contextmanager
+def published_package(wheel: Path, folder: Path) -> Iterator[None]:
+    """`geoclip.model` of the wheel importable inside this block, without its dependencies.
+
+    The package's own __init__ files pull in its training code, and with it torchvision: empty
+    modules with the same search path stand in for the two of them. This comparison and the tests
+    are the only places that run code of the package.
+    """
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(folder)
+    for name in ("geoclip", "geoclip.model"):
+        module = types.ModuleType(name)
+        module.__path__ = [str(folder / name.replace(".", "/"))]
+        sys.modules[name] = module
+    try:
+        yield
+    finally:
+        for name in [n for n in sys.modules if n == "geoclip" or n.startswith("geoclip.")]:
+            del sys.modules[name]
+
+
+def _package_model(tower: dict[str, Any]) -> Any:
+    """The package's model with a random tower and its published other weights."""
+    from transformers import CLIPConfig, CLIPImageProcessorPil
+    from transformers.utils import logging
+
+    ends = {"bos_token_id": 0, "eos_token_id": 2}
+    text = {"hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 1}
+    config = CLIPConfig(
+        projection_dim=768,
+        # As small as can be: half a gigabyte of text tower that no photo sees would be in the way.
+        text_config={**text, "num_attention_heads": 1, "vocab_size": 8, **ends},
+        vision_config=tower,
+    )
+    verbosity = logging.get_verbosity()
+    # The package asks for a processor that wants torchvision, and gets another one here.
+    logging.set_verbosity_error()
+    try:
+        module = importlib.import_module("geoclip.model.image_encoder")
+    finally:
+        logging.set_verbosity(verbosity)
+    module.CLIPConfig = lambda **_: config
+    module.CLIPImageProcessor = CLIPImageProcessorPil
+    return importlib.import_module("geoclip.model.GeoCLIP").GeoCLIP(clip_pretrained=False).eval()
+
+
+def _same_tower(theirs: Any, mlp: torch.nn.Sequential) -> GeoClipImage:
+    """Our image side around the very tensors of the package's tower."""
+    clip = theirs.image_encoder.CLIP
+    vision = {**clip.vision_model.config.to_dict(), "projection_dim": 768}
+    tower = empty_tower(vision, device="meta")
+    tower.vision_model, tower.visual_projection = clip.vision_model, clip.visual_projection
+    processor = theirs.image_encoder.image_processor
+    pixels = {"mean": tuple(processor.image_mean), "std": tuple(processor.image_std)}
+    return GeoClipImage(CONFIG, tower, mlp, pixels).eval()
+
+
+def _noise(path: Path, seed: int) -> Path:
+    rng = np.random.default_rng(seed)
+    Image.fromarray(rng.integers(0, 256, (512, 910, 3), dtype=np.uint8)).save(path)
+    return path
