@@ -32,8 +32,7 @@ class RunSession:
         self.run = run
         self._stopped = False
         self._written = 0.0
-        self._began = time.monotonic()
-        self._share_at_start: float | None = None
+        self._phase, self._phase_began, self._phase_share = "", 0.0, 0.0
         self._board: Any = None
 
     def stop_requested(self) -> bool:
@@ -49,22 +48,26 @@ class RunSession:
         if self.stop_requested():
             raise StopRequestedError
 
-    def progress(self, phase: str, share: float, now: bool = False, **changes: Any) -> None:
+    def progress(
+        self, phase: str, share: float, until: float = 1.0, now: bool = False, **changes: Any
+    ) -> None:
         """Say what is going on and how much of the run (0 to 1) is done.
 
-        Written at most twice a second unless `now`. The time left is measured from the share of
-        this process, so that a resumed run does not count what was done before.
+        Written at most twice a second unless `now`. The time left is what this phase, which lasts
+        until the share `until`, still needs at the pace at which it has gone in this process.
         """
         if self.run is None:
             return
         clock = time.monotonic()
-        if self._share_at_start is None:
-            self._share_at_start, self._began = share, clock
+        kind = phase.partition(",")[0]
+        if kind != self._phase:
+            self._phase, self._phase_began, self._phase_share = kind, clock, share
+            now = True
         if not now and clock - self._written < _STATUS_SECONDS:
             return
         self._written = clock
-        done, seconds = share - self._share_at_start, clock - self._began
-        eta = seconds * (1 - share) / done if done > 0.005 and seconds > 1 else None
+        done, seconds = share - self._phase_share, clock - self._phase_began
+        eta = seconds * max(until - share, 0.0) / done if done > 0 and seconds > 1 else None
         self.run.update(phase=phase, progress=min(max(share, 0.0), 1.0), eta_seconds=eta, **changes)
 
     def embedding_progress(self, start: float, end: float) -> Callable[[int, int], None]:

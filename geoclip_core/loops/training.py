@@ -195,6 +195,7 @@ class TrainingLoop:
             f"training, epoch {1 + (self.step - 1) // self.batches.per_epoch} of "
             f"{self.settings.epochs}",
             start + (end - start) * self.step / self.total,
+            until=end,
             step=self.step,
             total_steps=self.total,
         )
@@ -224,7 +225,15 @@ class TrainingLoop:
         self.session.log(f"epoch {epoch + 1}/{self.settings.epochs}: {shown}{mark}")
         start, end = self.shares
         share = start + (end - start) * self.step / self.total
-        self.session.progress("training", share, now=True, step=self.step, best=self.best_values)
+        self.session.progress(
+            f"training, epoch {epoch + 1} of {self.settings.epochs}",
+            share,
+            until=end,
+            now=True,
+            step=self.step,
+            total_steps=self.total,
+            best=self.best_values,
+        )
         self._save()
 
     def _agree(self, mine: bool) -> bool:

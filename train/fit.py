@@ -1,0 +1,25 @@
+"""Train context heads and a coordinate head on a backbone.
+
+Frozen backbones are run once; the heads then learn from cached embeddings in seconds to minutes.
+"""
+
+from dataclasses import dataclass
+
+from geoclip_core.loops.fit_options import FitOptions
+from train.run_command import run_training
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options(FitOptions):
+    """Options of the command: those of the loop."""
+
+
+def run(options: Options) -> int:
+    """Fit a model; see `geoclip_core.loops.fit`."""
+
+    def work(chosen: Options, session: object, accelerator: object, folder: object) -> None:
+        from geoclip_core.loops.fit import FitRun, fit
+
+        fit(FitRun(chosen, session, accelerator, folder, folder.name))
+
+    return run_training(options, Options.COMMAND, work)
