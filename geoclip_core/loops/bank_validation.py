@@ -14,8 +14,8 @@ from geoclip_core.data.vocabulary import Vocabulary
 from geoclip_core.earth.gazetteer import Gazetteer
 from geoclip_core.earth.sphere import geoscore, haversine_km, pairwise_km
 from geoclip_core.loops.bank_model import BankData, BankOptions, Progress, fit_bank_model
-from geoclip_core.loops.baselines import baseline_guesses
-from geoclip_core.loops.metrics import summarise
+from geoclip_core.loops.baselines import baseline_guesses, with_baselines
+from geoclip_core.loops.metrics import summarise, with_places
 from geoclip_core.loops.predictions import predictions_frame
 from geoclip_core.model.backbone import BackboneConfig
 from geoclip_core.model.calibration import Calibration, fit_calibration
@@ -150,9 +150,9 @@ def measure(
         scores.append(mean_score(hold_out(subject, folds, tick), coordinates))
     blocked = spatial_folds(coordinates, options.folds, options.seed, options.group_km)
     frame = predictions_frame(dataset, first.estimates, subject.vocabularies)
-    metrics = summarise(
-        frame, baselines=_baselines(subject, dataset, fold_of), gazetteer=Gazetteer.load()
-    )
+    frame = with_baselines(frame, _baselines(subject, dataset, fold_of))
+    frame = with_places(frame, Gazetteer.load())
+    metrics = summarise(frame)
     metrics["cross_validation"] = {
         "folds": options.folds,
         "geoscore_of_repeats": scores,

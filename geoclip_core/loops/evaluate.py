@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 
 from geoclip_core.loops import metrics
 from geoclip_core.loops.predictions import (
@@ -178,8 +179,13 @@ def predictions_of(place: str | Path) -> Path | None:
 
 
 def describe(path: Path) -> dict[str, Any]:
-    """``about`` of a predictions table, with a name made from its folder where none was given."""
+    """``about`` of a predictions table, with what it does not say made from the file.
+
+    The model is called after its folder, and used context if the table has context heads.
+    """
     about = read_about(path)
     folder = path.parent.parent if path.parent.name == "checkpoint" else path.parent
     about.setdefault("model", folder.name)
+    heads = any(name.endswith("_top1") for name in pq.read_schema(path).names)
+    about.setdefault("use_context", heads)
     return about

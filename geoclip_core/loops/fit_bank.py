@@ -92,6 +92,7 @@ def fit_bank(
             "dataset": dataset.name,
             "split": "cross-validation",
             "note": "each photo was held out of the model that located it",
+            "use_context": options.use_context,
         }
         path = write_predictions(frame, Path(scratch) / PREDICTIONS, about)
         save_checkpoint(folder, model, metrics, card, files={PREDICTIONS: path})
