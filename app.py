@@ -6,6 +6,8 @@ from geoclip_core.locator import Prediction
 from ui.exports import download_buttons
 from ui.loading import accuracy_sentence, choose_model, locate_photos, served_model
 from ui.maps import OfflineMap, show_map
+from ui.model_comparison import compared_models, model_comparison
+from ui.model_downloads import model_downloads
 from ui.page import open_page
 from ui.photo_input import EXAMPLE_NOTE, photo_input
 from ui.photo_tray import problem, shown_photos
@@ -22,6 +24,8 @@ open_page(
 )
 with st.sidebar:
     model_name = choose_model()
+    others = compared_models(model_name)
+    model_downloads()
 bench = workbench()
 with bench.controls:
     photo_input()
@@ -32,6 +36,9 @@ if model is None:
     st.stop()
 
 photos = shown_photos()
+if others:
+    model_comparison(bench, model, others, photos)
+    st.stop()
 with bench.map_side, st.container(horizontal=True, vertical_alignment="bottom"):
     view = ALL
     if len(photos) > 1:
@@ -51,6 +58,7 @@ with bench.map_side, st.container(horizontal=True, vertical_alignment="bottom"):
         default=LAYERS[:2],
         key="layers",
         persist_state="session",
+        help="Candidates are drawn for one photo at a time.",
     )
 if view == ONE_PLACE:
     readable = [photo for photo in photos if problem(photo) is None]

@@ -111,10 +111,12 @@ def _exif_sentence(prediction: Prediction) -> str:
     exif = prediction.exif
     if prediction.error_km is None or exif is None:
         return ":gray[:material/location_off: No position in its EXIF to compare with.]"
-    return (
+    text = (
         f":green[:material/location_on:] Its EXIF says {exif.latitude:.4f}, {exif.longitude:.4f}: "
         f"the guess is **{kilometres(prediction.error_km)}** off."
     )
+    # Nobody guesses to the metre: then the photo was among those that the model learnt from.
+    return text + (" It probably learnt from this photo." if prediction.error_km < 0.05 else "")
 
 
 def _candidates_title(prediction: Prediction) -> str:
@@ -123,12 +125,12 @@ def _candidates_title(prediction: Prediction) -> str:
 
 
 def _candidate_lines(prediction: Prediction) -> list[Share]:
-    best = palette().best
+    colours = palette()
     return [
         Share(
             candidate.place.label,
             candidate.probability,
-            colour=best if rank == 0 else None,
+            colour=colours.best if rank == 0 else colours.candidate,
             hint=f"{candidate.latitude:.4f}, {candidate.longitude:.4f}",
         )
         for rank, candidate in enumerate(prediction.candidates)

@@ -1,0 +1,159 @@
+"""The app in Chromium with the network cut: whatever asks beyond loopback fails the test."""
+
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+from playwright.sync_api import sync_playwright
+
+ROOT = Path(__file__).resolve().parents[2]
+LOOPBACK = {"127.0.0.1", "localhost"}
+START_SECONDS = 60
+
+
+def chromium():
+    """Path of Chromium. Its absence fails a test in CI, and skips it elsewhere."""
+    path = (
+        os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
+    )
+    if path:
+        return path
+    reason = "Chromium is not installed: `apt-get install chromium`, or set CHROMIUM to its path."
+    if os.environ.get("CI") == "true":
+        pytest.fail(reason)
+    pytest.skip(reason)
+
+
+@pytest.fixture(scope="session")
+def browser():
+    path = chromium()
+    with sync_playwright() as playwright:
+        running = playwright.chromium.launch(
+            executable_path=path,
+            args=[
+                "--no-sandbox",
+                "--use-angle=swiftshader",
+                "--enable-unsafe-swiftshader",
+                # Not even a name is looked up.
+                "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
+            ],
+        )
+        yield running
+        running.close()
+
+
+class Server:
+    """The running app: its address, and what it has written to its log."""
+
+    def __init__(self, address, log):
+        self.address = address
+        self._log = log
+
+    @property
+    def log(self):
+        return self._log.read_text(encoding="utf-8", errors="replace")
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory):
+    """The app as a user starts it, on a free loopback port."""
+    chromium()
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    log = tmp_path_factory.mktemp("server") / "log.txt"
+    command = [sys.executable, "-m", "streamlit", "run", "app.py", "--server.headless=true"]
+    command += ["--server.address=127.0.0.1", f"--server.port={port}"]
+    with log.open("wb") as output:
+        process = subprocess.Popen(command, cwd=ROOT, stdout=output, stderr=subprocess.STDOUT)
+    try:
+        _wait_until_healthy(f"http://127.0.0.1:{port}/_stcore/health", process, log)
+        yield Server(f"http://127.0.0.1:{port}", log)
+    finally:
+        process.terminate()
+        process.wait(timeout=20)
+
+
+def _wait_until_healthy(address, process, log):
+    deadline = time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            break
+        try:
+            with urllib.request.urlopen(address, timeout=2) as answer:
+                if answer.status == 200:
+                    return
+        except (urllib.error.URLError, OSError):
+            time.sleep(0.2)
+    pytest.fail(f"the app did not start:\n{log.read_text(encoding='utf-8')}")
+
+
+@pytest.fixture(scope="session")
+def contexts(browser):
+    """Browser contexts by their options: pages of one share a cache and so load quickly."""
+    made = {}
+
+    def context(**options):
+        key = repr(sorted(options.items()))
+        if key not in made:
+            made[key] = browser.new_context(**options)
+        return made[key]
+
+    yield context
+    for one in made.values():
+        one.close()
+
+
+@pytest.fixture
+def open_page(contexts, server):
+    """Open a page of the app: ``open_page("Context_heads", dark=True, width=390)``.
+
+    The page has ``beyond``, the addresses outside this computer that it asked for; unless a test
+    empties it, anything in it fails the test.
+    """
+    pages = []
+
+    def opened(path="", *, dark=False, width=1400, height=1000, **options):
+        page = contexts(**options).new_page()
+        pages.append(page)
+        page.set_viewport_size({"width": width, "height": height})
+        page.emulate_media(color_scheme="dark" if dark else "light")
+        page.beyond = []
+
+        def guard(route):
+            host = urlsplit(route.request.url).hostname
+            if host in LOOPBACK or host is None:
+                route.continue_()
+            else:
+                page.beyond.append(route.request.url)
+                route.abort()
+
+        def listen(socket):
+            if urlsplit(socket.url).hostname not in LOOPBACK:
+                page.beyond.append(socket.url)
+
+        page.route(re.compile("^(?!data:|blob:)"), guard)
+        page.on("websocket", listen)
+        page.goto(f"{server.address}/{path}")
+        return page
+
+    yield opened
+    for page in pages:
+        page.close()
+        assert not page.beyond, f"asked beyond this computer: {page.beyond}"
+
+
+def map_frame(page):
+    """The map's frame, once land and borders are drawn in it."""
+    frame = page.frame_locator("iframe[title^='streamlit_folium']").first
+    frame.locator("[data-borders='drawn']").wait_for(timeout=90_000)
+    return frame

@@ -1,0 +1,174 @@
+"""The map page in Chromium: photos in by every way, pins out, nothing beyond this computer."""
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+from playwright.sync_api import expect
+
+from tests.browser.conftest import ROOT, map_frame
+
+pytestmark = pytest.mark.browser
+
+EXAMPLE = ROOT / "static" / "examples" / "summer-palace.jpg"
+
+
+def photo(name="palace.jpg", turn=90):
+    """The example photo, turned, so that it is another file than the example."""
+    stream = io.BytesIO()
+    Image.open(EXAMPLE).rotate(turn, expand=True).save(stream, "JPEG")
+    return {"name": name, "mimeType": "image/jpeg", "buffer": stream.getvalue()}
+
+
+def drop(page, *files):
+    page.locator("input[type=file]").first.set_input_files(list(files))
+
+
+def colours(screenshot):
+    """How many different colours a picture has."""
+    pixels = np.asarray(Image.open(io.BytesIO(screenshot)).convert("RGB")).reshape(-1, 3)
+    return len(np.unique(pixels, axis=0))
+
+
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+def test_dropped_photo_gets_a_pin_without_internet(open_page, dark):
+    page = open_page(dark=dark)
+    map_frame(page)
+    expect(page.get_by_text("An example to begin with")).to_be_visible()
+    drop(page, photo())
+    expect(page.get_by_text("1 · palace.jpg")).to_be_visible(timeout=60_000)
+    frame = map_frame(page)
+    expect(frame.locator(".map-pin")).to_have_text("1")
+    expect(frame.locator(".map-legend")).to_contain_text("Best guess")
+    expect(frame.locator(".map-name").first).to_be_attached()
+    expect(page.get_by_text("Half of such photos lie within")).to_be_visible()
+    picture = page.locator("iframe[title^='streamlit_folium']").screenshot()
+    assert len(picture) > 20_000
+    assert colours(picture) > 100
+
+
+def test_heatmap_is_drawn_between_land_and_borders(open_page):
+    page = open_page()
+    map_frame(page)
+    page.get_by_text("Heatmap", exact=True).click()
+    frame = page.frame_locator("iframe[title^='streamlit_folium']").first
+    expect(frame.locator(".leaflet-images-pane img").first).to_be_attached(timeout=60_000)
+
+
+def test_broken_file_among_good_ones(open_page):
+    page = open_page()
+    map_frame(page)
+    broken = {"name": "notes.jpg", "mimeType": "image/jpeg", "buffer": b"only text"}
+    drop(page, broken, photo(), photo("other.jpg", 180))
+    expect(page.get_by_text("3 · other.jpg")).to_be_visible(timeout=60_000)
+    expect(page.get_by_text("notes.jpg is not a photo")).to_be_visible()
+    page.get_by_role("button", name="Clear all").click()
+    expect(page.get_by_text("An example to begin with")).to_be_visible()
+
+
+def test_photo_is_pasted_with_the_keyboard_and_with_the_button(open_page):
+    page = open_page(permissions=["clipboard-read", "clipboard-write"])
+    map_frame(page)
+    page.evaluate(
+        """async () => {
+            const canvas = document.createElement("canvas");
+            canvas.width = canvas.height = 64;
+            const pen = canvas.getContext("2d");
+            pen.fillStyle = "seagreen";
+            pen.fillRect(0, 0, 64, 64);
+            const png = await new Promise((done) => canvas.toBlob(done, "image/png"));
+            await navigator.clipboard.write([new ClipboardItem({"image/png": png})]);
+        }"""
+    )
+    page.locator("h1").click()
+    page.keyboard.press("Control+V")
+    expect(page.get_by_text("1 · Pasted 1")).to_be_visible(timeout=60_000)
+    page.get_by_role("button", name="Remove").click()
+    expect(page.get_by_text("An example to begin with")).to_be_visible()
+    page.get_by_role("button", name="Paste").click()
+    expect(page.get_by_text("1 · Pasted 1")).to_be_visible(timeout=60_000)
+
+
+def test_camera_is_asked_for_only_when_switched_on(open_page):
+    page = open_page()
+    map_frame(page)
+    assert page.get_by_test_id("stCameraInput").count() == 0
+    page.get_by_text("Camera", exact=True).click()
+    expect(page.get_by_test_id("stCameraInput")).to_be_visible()
+
+
+def test_online_tiles_are_asked_for_only_when_switched_on(open_page):
+    page = open_page()
+    frame = map_frame(page)
+    page.wait_for_timeout(500)
+    assert page.beyond == []
+    frame.locator(".leaflet-control-layers-toggle").press("Enter")
+    frame.get_by_text("OpenStreetMap (asks the internet)").click()
+    page.wait_for_timeout(1000)
+    assert page.beyond
+    assert all(address.startswith("https://tile.openstreetmap.org/") for address in page.beyond)
+    page.beyond.clear()
+    frame.get_by_text("Outlines (no internet)").click()
+    page.wait_for_timeout(500)
+
+
+def test_narrow_screen_shows_everything_without_sideways_scrolling(open_page):
+    page = open_page(width=390, height=844, has_touch=True)
+    frame = map_frame(page)
+    assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+    expect(frame.locator(".map-pin")).to_be_visible()
+    tops = [
+        page.locator(f".st-key-{part}").bounding_box()["y"]
+        for part in ("controls", "map-side", "cards")
+    ]
+    assert tops == sorted(tops)
+
+
+def test_photo_can_be_chosen_with_the_keyboard_alone(open_page):
+    page = open_page()
+    map_frame(page)
+    page.get_by_test_id("stFileUploaderDropzone").get_by_role("button", name="Upload").last.focus()
+    with page.expect_file_chooser() as chooser:
+        page.keyboard.press("Enter")
+    chooser.value.set_files(photo())
+    expect(page.get_by_text("1 · palace.jpg")).to_be_visible(timeout=60_000)
+
+
+def test_map_stays_in_view_beside_long_lists(open_page):
+    page = open_page(height=700)
+    map_frame(page)
+    drop(page, *(photo(f"{turn}.jpg", turn) for turn in (10, 20, 30)))
+    last = page.get_by_text("3 · 30.jpg")
+    expect(last).to_be_visible(timeout=60_000)
+    map_frame(page)
+    last.scroll_into_view_if_needed()
+    expect(page.locator("iframe[title^='streamlit_folium']")).to_be_in_viewport(ratio=0.6)
+
+
+def test_photo_and_model_follow_to_the_context_page(open_page):
+    page = open_page()
+    map_frame(page)
+    drop(page, photo())
+    expect(page.get_by_text("1 · palace.jpg")).to_be_visible(timeout=60_000)
+    page.get_by_role("link", name="Context heads").click()
+    expect(page.get_by_text("read in the photo").first).to_be_visible(timeout=60_000)
+    expect(page.get_by_text("palace.jpg")).to_be_visible()
+    frame = map_frame(page)
+    expect(frame.locator(".map-pin").first).to_be_visible()
+    expect(frame.locator(".leaflet-images-pane img").first).to_be_attached()
+
+
+@pytest.mark.parametrize("width", [1400, 390])
+def test_context_page_opens_by_its_own_address(open_page, width):
+    page = open_page("Context_heads", width=width)
+    map_frame(page)
+    expect(page.get_by_text("What the model reads in a photo")).to_be_visible()
+    expect(page.get_by_text("apart.")).to_be_visible(timeout=60_000)
+    assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+
+
+def test_log_has_neither_errors_nor_deprecations(open_page, server):
+    map_frame(open_page())
+    for word in ("Traceback", "Error", "deprecat", "Warning"):
+        assert word not in server.log, server.log
