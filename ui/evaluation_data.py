@@ -82,7 +82,8 @@ def find_sources(places: Sequence[Path] = PLACES) -> tuple[list[Source], list[st
                 found.append(_source(path))
             except (PredictionsError, ValueError) as error:
                 problems.append(str(error))
-        found.sort(key=lambda source: -source.changed)
+        if place != places[0]:  # what ships has no age that means anything: by name
+            found.sort(key=lambda source: -source.changed)
         sources = [*found, *sources]
     return sources, problems
 

@@ -19,6 +19,15 @@ from ui.theme import ERROR_MARKS_KM, Palette, kilometres, translucent
 
 MOST_POINTS = 1500
 MOST_ARROWS = 300
+_BAR: dict[str, Any] = {  # below the map, which a bar at its side would squeeze on a phone
+    "orientation": "h",
+    "x": 0.5,
+    "y": 0,
+    "yanchor": "top",
+    "len": 0.6,
+    "thickness": 10,
+    "outlinewidth": 0,
+}
 
 
 def area_figure(
@@ -83,10 +92,9 @@ def difference_figure(table: pd.DataFrame, colours: Palette, usa: bool) -> go.Fi
         customdata=hover,
         hovertemplate="%{customdata}<extra></extra>",
         colorbar={
-            "title": {"text": "GeoScore gained", "side": "right"},
+            "title": {"text": "GeoScore gained", "side": "top"},
             "tickformat": "+,.0f",
-            "thickness": 12,
-            "outlinewidth": 0,
+            **_BAR,
         },
     )
     return figure
@@ -146,6 +154,7 @@ def points_figure(
         else error_marker(
             frame["error_km"].tolist(), size=6, line={"width": 0.4, "color": colours.paper}
         )
+        | {"colorbar": _error_bar("Error (km)")}
     )
     figure.add_scattergeo(
         lat=frame["latitude"],
@@ -202,9 +211,8 @@ def _geo(colours: Palette, usa: bool) -> go.Figure:
 
 def _error_bar(title: str) -> dict[str, Any]:
     return {
-        "title": {"text": title, "side": "right"},
+        "title": {"text": title, "side": "top"},
         "tickvals": [math.log10(mark) for mark in ERROR_MARKS_KM],
         "ticktext": [f"{mark:,}" for mark in ERROR_MARKS_KM],
-        "thickness": 12,
-        "outlinewidth": 0,
+        **_BAR,
     }

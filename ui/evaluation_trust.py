@@ -180,7 +180,7 @@ def confusion_figure(counts: pd.DataFrame, names: list[str], colours: Palette) -
             | {"thickness": 12, "outlinewidth": 0},
         )
     )
-    if len(names) <= 16:
+    if len(names) <= 12:
         figure.update_traces(
             text=[[f"{v:.0%}" if v >= 0.005 else "" for v in row] for row in shares],
             texttemplate="%{text}",
