@@ -51,8 +51,9 @@ def choose(
         key=key,
         format_func=format_func,
         help=help,
-        disabled=not values,
-        placeholder="Nothing to choose from" if not values else None,
+        # Where a value may be typed, an empty list is no reason to close the box.
+        disabled=not values and not widget.get("accept_new_options"),
+        placeholder=widget.pop("placeholder", None if values else "Nothing to choose from"),
         persist_state="session",
         **widget,
     )

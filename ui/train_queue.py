@@ -77,7 +77,10 @@ def main(
         return 0
     if train is None:
         from train.__main__ import main as train
-    return train([status.task, "--resume", str(run.folder)])
+    code = train([status.task, "--resume", str(run.folder)])
+    if code and run.recorded_status.state == "queued":
+        run.update(state="failed", error="It could not begin: its last lines say why.")
+    return code
 
 
 if __name__ == "__main__":

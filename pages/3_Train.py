@@ -1,0 +1,51 @@
+import streamlit as st
+
+from ui.page import open_page
+from ui.train_live import failure_panel, live_panel, run_actions, run_head, watch
+from ui.train_new import new_training
+from ui.train_overview import overview
+from ui.train_results import result_panel, run_details
+from ui.train_runs import choose_run, choose_runs_folder, run_views, unreadable_runs
+from ui.train_start import choose_dataset, first_start
+
+ONE, ALL, NEW = "This run", "All runs", "New training"
+
+open_page(
+    "Train a model of your own",
+    "Choose a recipe and a dataset, start, and watch. A training goes on without this page: close "
+    "it, come back later, it will be here.",
+    name="Train",
+)
+with st.sidebar:
+    data = choose_dataset()
+    root = choose_runs_folder()
+    views = run_views(root)
+    chosen = choose_run(views) if views else None
+watch(root, views)
+if broken := unreadable_runs(root):
+    st.warning(f"These runs cannot be read: {', '.join(broken)}.", icon=":material/warning:")
+if chosen is None:
+    first_start()
+    new_training(views, data)
+    st.stop()
+
+st.session_state.setdefault("train view", ONE)
+view = st.segmented_control(
+    "Show",
+    [ONE, ALL, NEW],
+    required=True,
+    key="train view",
+    label_visibility="collapsed",
+    persist_state="session",
+)
+if view == NEW:
+    new_training(views, data)
+elif view == ALL:
+    overview(views)
+else:
+    run_head(chosen)
+    run_actions(root, chosen)
+    failure_panel(chosen)
+    result_panel(chosen)
+    live_panel(chosen)
+    run_details(chosen)
