@@ -20,7 +20,7 @@ import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from geoclip_core.model.location_encoder import LocationEncoder
@@ -37,8 +37,11 @@ class GalleryError(ValueError):
     """A gallery file is damaged or belongs to another model."""
 
 
-class Gallery:
+class Gallery(nn.Module):
     """Encoded places of one location encoder."""
+
+    matrix: Tensor
+    places: Tensor
 
     def __init__(
         self,
@@ -55,21 +58,23 @@ class Gallery:
             half: (n, d) float16, rows of length one.
             rounding_error: the largest Euclidean distance of a row from its float32 original.
         """
+        super().__init__()
         if len(coordinates) != len(half):
             raise GalleryError(f"{len(coordinates)} coordinates for {len(half)} encoded places")
         self.encoder = encoder
         self.coordinates = coordinates
         self.rounding_error = rounding_error
-        self._half = half
+        self.register_buffer("places", torch.from_numpy(np.ascontiguousarray(coordinates)))
         # One product with a float32 matrix takes 10 ms; unpacking the halves at every query, 90.
-        self._matrix = half.to(next(encoder.parameters()).device, torch.float32)
+        self.register_buffer("matrix", half.float(), persistent=False)
+        self.to(next(encoder.parameters()).device)
 
     def __len__(self) -> int:
         return len(self.coordinates)
 
     def cosines(self, queries: Tensor) -> Tensor:
         """Cosines (b, n) of query vectors (b, d) of any length with every place."""
-        return normalize(queries.float(), dim=1) @ self._matrix.T
+        return normalize(queries.float(), dim=1) @ self.matrix.T
 
     @torch.no_grad()
     def top_k(self, queries: Tensor, k: int) -> tuple[Tensor, Tensor]:
@@ -85,7 +90,7 @@ class Gallery:
         if not 1 <= k <= len(self):
             raise ValueError(f"k must lie between 1 and {len(self)} places, not {k}")
         unit = normalize(queries.float(), dim=1)
-        approximate = unit @ self._matrix.T
+        approximate = unit @ self.matrix.T
         last = approximate.topk(k, dim=1).values[:, -1]
         # Any place of the exact top k is at most one rounding error too low, and the k-th best at
         # most one too high.
@@ -93,7 +98,7 @@ class Gallery:
         indices, cosines = [], []
         for row in range(len(unit)):
             candidates = torch.nonzero(approximate[row] >= floor[row]).squeeze(1)
-            places = torch.from_numpy(self.coordinates[candidates.cpu().numpy()]).float()
+            places = self.places[candidates].float()
             exact = encode(self.encoder, places) @ unit[row]
             # Stable, so that places given twice keep their order.
             values, order = exact.sort(descending=True, stable=True)
@@ -108,7 +113,7 @@ class Gallery:
         os.close(handle)
         try:
             save_file(
-                {"places": self._half.contiguous()},
+                {"places": self.matrix.cpu().half()},
                 name,
                 metadata={"key": key, "rounding_error": repr(self.rounding_error)},
             )
