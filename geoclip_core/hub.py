@@ -21,12 +21,22 @@ from geoclip_core.model.checkpoint import (
     read_metrics,
 )
 from geoclip_core.model.geoclip import load_geoclip
+from geoclip_core.model.geoclip_release import CLIP_REPOSITORY
 from geoclip_core.model_choice import LoadedModel, bundled_models
 from geoclip_core.placement import DownloadError
 from geoclip_core.transfer import Progress
 
 PUSHED = (WEIGHTS, CONFIG, VOCABULARIES, CALIBRATION, METRICS, CARD)
 """Files of a checkpoint that are pushed, and no others that may lie beside them."""
+
+PUBLISHED = {
+    "published": {
+        "source": "Vivanco Cepeda et al., NeurIPS 2023",
+        "test": "IM2GPS3k",
+        "accuracy_at_km": {"1": 0.141, "25": 0.345, "200": 0.507, "750": 0.697, "2500": 0.838},
+    }
+}
+"""What the authors of GeoCLIP report of it."""
 
 
 def load_remote(
@@ -130,7 +140,9 @@ def push(
 def _load(present: Installed, device: str) -> LoadedModel:
     if present.kind == "geoclip":
         folder = None if present.name == GEOCLIP else present.folder
-        return LoadedModel(load_geoclip(folder, device), present.name, present.folder)
+        # With another tower, the published numbers are not those of this model.
+        metrics = PUBLISHED if f"with {CLIP_REPOSITORY} at" in present.source else {}
+        return LoadedModel(load_geoclip(folder, device), present.name, present.folder, metrics)
     if present.kind == "checkpoint":
         model = load_checkpoint(present.folder, device)
         return LoadedModel(model, present.name, present.folder, read_metrics(present.folder))

@@ -114,6 +114,7 @@ def test_geoclip_from_a_wheel_and_a_hub(wheel, hub, cache):
     assert not list((cache / "partial").glob("geoclip/*")), "nothing is left in the waiting room"
     locator = Geolocator.load("geoclip")
     assert locator.name == "geoclip"
+    assert locator.metrics["published"]["accuracy_at_km"]["750"] == 0.697
     asked = len(hub.requests)
     assert download("geoclip", wheel=wheel).folder == item.folder
     assert len(hub.requests) == asked
@@ -123,7 +124,9 @@ def test_geoclip_from_local_files_needs_no_network(wheel, tmp_path, monkeypatch)
     monkeypatch.setenv("GEOCLIP_OFFLINE", "1")
     tower = make_clip(tmp_path / "tower")
     item = download("geoclip", wheel=wheel, image_tower=tower)
-    assert Geolocator.load("geoclip").model.backbone.block_widths == (48, 32)
+    locator = Geolocator.load("geoclip")
+    assert locator.model.backbone.block_widths == (48, 32)
+    assert locator.metrics == {}, "published numbers are not those of any other tower"
     assert "LICENSE" in {path.name for path in item.folder.iterdir()}
 
 

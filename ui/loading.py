@@ -167,6 +167,13 @@ def accuracy_sentence(locator: Geolocator) -> str:
     """How far to trust a model, in plain words, from the numbers saved with it."""
     metrics = locator.metrics
     median, near = metrics.get("median_km"), metrics.get("accuracy_at_km", {}).get("750")
+    if median is None and (published := metrics.get("published")):
+        shares = published["accuracy_at_km"]
+        return (
+            f"Of **{locator.name}** its authors report {percent(shares['25'])} of the photos of "
+            f"{published['test']} within 25 km and {percent(shares['750'])} within 750 km "
+            f"({published['source']}). Photos of another kind may fare worse."
+        )
     if median is None:
         return (
             f"How good **{locator.name}** is has not been measured: no metrics were saved with it. "
