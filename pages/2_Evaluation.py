@@ -52,6 +52,9 @@ if view.rows().empty:
     st.info("No photo is left. Widen the filters, or clear them.")
     st.stop()
 
+for source in view.sources:
+    if source.warning:
+        st.warning(f"{source.model}: {source.warning}.", icon=":material/warning:")
 panels.headline_panel(view)
 tabs = st.tabs(list(PANELS), key="evaluation tab", on_change="rerun")
 for tab, show in zip(tabs, PANELS.values(), strict=True):

@@ -19,6 +19,7 @@ import streamlit as st
 import geoclip_core
 from geoclip_core.data.vocabulary import MONTHS
 from geoclip_core.earth.climate import climate_names
+from geoclip_core.earth.gazetteer import country_name
 from geoclip_core.loops.evaluate import METRICS, describe, predictions_of
 from geoclip_core.loops.imported import imported_predictions, read_guesses
 from geoclip_core.loops.metrics import with_places
@@ -45,6 +46,7 @@ class Source:
     root: str = ""
     """Folder of the photos, if it is known."""
     use_context: bool | None = None
+    warning: str = ""
 
     @property
     def data(self) -> str:
@@ -100,6 +102,7 @@ def _source(path: Path) -> Source:
         note=str(about.get("note") or ""),
         root=str(about.get("root") or ""),
         use_context=context if isinstance(context, bool) else None,
+        warning=str(about.get("warning") or ""),
     )
 
 
@@ -246,7 +249,9 @@ def place_name(key: Any) -> str:
 
 
 def class_name(feature: str, key: Any) -> str:
-    """A class as people write it, short: a climate symbol, a month, or a place's first name."""
+    """A class as people write it: a climate symbol, a month, a country, or a place."""
+    if feature == "country":
+        return country_name(str(key))
     if feature == "climate":
         return climate_names()[int(key)].symbol if isinstance(key, int | np.integer) else str(key)
     if feature == "month":

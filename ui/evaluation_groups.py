@@ -21,12 +21,15 @@ def group_errors(frame: pd.DataFrame, keys: pd.Series) -> pd.DataFrame:
 
     Rows whose key is missing are left out; groups are ordered by photos, commonest first.
     """
-    grouped = frame["error_km"].groupby(keys.to_numpy(), observed=True, dropna=True)
+    if not keys.notna().any():
+        columns = ["group", "photos", "p10", "p25", "median", "p75", "p90", "geoscore"]
+        return pd.DataFrame({name: pd.Series(dtype="float64") for name in columns})
+    grouped = frame["error_km"].groupby(keys.array, observed=True, dropna=True)
     table = grouped.quantile([0.1, 0.25, 0.5, 0.75, 0.9]).unstack()
     table.columns = ["p10", "p25", "median", "p75", "p90"]
     table.insert(0, "photos", grouped.size())
     scores = pd.Series(geoscore(frame["error_km"].to_numpy(np.float64)))
-    table["geoscore"] = scores.groupby(keys.to_numpy(), observed=True, dropna=True).mean()
+    table["geoscore"] = scores.groupby(keys.array, observed=True, dropna=True).mean()
     table = table.sort_values("photos", ascending=False, kind="stable")
     return table.rename_axis("group").reset_index()
 

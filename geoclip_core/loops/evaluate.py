@@ -39,6 +39,7 @@ def model_fingerprint(model: Any) -> str:
         digest.update(np.ascontiguousarray(tensor.detach().cpu().float().numpy()).tobytes())
     for feature, vocabulary in model.vocabularies.items():
         digest.update(json.dumps([feature, list(vocabulary.keys)]).encode())
+    digest.update(str(getattr(model, "fingerprint", "")).encode())
     digest.update((model.calibration.to_json() if model.calibration else "uncalibrated").encode())
     return digest.hexdigest()[:16]
 
