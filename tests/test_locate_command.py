@@ -1,0 +1,101 @@
+"""``python -m geoclip_core locate`` with the bundled model, end to end."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from geoclip_core import Geolocator, bundled_models
+from geoclip_core.__main__ import main
+
+
+@pytest.fixture
+def photos(tmp_path):
+    random = np.random.default_rng(0)
+    for name in ("a.jpg", "b.png"):
+        pixels = random.integers(0, 255, (90, 160, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / name)
+    (tmp_path / "broken.jpg").write_text("a text file renamed")
+    return tmp_path
+
+
+@pytest.mark.parametrize("model", ["mini", "mini-plain"])
+def test_bundled_models_answer_with_context_or_without(model, photos):
+    assert model in bundled_models()
+    locator = Geolocator.load(model)
+    prediction = locator.locate(photos / "a.jpg")
+    assert -90 <= prediction.latitude <= 90
+    assert 0 < prediction.radius_km[0.5] < prediction.radius_km[0.9]
+    assert prediction.calibrated
+    assert len(prediction.candidates) == 5
+    expected = {"climate", "country"} if model == "mini" else set()
+    assert set(prediction.context) == expected
+    for classes in prediction.context.values():
+        assert sum(share for _, share in classes) == pytest.approx(1)
+
+
+def test_the_rest_goes_on_after_a_broken_photo(photos, capsys):
+    names = [str(photos / name) for name in ("a.jpg", "broken.jpg", "b.png")]
+    assert main(["locate", *names, "--format", "json", "--top-k", "3"]) == 1
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [line["file"] for line in lines] == ["a.jpg", "broken.jpg", "b.png"]
+    assert set(lines[1]) == {"file", "error"}
+    assert len(lines[2]["candidates"]) == 3
+    assert lines[2]["exif"] is None
+
+
+def test_csv_of_a_folder_goes_to_a_file(photos, capsys):
+    output = photos / "places.csv"
+    assert main(["locate", str(photos), "--format", "csv", "--output", str(output)]) == 1
+    rows = list(csv.DictReader(output.open(encoding="utf-8")))
+    assert [bool(row["error"]) for row in rows] == [False, False, True]
+    assert all(row["country"] for row in rows[:2])
+    assert capsys.readouterr().out == ""
+
+
+def test_geojson_holds_every_readable_photo(photos, capsys):
+    assert main(["locate", str(photos / "a.jpg"), "--format", "geojson"]) == 0
+    collection = json.loads(capsys.readouterr().out)
+    assert [f["properties"]["file"] for f in collection["features"]] == ["a.jpg"]
+
+
+def test_photos_of_one_place_give_one_estimate(photos, capsys):
+    names = [str(photos / "a.jpg"), str(photos / "b.png")]
+    assert main(["locate", *names, "--together", "--format", "json"]) == 0
+    (line,) = capsys.readouterr().out.splitlines()
+    assert json.loads(line)["file"] == "a.jpg + b.png"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["locate", "{}/a.jpg", "--model", "nowhere"], "mini"),
+        (["locate", "{}/a.jpg", "--top-k", "0"], "--top-k"),
+        (["locate", "{}/a.jpg", "--output", "{}/no/such/folder.csv"], "does not exist"),
+        (["locate", "{}/empty"], "holds no photo"),
+    ],
+)
+def test_mistakes_are_one_sentence(arguments, words, photos, capsys, monkeypatch):
+    monkeypatch.setenv("GEOCLIP_OFFLINE", "1")
+    (photos / "empty").mkdir()
+    assert main([argument.format(photos) for argument in arguments]) == 1
+    error = capsys.readouterr().err
+    assert words in error
+    assert "Traceback" not in error
+
+
+def test_an_interrupted_output_leaves_the_old_file_whole(photos, monkeypatch):
+    output = photos / "places.json"
+    output.write_text("old")
+
+    def broken(self, *_, **__):
+        raise OSError("disk full")
+        yield
+
+    monkeypatch.setattr(Geolocator, "locate_many", broken)
+    command = ["locate", str(photos / "a.jpg"), "--format", "json", "--output", str(output)]
+    assert main(command) == 1
+    assert output.read_text() == "old"
+    assert not list(photos.glob(".places*"))
