@@ -1,0 +1,51 @@
+import streamlit as st
+
+from geoclip_core.data.osv_mini import DatasetError
+from ui.dataset_data import load
+from ui.dataset_explore import explore
+from ui.dataset_health import health
+from ui.dataset_make import first_steps, make
+from ui.dataset_progress import progress_strip
+from ui.page import open_page
+from ui.theme import markdown_text
+from ui.train_start import DATASETS, choose_dataset
+
+EXPLORE, CHECK, ADD = "Explore", "Check", "Add a dataset"
+
+open_page(
+    "The photos behind a model",
+    "Look at a dataset before you train on it: where its photos are, what is known of them, and "
+    "what is wrong with them.",
+    name="Dataset",
+)
+with st.sidebar:
+    root = choose_dataset()
+running = progress_strip(DATASETS)
+if root is None:
+    if not any(job.command == "demo-data" for job in running):
+        first_steps(DATASETS)
+    make(DATASETS)
+    st.stop()
+
+view = st.segmented_control(
+    "Show",
+    [EXPLORE, CHECK, ADD],
+    default=EXPLORE,
+    required=True,
+    key="dataset view",
+    label_visibility="collapsed",
+    persist_state="session",
+)
+if view == ADD:
+    make(DATASETS)
+elif view == CHECK:
+    checking = any(job.command == "doctor" and job.dataset == root.absolute() for job in running)
+    health(root, DATASETS, checking)
+else:
+    try:
+        dataset = load(root)
+    except DatasetError as error:
+        st.error(markdown_text(str(error)), icon=":material/error:")
+        st.markdown(f"**{CHECK}** lists everything that is wrong with it.")
+        st.stop()
+    explore(dataset)

@@ -1,0 +1,155 @@
+"""What the Dataset page looks at: a dataset read once, and the rows that are chosen."""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import streamlit as st
+
+from geoclip_core.data.osv_mini import DESCRIPTION_FILE, FILE_SPLITS, csv_path
+from geoclip_core.data.splits import Leakage, leakage
+from geoclip_core.data.table import SPLITS, PhotoDataset, read_dataset
+from geoclip_core.data.vocabulary import (
+    DEFAULT_FEATURES,
+    MONTHS,
+    PLACE_FEATURES,
+    build_vocabularies,
+)
+from geoclip_core.earth.climate import climate_names
+from geoclip_core.earth.gazetteer import country_name
+
+ALL_SPLITS = (*SPLITS, "buffer")
+FEATURES = ("state", "county", "city", "climate", "month", "country")
+
+
+@dataclasses.dataclass(frozen=True)
+class Chosen:
+    """Which photos are looked at; None means all.
+
+    Attributes:
+        split: One split.
+        feature: The feature whose class is chosen.
+        key: The class: a place's key, or the index of a climate or month as text.
+    """
+
+    split: str | None = None
+    feature: str | None = None
+    key: str | None = None
+
+
+def load(root: Path) -> PhotoDataset:
+    """The dataset of a folder, read again only when a file of it has changed.
+
+    Raises:
+        DatasetError: it cannot be read.
+    """
+    return _read(str(root), stamp(root))
+
+
+def stamp(root: Path) -> tuple[int, ...]:
+    """Times of the files that make the table: another one, another dataset."""
+    files = [*(csv_path(root, split) for split in FILE_SPLITS), root / DESCRIPTION_FILE]
+    return tuple(file.stat().st_mtime_ns if file.is_file() else 0 for file in files)
+
+
+@st.cache_resource(max_entries=3, show_spinner="Reading the tables …")
+def _read(root: str, stamp: tuple[int, ...]) -> PhotoDataset:
+    return read_dataset(root)
+
+
+def rows_of(dataset: PhotoDataset, chosen: Chosen) -> np.ndarray:
+    """Positions (k,) of the chosen photos."""
+    table = dataset.table
+    mask = np.ones(len(table), dtype=bool)
+    if chosen.split:
+        mask &= (table["split"] == chosen.split).to_numpy()
+    if chosen.feature and chosen.key is not None:
+        mask &= _keys(table, chosen.feature).eq(chosen.key).fillna(False).to_numpy(dtype=bool)
+    return np.flatnonzero(mask)
+
+
+@st.cache_data(max_entries=60, show_spinner=False)
+def classes(_dataset: PhotoDataset, name: str, feature: str) -> list[tuple[str, str, int]]:
+    """(key, name, photos) of the classes of a feature, the most frequent first.
+
+    Args:
+        _dataset: The dataset.
+        name: Its fingerprint, for the cache.
+        feature: One of `FEATURES`.
+    """
+    counts = _keys(_dataset.table, feature).value_counts()
+    return [(key, class_name(feature, key), int(n)) for key, n in counts.items()]
+
+
+def class_name(feature: str, key: str) -> str:
+    """What to call a class: "Cfa, temperate, ...", "July", "Clark County, Nevada"."""
+    if feature == "climate":
+        return climate_names()[int(key)].label
+    if feature == "month":
+        return MONTHS[int(key)]
+    if feature == "country":
+        return country_name(key)
+    parts = [part for part in key.split("_") if part]
+    # A place of the USA is told apart by its state; the country is the same for all of them.
+    if len(parts) > 1 and parts[-1] == "US":
+        return ", ".join(parts[:-1])
+    return ", ".join([*parts[:-1], country_name(parts[-1])]) if len(parts) > 1 else key
+
+
+@st.cache_data(max_entries=8, show_spinner=False)
+def coverage(_dataset: PhotoDataset, name: str) -> pd.DataFrame:
+    """For each feature: classes in train, share of photos with a known label, share unseen.
+
+    Returns:
+        Columns feature, classes, train, val, test (shares from 0 to 1, NaN for an empty split) and
+        unseen, the share of test photos whose class train does not have.
+    """
+    records = []
+    trained = {}
+    if (_dataset.table["split"] == "train").any():
+        trained = build_vocabularies(_dataset, (*DEFAULT_FEATURES, "country"))
+    for feature in FEATURES:
+        record: dict[str, object] = {"feature": feature}
+        vocabulary = trained.get(feature)
+        for split in SPLITS:
+            part = _dataset.split(split)
+            keys = part.keys(feature)
+            record[split] = float(keys.notna().mean()) if len(part) else np.nan
+            if split == "test" and vocabulary is not None and keys.notna().any():
+                known = keys[keys.notna()]
+                record["unseen"] = float((vocabulary.encode(known) < 0).mean())
+        seen = _keys(_dataset.table[_dataset.table["split"] == "train"], feature)
+        record["classes"] = int(seen.nunique())
+        records.append(record)
+    columns = ["feature", "classes", *SPLITS, "unseen"]
+    return pd.DataFrame(records).reindex(columns=columns)
+
+
+@st.cache_data(max_entries=8, show_spinner=False)
+def leaks(_dataset: PhotoDataset, name: str) -> list[Leakage]:
+    """What val and test give away, for those that have photos."""
+    present = set(_dataset.table["split"])
+    if "train" not in present:
+        return []
+    return [leakage(_dataset, split) for split in ("val", "test") if split in present]
+
+
+def describe(row: pd.Series) -> str:
+    """A photo in one line: "Abilene, Texas · July 2021 · Cfa"."""
+    names = [row[place] for place in ("city", "state") if isinstance(row[place], str)]
+    if isinstance(row["country"], str) and row["country"] != "US":
+        names.append(country_name(row["country"]))
+    parts = [", ".join(dict.fromkeys(names)) or f"{row['latitude']:.2f}, {row['longitude']:.2f}"]
+    if not pd.isna(row["captured_at"]):
+        parts.append(f"{MONTHS[row['captured_at'].month - 1]} {row['captured_at'].year}")
+    if row["climate"] >= 0:
+        parts.append(climate_names()[row["climate"]].symbol)
+    return " · ".join(parts)
+
+
+def _keys(table: pd.DataFrame, feature: str) -> pd.Series:
+    if feature in PLACE_FEATURES:
+        return table[f"{feature}_key"]
+    index = table[feature]
+    return index.astype("str").where(index >= 0)

@@ -1,0 +1,322 @@
+"""The first view of the Dataset page: map, examples, counts and labels of the chosen photos."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import streamlit as st
+
+from geoclip_core.data.captions import caption
+from geoclip_core.data.photo_import import NOT_IMPORTED_FILE
+from geoclip_core.data.table import PhotoDataset
+from ui.charts import show_chart
+from ui.dataset_charts import climate_bars, month_bars, place_bars
+from ui.dataset_data import (
+    ALL_SPLITS,
+    FEATURES,
+    Chosen,
+    class_name,
+    classes,
+    coverage,
+    describe,
+    leaks,
+    rows_of,
+)
+from ui.dataset_map import (
+    MOST_POINTS,
+    cell_name,
+    clicked,
+    hexagon_counts,
+    hexagon_figure,
+    in_cell,
+    points_figure,
+)
+from ui.evaluation_photos import thumbnail
+from ui.session import choose, kept
+from ui.theme import markdown_text, palette, percent
+
+_EXAMPLES = 6
+_ALL = "All"
+_cached_thumbnail = st.cache_data(max_entries=400, show_spinner=False)(thumbnail)
+
+
+def headline(dataset: PhotoDataset) -> None:
+    """How many photos there are, in which split, and whether they are photos at all."""
+    if dataset.synthetic:
+        st.info(
+            "**Synthetic demo set.** These scenes are drawn, not photographed: signs, poles and "
+            "landmarks are invented, and a model trained on them knows no real place.",
+            icon=":material/brush:",
+        )
+    counts = dataset.table["split"].value_counts()
+    shown = [split for split in ALL_SPLITS if split != "buffer" or counts.get(split, 0)]
+    columns = st.columns(len(ALL_SPLITS) + 1)
+    columns[0].metric("Photos", f"{len(dataset):,}")
+    for column, split in zip(columns[1:], shown, strict=False):
+        number = int(counts.get(split, 0))
+        helps = {
+            "train": "What a model learns from.",
+            "val": "Cut out of train in blocks of the map, at least 1 km from every train photo: "
+            "for choosing and calibrating.",
+            "test": "For the final number, never for choosing.",
+            "buffer": "Left out: closer than 1 km to a held-out photo, but not held out.",
+        }
+        column.metric(split.capitalize(), f"{number:,}", help=helps[split])
+
+
+def not_imported(dataset: PhotoDataset) -> None:
+    """Which photos an import left out, and why."""
+    path = dataset.root / NOT_IMPORTED_FILE
+    if not path.is_file():
+        return
+    try:
+        table = pd.read_csv(path, dtype="str", na_filter=False)
+    except (OSError, ValueError):
+        st.warning(f"{NOT_IMPORTED_FILE} cannot be read.", icon=":material/warning:")
+        return
+    if len(table):
+        with st.expander(f"{len(table):,} files were not imported", icon=":material/block:"):
+            st.dataframe(table, hide_index=True)
+            st.caption("Give positions in a CSV (file, latitude, longitude) and import again.")
+
+
+def choose_photos(dataset: PhotoDataset) -> Chosen:
+    """The controls above the map: a split, and a class of one feature."""
+    split, feature, key = st.columns([1.6, 1, 2])
+    present = [name for name in ALL_SPLITS if (dataset.table["split"] == name).any()]
+    with split:
+        chosen = st.segmented_control(
+            "Split",
+            [_ALL, *present],
+            default=_ALL,
+            required=True,
+            key="dataset split",
+            format_func=str.capitalize,
+        )
+    with feature:
+        kinds = [name for name in FEATURES if len(classes(dataset, dataset.fingerprint, name)) > 1]
+        kind = choose("Only one", [_ALL, *kinds], "dataset feature", format_func=str.capitalize)
+    if kind not in kinds:
+        return Chosen(None if chosen == _ALL else chosen)
+    with key:
+        counts = {name: n for name, _, n in classes(dataset, dataset.fingerprint, kind)}
+        value = choose(
+            f"Which {kind}",
+            list(counts),
+            f"dataset class {kind}",
+            format_func=lambda name: f"{class_name(kind, name)} ({counts[name]:,})",
+        )
+    return Chosen(None if chosen == _ALL else chosen, kind, value)
+
+
+def map_and_examples(dataset: PhotoDataset, chosen: Chosen, rows: np.ndarray) -> np.ndarray:
+    """The map on the left; what was clicked, or examples, on the right.
+
+    Returns:
+        The rows in view: those in the hexagon that was opened.
+    """
+    trail = kept(f"dataset trail {dataset.root} {chosen}", list)
+    if trail:
+        rows = _rows_in(dataset, rows, f"{dataset.fingerprint} {chosen}", tuple(trail))
+    left, right = st.columns([3, 2], gap="large")
+    with left:
+        picked = _map(dataset, rows, trail, str(chosen))
+    with right:
+        if picked is not None:
+            _photo(dataset, picked)
+        else:
+            _examples(dataset, rows)
+    return rows
+
+
+def _map(dataset: PhotoDataset, rows: np.ndarray, trail: list[str], key: str) -> int | None:
+    """Draw the map of the rows; returns the photo that is picked on it."""
+    state = f"dataset picked {dataset.root} {key} {trail}"
+    picked = st.session_state.get(state)
+    with st.container(horizontal=True, vertical_alignment="center"):
+        if trail:
+            if st.button("Back", icon=":material/arrow_back:", key="dataset back"):
+                trail.pop()
+                st.rerun()
+            st.markdown(f"**{len(rows):,} photos** around {markdown_text(cell_name(trail[-1]))}")
+        else:
+            st.markdown(f"**{len(rows):,} photos**, click a hexagon to open it")
+    if not len(rows):
+        st.warning("No photo is in this choice.", icon=":material/filter_alt_off:")
+        return None
+    points = len(rows) <= (MOST_POINTS if trail else 150) or len(trail) >= 3
+    if points:
+        shown = rows
+        if len(rows) > MOST_POINTS:
+            shown = np.sort(np.random.default_rng(0).choice(rows, MOST_POINTS, replace=False))
+            st.caption(f"{MOST_POINTS:,} of them are drawn.")
+        figure = points_figure(dataset, shown, palette(), picked)
+    else:
+        counts = _counts(dataset, rows, f"{dataset.fingerprint} {key}", tuple(trail))
+        figure = hexagon_figure(counts, palette(), trail[-1] if trail else None)
+    event = show_chart(
+        figure,
+        f"dataset map {dataset.fingerprint} {key} {trail} {picked}",
+        on_select="rerun",
+        selection_mode="points",
+    )
+    hit = clicked(event)
+    if hit is not None:
+        if points:
+            st.session_state[state] = int(hit)
+        else:
+            trail.append(str(hit))
+        st.rerun()
+    return picked
+
+
+@st.cache_data(max_entries=30, show_spinner=False)
+def _counts(
+    _dataset: PhotoDataset, _rows: np.ndarray, name: str, trail: tuple[str, ...]
+) -> pd.DataFrame:
+    return hexagon_counts(_dataset.coordinates[_rows])
+
+
+@st.cache_data(max_entries=30, show_spinner=False)
+def _rows_in(
+    _dataset: PhotoDataset, _rows: np.ndarray, name: str, trail: tuple[str, ...]
+) -> np.ndarray:
+    for cell in trail:
+        _rows = _rows[in_cell(_dataset.coordinates[_rows], cell)]
+    return _rows
+
+
+def _examples(dataset: PhotoDataset, rows: np.ndarray) -> None:
+    turn = kept("dataset examples turn", lambda: [0])
+    with st.container(horizontal=True, vertical_alignment="center"):
+        st.markdown("**Examples**")
+        if len(rows) > _EXAMPLES and st.button("Others", icon=":material/shuffle:"):
+            turn[0] += 1
+    if not len(rows):
+        return
+    chance = np.random.default_rng([len(rows), turn[0]])
+    picked = chance.choice(rows, min(_EXAMPLES, len(rows)), replace=False)
+    if not any((dataset.root / path).is_file() for path in dataset.table["path"].iloc[picked]):
+        st.warning(
+            "The photos of these rows are not in the folder, only the tables.",
+            icon=":material/broken_image:",
+        )
+        for row in picked:
+            st.caption(markdown_text(describe(dataset.table.iloc[row])))
+        return
+    columns = st.columns(2)
+    for number, row in enumerate(picked):
+        with columns[number % 2]:
+            _thumbnail(dataset, int(row))
+
+
+def _thumbnail(dataset: PhotoDataset, row: int) -> None:
+    facts = dataset.table.iloc[row]
+    image = _cached_thumbnail(str(dataset.root), facts["path"])
+    if image is None:
+        there = (dataset.root / facts["path"]).is_file()
+        st.warning(
+            f"{markdown_text(Path(facts['path']).name)} "
+            + ("cannot be read." if there else "is not in the folder."),
+            icon=":material/broken_image:",
+        )
+    else:
+        st.image(image, width="stretch", alt=f"Photo {facts['id']}")
+    st.caption(markdown_text(describe(facts)))
+
+
+def _photo(dataset: PhotoDataset, row: int) -> None:
+    """One photo with all that is known of it."""
+    facts = dataset.table.iloc[row]
+    _thumbnail(dataset, row)
+    known = {
+        "Split": facts["split"],
+        "Coordinates": f"{facts['latitude']:.5f}, {facts['longitude']:.5f}",
+        "City": facts["city"],
+        "County": facts["county"],
+        "State": facts["state"],
+        "Climate": class_name("climate", str(facts["climate"])) if facts["climate"] >= 0 else None,
+        "Taken (UTC)": None
+        if pd.isna(facts["captured_at"])
+        else facts["captured_at"].strftime("%Y-%m-%d %H:%M"),
+        "Id": facts["id"],
+    }
+    lines = [
+        f"**{name}** {markdown_text(str(value)) if isinstance(value, str) else '*unknown*'}"
+        for name, value in known.items()
+    ]
+    st.markdown("  \n".join(lines))
+    st.caption(f"Caption for pretraining: “{markdown_text(caption(facts))}”")
+
+
+def counts_panel(dataset: PhotoDataset, rows: np.ndarray) -> None:
+    """Photos by state, month and climate."""
+    table = dataset.table.iloc[rows]
+    if not len(table):
+        return
+    left, middle, right = st.columns(3, gap="medium")
+    figure, feature = place_bars(table, palette())
+    with left:
+        st.markdown(f"**By {feature}**")
+        _bars_or_nothing(figure, feature, (table[f"{feature}_key"].notna()).any())
+    with middle:
+        st.markdown("**By month**")
+        _bars_or_nothing(month_bars(table, palette()), "month", (table["month"] >= 0).any())
+    with right:
+        st.markdown("**By climate**")
+        _bars_or_nothing(climate_bars(table, palette()), "climate", (table["climate"] >= 0).any())
+
+
+def _bars_or_nothing(figure: object, name: str, known: bool) -> None:
+    if known:
+        show_chart(figure, f"dataset bars {name}")
+    else:
+        st.caption(f"No photo here has a known {name}.")
+
+
+def labels_panel(dataset: PhotoDataset) -> None:
+    """How many photos have each label, and what the held-out photos give away."""
+    st.subheader("Labels", anchor=False)
+    table = coverage(dataset, dataset.fingerprint)
+    table["feature"] = table["feature"].str.capitalize()
+    shares = {
+        split: st.column_config.ProgressColumn(
+            f"Known in {split}", format="percent", min_value=0, max_value=1
+        )
+        for split in ("train", "val", "test")
+    }
+    st.dataframe(
+        table,
+        hide_index=True,
+        column_config={
+            "feature": "Label",
+            "classes": st.column_config.NumberColumn("Classes in train", format="localized"),
+            **shares,
+            "unseen": st.column_config.NumberColumn(
+                "Test photos of a class that train lacks", format="percent"
+            ),
+        },
+    )
+    st.caption(
+        "A label that is not known, or that train does not have, takes no part in training and "
+        "scoring of its head; the photo still counts for the coordinates."
+    )
+    for leak in leaks(dataset, dataset.fingerprint):
+        near = leak.near / leak.photos if leak.photos else 0.0
+        st.markdown(
+            f"{':material/warning:' if leak.near or leak.same_sequence else ':material/check:'} "
+            f"**{leak.split.capitalize()}**: {leak.near:,} of {leak.photos:,} photos "
+            f"({percent(near)}) are closer than {leak.distance_km:g} km to a training photo, "
+            f"{leak.same_sequence:,} are of a drive that train has too."
+        )
+
+
+def explore(dataset: PhotoDataset) -> None:
+    """The whole view."""
+    headline(dataset)
+    not_imported(dataset)
+    chosen = choose_photos(dataset)
+    rows = rows_of(dataset, chosen)
+    in_view = map_and_examples(dataset, chosen, rows)
+    counts_panel(dataset, in_view)
+    labels_panel(dataset)
