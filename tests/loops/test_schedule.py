@@ -1,0 +1,55 @@
+import itertools
+import math
+
+import pytest
+
+from geoclip_core.loops.schedule import BestSoFar, learning_rate_factor, warmup_steps
+
+
+def test_warm_up_then_cosine_that_ends_where_it_says():
+    factors = [learning_rate_factor(step, 100, 10) for step in range(100)]
+    assert factors[:10] == pytest.approx([(step + 1) / 11 for step in range(10)])
+    assert factors[10] == 1
+    assert factors[99] == pytest.approx(0, abs=1e-12)
+    assert factors[98] > 0
+    half = 10 + 89 / 2
+    assert learning_rate_factor(54, 100, 10) == pytest.approx(
+        0.5 * (1 + math.cos(math.pi * (54 - 10) / 89))
+    )
+    assert factors[54] > 0.5 > factors[55]
+    assert 54 < half < 55
+    assert all(a > b for a, b in itertools.pairwise(factors[10:]))
+
+
+@pytest.mark.parametrize("total", [1, 2, 3, 7])
+def test_short_runs_learn_too(total):
+    warmup = warmup_steps(total, 0.5)
+    factors = [learning_rate_factor(step, total, warmup) for step in range(total)]
+    assert max(factors) > 0
+    assert warmup < total
+
+
+def test_a_floor_is_kept():
+    assert learning_rate_factor(9, 10, 0, floor=0.1) == pytest.approx(0.1)
+    with pytest.raises(ValueError, match="update 10"):
+        learning_rate_factor(10, 10, 0)
+
+
+def test_patience_counts_validations_without_a_better_one():
+    best = BestSoFar(patience=2)
+    assert [best.offer(value, step) for step, value in enumerate((5.0, 4.0, 4.0))] == [
+        True,
+        True,
+        False,
+    ]
+    assert not best.exhausted
+    assert not best.offer(float("nan"), 3)
+    assert best.exhausted
+    assert (best.value, best.step) == (4.0, 1)
+
+
+def test_no_patience_never_ends():
+    best = BestSoFar(patience=0)
+    for step in range(50):
+        best.offer(1.0, step)
+    assert not best.exhausted
