@@ -74,7 +74,7 @@ def read_status(name: str, root: Path | str | None = None) -> DownloadStatus | N
     except (OSError, ValueError, TypeError):
         # None there, or not ours: either way there is nothing to show.
         return None
-    if status.state == "running" and not _is_alive(status.pid, status_path(name, root)):
+    if status.state == "running" and not _is_alive(status.pid):
         return DownloadStatus("failed", status.what, error="it was interrupted: start it again")
     return status
 
@@ -98,14 +98,11 @@ def start_download(name: str, root: Path | str | None = None) -> None:
     StatusWriter(name, root).write(DownloadStatus("running", "starting", pid=process.pid))
 
 
-def _is_alive(pid: int, path: Path) -> bool:
-    """Whether a download's process runs; a zombie, which nobody has waited for, does not."""
-    processes = Path("/proc")
-    if (processes / "self" / "stat").exists():
-        try:
-            stat = (processes / str(pid) / "stat").read_text(encoding="utf-8", errors="replace")
-        except OSError:
-            return False
-        return stat.rpartition(")")[2].split()[0] != "Z"
-    # Elsewhere nothing tells safely; a download that lives writes more often than this.
-    return path.exists() and time.time() - path.stat().st_mtime < 120
+def _is_alive(pid: int) -> bool:
+    """Whether a process runs; a zombie, which nobody has waited for, does not."""
+    import psutil
+
+    try:
+        return pid > 0 and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.Error:
+        return False

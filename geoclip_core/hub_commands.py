@@ -159,13 +159,14 @@ def run_push(arguments: argparse.Namespace) -> int:
 
 
 def _announcement(name: str, arguments: argparse.Namespace) -> str:
-    from geoclip_core.catalogue import catalogue_entry
+    from geoclip_core.catalogue import TOWER_BYTES, catalogue_entry
 
     entry = catalogue_entry(name)
     where = cache_folders(arguments.cache_dir).models
     if entry is None:
         return f"{name}: size and licence as its page on the hub says; to {where}"
-    return f"{name}: about {readable(entry.bytes)}, licence {entry.licence}; to {where}"
+    size = entry.bytes if arguments.image_tower is None else entry.bytes - TOWER_BYTES
+    return f"{name}: about {readable(size)}, licence {entry.licence}; to {where}"
 
 
 def _agreed() -> bool:
