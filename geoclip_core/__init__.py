@@ -5,19 +5,20 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from geoclip_core.data.photos import PhotoError
-    from geoclip_core.locator import Candidate, Exif, Failure, Geolocator, Prediction
+    from geoclip_core.locator import Geolocator
     from geoclip_core.model.checkpoint import CheckpointError
     from geoclip_core.model_choice import bundled_models
+    from geoclip_core.prediction import Candidate, Exif, Failure, Prediction
 
 # Handed on at first use (PEP 562): whoever only reads a table need not wait for torch.
 _HOMES = {
-    "Candidate": "geoclip_core.locator",
+    "Candidate": "geoclip_core.prediction",
     "CheckpointError": "geoclip_core.model.checkpoint",
-    "Exif": "geoclip_core.locator",
-    "Failure": "geoclip_core.locator",
+    "Exif": "geoclip_core.prediction",
+    "Failure": "geoclip_core.prediction",
     "Geolocator": "geoclip_core.locator",
     "PhotoError": "geoclip_core.data.photos",
-    "Prediction": "geoclip_core.locator",
+    "Prediction": "geoclip_core.prediction",
     "bundled_models": "geoclip_core.model_choice",
 }
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 from xml.etree import ElementTree
 
-from geoclip_core.locator import Failure, Prediction
+from geoclip_core.prediction import Failure, Prediction
 
 Row = Prediction | Failure
 CONTEXT_CLASSES = 5

@@ -14,7 +14,8 @@ from tqdm import tqdm
 
 from geoclip_core.data.photos import PHOTO_SUFFIXES, PhotoError
 from geoclip_core.formats import csv_header, csv_row, to_geojson, to_json_line, to_text
-from geoclip_core.locator import Failure, Geolocator, Prediction
+from geoclip_core.locator import Geolocator
+from geoclip_core.prediction import Failure, Prediction
 
 FORMATS = ("text", "json", "csv", "geojson")
 Row = Prediction | Failure

@@ -9,8 +9,8 @@ import pytest
 
 from geoclip_core import formats
 from geoclip_core.earth.gazetteer import Gazetteer
-from geoclip_core.locator import Candidate, Exif, Failure, Prediction
 from geoclip_core.model.posterior import Posterior
+from geoclip_core.prediction import Candidate, Exif, Failure, Prediction
 
 
 @pytest.fixture(scope="module")

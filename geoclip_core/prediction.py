@@ -1,0 +1,80 @@
+"""What a model says of one photo, ready to be shown."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Literal
+
+from geoclip_core.earth.gazetteer import Place
+from geoclip_core.earth.sphere import haversine_km
+from geoclip_core.model.posterior import Posterior
+
+
+@dataclass(frozen=True)
+class Exif:
+    """What the camera wrote into the photo; not used for the guess."""
+
+    latitude: float | None
+    longitude: float | None
+    captured_at: datetime | None
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One of the distinct places that a photo may show."""
+
+    latitude: float
+    longitude: float
+    probability: float
+    place: Place
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """An estimate of where a photo was taken, with an honest radius.
+
+    Attributes:
+        file: Name of the photo.
+        model: Name of the model.
+        latitude, longitude: Degrees; the point with the highest expected GeoScore.
+        radius_km: Share of the probability (0.5, 0.9) → radius around the point that holds it.
+        candidates: Distinct places, the best guess first.
+        context: Feature → (label, probability) of all classes, most probable first; a head that
+            was not trained is absent.
+        posterior: The whole distribution, for heatmaps.
+        place: The named place of the point.
+        exif: What the camera wrote, or None where it wrote neither position nor time.
+        seconds: Time taken for this photo, reading included.
+        calibrated: Whether the radius was fitted on held-out photos.
+        context_source: "photo" where heads read the context in the photo, "map" where it was
+            looked up under the posterior.
+    """
+
+    file: str
+    model: str
+    latitude: float
+    longitude: float
+    radius_km: dict[float, float]
+    candidates: tuple[Candidate, ...]
+    context: dict[str, list[tuple[str, float]]]
+    posterior: Posterior
+    place: Place
+    exif: Exif | None = None
+    seconds: float = 0.0
+    calibrated: bool = False
+    context_source: Literal["photo", "map"] = "photo"
+
+    @property
+    def error_km(self) -> float | None:
+        """Great-circle distance to the EXIF position in km, or None where there is none."""
+        if self.exif is None or self.exif.latitude is None or self.exif.longitude is None:
+            return None
+        truth = (self.exif.latitude, self.exif.longitude)
+        return float(haversine_km((self.latitude, self.longitude), truth))
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A photo that could not be read, and why in a sentence."""
+
+    file: str
+    error: str
