@@ -21,7 +21,7 @@ from geoclip_core.loops.photo_loader import PhotoLoader
 from geoclip_core.loops.predictions import read_about, read_predictions
 from geoclip_core.loops.run_session import RunSession, StopRequestedError
 from geoclip_core.loops.training import LoopSettings, TrainingLoop
-from geoclip_core.loops.training_options import FREEZE, TrainingOptions
+from geoclip_core.loops.training_options import FREEZE
 from geoclip_core.model.backbone import Backbone, BackboneConfig
 from geoclip_core.model.backbones import backbone_config, build_backbone
 from geoclip_core.model.geolocation import GeolocationModel
@@ -82,15 +82,6 @@ def fit_backbone(options: FitOptions) -> BackboneConfig:
     if options.projection:
         changes["projection"] = True
     return backbone_config(options.backbone, **changes)
-
-
-def loop_settings(options: TrainingOptions) -> LoopSettings:
-    """The part of the options that the loop reads."""
-    names = (
-        *("epochs", "batch_size", "accumulation", "warmup", "clip_norm"),
-        *("patience", "save_seconds", "log_every", "seed"),
-    )
-    return LoopSettings(**{name: getattr(options, name) for name in names})
 
 
 def _fit_heads(
@@ -166,7 +157,7 @@ def _fit_end_to_end(
 
 
 def _loop(run: FitRun, task: FitTask, count: int, start: float) -> TrainingLoop:
-    settings = loop_settings(run.options)
+    settings = LoopSettings.of(run.options)
     return TrainingLoop(
         run.accelerator, run.session, run.folder, task, settings, count, start, TRAINED
     )

@@ -29,12 +29,12 @@ def fit_card(
         stopped: where training was stopped, in words; empty if it ended by itself.
     """
     parts = [
-        _front_matter(options),
+        front_matter(options.license),
         f"# {model.name}",
         _summary(model, options),
         f"Training was stopped early: {stopped}." if stopped else "",
         "## Data and licence",
-        _data(options, dataset),
+        describe_data(options.license, dataset),
         "## How good it is",
         _numbers(report, split) if report else "Not evaluated: the run was stopped before its end.",
         "## Limits",
@@ -45,10 +45,9 @@ def fit_card(
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def _front_matter(options: FitOptions) -> str:
-    if not options.license:
-        return ""
-    return f"---\nlicense: {options.license.lower().replace(' ', '-')}\n---"
+def front_matter(license: str) -> str:
+    """The licence in the form that model hubs read; empty if it is not known."""
+    return f"---\nlicense: {license.lower().replace(' ', '-')}\n---" if license else ""
 
 
 def _summary(model: GeolocationModel, options: FitOptions) -> str:
@@ -77,7 +76,8 @@ def _summary(model: GeolocationModel, options: FitOptions) -> str:
     )
 
 
-def _data(options: FitOptions, dataset: PhotoDataset) -> str:
+def describe_data(license: str, dataset: PhotoDataset) -> str:
+    """What the photos are, and whose."""
     counts = dataset.table["split"].value_counts()
     sizes = ", ".join(f"{counts.get(s, 0):,} {s}" for s in ("train", "val", "test"))
     lines = [f"{dataset.name}: {sizes} photos."]
@@ -87,8 +87,8 @@ def _data(options: FitOptions, dataset: PhotoDataset) -> str:
             "place, and a model trained on them knows nothing of real photos."
         )
     lines.append(
-        f"Licence of the photos: {options.license}, which the weights then carry as well."
-        if options.license
+        f"Licence of the photos: {license}, which the weights then carry as well."
+        if license
         else "Licence of the photos: not stated by whoever trained this model."
     )
     attribution = dataset.root / ATTRIBUTION
@@ -115,11 +115,11 @@ def _numbers(report: Mapping[str, Any], split: str) -> str:
     if report.get("context"):
         lines += ["", "| context head | top-1 | top-3 | macro F1 |", "|---|---|---|---|"]
         for feature, numbers in report["context"].items():
-            cells = [_percent(numbers.get(key)) for key in ("top1", "top3", "macro_f1")]
+            cells = [percent(numbers.get(key)) for key in ("top1", "top3", "macro_f1")]
             lines.append(f"| {feature} | {' | '.join(cells)} |")
     coverage = report.get("coverage") or {}
     if coverage:
-        inside = ", ".join(f"{mass} % radius: {_percent(v)}" for mass, v in coverage.items())
+        inside = ", ".join(f"{mass} % radius: {percent(v)}" for mass, v in coverage.items())
         lines += ["", f"Truth inside the radius that is given with each answer: {inside}."]
     return "\n".join(lines)
 
@@ -127,11 +127,12 @@ def _numbers(report: Mapping[str, Any], split: str) -> str:
 def _row(name: str, numbers: Mapping[str, Any]) -> str:
     within = numbers.get("accuracy_at_km", {})
     cells = [f"{numbers[key]:,.0f}" for key in ("geoscore", "median_km", "mean_km")]
-    cells += [_percent(within.get(key)) for key in ("25", "200", "750")]
+    cells += [percent(within.get(key)) for key in ("25", "200", "750")]
     return f"| {name} | {' | '.join(cells)} |"
 
 
-def _percent(value: float | None) -> str:
+def percent(value: float | None) -> str:
+    """A share for a table."""
     return "–" if value is None else f"{value:.1%}"
 
 

@@ -9,13 +9,13 @@ def build_optimizer(
     learning_rate: float,
     backbone_learning_rate: float,
     weight_decay: float,
-    backbone_prefix: str = "backbone.",
+    slow_parts: tuple[str, ...] = ("backbone.",),
 ) -> torch.optim.AdamW:
     """AdamW over the parameters that learn.
 
     Weight decay is for matrices alone: vectors (biases, norms) and numbers have nothing to decay
-    to. Parameters under `backbone_prefix` anywhere in their name have their own learning rate
-    (OSV-5M: unfreezing the last block pays with a tenth of the heads' rate).
+    to. Parameters inside a module of `slow_parts` were pretrained and have a learning rate of their
+    own (OSV-5M: unfreezing the last block pays with a tenth of the heads' rate).
 
     Raises:
         ValueError: nothing learns.
@@ -23,7 +23,7 @@ def build_optimizer(
     groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
     for name, parameter in module.named_parameters():
         if parameter.requires_grad:
-            inside = f".{name}".find(f".{backbone_prefix}") >= 0
+            inside = any(f".{part}" in f".{name}" for part in slow_parts)
             groups.setdefault((inside, parameter.ndim >= 2), []).append(parameter)
     if not groups:
         raise ValueError("nothing of the model learns: every parameter is frozen")

@@ -7,7 +7,7 @@ a `Task`; the loop knows nothing of photos.
 import math
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from geoclip_core.loops.batches import EpochBatches, Indices, parts_of
 from geoclip_core.loops.run_session import RunSession
 from geoclip_core.loops.schedule import BestSoFar, learning_rate_factor, warmup_steps
+from geoclip_core.loops.training_options import TrainingOptions
 from geoclip_core.loops.training_state import (
     StateError,
     begin_state,
@@ -50,6 +51,11 @@ class LoopSettings:
     log_every: int = 10
     """Steps between two lines of metrics."""
     seed: int = 0
+
+    @classmethod
+    def of(cls, options: TrainingOptions) -> "LoopSettings":
+        """The part of the options that the loop reads."""
+        return cls(**{field.name: getattr(options, field.name) for field in fields(cls)})
 
 
 class Task(Protocol):

@@ -26,7 +26,7 @@ class BackboneError(ValueError):
 
 
 @contextlib.contextmanager
-def _quietly() -> Iterator[None]:
+def quietly() -> Iterator[None]:
     """Without transformers' loading bars and its list of the text tower's unused weights."""
     from transformers.utils import logging
 
@@ -73,7 +73,23 @@ def preprocessing_facts(settings: dict[str, Any], network_config: Any) -> dict[s
     }
 
 
-@_quietly()
+@quietly()
+def model_type(config: BackboneConfig) -> str:
+    """What transformers calls the model of a hub id or folder ("clip", "resnet", ...).
+
+    Raises:
+        BackboneError: it cannot be found.
+    """
+    from transformers import AutoConfig
+
+    where = {"revision": config.revision} if config.revision else {}
+    try:
+        return str(AutoConfig.from_pretrained(config.name, **where).model_type)
+    except (OSError, ValueError, KeyError) as error:
+        raise _cannot_load(config, error) from error
+
+
+@quietly()
 def pretrained_network(
     config: BackboneConfig,
 ) -> tuple[dict[str, Any], dict[str, Any], nn.Module]:
@@ -105,11 +121,7 @@ def pretrained_network(
             source, config=vision, output_loading_info=True, dtype=torch.float32, **where
         )
     except (OSError, ValueError, KeyError, RuntimeError) as error:
-        reason = str(error).strip().splitlines() or [type(error).__name__]
-        raise BackboneError(
-            f"backbone {config.name!r} cannot be loaded: {reason[0]} Without internet use "
-            "efficientnet-lite2, which is bundled, or the folder of a downloaded model"
-        ) from error
+        raise _cannot_load(config, error) from error
     missing = [key for key in loading["missing_keys"] if not _is_random_pooler(key, vision)]
     if missing:
         raise BackboneError(
@@ -119,7 +131,7 @@ def pretrained_network(
     return vision.to_dict(), preprocessing_facts(settings, whole), network
 
 
-@_quietly()
+@quietly()
 def empty_network(description: dict[str, Any], projection: bool) -> nn.Module:
     """The network of a config, with random weights."""
     from transformers import AutoConfig, AutoModel
@@ -131,6 +143,14 @@ def empty_network(description: dict[str, Any], projection: bool) -> nn.Module:
         raise BackboneError(f"the checkpoint's backbone cannot be built: {error}") from error
     kind = _tower_class(vision, projection)
     return kind(vision) if kind else AutoModel.from_config(vision)
+
+
+def _cannot_load(config: BackboneConfig, error: Exception) -> BackboneError:
+    reason = str(error).strip().splitlines() or [type(error).__name__]
+    return BackboneError(
+        f"backbone {config.name!r} cannot be loaded: {reason[0]} Without internet use "
+        "efficientnet-lite2, which is bundled, or the folder of a downloaded model"
+    )
 
 
 def _vision_config(whole: Any) -> Any:
