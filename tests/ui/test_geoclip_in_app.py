@@ -1,0 +1,38 @@
+"""A downloaded GeoCLIP, small and random, on the pages: chosen, asked, and honest about it."""
+
+import pytest
+import streamlit as st
+
+from geoclip_core.cache_folders import cache_folders
+from geoclip_core.installed_models import write_manifest
+from tests.geoclip_files import make_geoclip
+from tests.ui.conftest import photo_bytes, texts
+
+
+@pytest.fixture(autouse=True)
+def downloaded(tmp_path, monkeypatch):
+    monkeypatch.setenv("GEOCLIP_CACHE", str(tmp_path))
+    folder = make_geoclip(cache_folders().models / "geoclip", places=2000)
+    about = {"name": "geoclip", "kind": "geoclip", "source": "a test", "licence": "MIT"}
+    write_manifest(folder, about)
+    st.cache_resource.clear()
+    yield
+    st.cache_resource.clear()
+
+
+def test_choose_it_drop_a_photo_see_candidates(open_app):
+    app = open_app("geoclip")
+    assert app.session_state["model"] == "geoclip"
+    app.file_uploader[0].set_value([("a.jpg", photo_bytes(), "image/jpeg")]).run()
+    assert not app.exception
+    shown = texts(app)
+    assert "1 · a.jpg" in shown
+    assert "not calibrated" in shown
+    assert "Estimated by geoclip" in shown
+    assert "candidates" in app.expander[-1].label
+
+
+def test_its_context_is_marked_as_the_maps(open_app):
+    app = open_app("geoclip", "pages/1_Context_heads.py")
+    assert "from the map, not from the photo" in texts(app)
+    assert "nothing in them was read in the photo" in texts(app)
