@@ -21,6 +21,9 @@ from ui.train_series import (
     thinned,
 )
 
+CRITERIA = ("val/median_km", "val/loss")
+"""What the best step is chosen by: of `fit`, of `pretrain`."""
+
 NOISY = 60
 """From so many points on, a training curve is drawn smoothed."""
 
@@ -59,7 +62,7 @@ def curves_figure(
         figure.add_trace(
             _line(*thinned(steps, values), shown_name, colour, 2, dots=name.startswith(VAL))
         )
-    if best_at is not None and group.unit == "km":
+    if best_at is not None:
         _mark_best(figure, rows, group, best_at, colours)
     _lay_out(figure, group.unit, colours, legend=len(group.names) > 1)
     return figure
@@ -109,7 +112,7 @@ def line_colours(colours: Palette) -> tuple[str, ...]:
 def _mark_best(
     figure: go.Figure, rows: Rows, group: Group, best_at: float, colours: Palette
 ) -> None:
-    for name in group.names:
+    for name in set(CRITERIA).intersection(group.names):
         steps, values = series(rows, name)
         at = np.flatnonzero(steps == best_at)
         if len(at):
@@ -119,11 +122,10 @@ def _mark_best(
                     y=[values[at[0]]],
                     mode="markers",
                     marker={"symbol": "star", "size": 14, "color": colours.best},
-                    hovertemplate=f"best so far: %{{y:,.0f}} {group.unit}<extra></extra>",
+                    hovertemplate=f"best: %{{y:,.4g}} {group.unit}<extra></extra>",
                     showlegend=False,
                 )
             )
-            return
 
 
 def _line(

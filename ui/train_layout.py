@@ -59,9 +59,14 @@ LAYOUTS = {
         ),
     ),
     "pretrain": Layout(
-        (("backbone", "train", "text_tower"), ("epochs", "batch_size", "learning_rate")),
+        (
+            ("backbone", "train", "text"),
+            ("drop_probability", "features"),
+            ("epochs", "batch_size", "learning_rate"),
+        ),
         (
             ("What the backbone sees", _PHOTOS),
+            ("Text tower", ("train_text", "width")),
             ("Learning", _LEARNING),
             ("This computer", _MACHINE),
         ),
@@ -87,6 +92,8 @@ def irrelevant(values: Mapping[str, Any]) -> set[str]:
         found.add("depth_pooling")
     if str(values.get("backbone", "")).startswith("efficientnet-lite"):
         found.add("projection")
+    if "drop_probability" in values:
+        found.add("accumulation")  # parts of a step would not see each other's captions
     if values.get("vote") == "cosine":
         found.add("ridges")
     return found

@@ -18,6 +18,7 @@ from ui.train_live import leave_message, show_message
 from ui.train_process import safe_name, start
 from ui.train_runs import RunView, runs_folder, select_run
 from ui.train_start import no_dataset_hint
+from ui.train_time import time_panel
 from ui.train_values import (
     Checked,
     label,
@@ -73,6 +74,9 @@ def new_training(views: list[RunView], data: Path | None) -> None:
     )
     _changed_line(cls, key, filled)
     _start_bar(task, recipe, filled.checked, data)
+    if filled.checked.fits:
+        busy = any(item.status.state == "running" for item in views)
+        time_panel(runs_folder(), task, lasting_config(filled.checked.options), busy)
 
 
 def take_options(item: RunView) -> None:

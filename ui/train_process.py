@@ -157,29 +157,47 @@ def console_tail(run: Run, lines: int = 20) -> list[str]:
 
 def _launch(run: Run, command: Sequence[str]) -> None:
     run.update(state="queued", error=None, eta_seconds=None, pid=None, pid_started_at=None)
-    environment = {**os.environ, "PYTHONUNBUFFERED": "1", "PYTHONIOENCODING": "utf-8"}
-    paths = [str(ROOT), environment.get("PYTHONPATH", "")]
-    environment["PYTHONPATH"] = os.pathsep.join(path for path in paths if path)
     try:
-        with (run.folder / CONSOLE).open("ab") as console:
-            process = subprocess.Popen(
-                [*command, str(run.folder.absolute())],
-                stdin=subprocess.DEVNULL,
-                stdout=console,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-                env=environment,
-            )
+        began = detached(command, run.folder, run.folder / CONSOLE)
     except OSError as error:
         sentence = f"The process cannot be started: {error}"
         run.update(state="failed", error=sentence)
         raise RunError(sentence) from error
+    run.update(**began)
+
+
+def detached(command: Sequence[str], folder: Path, console: Path) -> dict[str, Any]:
+    """Start a process that outlives this app.
+
+    Args:
+        command: what to run; the folder is added as its last argument.
+        folder: handed to the process.
+        console: file to which it prints.
+
+    Returns:
+        The fields of a status that say which process it is.
+
+    Raises:
+        OSError: it cannot be started.
+    """
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1", "PYTHONIOENCODING": "utf-8"}
+    paths = [str(ROOT), environment.get("PYTHONPATH", "")]
+    environment["PYTHONPATH"] = os.pathsep.join(path for path in paths if path)
+    with console.open("ab") as output:
+        process = subprocess.Popen(
+            [*command, str(folder.absolute())],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            env=environment,
+        )
     # A child that nobody waits for stays a zombie until this app ends.
     threading.Thread(target=process.wait, daemon=True).start()
     began = None
     with contextlib.suppress(psutil.Error):
         began = psutil.Process(process.pid).create_time()
-    run.update(pid=process.pid, pid_started_at=began, host=socket.gethostname())
+    return {"pid": process.pid, "pid_started_at": began, "host": socket.gethostname()}
 
 
 def _end(status: RunStatus, *, force: bool) -> None:

@@ -28,7 +28,7 @@ def result_panel(item: RunView) -> None:
         if item.status.task == "fit":
             _fit_numbers(metrics)
         else:
-            _other_numbers(metrics)
+            _pretrain_numbers(metrics)
     if item.has_model:
         if item.status.state != "finished":
             st.caption("It stopped early: the pages below open its best step so far.")
@@ -137,14 +137,24 @@ def _fit_numbers(metrics: Mapping[str, Any]) -> None:
         st.markdown(f"Right at the first guess (in brackets: always the commonest class): {text}")
 
 
-def _other_numbers(metrics: Mapping[str, Any]) -> None:
-    found = {
-        label(name): (percent(value) if 0 <= value <= 1 else f"{value:,.4g}", None)
-        for name, value in metrics.items()
-        if isinstance(value, int | float) and not isinstance(value, bool)
-    }
+def _pretrain_numbers(metrics: Mapping[str, Any]) -> None:
+    split = next((name for name in ("test", "val") if name in metrics), None)
+    report = metrics.get(split) or {}
+    found = {}
+    among = _at(report, ["retrieval", "among"])
+    share = _at(report, ["retrieval", "image_to_text"])
+    if isinstance(share, int | float):
+        found[f"Finds its caption among {among}"] = (
+            percent(share),
+            f"by chance {percent(1 / max(int(among or 1), 1))}",
+        )
+    for feature, head in (report.get("zero_shot") or {}).items():
+        if isinstance(_at(head, ["top1"]), int | float):
+            always = f"commonest class {percent(head['majority'])}"
+            found[f"{label(feature)} from captions alone"] = (percent(head["top1"]), always)
     if found:
-        _metric_row(dict(list(found.items())[:6]))
+        _metric_row(found)
+        st.caption(f"On {report.get('n', 0):,} photos of the {split} split.")
 
 
 def _metric_row(numbers: Mapping[str, tuple[str, str | None]]) -> None:

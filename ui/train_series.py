@@ -21,8 +21,9 @@ SHARES = ("Right on the validation photos", "%")
 HEADS = ("Loss of each context head", "")
 SCORE = ("GeoScore on the validation photos", "points of 5,000")
 RATE = ("Learning rate", "")
-_ORDER = (LOSS, ERROR, SHARES, HEADS, SCORE, RATE)
-_ASIDE = (SCORE, RATE)
+SCALE = ("Scale of the similarities", "")
+_ORDER = (LOSS, ERROR, SHARES, HEADS, SCORE, RATE, SCALE)
+_ASIDE = (SCORE, RATE, SCALE)
 _SHARE_WORDS = ("top1", "top3", "top5", "accuracy", "zero_shot", "retrieval", "within")
 
 Rows = Sequence[Mapping[str, Any]]
@@ -135,6 +136,8 @@ def kind_of(name: str) -> tuple[str, str]:
         return ERROR
     if rest == "geoscore":
         return SCORE
+    if rest == "scale":
+        return SCALE
     if "learning_rate" in rest:
         return RATE
     if any(word in rest for word in _SHARE_WORDS):
@@ -145,7 +148,7 @@ def kind_of(name: str) -> tuple[str, str]:
 def _rank(name: str) -> tuple[int, str]:
     """Totals first, then the context features in the order of the house."""
     split, _, rest = name.partition("/")
-    feature = rest.removesuffix("_top1")
+    feature = rest.removesuffix("_top1").removesuffix("_zero_shot")
     if rest == "loss":
         return -1, split
     return KNOWN_FEATURES.index(feature) if feature in KNOWN_FEATURES else 99, rest + split
