@@ -18,9 +18,8 @@ from geoclip_core.loops.baselines import baseline_guesses, with_baselines
 from geoclip_core.loops.imported import imported_predictions, read_guesses
 from geoclip_core.loops.metrics import summarise, with_places
 from geoclip_core.loops.predictions import PredictionsError, read_predictions
+from geoclip_core.loops.reliability import seen_before
 from train.measured_photos import Device, MeasuredPhotos, embed_split, load
-
-SUSPICIOUS_KM, SUSPICIOUS_SHARE = 0.05, 0.1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,13 +155,10 @@ def _measured(folder: Path, frame: pd.DataFrame, about: dict[str, Any], options:
 
     frame = with_places(frame, Gazetteer.load())
     report = summarise(frame, resamples=options.resamples, seed=options.seed)
-    seen = float((frame["error_km"] < SUSPICIOUS_KM).mean())
-    if options.split != "train" and seen > SUSPICIOUS_SHARE:
-        about["warning"] = (
-            f"{seen:.0%} of the guesses are exact to {SUSPICIOUS_KM * 1000:.0f} m: the model has "
-            "probably been trained on these photos, and the numbers say nothing about new ones"
-        )
-        print(f"warning: {about['warning']}", file=sys.stderr)
+    if options.split != "train":
+        about["warning"] = seen_before(frame["error_km"].to_numpy())
+        if about["warning"]:
+            print(f"warning: {about['warning']}", file=sys.stderr)
     return folder, frame, report, about
 
 

@@ -26,7 +26,7 @@ from ui import evaluation_trust as trust
 from ui.evaluation_data import class_name, place_name
 from ui.evaluation_photos import small_map, thumbnail
 from ui.evaluation_tables import differences_html, headline_html
-from ui.report_page import Section, chart, report_page, side_by_side
+from ui.report_page import Section, chart, image, report_page, side_by_side
 from ui.theme import LIGHT, kilometres
 
 _COLOURS = LIGHT
@@ -209,10 +209,10 @@ def _card(row: pd.Series, about: dict[str, Any], embed: bool) -> str:
     truth = (float(row["latitude"]), float(row["longitude"]))
     guess = (float(row["predicted_latitude"]), float(row["predicted_longitude"]))
     picture = ""
-    image = thumbnail(str(about.get("root") or ""), row.get("path")) if embed else None
-    if image is not None:
+    small = thumbnail(str(about.get("root") or ""), row.get("path")) if embed else None
+    if small is not None:
         stream = io.BytesIO()
-        image.save(stream, "JPEG", quality=82)
+        small.save(stream, "JPEG", quality=82)
         picture = image(stream.getvalue(), "image/jpeg", "The photo")
     drawn = image(small_map(truth, guess, _COLOURS).encode(), "image/svg+xml", "Truth and guess")
     keys = ("city_key", "county_key", "state_key", "country_key")

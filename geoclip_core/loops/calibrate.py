@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from geoclip_core.earth.sphere import haversine_km
 from geoclip_core.loops import reliability
 from geoclip_core.loops.predictions import predictions_frame
 from geoclip_core.loops.reliability_diagram import coverage_diagram
@@ -61,7 +62,8 @@ def calibrate(
         progress: called with (photos predicted, photos in all).
 
     Raises:
-        CalibrationError: a photo is not of the validation split, or there are fewer than 10.
+        CalibrationError: a photo is not of the validation split, there are fewer than 10, or the
+            model knows them by heart.
     """
     others = sorted(set(photos.table["split"]) - {"val"})
     if others:
@@ -86,6 +88,9 @@ def calibrate(
                 progress(len(estimates), len(rows))
     finally:
         model.calibration = previous
+    answers = np.array([estimate.posterior.mode() for estimate in estimates])
+    if learnt := reliability.seen_before(haversine_km(answers, photos.coordinates)):
+        raise CalibrationError(f"{learnt}: calibrate on photos that it has not learnt from")
     calibration = fit_calibration(
         [estimate.posterior for estimate in estimates],
         photos.coordinates,

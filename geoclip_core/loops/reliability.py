@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 RADIUS_COLUMNS = {"50": "radius_50_km", "90": "radius_90_km"}
+SEEN_KM, SEEN_SHARE = 0.05, 0.1
 RISK_SHARES = tuple(np.round(np.arange(0.05, 1.0001, 0.05), 2).tolist())
 
 
@@ -70,6 +71,20 @@ def coverage_curve(frame: pd.DataFrame, bins: int = 10) -> pd.DataFrame:
             }
         )
     return pd.DataFrame(groups, columns=["radius_50_km", "coverage_50", "coverage_90", "n"])
+
+
+def seen_before(error_km: np.ndarray) -> str:
+    """A sentence if the model has probably been trained on these photos, else "".
+
+    One guess in ten that is exact to 50 m is not skill: the answer was learnt by heart.
+    """
+    exact = float(np.mean(np.asarray(error_km) < SEEN_KM)) if len(error_km) else 0.0
+    if exact <= SEEN_SHARE:
+        return ""
+    return (
+        f"{exact:.0%} of the guesses are exact to {SEEN_KM * 1000:.0f} m: the model has probably "
+        "been trained on these photos, and the numbers say nothing about new ones"
+    )
 
 
 def coverage_at_scales(frame: pd.DataFrame, scales: np.ndarray | None = None) -> pd.DataFrame:

@@ -49,6 +49,12 @@ def test_too_few_photos():
         fit(n=9)
 
 
+def test_photos_learnt_by_heart_are_refused():
+    photos = photo_dataset(30, "val")
+    with pytest.raises(calibrate.CalibrationError, match="trained on these photos"):
+        calibrate.calibrate(FakeModel(), photos, photos.coordinates)
+
+
 def test_model_keeps_its_calibration_even_when_prediction_fails(monkeypatch):
     model = FakeModel(calibration=Calibration(temperature=3.0))
     fit(model, n=20)
