@@ -39,6 +39,8 @@ try:
     with controls:
         st.image(thumbnail(photo), width="stretch", alt=f"The photo {photo.name}")
         st.caption(EXAMPLE_NOTE if photo.example else markdown_text(photo.name))
+        for model in models:
+            st.caption(f":material/info: {accuracy_sentence(model.locator)}")
     predictions = [model.locate([photo]) for model in models]
 except PhotoError as error:
     st.error(markdown_text(str(error)), icon=":material/broken_image:")
@@ -50,8 +52,6 @@ with world:
     if len(predictions) == 2:
         a, b = ((p.latitude, p.longitude) for p in predictions)
         st.markdown(f"The two guesses are **{kilometres(float(haversine_km(a, b)))}** apart.")
-    for model in models:
-        st.caption(f":material/info: {accuracy_sentence(model.locator)}")
 
 features = features_shown(*(p.context for p in predictions)) or ["climate", "country"]
 panels = [(letter, *pair) for letter, *pair in zip("AB", models, predictions, strict=False)]

@@ -153,9 +153,13 @@ class LocalMarkerCluster(folium.plugins.MarkerCluster):
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
         folder = static_files.vendor_folder("leaflet_markercluster")
-        base = f"{static_files.FROM_COMPONENT}/{folder}"
-        self.default_js = [("markercluster", f"{base}/leaflet.markercluster.js")]
-        self.default_css = [
-            ("markercluster_css", f"{base}/MarkerCluster.css"),
-            ("markercluster_default", f"{base}/MarkerCluster.Default.css"),
-        ]
+        script, *styles = (
+            static_files.from_component(f"{folder}/{name}")
+            for name in (
+                "leaflet.markercluster.js",
+                "MarkerCluster.css",
+                "MarkerCluster.Default.css",
+            )
+        )
+        self.default_js = [("markercluster", script)]
+        self.default_css = [(f"markercluster_css_{i}", css) for i, css in enumerate(styles)]

@@ -83,6 +83,15 @@ def circle(
     return [[[*ring, (pole, ring[-1][1]), (pole, ring[0][1])]]]
 
 
+def edge(ring: Ring) -> Ring:
+    """The line to draw round a ring of ``circle``: without the ends of the map, which are no edge.
+
+    Empty for the outline of the whole world.
+    """
+    inner = [point for point in ring if abs(point[0]) < 90]
+    return [*ring, ring[0]] if len(inner) == len(ring) else inner
+
+
 def around(centre: Coordinate, radius_km: float) -> list[Coordinate]:
     """Eight coordinates on a circle: what must be in view for the circle to be."""
     ends = destination(centre, np.arange(0, 360, 45), min(radius_km, 9_000))

@@ -6,10 +6,8 @@ page puts on the map keeps to the colours of ``ui.theme``.
 """
 
 import base64
-import hashlib
 import html
 from collections.abc import Sequence
-from functools import cache
 from typing import Any, Literal
 
 import folium
@@ -79,18 +77,15 @@ class OfflineMap(folium.Map):
             control_scale=True,
             attribution_control=True,
         )
-        leaflet = f"{static_files.FROM_COMPONENT}/{static_files.vendor_folder('leaflet')}"
-        jquery = f"{static_files.FROM_COMPONENT}/{static_files.vendor_folder('jquery')}"
-        script = f"{static_files.FROM_COMPONENT}/offline_map.js?{_version('offline_map.js')}"
+        leaflet, jquery = map(static_files.vendor_folder, ("leaflet", "jquery"))
         self.default_js = [
-            ("leaflet", f"{leaflet}/leaflet.js"),
-            ("jquery", f"{jquery}/jquery.min.js"),
-            ("offline_map", script),
+            ("leaflet", static_files.from_component(f"{leaflet}/leaflet.js")),
+            ("jquery", static_files.from_component(f"{jquery}/jquery.min.js")),
+            ("offline_map", static_files.from_component("offline_map.js")),
         ]
-        style = f"{static_files.FROM_COMPONENT}/offline_map.css?{_version('offline_map.css')}"
         self.default_css = [
-            ("leaflet_css", f"{leaflet}/leaflet.css"),
-            ("offline_map_css", style),
+            ("leaflet_css", static_files.from_component(f"{leaflet}/leaflet.css")),
+            ("offline_map_css", static_files.from_component("offline_map.css")),
         ]
         self.get_root().header.add_child(Element(variables(self.colours)), name="map_colours")
         self.add_child(Panes())
@@ -162,18 +157,24 @@ class OfflineMap(folium.Map):
         to: Any = None,
     ) -> None:
         """What lies within ``radius_km`` of ``centre``, right at the poles and the date line."""
+        layer = self if to is None else to
         for rings in map_shapes.circle(centre, radius_km, self.middle):
             folium.Polygon(
                 rings,
-                color=colour,
-                weight=1.5,
-                dash_array="5 6" if dashed else None,
+                stroke=False,
                 fill=True,
                 fill_color=colour,
                 fill_opacity=0.05 if dashed else 0.1,
-                smooth_factor=0.3,
                 tooltip=folium.Tooltip(plain(label)),
-            ).add_to(self if to is None else to)
+            ).add_to(layer)
+            if lines := [line for line in map(map_shapes.edge, rings) if line]:
+                folium.PolyLine(
+                    lines,
+                    color=colour,
+                    weight=1.5,
+                    dash_array="5 6" if dashed else None,
+                    smooth_factor=0.3,
+                ).add_to(layer)
 
     def add_line(
         self, start: Coordinate, end: Coordinate, label: str, colour: str | None = None
@@ -257,8 +258,3 @@ def plain(text: str) -> str:
     for character in "`$\\{}":
         escaped = escaped.replace(character, f"&#{ord(character)};")
     return escaped.replace("\n", "<br>")
-
-
-@cache
-def _version(name: str) -> str:
-    return hashlib.sha256((static_files.STATIC / name).read_bytes()).hexdigest()[:12]

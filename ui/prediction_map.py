@@ -22,7 +22,7 @@ _LISTED = 6
 _NOTABLE = 0.02
 """Probability from which a candidate belongs into the first view."""
 
-DETAILED = 12
+DETAILED = 6
 """Up to so many predictions have their radius drawn; with more, the map would be all circles."""
 
 
@@ -42,9 +42,10 @@ def prediction_map(
     circles of 50 %, so that they can be told apart.
     """
     alone = len(predictions) == 1
+    circles = "Radius" in layers and len(predictions) <= DETAILED
     world = OfflineMap(
-        [point for prediction in predictions for point in _focus(prediction, alone)],
-        middle=predictions[0].longitude if alone else None,
+        [point for prediction in predictions for point in _focus(prediction, circles, alone)],
+        middle=map_shapes.middle_longitude([prediction.longitude for prediction in predictions]),
     )
     legend: dict[str, str] = {}
     if "Heatmap" in layers and predictions:
@@ -53,7 +54,7 @@ def prediction_map(
         world.add_image(image, world.window, "Heatmap", opacity=0.85)
         legend["Probability"] = translucent(world.colours.candidate, 0.45)
     for prediction in predictions:
-        if "Radius" in layers and len(predictions) <= DETAILED:
+        if circles:
             _add_circles(world, prediction, alone)
             legend["Half of such photos (dashed: 90 %)" if alone else "Half of such photos"] = (
                 translucent(world.colours.best, 0.35)
@@ -142,13 +143,14 @@ def _mixture(posteriors: tuple[Posterior, ...]) -> Posterior:
     )
 
 
-def _focus(prediction: Prediction, alone: bool) -> list[map_shapes.Coordinate]:
+def _focus(prediction: Prediction, circles: bool, candidates: bool) -> list[map_shapes.Coordinate]:
     best = (prediction.latitude, prediction.longitude)
     points = [best]
     if prediction.error_km is not None and prediction.exif is not None:
         points.append((float(prediction.exif.latitude or 0), float(prediction.exif.longitude or 0)))
-    if alone:
+    if circles or candidates:
         points += map_shapes.around(best, prediction.radius_km[0.5])
+    if candidates:
         points += [
             (c.latitude, c.longitude) for c in prediction.candidates if c.probability > _NOTABLE
         ]

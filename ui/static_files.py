@@ -5,9 +5,11 @@ Leaflet, its marker clusters and jQuery are copied from their wheels when the ap
 folder named after their versions, so that a newer wheel is never hidden by an older copy.
 """
 
+import hashlib
 import os
 import shutil
 import tempfile
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from importlib.resources import files
 from pathlib import Path
@@ -49,6 +51,21 @@ def vendor_folder(package: str) -> str:
         raise RuntimeError(
             f"The maps need the package {wheel}: run `pip install -r requirements.txt`."
         ) from error
+
+
+def from_component(path: str) -> str:
+    """Address of a file below ``static/`` for a component's frame.
+
+    A file of the project's own carries a digest of its content, so that a browser that kept an old
+    copy fetches the new one; vendored ones have their version in the folder's name.
+    """
+    address = f"{FROM_COMPONENT}/{path}"
+    return address if path.startswith("vendor/") else f"{address}?{_digest(path)}"
+
+
+@cache
+def _digest(path: str) -> str:
+    return hashlib.sha256((STATIC / path).read_bytes()).hexdigest()[:12]
 
 
 def install_vendor_files(static: Path = STATIC) -> list[Path]:

@@ -13,6 +13,7 @@ from ui.map_shapes import (
     Window,
     bounds_of,
     circle,
+    edge,
     great_circle,
     longitude_near,
     middle_longitude,
@@ -70,6 +71,14 @@ def test_a_circle_over_the_date_line_is_in_one_piece():
     rings = circle((-17.7, 179.5), 500, middle=179.5)
     longitudes = [longitude for _, longitude in rings[1][0]]
     assert 170 < min(longitudes) < 180 < max(longitudes) < 190
+
+
+def test_the_ends_of_the_map_are_no_edge_of_a_circle():
+    closed = circle((0, 0), 500)[0][0]
+    assert edge(closed) == [*closed, closed[0]]
+    cap = circle((80, 0), 3000)[0][0]
+    assert edge(cap) == cap[:-2]
+    assert edge(circle((0, 0), 15_000)[0][0]) == []
 
 
 def test_half_the_circumference_is_the_whole_world():

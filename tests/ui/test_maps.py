@@ -99,6 +99,13 @@ def test_circle_at_the_date_line_is_sent_as_computed():
     assert np.allclose(sent[1], expected[1])
 
 
+@pytest.mark.parametrize("radius_km", [1, 9_000, 15_000, 20_015, 30_000])
+def test_circles_of_every_size_can_be_drawn(radius_km):
+    world = OfflineMap(colours=LIGHT)
+    world.add_circle((60, 10), radius_km, LIGHT.best, "c", dashed=True)
+    assert "L.polygon(" in script(world)
+
+
 def test_image_of_the_world_is_drawn_in_three_copies_and_a_window_in_one():
     world = OfflineMap(colours=LIGHT)
     world.add_image(np.zeros((4, 4, 4), np.uint8), Window(-180, 180), "World", show=False)

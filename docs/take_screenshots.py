@@ -1,0 +1,138 @@
+"""Take the pictures of the README: `python docs/take_screenshots.py`.
+
+Starts the app on a free loopback port, drops the two openly licensed photos that scikit-learn's
+wheel carries (china.jpg and flower.jpg, CC BY 2.0), and photographs the pages with Chromium. Needs
+`requirements-dev.txt` and Debian's chromium (or CHROMIUM set to another's path).
+"""
+
+import argparse
+import contextlib
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+
+from playwright.sync_api import Page, sync_playwright
+
+ROOT = Path(__file__).resolve().parent.parent
+MAP = "iframe[title^='streamlit_folium']"
+PATIENCE_MS = 120_000
+
+
+@dataclass(frozen=True)
+class Shot:
+    """One picture: the page, what to do on it, and how large and dark the window is."""
+
+    name: str
+    path: str
+    prepare: Callable[[Page], None]
+    width: int = 1400
+    height: int = 1080
+    dark: bool = False
+
+
+def drop(*names: str, shown: str = "") -> Callable[[Page], None]:
+    """Drop photos of scikit-learn's wheel, and wait for their cards or another text."""
+
+    def prepare(page: Page) -> None:
+        wait_for_map(page)
+        images = files("sklearn.datasets") / "images"
+        field = page.locator("input[type=file]").first
+        field.set_input_files([str(images / name) for name in names])
+        text = shown or f"{len(names)} · {names[-1]}"
+        page.get_by_text(text).first.wait_for(timeout=PATIENCE_MS)
+        wait_for_map(page)
+
+    return prepare
+
+
+def drop_with_heatmap(page: Page) -> None:
+    """Drop the photo of the Summer Palace and switch the heatmap on."""
+    drop("china.jpg")(page)
+    page.get_by_text("Heatmap", exact=True).click()
+    page.frame_locator(MAP).first.locator(".leaflet-images-pane img").first.wait_for(
+        timeout=PATIENCE_MS
+    )
+    wait_for_map(page)
+
+
+def wait_for_map(page: Page) -> None:
+    """Wait until land and borders are drawn and the page has come to rest."""
+    page.locator("[data-test-script-state=notRunning]").wait_for(timeout=PATIENCE_MS)
+    page.frame_locator(MAP).first.locator("[data-borders=drawn]").wait_for(timeout=PATIENCE_MS)
+    page.wait_for_timeout(1500)
+
+
+SHOTS = (
+    Shot("map-page", "", drop_with_heatmap),
+    Shot("map-page-dark", "", drop("china.jpg", "flower.jpg"), dark=True),
+    Shot("map-page-narrow", "", drop("china.jpg"), width=390, height=1500),
+    Shot("context-page", "Context_heads", drop("china.jpg", shown="china.jpg"), height=1500),
+)
+
+
+@contextlib.contextmanager
+def running_app() -> Iterator[str]:
+    """The app on a free port; gives its address."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "streamlit", "run", "app.py", "--server.headless=true"]
+    command += ["--server.address=127.0.0.1", f"--server.port={port}"]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL)
+    try:
+        for _ in range(300):
+            with contextlib.suppress(urllib.error.URLError, OSError):
+                urllib.request.urlopen(f"http://127.0.0.1:{port}/_stcore/health", timeout=2).close()
+                break
+            time.sleep(0.2)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        process.terminate()
+        process.wait(timeout=20)
+
+
+def main() -> int:
+    """Take all pictures, or those that are named."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument(
+        "--output", type=Path, default=ROOT / "docs", help="folder for the pictures"
+    )
+    parser.add_argument("--only", nargs="+", choices=[shot.name for shot in SHOTS], default=None)
+    options = parser.parse_args()
+    chromium = os.environ.get("CHROMIUM") or shutil.which("chromium")
+    if chromium is None:
+        parser.error("Chromium is not installed: apt-get install chromium, or set CHROMIUM")
+    options.output.mkdir(parents=True, exist_ok=True)
+    with running_app() as address, sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=chromium,
+            args=["--no-sandbox", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"],
+        )
+        for shot in SHOTS:
+            if options.only and shot.name not in options.only:
+                continue
+            page = browser.new_page(
+                viewport={"width": shot.width, "height": shot.height},
+                color_scheme="dark" if shot.dark else "light",
+            )
+            page.goto(f"{address}/{shot.path}")
+            shot.prepare(page)
+            target = options.output / f"{shot.name}.png"
+            page.screenshot(path=target)
+            page.close()
+            print(f"{target} ({target.stat().st_size / 1024:.0f} kB)")
+        browser.close()
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
