@@ -11,6 +11,8 @@ from ui.probability_list import Share, probability_list
 from ui.theme import kilometres, markdown_text, palette
 
 PER_PAGE = 8
+_THUMBNAILS = 6
+"""Pictures shown of several photos of one place."""
 
 
 def prediction_cards(
@@ -53,6 +55,11 @@ def card(
             _estimate(group, row, number)
             with st.expander(_candidates_title(row), expanded=open_list):
                 probability_list(_candidate_lines(row))
+                if row.candidates[0].probability < max(c.probability for c in row.candidates):
+                    st.caption(
+                        "The best guess is the point from which the likely places are nearest: "
+                        "not always the likeliest of them."
+                    )
         with st.container(
             horizontal=True, vertical_alignment="center", horizontal_alignment="distribute"
         ):
@@ -89,12 +96,14 @@ def _thumbnails(group: Sequence[TrayPhoto]) -> None:
             pictures[photo.name] = thumbnail(photo)
         except PhotoError:  # its own card says so; among others of one place it is left out
             continue
-    alone = len(pictures) == 1
+    shown = list(pictures)[:_THUMBNAILS]
     st.image(
-        list(pictures.values()),
-        width="stretch" if alone else 72,
-        alt=[f"The photo {name}" for name in pictures],
+        [pictures[name] for name in shown],
+        width="stretch" if len(pictures) == 1 else 72,
+        alt=[f"The photo {name}" for name in shown],
     )
+    if len(pictures) > len(shown):
+        st.caption(f"and {len(pictures) - len(shown)} more")
 
 
 def radius_sentence(prediction: Prediction) -> str:
