@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from geoclip_core.data.vocabulary import IGNORE_INDEX, Vocabulary
-from geoclip_core.earth.sphere import GEOSCORE_SCALE_KM, pairwise_km
 from geoclip_core.model.backbone import BackboneConfig
 from geoclip_core.model.geolocation import GeolocationModel, ModelConfig
 from geoclip_core.model.kernel_ridge import cosine_kernel, leave_one_out
@@ -38,19 +37,25 @@ class BankOptions:
     """Let context heads join the embedding at the coordinate head; off: no context heads at all."""
     vote: Literal["cosine", "kernel-ridge"] = "kernel-ridge"
     """How the bank answers: "kernel-ridge" up to 5,000 photos, "cosine" for more."""
-    gammas: tuple[float, ...] = (1.0, 2.0)
-    """Kernel widths to choose from: exp(γ (similarity − 1))."""
-    ridges: tuple[float, ...] = (0.03, 0.1, 0.3)
-    """Ridges to choose from."""
-    readout_temperatures: tuple[float, ...] = (0.015, 0.03)
-    """Sharpness of the field from which the answer is read, to choose from."""
-    temperature: float = 0.05
+    field_scales: tuple[float, ...] = (1492.7, 4000.0)
+    """Kilometres in which the targets of kernel ridge fall off: GeoScore's own, and a wider one."""
+    gammas: tuple[float, ...] = (1.5,)
+    """Kernel widths exp(γ (similarity − 1)); of several, the data choose inside each fold."""
+    ridges: tuple[float, ...] = (0.05,)
+    """Ridges; of several, the data choose inside each fold."""
+    readout_temperatures: tuple[float, ...] = (0.03,)
+    """Sharpness of the field from which the answer is read; of several, the data choose."""
+    temperature: float = 0.2
     """Divides the votes before the softmax, until calibration corrects it."""
-    context_weight: float = 0.1
+    context_weight: float = 0.05
     """Share of the context in the similarity of the coordinate head, from 0 to below 1."""
-    context_ridges: tuple[float, ...] = (0.1, 0.3, 1.0)
-    """Ridges of the context heads to choose from."""
-    join_width: int = 16
+    agreement: float = 0.8
+    """Weight of places whose known context agrees with the photo's; 0 leaves it out."""
+    context_gammas: tuple[float, ...] = (1.0,)
+    """Kernel widths of the context heads; of several, the data choose inside each fold."""
+    context_ridges: tuple[float, ...] = (0.1,)
+    """Ridges of the context heads; of several, the data choose inside each fold."""
+    join_width: int = 32
     """Numbers that each context feature hands to the coordinate head."""
     folds: int = 10
     """Folds of the cross-validation."""
@@ -72,8 +77,17 @@ class BankOptions:
             raise ValueError("folds must be at least 2 and repeats at least 1")
         if self.use_context and not self.features:
             raise ValueError("context is on but no feature is named: name some or switch it off")
-        if not (self.gammas and self.ridges and self.readout_temperatures and self.context_ridges):
-            raise ValueError("gammas, ridges and temperatures need at least one value each")
+        for field in (
+            "gammas",
+            "ridges",
+            "readout_temperatures",
+            "context_gammas",
+            "context_ridges",
+        ):
+            if not getattr(self, field) or min(getattr(self, field)) <= 0:
+                raise ValueError(f"{field} needs at least one value, each above zero")
+        if self.agreement < 0:
+            raise ValueError(f"agreement must not be negative, not {self.agreement}")
 
 
 @dataclass(frozen=True)
@@ -132,6 +146,8 @@ def fit_bank_model(
             _choose_context(model, data, options)
             left_out = model.context_heads.left_out_logits()
             joined = torch.cat([normalised, model.context_join.fit(left_out)(left_out)], dim=1)
+            if options.agreement:
+                head.know_context(*model.context_join.known(data.labels))
         head.fit(joined, data.coordinates)
         if options.vote == "kernel-ridge":
             head.configure(**_choose_field(head, options))
@@ -153,12 +169,14 @@ def _empty_model(
     head: dict[str, Any] = {
         "bank_size": size,
         "vote": options.vote,
+        "field_scales": list(options.field_scales),
         "temperature": options.temperature,
     }
     features = options.features if options.use_context else ()
     if features:
         share = options.context_weight
         head["block_weights"] = [(1 - share) / blocks] * blocks + [share]
+        head["agreement"] = options.agreement
     config = ModelConfig(
         features=features,
         use_context=options.use_context,
@@ -177,7 +195,7 @@ def _choose_context(model: GeolocationModel, data: BankData, options: BankOption
     heads = model.context_heads
     heads.fit(data.labels)
     best = (-np.inf, heads.options)
-    for gamma, ridge in itertools.product(options.gammas, options.context_ridges):
+    for gamma, ridge in itertools.product(options.context_gammas, options.context_ridges):
         heads.configure(gamma=gamma, ridge=ridge, sharpness=dict.fromkeys(model.features, 1.0))
         shares = heads.left_out_logits()
         total, sharpness = 0.0, {}
@@ -199,11 +217,10 @@ def _choose_context(model: GeolocationModel, data: BankData, options: BankOption
 def _choose_field(head: RetrievalHead, options: BankOptions) -> dict[str, float]:
     """Kernel width, ridge and readout of the score field, by the left-out mean GeoScore."""
     similarity = head.bank_similarity().double()
-    places = head.coordinates.double()
-    field = torch.exp(-pairwise_km(places, places) / GEOSCORE_SCALE_KM)
+    targets, field = head.target_field(), head.score_field()
     best: tuple[float, dict[str, float]] = (-np.inf, {})
     for gamma, ridge in itertools.product(options.gammas, options.ridges):
-        votes = leave_one_out(cosine_kernel(similarity, gamma), field, ridge)
+        votes = leave_one_out(cosine_kernel(similarity, gamma), targets, ridge)
         # a photo may not be found at its own place
         votes = votes.masked_fill(torch.eye(len(votes), dtype=torch.bool), -torch.inf)
         for temperature in options.readout_temperatures:

@@ -27,6 +27,8 @@ class RetrievalOutput:
     """(b, n) weighted mean of the blocks' cosines to each photo of the bank."""
     votes: Tensor
     """(b, n) the similarity itself, or the fitted score of answering with each photo's place."""
+    agreement: Tensor | None = None
+    """(b, n) what agreeing contexts add to the votes, in the same units."""
 
 
 class RetrievalHead(CoordinateHead):
@@ -34,9 +36,14 @@ class RetrievalHead(CoordinateHead):
 
     vote="cosine": softmax of the similarity / temperature, over the nearest `neighbours`.
     vote="kernel-ridge": regression onto the score field. The target of a training photo at each
-    place of the bank is exp(−d / 1492.7 km), the GeoScore it would earn there; the fitted field,
-    divided by the temperature, gives the weights, and the answer is the place of the highest
-    expected score under the field sharpened to `readout_temperature`.
+    place of the bank is the sum over `field_scales` of exp(−d / scale): with 1492.7 km the
+    GeoScore that it would earn there, with a wider one also a hint of the part of the world. The
+    fitted field, divided by the temperature, gives the weights; the answer is the place of the
+    highest expected GeoScore under the field sharpened to `readout_temperature`.
+
+    With `agreement` above zero, a place of the bank also gains weight by how much the photo's
+    context (the last block of the joined vector) agrees with the context that is known there. The
+    answer stays that of the votes.
 
     Args:
         block_widths: widths of the blocks of a joined vector. Each is normalised by itself.
@@ -45,8 +52,10 @@ class RetrievalHead(CoordinateHead):
         block_weights: relative weight of each block in the similarity; None: all the same.
         gamma: the ridge's kernel is exp(γ (similarity − 1)).
         ridge: the ridge.
+        field_scales: km in which the targets of kernel ridge fall off.
         temperature: divides the votes before the softmax.
         readout_temperature: the same for the answer of kernel ridge.
+        agreement: weight of the agreement of contexts beside the votes; 0: it is left out.
         neighbours: photos that take part in a cosine vote.
         bandwidth_km: kernel width of the uncalibrated posterior.
     """
@@ -63,8 +72,10 @@ class RetrievalHead(CoordinateHead):
         block_weights: Sequence[float] | None = None,
         gamma: float = 1.0,
         ridge: float = 0.1,
+        field_scales: Sequence[float] = (GEOSCORE_SCALE_KM,),
         temperature: float = 0.05,
         readout_temperature: float = 0.02,
+        agreement: float = 0.0,
         neighbours: int = 1024,
         bandwidth_km: float = 300.0,
     ) -> None:
@@ -79,6 +90,8 @@ class RetrievalHead(CoordinateHead):
         weights = [1.0] * len(self.block_widths) if block_weights is None else list(block_weights)
         if len(weights) != len(self.block_widths) or min(weights) < 0 or sum(weights) <= 0:
             raise ValueError(f"need {len(self.block_widths)} block weights, none negative")
+        if not field_scales or min(field_scales) <= 0:
+            raise ValueError("field_scales needs at least one number of km above zero")
         if min(gamma, ridge, temperature, readout_temperature, bandwidth_km) <= 0 or neighbours < 1:
             raise ValueError("gamma, ridge, temperatures, bandwidth, neighbours must be positive")
         self._options: dict[str, Any] = {
@@ -87,17 +100,25 @@ class RetrievalHead(CoordinateHead):
             "block_weights": None if block_weights is None else [float(w) for w in weights],
             "gamma": float(gamma),
             "ridge": float(ridge),
+            "field_scales": [float(scale) for scale in field_scales],
             "temperature": float(temperature),
             "readout_temperature": float(readout_temperature),
+            "agreement": float(agreement),
             "neighbours": int(neighbours),
             "bandwidth_km": float(bandwidth_km),
         }
         self.vote, self.temperature = vote, temperature
+        self.field_scales = tuple(float(scale) for scale in field_scales)
         self.neighbours, self.bandwidth_km = neighbours, bandwidth_km
+        self.agreement = float(agreement)
         shares = torch.tensor(weights, dtype=torch.float64)
         self.shares: tuple[float, ...] = tuple((shares / shares.sum()).tolist())
         self.register_buffer("bank", torch.zeros(bank_size, self.input_width, dtype=torch.float16))
         self.register_buffer("coordinates", torch.zeros(bank_size, 2))
+        if self.agreement:
+            width = self.block_widths[-1]
+            self.register_buffer("known_context", torch.zeros(bank_size, width))
+            self.register_buffer("known_offset", torch.zeros(bank_size))
         # worked out from the bank when first needed, so never saved
         self.register_buffer("_coefficients", None, persistent=False)
         self.register_buffer("_means", None, persistent=False)
@@ -134,6 +155,24 @@ class RetrievalHead(CoordinateHead):
         self._coefficients = self._means = None
         return self
 
+    @torch.no_grad()
+    def know_context(self, axes: Tensor, offsets: Tensor) -> None:
+        """Take what is known of the bank's context: agreement = context block · axes + offset.
+
+        Args:
+            axes: (bank_size, width of the last block).
+            offsets: (bank_size,).
+        """
+        self.get_buffer("known_context").copy_(axes)
+        self.get_buffer("known_offset").copy_(offsets)
+
+    def _agreement(self, joined: Tensor) -> Tensor | None:
+        if not self.agreement:
+            return None
+        context = joined[:, -self.block_widths[-1] :]
+        agreed = context @ self.get_buffer("known_context").T + self.get_buffer("known_offset")
+        return self.agreement * agreed
+
     def _directions(self, joined: Tensor) -> Tensor:
         """Blocks of length √share: a dot product is then the weighted mean of the cosines."""
         blocks = []
@@ -161,11 +200,12 @@ class RetrievalHead(CoordinateHead):
             raise ValueError("the bank is empty: fit it before asking it")
         similarity = self.similarity(joined)
         if self.vote == "cosine":
-            return RetrievalOutput(similarity, similarity)
+            return RetrievalOutput(similarity, similarity, self._agreement(joined))
         if self._coefficients is None:
             self._fit_field()
         kernel = cosine_kernel(similarity.double(), self.gamma)
-        return RetrievalOutput(similarity, kernel @ self._coefficients + self._means)
+        votes = kernel @ self._coefficients + self._means
+        return RetrievalOutput(similarity, votes, self._agreement(joined))
 
     def bank_similarity(self, width: int | None = None) -> Tensor:
         """(n, n) among the bank's photos; with a width, by the first blocks of that width."""
@@ -177,15 +217,22 @@ class RetrievalHead(CoordinateHead):
 
     def _fit_field(self) -> None:
         kernel = cosine_kernel(self.bank_similarity().double().cpu(), self.gamma)
-        coefficients, means = fit_kernel_ridge(kernel, self._field().cpu(), self.ridge)
+        coefficients, means = fit_kernel_ridge(kernel, self.target_field(), self.ridge)
         self._coefficients = coefficients.to(self.bank.device)
         self._means = means.to(self.bank.device)
 
-    def _field(self) -> Tensor:
-        """(n, n) share of the full score between the places of the bank."""
-        places = self.coordinates.double()
-        distances = torch.cat([pairwise_km(rows, places) for rows in places.split(_CHUNK)])
-        return torch.exp(-distances / GEOSCORE_SCALE_KM)
+    def target_field(self) -> Tensor:
+        """(n, n) float64: what kernel ridge is fitted to, between the places of the bank."""
+        distances = self._distances()
+        return sum(torch.exp(-distances / scale) for scale in self.field_scales)
+
+    def score_field(self) -> Tensor:
+        """(n, n) float64: share of the full GeoScore between the places of the bank."""
+        return torch.exp(-self._distances() / GEOSCORE_SCALE_KM)
+
+    def _distances(self) -> Tensor:
+        places = self.coordinates.double().cpu().numpy()
+        return torch.from_numpy(pairwise_km(places, places))
 
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
         super()._load_from_state_dict(*args, **kwargs)
@@ -206,16 +253,17 @@ class RetrievalHead(CoordinateHead):
         """One uncalibrated posterior a photo, over places of the bank."""
         places = self.coordinates.double().cpu().numpy()
         votes = output.votes.double().cpu()
+        weights = votes if output.agreement is None else votes + output.agreement.double().cpu()
         if self.vote == "cosine":
-            top = votes.topk(min(self.neighbours, votes.shape[1]), dim=1)
+            top = weights.topk(min(self.neighbours, weights.shape[1]), dim=1)
             return [
                 Posterior(places[index], values / self.temperature, self.bandwidth_km)
                 for values, index in zip(top.values.numpy(), top.indices.numpy(), strict=True)
             ]
-        scores = (votes / self.readout_temperature).softmax(dim=1) @ self._field().cpu()
+        scores = (votes / self.readout_temperature).softmax(dim=1) @ self.score_field()
         return [
             Posterior(places, row, self.bandwidth_km, scores=score)
-            for row, score in zip((votes / self.temperature).numpy(), scores.numpy(), strict=True)
+            for row, score in zip((weights / self.temperature).numpy(), scores.numpy(), strict=True)
         ]
 
     @torch.no_grad()
