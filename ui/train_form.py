@@ -64,7 +64,7 @@ def options_form(
 
     def draw(option: Option) -> None:
         was = changed.get(option.name)
-        note = f"recipe: {shown(was[0])}" if was else ""
+        note = f"recipe: {_cut(shown(was[0]))}" if was else ""
         _widget(option, base[option.name], key, note, (suggestions or {}).get(option.name, ()))
         if option.name in checked.errors:
             st.markdown(f":red[{markdown_text(checked.errors[option.name])}]")
@@ -74,11 +74,15 @@ def options_form(
     sections = in_sections(layout, options)
     folded = [option for _, section in sections for option in section]
     if folded:
-        with st.expander(_folded_title(folded, changed, checked), icon=":material/tune:"):
+        # One title for all times: with another one, the browser would fold it together again.
+        with st.expander("More options", icon=":material/tune:", key=f"{key}:more"):
             for title, section in sections:
                 st.markdown(f"**{title}**")
                 for start in range(0, len(section), COLUMNS):
                     _row(section[start : start + COLUMNS], COLUMNS, draw)
+        wrong = [label(option.name) for option in folded if option.name in checked.errors]
+        if wrong:
+            st.markdown(f":red[In “More options” does not fit: {', '.join(wrong)}.]")
     return Filled(checked, changed)
 
 
@@ -89,15 +93,8 @@ def _row(options: Sequence[Option], widths: Any, draw: Callable[[Option], None])
             draw(option)
 
 
-def _folded_title(options: Sequence[Option], changed: Mapping[str, Any], checked: Checked) -> str:
-    title = f"More options ({len(options)})"
-    inside = [label(option.name) for option in options if option.name in changed]
-    wrong = [label(option.name) for option in options if option.name in checked.errors]
-    if inside:
-        title += f" · changed: {', '.join(inside)}"
-    if wrong:
-        title += f" · :red[wrong: {', '.join(wrong)}]"
-    return title
+def _cut(text: str, length: int = 18) -> str:
+    return text if len(text) <= length else f"{text[: length - 1].rstrip(' ,')}…"
 
 
 def value_in_form(option: Option, base: Any, key: str) -> Any:

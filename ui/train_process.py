@@ -49,7 +49,7 @@ def start(
     task: str,
     options: Mapping[str, Any],
     name: str,
-    command: Sequence[str] = QUEUE,
+    command: Sequence[str] | None = None,
 ) -> Run:
     """Make a run folder and start its process, which waits while another run is at work.
 
@@ -58,7 +58,7 @@ def start(
         task: "fit" or "pretrain".
         options: all options, as plain values.
         name: what to call it; made safe as a file name.
-        command: the process, to which the run folder is handed.
+        command: the process, to which the run folder is handed; by default the queue.
 
     Raises:
         RunError: the folder cannot be written or the process cannot be started.
@@ -71,7 +71,7 @@ def start(
     return run
 
 
-def resume(run: Run, command: Sequence[str] = QUEUE) -> None:
+def resume(run: Run, command: Sequence[str] | None = None) -> None:
     """Continue a run that stopped or failed, from its last saved state.
 
     Raises:
@@ -155,10 +155,10 @@ def console_tail(run: Run, lines: int = 20) -> list[str]:
     return [line.rsplit("\r", 1)[-1] for line in text.replace("\r\n", "\n").split("\n")][-lines:]
 
 
-def _launch(run: Run, command: Sequence[str]) -> None:
+def _launch(run: Run, command: Sequence[str] | None) -> None:
     run.update(state="queued", error=None, eta_seconds=None, pid=None, pid_started_at=None)
     try:
-        began = detached(command, run.folder, run.folder / CONSOLE)
+        began = detached(command or QUEUE, run.folder, run.folder / CONSOLE)
     except OSError as error:
         sentence = f"The process cannot be started: {error}"
         run.update(state="failed", error=sentence)
@@ -205,6 +205,8 @@ def _end(status: RunStatus, *, force: bool) -> None:
         raise RunError(f"It runs on {status.host} and can only be ended there")
     if status.pid is None or not is_alive(status):
         return
+    if status.pid == os.getpid() or status.pid_started_at is None:
+        raise RunError(f"Process {status.pid} is not known to be this training: it is not ended")
     with contextlib.suppress(psutil.NoSuchProcess):
         process = psutil.Process(status.pid)
         # A training ends its own helpers; at once, nobody does that for it.

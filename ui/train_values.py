@@ -16,7 +16,11 @@ import yaml
 from train.command_line import RECIPES, load_recipe
 from train.options import Option, OptionsError, build, convert, describe, to_mapping
 
-_LABELS = {"train": "what learns of the backbone", "fit": "photo into view"}
+_LABELS = {
+    "train": "what learns of the backbone",
+    "fit": "photo into view",
+    "text": "text tower",
+}
 """Names that need their flag to be understood."""
 
 
@@ -89,15 +93,16 @@ def check(cls: type, values: Mapping[str, Any]) -> Checked:
             convert(options[name], value)
         except OptionsError as error:
             errors[name] = _sentence(str(error), options, name)
-    given = {k: v for k, v in values.items() if v is not None or not _must_have(options.get(k))}
-    if errors:
-        return Checked(dict(values), None, errors, "")
+    given = {k: v for k, v in values.items() if k not in errors and v is not None}
+    given |= {k: None for k, v in values.items() if v is None and _may_lack(options.get(k))}
     try:
         built = build(cls, given)
     except OptionsError as error:
-        named = [name for name in options if _names(str(error), name)]
         text = _sentence(str(error), options)
-        return Checked(dict(values), None, dict.fromkeys(named, text), text)
+        named = [name for name in options if _names(str(error), name)]
+        return Checked(dict(values), None, {**dict.fromkeys(named, text), **errors}, text)
+    if errors:
+        return Checked(dict(values), None, errors, "")
     return Checked(to_mapping(built), built)
 
 
@@ -164,8 +169,8 @@ def plain(value: Any) -> Any:
     return value
 
 
-def _must_have(option: Option | None) -> bool:
-    return option is not None and not option.optional
+def _may_lack(option: Option | None) -> bool:
+    return option is None or option.optional
 
 
 def _names(text: str, name: str) -> bool:

@@ -11,6 +11,7 @@ from ui import train_queue
 def train(argv: list[str]) -> int:
     run = Run.open(argv[argv.index("--resume") + 1])
     options = run.config
+    steps = options.get("steps", 300)
     if options.get("crash") == "early":
         print("python -m train fit: error: no module named nothing", file=sys.stderr)
         return 2
@@ -18,15 +19,15 @@ def train(argv: list[str]) -> int:
     def work(session: RunSession) -> None:
         first = len(run.metrics())
         session.log("training begins")
-        for step in range(first + 1, options["steps"] + 1):
+        for step in range(first + 1, steps + 1):
             if session.stop_requested():
                 raise StopRequestedError
             if options.get("crash") == "late" and step == 3:
                 raise ValueError("the photo 7.jpg is broken")
-            time.sleep(options["seconds"])
+            time.sleep(options.get("seconds", 0.02))
             # not session.metrics: TensorBoard would bring torch with it
             run.log_metrics({"step": step, "time": time.time(), "train/loss": 1 / step})
-            session.progress("training", step / options["steps"], now=True, step=step)
+            session.progress("training", step / steps, now=True, step=step)
 
     return execute(run, work)
 

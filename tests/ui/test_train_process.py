@@ -222,6 +222,13 @@ def test_a_number_that_another_process_got_is_not_killed(tmp_path):
     train_process.stop(run)
 
 
+@pytest.mark.parametrize("changes", [this_process(), {"pid": 1}])
+def test_a_process_that_may_be_another_is_not_killed(tmp_path, changes):
+    run = made(tmp_path, state="running", **changes)
+    with pytest.raises(RunError, match="not known to be this training"):
+        train_process.end_now(run)
+
+
 def test_a_run_of_another_computer_is_neither_ended_nor_waited_for(tmp_path):
     far = made(tmp_path, state="running", pid=1, host="another-computer")
     with pytest.raises(RunError, match="another-computer"):

@@ -1,0 +1,318 @@
+import contextlib
+import sys
+import time
+
+import pytest
+from streamlit.testing.v1 import AppTest
+
+from geoclip_core.data.demo import write_demo
+from geoclip_core.loops.run_status import this_process
+from geoclip_core.loops.runs import Run, list_runs
+from tests.ui import slow_training
+from tests.ui.conftest import ROOT, texts
+from ui import train_process
+from ui.train_runs import RUNS_VARIABLE
+
+PAGE = "pages/3_Train.py"
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory):
+    return write_demo(tmp_path_factory.mktemp("data") / "demo", 60, metadata_only=True)
+
+
+@pytest.fixture
+def root(tmp_path, monkeypatch):
+    folder = tmp_path / "runs"
+    monkeypatch.setenv(RUNS_VARIABLE, str(folder))
+    monkeypatch.chdir(tmp_path)  # no datasets of the developer's
+    monkeypatch.setattr(train_process, "QUEUE", (sys.executable, "-m", slow_training.__name__))
+    yield folder
+    for run in list_runs(folder):
+        with contextlib.suppress(train_process.RunError):
+            train_process.end_now(run)
+
+
+@pytest.fixture
+def open_train(root, demo):
+    def opened(**session):
+        app = AppTest.from_file(str(ROOT / "app.py"), default_timeout=60)
+        app.session_state["model"] = "there is no such model"  # the map page loads none
+        app.session_state["dataset"] = str(demo)
+        for key, value in session.items():
+            app.session_state[key] = value
+        app.switch_page(PAGE).run()
+        assert not app.exception, app.exception
+        return app
+
+    return opened
+
+
+def made(root, name="demo", state="finished", metrics=True, **changes):
+    run = Run.create(root, name, {"data": "/photos/demo", "epochs": 3, "recipe": "demo"}, "fit")
+    if metrics:
+        for step in range(1, 6):
+            run.log_metrics({"step": step, "time": 100.0 + step, "train/loss": 5.0 / step})
+            values = {"val/median_km": 900.0 / step, "val/climate_top1": step / 10}
+            run.log_metrics({"step": step, "time": 100.5 + step, **values})
+        run.update(best={"median_km": 180.0, "climate_top1": 0.5})
+    run.update(state=state, **changes)
+    return run
+
+
+def button(app, label):
+    found = [item for item in app.button if item.label == label]
+    assert found, f"no button {label!r} among {[item.label for item in app.button]}"
+    return found[0]
+
+
+def labels(app):
+    return [item.label for item in app.button]
+
+
+def field(app, label):
+    every = [*app.number_input, *app.text_input, *app.selectbox, *app.toggle, *app.multiselect]
+    (found,) = (item for item in every if item.label.partition(" :")[0] == label)
+    return found
+
+
+def badges(app):
+    return " ".join(item.value for item in app.markdown if "-badge[" in item.value)
+
+
+def test_first_start_offers_a_form_and_no_empty_frame(open_train):
+    app = open_train()
+    assert field(app, "Recipe").value == "demo"
+    assert not button(app, "Start training").disabled
+    assert field(app, "Epochs").value > 0
+    assert "How long will it take?" in labels(app)
+
+
+def test_without_a_dataset_the_way_to_one_is_shown(open_train):
+    app = open_train(dataset="")
+    assert "There is no dataset yet" in " ".join(w.value for w in app.warning)
+    assert button(app, "Start training").disabled
+    assert "Go to the Dataset page" in labels(app)
+
+
+@pytest.mark.parametrize("task", ["fit", "pretrain"])
+def test_every_option_has_a_field_and_its_help(open_train, task):
+    from train.options import describe
+    from ui.train_layout import FIXED, irrelevant
+    from ui.train_new import options_class
+    from ui.train_values import label, recipe_values
+
+    app = open_train(**{"train task": task})
+    cls = options_class(task)
+    hidden = irrelevant(recipe_values(cls, "demo"))
+    for option in describe(cls):
+        if option.name not in FIXED | hidden:
+            assert option.help[:20] in field(app, label(option.name)).help.replace("\\", "")
+
+
+def test_what_does_not_fit_is_said_at_the_field_and_stops_the_start(open_train):
+    app = open_train()
+    field(app, "Epochs").set_value(0).run()
+    assert ":red[Epochs must be at least 1, not 0.]" in texts(app).replace("\\", "")
+    assert button(app, "Start training").disabled
+    field(app, "Context weights").set_value("city").run()
+    assert "not of the form NAME=VALUE" in texts(app)
+    field(app, "Epochs").set_value(3).run()
+    assert "Epochs must be" not in texts(app)
+    assert button(app, "Start training").disabled
+
+
+def test_what_was_changed_from_the_recipe_shows_and_goes_back(open_train):
+    app = open_train()
+    before = field(app, "Epochs").value
+    field(app, "Epochs").set_value(before + 1).run()
+    assert f"recipe\\: {before}" in field(app, "Epochs").label
+    assert f"epochs {before + 1} (was {before})" in texts(app).replace("\\", "")
+    button(app, "Back to the recipe").click().run()
+    assert field(app, "Epochs").value == before
+    assert "Changed from the recipe" not in texts(app)
+
+
+def test_options_that_do_nothing_are_left_out(open_train):
+    app = open_train()
+    names = [item.label for item in app.number_input]
+    assert "Cells" in names
+    field(app, "Coordinate head").set_value("retrieval").run()
+    names = [item.label for item in app.number_input]
+    assert "Cells" not in names
+    assert "Folds" in names
+    assert not button(app, "Start training").disabled
+
+
+def wait_for(app, run, *states):
+    limit = time.monotonic() + 30
+    while run.status.state not in states:
+        assert time.monotonic() < limit, (run.status, train_process.console_tail(run))
+        time.sleep(0.05)
+    return app.run()
+
+
+def test_start_watch_stop_resume(open_train, root):
+    app = open_train()
+    field(app, "Name of the run").set_value("../../Étude 1").run()
+    button(app, "Start training").click().run()
+    (run,) = list_runs(root)
+    assert run.name.endswith("-Etude-1")
+    assert run.config["recipe"] == "demo"
+    wait_for(app, run, "running")
+    assert "running" in badges(app)
+    button(app, "Stop").click().run()
+    wait_for(app, run, "stopped")
+    assert "stopped" in badges(app)
+    assert "Resume" in labels(app)
+    button(app, "Resume").click().run()
+    wait_for(app, run, "running")
+    # another browser, or the app after a restart
+    other = open_train()
+    assert "Stop" in labels(other)
+    button(other, "Stop").click().run()
+    wait_for(app, run, "stopped")
+
+
+def test_a_second_start_waits_and_says_for_what(open_train, root):
+    app = open_train()
+    field(app, "Name of the run").set_value("first").run()
+    button(app, "Start training").click().run()
+    (first,) = list_runs(root)
+    wait_for(app, first, "running")
+    app.session_state["train view"] = "New training"
+    app.run()
+    assert "A training is running" in texts(app)
+    field(app, "Name of the run").set_value("second").run()
+    button(app, "Start training").click().run()
+    second = next(run for run in list_runs(root) if "second" in run.name)
+    app.run()
+    assert "waiting" in badges(app)
+    assert "Take from the queue" in labels(app)
+    button(app, "Take from the queue").click().run()
+    assert second.status.state == "stopped"
+    assert first.status.state == "running"
+
+
+@pytest.mark.parametrize(
+    ("state", "changes", "badge", "offered", "missing"),
+    [
+        ("running", this_process(), "running", ["Stop"], ["Delete for good", "Resume"]),
+        ("stopped", {}, "stopped", ["Resume", "Delete for good"], ["Stop"]),
+        ("failed", {"error": "x"}, "failed", ["Resume", "Delete for good"], ["Stop"]),
+        ("finished", {}, "finished", ["Delete for good"], ["Stop", "Resume"]),
+        ("queued", {}, "waiting", ["Resume", "Delete for good"], ["Stop"]),
+        ("queued", this_process(), "starting", ["Stop"], ["Resume"]),
+    ],
+)
+def test_each_state_has_its_word_and_its_buttons(
+    open_train, root, state, changes, badge, offered, missing
+):
+    made(root, state=state, **changes)
+    app = open_train()
+    assert badge in badges(app)
+    assert set(offered) <= set(labels(app))
+    assert not set(missing) & set(labels(app))
+
+
+def test_a_run_that_was_asked_to_stop_can_be_ended(open_train, root):
+    run = made(root, state="running", **this_process())
+    run.request_stop()
+    app = open_train()
+    assert "stopping" in badges(app)
+    assert "End now" in labels(app)
+
+
+def test_a_dead_process_shows_its_last_lines(open_train, root):
+    run = made(root, state="running", pid=2**22 + 1, pid_started_at=1.0, host="")
+    (run.folder / "log.txt").write_text("epoch 1\nepoch 2\n")
+    (run.folder / train_process.CONSOLE).write_text("epoch 1\nepoch 2\nKilled\n")
+    app = open_train()
+    assert "failed" in badges(app)
+    assert "The process ended" in texts(app)
+    assert any("epoch 2\nKilled" in code.value for code in app.code)
+
+
+def test_delete_asks_and_then_deletes(open_train, root):
+    run, other = made(root, "one"), made(root, "two")
+    app = open_train(run=run.name)
+    button(app, "Delete for good").click().run()
+    assert [r.name for r in list_runs(root)] == [other.name]
+    assert not app.exception
+
+
+def test_finished_run_opens_on_the_other_pages(open_train, root, models):
+    run = made(root)
+    run.checkpoint.symlink_to(models["texas"])
+    app = open_train()
+    button(app, "Open on the map page").click().run()
+    assert app.session_state["model"] == str(run.folder)
+    assert not app.exception
+    assert "Where was this photo taken?" in [title.value for title in app.title]
+
+
+def test_numbers_of_a_finished_run_have_intervals(open_train, root):
+    run = made(root)
+    (run.folder / "metrics.json").write_text(
+        '{"n": 45, "median_km": 3.9, "geoscore": 4549.0, "about": {"split": "test"},'
+        '"context": {"climate": {"top1": 0.84, "majority": 0.53}},'
+        '"intervals": {"median_km": [3.2, 10.1]},'
+        '"baselines": {"constant": {"median_km": 590.0}}}'
+    )
+    app = open_train()
+    (median,) = (metric for metric in app.metric if metric.label == "Median error")
+    assert (median.value, median.delta) == ("3.9 km", "3.2 km – 10 km")
+    assert "climate **84 %** (53 %)" in texts(app)
+    assert "590 km" in texts(app)
+
+
+def test_several_runs_on_one_chart_with_their_differences(open_train, root):
+    made(root, "one")
+    run = made(root, "two")
+    text = (run.folder / "config.yaml").read_text().replace("epochs: 3", "epochs: 7")
+    (run.folder / "config.yaml").write_text(text)
+    app = open_train(**{"train view": "All runs"})
+    table, differences = (item.value for item in app.dataframe)
+    assert list(table["Run"]) == ["two", "one"]
+    assert list(table["Best median km (val)"]) == [180.0, 180.0]
+    assert differences.loc["Epochs"].to_dict() == {"one": "3", "two": "7"}
+    assert field(app, "Compare by").value == "val/median_km"
+
+
+def test_options_of_a_run_can_be_taken_again(open_train, root):
+    run = made(root, "earlier")
+    app = open_train()
+    button(app, "Train again with these options").click().run()
+    assert field(app, "Recipe").value == str(run.folder / "config.yaml")
+    assert field(app, "Epochs").value == 3
+    assert field(app, "Name of the run").placeholder == "earlier"
+
+
+def test_a_pretrained_backbone_is_one_click_from_a_fit(open_train, root):
+    run = Run.create(root, "towers", {"data": "/photos"}, "pretrain")
+    run.checkpoint.mkdir()
+    run.update(state="finished")
+    app = open_train()
+    button(app, "Train geolocation on this backbone").click().run()
+    assert field(app, "Backbone").value == str(run.folder)
+
+
+def test_hostile_names_and_broken_folders_are_shown_as_text(open_train, root):
+    good = made(root)
+    evil = root / "20260101-000000-**bold** <script>[x](http:..)"
+    good.folder.rename(evil)
+    broken = root / "broken"
+    broken.mkdir()
+    (broken / "status.json").write_text("{")
+    (root / "20260101-000001-odd").mkdir()
+    app = open_train()
+    assert "cannot be read: broken" in " ".join(item.value for item in app.warning)
+    assert "\\*\\*bold\\*\\*" in app.subheader[0].value
+
+
+def test_another_runs_folder(open_train, root, tmp_path):
+    elsewhere = tmp_path / "elsewhere"
+    made(elsewhere, "far")
+    app = open_train()
+    field(app, "Runs folder").set_value(str(elsewhere)).run()
+    assert "far" in app.subheader[0].value
