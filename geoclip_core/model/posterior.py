@@ -114,10 +114,15 @@ class Posterior:
         # find the right neighbourhood on condensed mass, then compare the real points in it
         coarse = self.condensed(EXACT_POINTS)
         best = coarse.points[np.argsort(-coarse.expected_scores(coarse.points))[:4]]
-        chosen = [np.argpartition(-self.log_weights, 63)[:64]]
-        chosen += [np.argpartition(haversine_km(self.points, centre), 63)[:64] for centre in best]
-        candidates = np.unique(np.concatenate(chosen))
-        return int(candidates[self.expected_scores(self.points[candidates]).argmax()])
+        heavy = np.argpartition(-self.log_weights, 63)[:64]
+        near = [np.argpartition(haversine_km(self.points, centre), 63)[:64] for centre in best]
+        candidates = np.unique(np.concatenate([heavy, *near]))
+        order = np.argsort(-self.expected_scores(self.points[candidates]))
+        heaviest = heavy[np.argsort(-self.log_weights[heavy])[:8]]
+        finalists = np.unique(np.concatenate([candidates[order[:24]], heaviest]))
+        distances = pairwise_km(self.points[finalists], self.points)
+        exact = np.exp(-distances / GEOSCORE_SCALE_KM) @ self.weights
+        return int(finalists[exact.argmax()])
 
     def top_k(
         self, k: int, min_distance_km: float | None = None

@@ -1,0 +1,225 @@
+import time
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from geoclip_core.earth.sphere import (
+    EARTH_RADIUS_KM,
+    destination,
+    fibonacci_sphere,
+    geoscore,
+    haversine_km,
+    pairwise_km,
+)
+from geoclip_core.model.posterior import Posterior
+
+PARIS, LONDON, SYDNEY = (48.8566, 2.3522), (51.5074, -0.1278), (-33.8688, 151.2093)
+
+
+def _random(count, seed=0, spread=3.0, bandwidth=200.0):
+    rng = np.random.default_rng(seed)
+    points = np.stack(
+        [np.degrees(np.arcsin(rng.uniform(-1, 1, count))), rng.uniform(-180, 180, count)], axis=1
+    )
+    return Posterior(points, spread * rng.normal(size=count), bandwidth)
+
+
+def _area_km2(grid):
+    step = np.radians(grid.latitudes[1] - grid.latitudes[0])
+    ring = EARTH_RADIUS_KM**2 * step**2 * np.cos(np.radians(grid.latitudes))
+    return np.broadcast_to(ring[:, None], grid.density.shape)
+
+
+def test_weights_are_normalised_and_minus_infinity_is_zero():
+    posterior = Posterior([PARIS, LONDON, SYDNEY], [5.0, 5.0, -np.inf])
+    assert posterior.weights == pytest.approx([0.5, 0.5, 0.0])
+    assert posterior.tempered(2.0).weights == pytest.approx([0.5, 0.5, 0.0])
+
+
+def test_temperature_flattens_and_sharpens():
+    posterior = Posterior([PARIS, LONDON], np.log([0.8, 0.2]))
+    assert posterior.tempered(2.0).weights[0] == pytest.approx(2 / 3)  # √4 to 1
+    assert posterior.tempered(0.5).weights[0] == pytest.approx(16 / 17)
+
+
+@pytest.mark.parametrize(
+    ("points", "weights", "bandwidth", "message"),
+    [
+        ([], [], 1, "0 points"),
+        ([PARIS], [0.0, 1.0], 1, "2 weights"),
+        ([PARIS], [np.nan], 1, "log weights"),
+        ([PARIS], [-np.inf], 1, "log weights"),
+        ([PARIS], [0.0], 0.0, "bandwidth"),
+        ([(91.0, 0.0)], [0.0], 1, "latitude"),
+    ],
+)
+def test_what_is_no_distribution_is_refused(points, weights, bandwidth, message):
+    with pytest.raises(ValueError, match=message):
+        Posterior(np.reshape(points, (-1, 2)), weights, bandwidth)
+
+
+def test_the_mode_has_the_highest_expected_score():
+    posterior = _random(300)
+    scores = geoscore(pairwise_km(posterior.points, posterior.points)) @ posterior.weights
+    assert posterior.mode() == pytest.approx(tuple(posterior.points[scores.argmax()]))
+    assert posterior.expected_scores(posterior.points) * 5000 == pytest.approx(scores)
+
+
+def test_the_mode_is_not_the_heaviest_point_but_the_best_answer():
+    # one point of 0.4 alone, against 0.6 spread over three neighbours
+    points = [SYDNEY, PARIS, LONDON, (50.8503, 4.3517)]
+    posterior = Posterior(points, np.log([0.4, 0.2, 0.2, 0.2]))
+    assert haversine_km(np.array(posterior.mode()), np.array(PARIS)) < 400
+
+
+def test_scores_of_a_head_decide_the_mode():
+    posterior = Posterior([PARIS, SYDNEY], [0.0, -9.0], scores=[0.1, 0.9])
+    assert posterior.mode() == pytest.approx(SYDNEY)
+
+
+def test_a_hundred_thousand_points_are_quick_and_nearly_exact():
+    rng = np.random.default_rng(2)
+    points = fibonacci_sphere(100_000)
+    distance = haversine_km(points, np.array(PARIS))
+    posterior = Posterior(points, -((distance / 800) ** 2) + rng.normal(size=len(points)), 50.0)
+    started = time.perf_counter()
+    mode = np.array(posterior.mode())
+    posterior.top_k(5)
+    radius = posterior.radius_km(0.5)
+    posterior.log_density(points[:1])
+    assert time.perf_counter() - started < 5
+    near = distance < 1500
+    chance = posterior.weights[near]
+    candidates = points[distance < 300]
+    exact = geoscore(pairwise_km(candidates, points[near])) @ chance
+    own = float((geoscore(haversine_km(mode, points[near])) * chance).sum())
+    assert own > 0.998 * exact.max()
+    order = np.argsort(haversine_km(points, mode))
+    exact_radius = haversine_km(points, mode)[order][
+        np.searchsorted(np.cumsum(posterior.weights[order]), 0.5)
+    ]
+    assert radius == pytest.approx(exact_radius, rel=0.05)
+
+
+def test_distinct_places_take_the_mass_around_them():
+    near_paris = destination(np.array(PARIS), 90.0, 40.0)
+    points = [PARIS, near_paris, SYDNEY, LONDON]
+    posterior = Posterior(points, np.log([0.4, 0.2, 0.3, 0.1]), bandwidth_km=10)
+    places = posterior.top_k(5, min_distance_km=100)
+    assert [place[2] for place in places] == pytest.approx([0.6, 0.3, 0.1])
+    assert places[0][:2] == posterior.mode()
+    assert places[1][:2] == pytest.approx(SYDNEY)
+    for i, place in enumerate(places):
+        for other in places[:i]:
+            assert haversine_km(np.array(place[:2]), np.array(other[:2])) > 100
+    assert len(posterior.top_k(2, min_distance_km=100)) == 2
+    with pytest.raises(ValueError, match="at least 1"):
+        posterior.top_k(0)
+
+
+def test_a_single_point():
+    posterior = Posterior([(-90.0, 17.0)], [-1234.0], 100.0)
+    assert posterior.mode()[0] == -90.0
+    assert posterior.top_k(5) == [(-90.0, 17.0, pytest.approx(1.0))]
+    # a Gaussian in the plane has its median at 1.177 and its 90 % at 2.146 standard deviations
+    assert posterior.radius_km(0.5) == pytest.approx(117.7, rel=0.03)
+    assert posterior.radius_km(0.9) == pytest.approx(214.6, rel=0.03)
+
+
+def test_log_density_at_the_centre_is_that_of_a_gaussian():
+    posterior = Posterior([PARIS], [0.0], 50.0)
+    value = float(posterior.log_density([PARIS])[0])
+    assert value == pytest.approx(-np.log(2 * np.pi * 50.0**2), abs=1e-3)
+    aside = destination(np.array(PARIS), 30.0, 100.0)
+    assert float(posterior.log_density(aside)[0]) == pytest.approx(value - 2.0, abs=1e-2)
+
+
+@pytest.mark.parametrize("bandwidth", [1.0, 300.0, 4000.0, 1e6])
+def test_density_integrates_to_one(bandwidth):
+    posterior = Posterior([(89.5, 20.0), (-10.0, 179.9), SYDNEY], [0.0, 1.0, -1.0], bandwidth)
+    grid = posterior.density_grid(1.0)
+    assert grid.density.shape == (180, 360)
+    assert float((grid.density * _area_km2(grid)).sum()) == pytest.approx(1.0, rel=0.03)
+
+
+def test_the_grid_agrees_with_the_density():
+    posterior = _random(50, bandwidth=400.0)
+    grid = posterior.density_grid(5.0)
+    corner = np.array([grid.latitudes[7], grid.longitudes[11]])
+    assert grid.density[7, 11] == pytest.approx(
+        float(np.exp(posterior.log_density(corner)[0])), rel=1e-3
+    )
+
+
+def test_a_grid_may_cross_the_date_line():
+    posterior = Posterior([(-17.8, 179.5), (-17.8, -179.5)], [0.0, 0.0], 50.0)
+    grid = posterior.density_grid(0.5, bounds=(-25.0, 170.0, -10.0, -170.0))
+    assert (grid.longitudes[0], grid.longitudes[-1]) == (170.25, 189.75)
+    column = np.abs(grid.longitudes - 180).argmin()
+    assert grid.density[:, column].max() > 0.3 * grid.density.max()
+    mirrored = grid.density[:, ::-1]
+    assert np.allclose(grid.density, mirrored, rtol=1e-3, atol=1e-12)
+    with pytest.raises(ValueError, match="larger step"):
+        posterior.density_grid(0.01)
+
+
+def test_nothing_changes_when_the_earth_is_turned():
+    posterior = _random(40, seed=5)
+    turned = Posterior(posterior.points + np.array([0.0, 163.0]), posterior.log_weights, 200.0)
+    assert turned.radius_km(0.7) == pytest.approx(posterior.radius_km(0.7), rel=1e-6)
+    assert turned.mode()[0] == pytest.approx(posterior.mode()[0])
+
+
+def test_radius_holds_the_mass_of_the_points():
+    # bandwidth of 1 km: the rings are as good as points
+    posterior = Posterior([PARIS, LONDON, SYDNEY], np.log([0.6, 0.3, 0.1]), 1.0)
+    paris_london = float(haversine_km(np.array(PARIS), np.array(LONDON)))
+    assert posterior.radius_km(0.5, PARIS) < 3
+    assert posterior.radius_km(0.8, PARIS) == pytest.approx(paris_london, abs=3)
+    with pytest.raises(ValueError, match="between 0 and 1"):
+        posterior.radius_km(1.0)
+
+
+def test_radius_is_scaled_between_calibrated_levels():
+    plain = _random(100)
+    scaled = Posterior(
+        plain.points, plain.log_weights, 200.0, radius_scale=((0.5, 0.5), (0.9, 2.0))
+    )
+    centre = plain.mode()
+    assert scaled.radius_km(0.5, centre) == pytest.approx(0.5 * plain.radius_km(0.5, centre))
+    assert scaled.radius_km(0.7, centre) == pytest.approx(plain.radius_km(0.7, centre))
+    assert scaled.radius_km(0.99, centre) <= np.pi * EARTH_RADIUS_KM
+
+
+def test_condensing_keeps_the_mass_in_its_place():
+    posterior = _random(20_000, spread=1.0)
+    small = posterior.condensed(500)
+    assert len(small) <= 500
+    assert small.weights.sum() == pytest.approx(1.0)
+    where = np.array([PARIS, SYDNEY, (0.0, 180.0)])
+    assert small.expected_scores(where) == pytest.approx(posterior.expected_scores(where), rel=0.02)
+    assert _random(10).condensed(500).points.shape == (10, 2)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(
+        st.tuples(st.floats(-90, 90), st.floats(-1000, 1000), st.floats(-1e4, 1e4)),
+        min_size=1,
+        max_size=30,
+    ),
+    st.floats(0.1, 1e5),
+)
+def test_every_posterior_has_an_answer(rows, bandwidth):
+    values = np.array(rows)
+    posterior = Posterior(values[:, :2], values[:, 2], bandwidth)
+    latitude, longitude = posterior.mode()
+    assert -90 <= latitude <= 90
+    assert -180 <= longitude < 180
+    places = posterior.top_k(3)
+    assert 0 <= sum(place[2] for place in places) <= 1 + 1e-9
+    small, large = posterior.radius_km(0.5), posterior.radius_km(0.9)
+    assert 0 < small <= large <= np.pi * EARTH_RADIUS_KM + 1e-6
+    assert np.isfinite(posterior.log_density(posterior.points[:1])).all()
