@@ -16,6 +16,7 @@ from geoclip_core.model.transformers_loading import (
     BackboneError,
     preprocessing_facts,
     quietly,
+    source_of,
 )
 
 
@@ -37,16 +38,16 @@ class ClipPair(nn.Module):
         from transformers import AutoTokenizer, CLIPModel
         from transformers.image_processing_base import ImageProcessingMixin
 
-        where = {"revision": config.revision} if config.revision else {}
+        source, where = source_of(config.name, config.revision)
         try:
             clip, loading = CLIPModel.from_pretrained(
-                config.name, output_loading_info=True, dtype=torch.float32, **where
+                source, output_loading_info=True, dtype=torch.float32, **where
             )
             try:
-                settings, _ = ImageProcessingMixin.get_image_processor_dict(config.name, **where)
+                settings, _ = ImageProcessingMixin.get_image_processor_dict(source, **where)
             except OSError:
                 settings = {}
-            self.tokenizer = AutoTokenizer.from_pretrained(config.name, **where)
+            self.tokenizer = AutoTokenizer.from_pretrained(source, **where)
         except (OSError, ValueError, KeyError, RuntimeError) as error:
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise BackboneError(

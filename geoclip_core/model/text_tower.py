@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from geoclip_core.model.transformers_loading import BackboneError, quietly
+from geoclip_core.model.transformers_loading import BackboneError, quietly, source_of
 
 SMALL = "small"
 START, END = "<|startoftext|>", "<|endoftext|>"
@@ -114,12 +114,13 @@ class TextTower(nn.Module):
         """
         from transformers import AutoConfig, AutoModel, AutoTokenizer, CLIPTextModel
 
+        source, where = source_of(name)
         try:
-            whole = AutoConfig.from_pretrained(name)
+            whole = AutoConfig.from_pretrained(source, **where)
             kind = CLIPTextModel if whole.model_type == "clip" else AutoModel
             config = whole.text_config if whole.model_type == "clip" else whole
-            network = kind.from_pretrained(name, config=config, dtype=torch.float32)
-            return cls(network, AutoTokenizer.from_pretrained(name))
+            network = kind.from_pretrained(source, config=config, dtype=torch.float32, **where)
+            return cls(network, AutoTokenizer.from_pretrained(source, **where))
         except (OSError, ValueError, KeyError, RuntimeError, AttributeError) as error:
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise BackboneError(

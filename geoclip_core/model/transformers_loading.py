@@ -73,6 +73,22 @@ def preprocessing_facts(settings: dict[str, Any], network_config: Any) -> dict[s
     }
 
 
+def source_of(name: str, revision: str | None = None) -> tuple[str, dict[str, Any]]:
+    """What to give `from_pretrained`: a downloaded model's folder before the hub, and how to ask.
+
+    Returns:
+        folder or hub id, and keyword arguments.
+    """
+    folder = None if revision else downloaded_folder(name)
+    # Said aloud: left open, transformers asks on a terminal whether a repository's code may run.
+    where: dict[str, Any] = {"trust_remote_code": False}
+    if revision:
+        where["revision"] = revision
+    if is_offline():
+        where["local_files_only"] = True
+    return str(folder or name), where
+
+
 @quietly()
 def model_type(config: BackboneConfig) -> str:
     """What transformers calls the model of a hub id or folder ("clip", "resnet", ...).
@@ -82,9 +98,9 @@ def model_type(config: BackboneConfig) -> str:
     """
     from transformers import AutoConfig
 
-    where = {"revision": config.revision} if config.revision else {}
+    source, where = source_of(config.name, config.revision)
     try:
-        return str(AutoConfig.from_pretrained(config.name, **where).model_type)
+        return str(AutoConfig.from_pretrained(source, **where).model_type)
     except (OSError, ValueError, KeyError) as error:
         raise _cannot_load(config, error) from error
 
@@ -104,11 +120,7 @@ def pretrained_network(
     from transformers import AutoConfig, AutoModel
     from transformers.image_processing_base import ImageProcessingMixin
 
-    where: dict[str, Any] = {"revision": config.revision} if config.revision else {}
-    downloaded = None if config.revision else downloaded_folder(config.name)
-    source = str(downloaded or config.name)
-    if is_offline():
-        where["local_files_only"] = True
+    source, where = source_of(config.name, config.revision)
     try:
         whole = AutoConfig.from_pretrained(source, **where)
         try:
