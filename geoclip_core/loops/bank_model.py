@@ -129,10 +129,15 @@ def fit_bank_model(
     Raises:
         ValueError: too many photos for kernel ridge, or a feature that no photo knows.
     """
-    if options.vote == "kernel-ridge" and len(data.embeddings) > MAX_RIDGE_BANK:
+    count = len(data.embeddings)
+    if count > MAX_RIDGE_BANK and options.vote == "kernel-ridge":
         raise ValueError(
-            f"kernel ridge is for up to {MAX_RIDGE_BANK} photos, not {len(data.embeddings)}: "
-            'set vote to "cosine"'
+            f"kernel ridge is for up to {MAX_RIDGE_BANK} photos, not {count}: set vote to cosine"
+        )
+    if count > MAX_RIDGE_BANK and options.use_context:
+        raise ValueError(
+            f"context heads in closed form are for up to {MAX_RIDGE_BANK} photos, not {count}: "
+            "switch use_context off, or train another coordinate head"
         )
     model = _empty_model(data, vocabularies, options, backbone_config, block_widths, name)
     head, normaliser = model.coordinate_head, model.normaliser

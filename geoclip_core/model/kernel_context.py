@@ -240,7 +240,7 @@ class KernelContextJoin(nn.Module):
         """
         axes, offsets = [], []
         for feature in self.vocabularies:
-            values = torch.as_tensor(np.asarray(labels[feature]))
+            values = torch.as_tensor(np.asarray(labels[feature])).long()
             labelled = values >= 0
             rows = self.get_buffer(f"axes_{feature}")[values.clamp_min(0)]
             means = self.get_buffer(f"mean_{feature}")[values.clamp_min(0)]

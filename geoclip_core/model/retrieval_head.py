@@ -144,7 +144,7 @@ class RetrievalHead(CoordinateHead):
     @torch.no_grad()
     def fit(self, joined: Tensor, coordinates: Tensor | np.ndarray) -> "RetrievalHead":
         """Fill the bank with joined vectors (bank_size, W) and their places (bank_size, 2)."""
-        places = torch.as_tensor(coordinates, dtype=torch.float32)
+        places = torch.tensor(np.asarray(coordinates, dtype=np.float32))
         if joined.shape != self.bank.shape or places.shape != self.coordinates.shape:
             raise ValueError(
                 f"the bank holds {tuple(self.bank.shape)}, got {tuple(joined.shape)} "

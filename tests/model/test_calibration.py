@@ -1,0 +1,100 @@
+import json
+
+import numpy as np
+import pytest
+
+from geoclip_core.earth.sphere import destination, fibonacci_sphere, haversine_km
+from geoclip_core.model.calibration import Calibration, conformal_quantile, fit_calibration
+from geoclip_core.model.posterior import Posterior
+
+POINTS = fibonacci_sphere(200)
+
+
+def _truth_and_posteriors(count, sharpness, seed=0, blur_km=150.0):
+    """Photos whose place is drawn from a softmax; the posterior overstates it by `sharpness`."""
+    rng = np.random.default_rng(seed)
+    posteriors, truth = [], []
+    for _ in range(count):
+        centre = POINTS[rng.integers(len(POINTS))]
+        logits = -haversine_km(POINTS, centre) / 1500
+        weights = np.exp(logits - logits.max())
+        place = POINTS[rng.choice(len(POINTS), p=weights / weights.sum())]
+        step = blur_km * np.sqrt(-2 * np.log(rng.uniform(1e-9, 1)))
+        truth.append(destination(place, rng.uniform(0, 360), step))
+        posteriors.append(Posterior(POINTS, sharpness * logits))
+    return np.array(truth), posteriors
+
+
+@pytest.mark.parametrize("sharpness", [0.3, 1.0, 4.0])
+def test_over_and_underconfidence_are_undone(sharpness):
+    truth, posteriors = _truth_and_posteriors(300, sharpness)
+    calibration = fit_calibration(posteriors, truth, folds=0)
+    assert calibration.temperature == pytest.approx(sharpness, rel=0.35)
+    assert 75 < calibration.bandwidth_km < 400
+    fresh_truth, fresh = _truth_and_posteriors(300, sharpness, seed=1)
+    for level, low, high in ((0.5, 0.42, 0.58), (0.9, 0.85, 0.95)):
+        inside = []
+        for posterior, place in zip(fresh, fresh_truth, strict=True):
+            honest = calibration.apply(posterior)
+            mode = honest.mode()
+            inside.append(haversine_km(np.array(mode), place) <= honest.radius_km(level, mode))
+        assert low < np.mean(inside) < high
+
+
+def test_calibrated_density_beats_the_raw_one():
+    truth, posteriors = _truth_and_posteriors(100, 5.0)
+    calibration = fit_calibration(posteriors, truth, folds=0)
+    raw = [float(p.log_density(t)[0]) for p, t in zip(posteriors, truth, strict=True)]
+    fitted = [
+        float(calibration.apply(p).log_density(t)[0])
+        for p, t in zip(posteriors, truth, strict=True)
+    ]
+    assert np.mean(fitted) > np.mean(raw) + 0.2
+
+
+def test_coverage_is_measured_on_photos_that_were_left_out():
+    truth, posteriors = _truth_and_posteriors(60, 1.0)
+    calibration = fit_calibration(posteriors, truth, source="sixty photos")
+    assert calibration.n == 60
+    assert calibration.source == "sixty photos"
+    assert set(calibration.coverage) == {"50", "90"}
+    assert 0.35 < calibration.coverage["50"] < 0.65
+    assert calibration.coverage["90"] > 0.8
+
+
+def test_posteriors_of_different_length_are_fitted_together():
+    truth, posteriors = _truth_and_posteriors(20, 1.0)
+    ragged = [
+        Posterior(p.points[: 60 + i], p.log_weights[: 60 + i]) for i, p in enumerate(posteriors)
+    ]
+    assert fit_calibration(ragged, truth, folds=0).temperature > 0
+
+
+def test_the_conformal_rank_counts_the_next_photo():
+    # n = 9, half: the 5th smallest; nine tenths: the 9th; beyond n: the largest
+    values = [9, 1, 8, 2, 7, 3, 6, 4, 5]
+    assert conformal_quantile(values, 0.5) == 5
+    assert conformal_quantile(values, 0.9) == 9
+    assert conformal_quantile(values, 0.99) == 9
+    assert conformal_quantile([0.0] * 9, 0.5) == 1e-3
+
+
+def test_too_few_photos_are_refused():
+    truth, posteriors = _truth_and_posteriors(9, 1.0)
+    with pytest.raises(ValueError, match="at least 10"):
+        fit_calibration(posteriors, truth)
+    with pytest.raises(ValueError, match="9 posteriors for 8"):
+        fit_calibration(posteriors, truth[:8])
+
+
+def test_json_round_trip_and_nonsense():
+    calibration = Calibration(1.5, 80.0, {"50": 0.9, "90": 1.2}, 350, "here", {"50": 0.51})
+    assert Calibration.from_json(calibration.to_json()) == calibration
+    with pytest.raises(ValueError, match="JSON object"):
+        Calibration.from_json("[1]")
+    with pytest.raises(ValueError, match="not a calibration"):
+        Calibration.from_json(json.dumps({"heat": 3}))
+    with pytest.raises(ValueError, match="positive"):
+        Calibration(temperature=0.0)
+    with pytest.raises(ValueError, match="percentages"):
+        Calibration(radius_scale={"0.5": 1.0, "190": 1.0})

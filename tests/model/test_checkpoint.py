@@ -1,0 +1,185 @@
+import json
+import os
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from geoclip_core.earth.sphere import fibonacci_sphere
+from geoclip_core.model import checkpoint
+from geoclip_core.model.backbone import BackboneConfig
+from geoclip_core.model.backbones import build_backbone
+from geoclip_core.model.calibration import Calibration
+from geoclip_core.model.checkpoint import (
+    CheckpointError,
+    load_checkpoint,
+    read_metrics,
+    save_checkpoint,
+)
+from geoclip_core.model.geolocation import GeolocationModel, ModelConfig
+from tests.model.test_geolocation import HEADS, WORDS, _model
+
+EMBEDDING = torch.randn(3, 10, generator=torch.Generator().manual_seed(4))
+
+
+def _same(first, second):
+    for a, b in zip(first.predict(EMBEDDING), second.predict(EMBEDDING), strict=True):
+        assert a.posterior.mode() == b.posterior.mode()
+        assert np.array_equal(a.posterior.log_weights, b.posterior.log_weights)
+        assert a.posterior.radius_km(0.5) == b.posterior.radius_km(0.5)
+        assert list(a.context) == list(b.context)
+        for feature in a.context:
+            assert np.array_equal(a.context[feature], b.context[feature])
+
+
+@pytest.mark.parametrize("calibrated", [True, False])
+@pytest.mark.parametrize("use_context", [True, False])
+@pytest.mark.parametrize("kind", sorted(HEADS))
+def test_round_trip_of_every_head(tmp_path, kind, use_context, calibrated):
+    model = _model(kind, use_context)
+    if calibrated:
+        model.calibration = Calibration(1.7, 90.0, {"50": 0.8, "90": 1.3}, 99, "here")
+    save_checkpoint(tmp_path / "c", model, {"geoscore": 1.5}, "# card")
+    again = load_checkpoint(tmp_path / "c", with_backbone=False)
+    assert again.calibration == model.calibration
+    assert again.config == model.config
+    assert again.vocabularies == model.vocabularies
+    assert again.name == "test"
+    assert not again.training
+    _same(model, again)
+    assert read_metrics(tmp_path / "c") == {"geoscore": 1.5}
+    assert (tmp_path / "c" / "README.md").read_text() == "# card"
+    assert not [path for path in tmp_path.iterdir() if path.name != "c"]
+
+
+def test_round_trip_of_context_in_closed_form(tmp_path):
+    model = _model("retrieval", True, "kernel-ridge")
+    save_checkpoint(tmp_path / "c", model)
+    again = load_checkpoint(tmp_path / "c", with_backbone=False)
+    assert list(again.vocabularies) == list(WORDS)
+    _same(model, again)
+
+
+def _with_backbone(name="efficientnet-lite2"):
+    backbone = build_backbone(BackboneConfig(name, "efficientnet-lite", views=((64, 64),)))
+    config = ModelConfig((), False, "retrieval", {"bank_size": 4, "vote": "cosine"})
+    model = GeolocationModel(
+        config, backbone.config, backbone.block_widths, backbone=backbone, name="lite"
+    )
+    model.coordinate_head.fit(torch.randn(4, 1280), fibonacci_sphere(4))
+    return model.eval()
+
+
+def test_a_frozen_backbone_is_left_out_and_built_again(tmp_path):
+    model = _with_backbone()
+    save_checkpoint(tmp_path / "c", model)
+    assert not [n for n in load_file(tmp_path / "c" / "model.safetensors") if "backbone" in n]
+    again = load_checkpoint(tmp_path / "c")
+    assert again.backbone.preprocessing == model.backbone.preprocessing
+    pixels = [torch.randn(1, 3, 64, 64)]
+    with torch.inference_mode():
+        assert torch.equal(again.backbone.embed(pixels), model.backbone.embed(pixels))
+
+
+def test_a_trained_backbone_is_saved_with_its_weights(tmp_path):
+    model = _with_backbone()
+    with torch.no_grad():
+        model.backbone.network._conv_head.weight += 0.01
+    save_checkpoint(tmp_path / "c", model, save_backbone=True)
+    again = load_checkpoint(tmp_path / "c")
+    assert again.backbone.weights_hash() == model.backbone.weights_hash()
+
+
+def test_another_backbone_than_the_one_trained_on_is_refused(tmp_path):
+    save_checkpoint(tmp_path / "c", _with_backbone())
+    config = json.loads((tmp_path / "c" / "config.json").read_text())
+    config["backbone_hash"] = "0" * 16
+    (tmp_path / "c" / "config.json").write_text(json.dumps(config))
+    with pytest.raises(CheckpointError, match="other weights"):
+        load_checkpoint(tmp_path / "c")
+
+
+def test_an_old_checkpoint_is_replaced_and_any_other_folder_is_not(tmp_path):
+    save_checkpoint(tmp_path / "c", _model("regression", False))
+    (tmp_path / "c" / "stale.txt").write_text("x")
+    save_checkpoint(tmp_path / "c", _model("geocells", False))
+    assert load_checkpoint(tmp_path / "c", with_backbone=False).config.coordinate_head == "geocells"
+    assert not (tmp_path / "c" / "stale.txt").exists()
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "a.jpg").write_bytes(b"x")
+    with pytest.raises(CheckpointError, match="not a checkpoint"):
+        save_checkpoint(tmp_path / "photos", _model("regression", False))
+    assert (tmp_path / "photos" / "a.jpg").exists()
+
+
+def test_a_crash_while_writing_leaves_the_old_checkpoint(tmp_path, monkeypatch):
+    model = _model("regression", False)
+    save_checkpoint(tmp_path / "c", model, {"version": 1})
+
+    def fail(*_, **__):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(checkpoint, "save_file", fail)
+    with pytest.raises(OSError, match="disk full"):
+        save_checkpoint(tmp_path / "c", model, {"version": 2})
+    monkeypatch.setattr(checkpoint, "save_file", save_file)
+    assert read_metrics(tmp_path / "c") == {"version": 1}
+    assert sorted(os.listdir(tmp_path)) == ["c"]
+
+
+def test_extra_files_are_copied_in(tmp_path):
+    (tmp_path / "p.parquet").write_bytes(b"rows")
+    files = {"predictions.parquet": tmp_path / "p.parquet"}
+    save_checkpoint(tmp_path / "c", _model("regression", False), files=files)
+    assert (tmp_path / "c" / "predictions.parquet").read_bytes() == b"rows"
+
+
+def _break_json(folder, name, change):
+    value = json.loads((folder / name).read_text())
+    change(value)
+    (folder / name).write_text(json.dumps(value))
+
+
+def _break_tensor(folder, change):
+    tensors = load_file(folder / "model.safetensors")
+    change(tensors)
+    save_file(tensors, folder / "model.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda f: (f / "config.json").unlink(), "config.json cannot be read"),
+        (lambda f: (f / "config.json").write_text("{"), "is not JSON"),
+        (lambda f: (f / "config.json").write_text("[]"), "JSON object"),
+        (lambda f: (f / "config.json").write_bytes(b"\xff\xfe"), "cannot be read"),
+        (lambda f: _break_json(f, "config.json", lambda c: c.update(format=99)), "reads 1"),
+        (lambda f: _break_json(f, "config.json", lambda c: c.pop("model")), "does not describe"),
+        (lambda f: _break_json(f, "config.json", lambda c: c.update(block_widths=[5])), "shape"),
+        (
+            lambda f: _break_json(f, "config.json", lambda c: c["model"].update(magic=1)),
+            "does not describe",
+        ),
+        (lambda f: _break_json(f, "vocabularies.json", lambda v: v.pop("climate")), "climate"),
+        (lambda f: (f / "calibration.json").write_text('{"temperature": -1}'), "positive"),
+        (lambda f: (f / "model.safetensors").unlink(), "model.safetensors"),
+        (lambda f: (f / "model.safetensors").write_bytes(b"\x80\x04pickle"), "safetensors"),
+        (lambda f: _break_tensor(f, lambda t: t.pop("normaliser.mean")), "lacks the weights"),
+        (lambda f: _break_tensor(f, lambda t: t.update(extra=torch.ones(1))), "knows nothing of"),
+        (
+            lambda f: _break_tensor(f, lambda t: t["normaliser.mean"].fill_(float("nan"))),
+            "not finite",
+        ),
+    ],
+)
+def test_a_damaged_checkpoint_is_refused_in_plain_words(tmp_path, damage, message):
+    save_checkpoint(tmp_path / "c", _model("regression", True))
+    damage(tmp_path / "c")
+    with pytest.raises(CheckpointError, match=message):
+        load_checkpoint(tmp_path / "c", with_backbone=False)
+
+
+def test_a_missing_folder_is_refused(tmp_path):
+    with pytest.raises(CheckpointError, match="no checkpoint folder"):
+        load_checkpoint(tmp_path / "nowhere")

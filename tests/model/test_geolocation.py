@@ -1,0 +1,122 @@
+import numpy as np
+import pytest
+import torch
+
+from geoclip_core.data.vocabulary import Vocabulary
+from geoclip_core.earth.geocells import Geocells
+from geoclip_core.earth.sphere import fibonacci_sphere
+from geoclip_core.model.backbone import BackboneConfig
+from geoclip_core.model.calibration import Calibration
+from geoclip_core.model.geolocation import GeolocationModel, ModelConfig
+
+WIDTHS = (6, 4)
+BACKBONE = BackboneConfig("tiny", "test")
+WORDS = {
+    "climate": Vocabulary("climate", ("Af", "BSk", "ET"), ("Af", "BSk", "ET")),
+    "country": Vocabulary("country", ("CL", "FI"), ("Chile", "Finland")),
+}
+HEADS = {
+    "regression": {},
+    "geocells": {"cells": 12},
+    "retrieval": {"bank_size": 30, "vote": "kernel-ridge"},
+}
+
+
+def _model(kind, use_context, context_heads="linear"):
+    torch.manual_seed(0)
+    options = {"bank_size": 30} if context_heads == "kernel-ridge" else {}
+    config = ModelConfig(
+        features=tuple(WORDS) if use_context else (),
+        use_context=use_context,
+        coordinate_head=kind,
+        head_options=HEADS[kind],
+        context_heads=context_heads,
+        context_options=options if use_context else {},
+    )
+    model = GeolocationModel(config, BACKBONE, WIDTHS, WORDS, name="test")
+    rows = torch.randn(30, 10)
+    model.normaliser.fit(rows)
+    if kind == "geocells":
+        model.coordinate_head.start_from(Geocells(fibonacci_sphere(12)), fibonacci_sphere(50))
+    if kind == "retrieval":
+        if context_heads == "kernel-ridge" and use_context:
+            model.context_heads.fit({"climate": np.arange(30) % 3, "country": np.arange(30) % 2})
+        joined = torch.randn(30, model.coordinate_head.input_width)
+        model.coordinate_head.fit(joined, fibonacci_sphere(30))
+    return model.eval()
+
+
+@pytest.mark.parametrize("use_context", [True, False])
+@pytest.mark.parametrize("kind", ["regression", "geocells", "retrieval"])
+def test_every_head_predicts_with_and_without_context(kind, use_context):
+    model = _model(kind, use_context)
+    estimates = model.predict(np.random.default_rng(0).normal(size=(5, 10)).astype(np.float32))
+    assert len(estimates) == 5
+    for estimate in estimates:
+        latitude, longitude = estimate.posterior.mode()
+        assert -90 <= latitude <= 90
+        assert -180 <= longitude < 180
+        assert list(estimate.context) == (["climate", "country"] if use_context else [])
+        for feature, probabilities in estimate.context.items():
+            assert probabilities.shape == (len(WORDS[feature]),)
+            assert probabilities.sum() == pytest.approx(1.0)
+
+
+def test_context_in_closed_form_shares_the_bank():
+    model = _model("retrieval", True, "kernel-ridge")
+    assert model.predict(torch.randn(2, 10))[1].context["climate"].shape == (3,)
+    assert sum("bank" in name for name in model.state_dict()) == 1
+
+
+@pytest.mark.parametrize("kind", ["regression", "geocells"])
+def test_context_reaches_the_coordinates_only_when_it_is_on(kind):
+    embedding = torch.randn(3, 10)
+    for use_context in (True, False):
+        model = _model(kind, use_context)
+        output = model(embedding)
+        model.coordinate_head.loss(output.coordinates, torch.tensor([[1.0, 2.0]] * 3)).backward()
+        gradients = [
+            parameter.grad
+            for name, parameter in model.named_parameters()
+            if name.startswith("context")
+        ]
+        assert bool(gradients) is use_context
+        if use_context:
+            assert any(g is not None and g.abs().sum() > 0 for g in gradients)
+
+
+def test_one_photo_is_predicted_as_it_is_in_a_batch():
+    model = _model("geocells", True)
+    rows = torch.randn(4, 10)
+    batch, alone = model.predict(rows)[2], model.predict(rows[2:3])[0]
+    assert batch.posterior.log_weights == pytest.approx(alone.posterior.log_weights, abs=1e-4)
+
+
+def test_predicting_leaves_the_mode_of_training_as_it_was():
+    model = _model("regression", True).train()
+    model.predict(torch.randn(2, 10))
+    assert model.training
+
+
+def test_a_calibration_is_applied():
+    model = _model("geocells", False)
+    model.calibration = Calibration(3.0, 42.0)
+    assert model.predict(torch.randn(1, 10))[0].posterior.bandwidth_km == 42.0
+
+
+def test_what_does_not_fit_is_refused():
+    with pytest.raises(ValueError, match="geocells"):
+        ModelConfig(features=("climate",), coordinate_head="cells")
+    with pytest.raises(ValueError, match="kernel-ridge"):
+        ModelConfig(features=("climate",), context_heads="forest")
+    with pytest.raises(ValueError, match="switch it off"):
+        ModelConfig(features=(), use_context=True)
+    with pytest.raises(ValueError, match="'month'"):
+        GeolocationModel(ModelConfig(features=("month",)), BACKBONE, WIDTHS, WORDS)
+    with pytest.raises(ValueError, match=r"\(b, 10\)"):
+        _model("regression", False).predict(torch.zeros(2, 11))
+
+
+def test_the_config_makes_itself_again():
+    config = ModelConfig(("climate",), True, "retrieval", {"bank_size": 3}, "linear")
+    assert ModelConfig(**config.to_dict()) == config
