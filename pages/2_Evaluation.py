@@ -18,7 +18,10 @@ PANELS = {
     "Best and worst": photos.best_and_worst_panel,
     "All rows": photos.rows_panel,
 }
-OWN_DATA = """python -m train evaluate --model mini --data FOLDER --split test
+FIRST_STEP = "python -m train evaluate --model mini --data FOLDER --split test"
+OSV_MINI = """python -m train download osv-mini --output datasets/osv-mini
+python -m train fit --data datasets/osv-mini
+python -m train evaluate --model runs/NAME --data datasets/osv-mini
 python -m train report evaluations/NAME --output report.html"""
 
 open_page(
@@ -30,15 +33,14 @@ for problem in problems:
     st.sidebar.warning(problem)
 if not sources:
     st.info("There are no predictions yet. One command makes them, and they appear here:")
-    st.code(OWN_DATA, language="bash")
+    st.code(FIRST_STEP, language="bash")
     st.stop()
 
 with st.sidebar:
     main, beside = choose_sources(sources)
     with st.expander("Evaluate on OSV-Mini-129k"):
-        st.markdown("Download the dataset, then run (it resumes if it is interrupted):")
-        command = OWN_DATA.replace("FOLDER", "datasets/osv-mini-129k")
-        st.code(command, language="bash", wrap_lines=True)
+        st.markdown("Fetch it, train on it, measure; each goes on where it was interrupted:")
+        st.code(OSV_MINI, language="bash", wrap_lines=True)
 
 frame = table(main, main)
 filters = choose_filters(frame)

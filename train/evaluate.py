@@ -146,7 +146,7 @@ def _evaluate_csv(options: Options, dataset: PhotoDataset, photos: PhotoDataset)
         answered = photos.select(photos.table["id"].isin(frame["id"]).to_numpy())
         frame = with_baselines(frame, baseline_guesses(train.table, answered.table))
     about = _about(name, options, dataset)
-    about |= {"note": "imported CSV", "unanswered": len(photos) - len(frame)}
+    about |= {"note": "imported CSV", "unanswered": len(photos) - len(frame), "use_context": None}
     return _measured(_folder(name, options, dataset, own=True), frame, about, options)
 
 

@@ -38,6 +38,10 @@ def choose_sources(sources: Sequence[Source]) -> tuple[Source, list[Source]]:
     imported: list[Source] = kept("imported predictions", list)
     others += [source for source in imported if source.data == data]
     names |= source_names(others)
+    if "evaluation beside" not in st.session_state and main.use_context:
+        # What context is worth is the first thing to ask of a model that uses it.
+        plain = [source for source in others if source.use_context is False]
+        st.session_state["evaluation beside"] = plain[:1]
     beside = _multiselect(
         "Beside it",
         others,

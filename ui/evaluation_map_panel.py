@@ -83,15 +83,20 @@ def map_panel(view: View) -> None:
 
 
 def _pick(areas: pd.DataFrame, names: list[str], clicked: str | None, unit: str) -> str | None:
-    """The area to open: the one clicked on the map, else one chosen from the list."""
+    """The area to open: the last one that was clicked on the map or chosen from the list."""
     called = dict(zip(areas["group"], names, strict=True))
-    chosen = st.selectbox(
+    key, seen = f"map area {unit}", f"map clicked {unit}"
+    if clicked != st.session_state.get(seen):
+        st.session_state[seen] = clicked
+        st.session_state[key] = clicked
+    if st.session_state.get(key) not in called:
+        st.session_state[key] = None
+    return st.selectbox(
         "Open an area (or click it on the map)",
         [None, *areas.sort_values("median", ascending=False)["group"]],
-        format_func=lambda key: called.get(key, "None"),
-        key=f"map area {unit}",
+        format_func=lambda area: called.get(area, "None"),
+        key=key,
     )
-    return clicked if clicked in called else chosen
 
 
 def _open(view: View, unit: str, picked: str | None) -> None:

@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 BORDERS = Path(__file__).resolve().parent.parent / "static" / "borders"
-MOST_AREAS = 600
+MOST_AREAS = 900
 _UNITED_STATES = (18.0, 72.0, -170.0, -65.0)  # south, north, west, east
 
 

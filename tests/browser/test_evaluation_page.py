@@ -1,0 +1,176 @@
+"""The Evaluation page in Chromium, network cut, with as many rows as OSV-Mini-129k trains on."""
+
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from playwright.sync_api import expect
+
+from geoclip_core.earth.gazetteer import Gazetteer
+from geoclip_core.loops.baselines import with_baselines
+from geoclip_core.loops.evaluate import save_evaluation
+from geoclip_core.loops.metrics import summarise, with_places
+from geoclip_core.loops.predictions import write_predictions
+from tests.browser.conftest import ROOT, Server, _wait_until_healthy, chromium
+from tests.loops.synthetic_predictions import synthetic_predictions
+from train.__main__ import main
+
+pytestmark = pytest.mark.browser
+
+ROWS = 119_008
+MEMORY_LIMIT = 2 * 10**9
+TABS = (
+    *("Errors", "Error map", "By place, climate, month", "Context heads", "Certainty"),
+    *("Difference map", "Best and worst", "All rows"),
+)
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory):
+    """A working folder with two evaluations of 119,008 photos."""
+    folder = tmp_path_factory.mktemp("work")
+    frame = with_places(synthetic_predictions(ROWS), Gazetteer.load())
+    frame = with_baselines(frame, {"constant": np.tile([38.0, -105.0], (ROWS, 1))})
+    for name, factor, context in (("with", 1.0, True), ("without", 1.3, False)):
+        about = {"model": name, "dataset": "ten states", "split": "test", "use_context": context}
+        table = frame.assign(error_km=frame["error_km"] * factor)
+        write_predictions(table, folder / "evaluations" / name / "predictions.parquet", about)
+    shutil.copytree(ROOT / ".streamlit", folder / ".streamlit")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def server(work):
+    """The app, started in the working folder; ``process`` tells its memory."""
+    chromium()
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    log = work / "log.txt"
+    command = [sys.executable, "-m", "streamlit", "run", str(ROOT / "app.py")]
+    command += ["--server.headless=true", "--server.address=127.0.0.1", f"--server.port={port}"]
+    paths = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            command,
+            cwd=work,
+            env={**os.environ, "PYTHONPATH": paths},
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
+    try:
+        _wait_until_healthy(f"http://127.0.0.1:{port}/_stcore/health", process, log)
+        served = Server(f"http://127.0.0.1:{port}", log)
+        served.process = process
+        yield served
+    finally:
+        process.terminate()
+        process.wait(timeout=20)
+
+
+def settled(page):
+    """Wait until the server has answered and everything is drawn."""
+    page.wait_for_timeout(200)
+    page.wait_for_selector(
+        '[data-testid=stApp][data-test-script-state="notRunning"]', timeout=60_000
+    )
+    page.wait_for_function("!document.querySelector('[data-testid=stSkeleton]')", timeout=60_000)
+    assert page.get_by_test_id("stException").count() == 0
+
+
+def choose(page, label, option):
+    page.get_by_role("combobox", name=label).click()
+    page.get_by_role("option", name=option).first.click()
+    page.keyboard.press("Escape")
+    settled(page)
+
+
+def resident_bytes(process):
+    status = Path(f"/proc/{process.pid}/status")
+    if not status.exists():
+        pytest.skip("this system does not tell the memory of a process")
+    return int(re.search(r"VmHWM:\s+(\d+) kB", status.read_text()).group(1)) * 1024
+
+
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+def test_every_panel_draws_and_a_filter_changes_all_of_it(open_page, server, dark):
+    page = open_page("Evaluation", dark=dark)
+    expect(page.get_by_text("119,008 photos").first).to_be_visible(timeout=90_000)
+    settled(page)
+    choose(page, "Beside it", re.compile("^with(out)?$"))
+    expect(page.locator(".headline.differences")).to_be_visible()
+    choose(page, "State", "Texas")
+    expect(page.get_by_text("of 119,008 photos")).to_be_visible(timeout=30_000)
+    drawn = {}
+    for name in TABS:
+        page.get_by_role("tab", name=name, exact=True).click()
+        settled(page)
+        panel = page.get_by_role("tabpanel", name=name, exact=True)
+        drawn[name] = panel.locator(".js-plotly-plot, [data-testid=stImage] img").count()
+        expect(panel.get_by_test_id("stDownloadButton").first).to_be_visible()
+        if name == "Error map":
+            expect(panel.locator(".choroplethlayer path").first).to_be_attached(timeout=30_000)
+            # land comes from this server's topojson, or there is none
+            expect(panel.locator(".layer.land path").first).to_be_attached(timeout=30_000)
+            expect(panel.locator(".scattergeo .point").first).to_be_attached(timeout=30_000)
+    least = {"Errors": 2, "Error map": 2, "Certainty": 3, "Best and worst": 8, "All rows": 1}
+    for name, count in drawn.items():
+        assert count >= least.get(name, 1), f"{name}: {count} pictures"
+    assert resident_bytes(server.process) < MEMORY_LIMIT
+    assert "Traceback" not in server.log
+
+
+def test_an_area_opens_into_its_photos(open_page):
+    page = open_page("Evaluation")
+    expect(page.get_by_text("119,008 photos").first).to_be_visible(timeout=90_000)
+    page.get_by_role("tab", name="Error map", exact=True).click()
+    settled(page)
+    expect(page.get_by_role("heading", name="From truth to guess: the selection")).to_be_visible()
+    area = page.locator(".choroplethlayer path").nth(20)
+    area.wait_for(state="attached", timeout=30_000)
+    box = area.bounding_box()
+    page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    page.wait_for_timeout(300)
+    page.mouse.click(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    heading = page.get_by_role("heading", name=re.compile("From truth to guess: around"))
+    expect(heading).to_be_visible(timeout=30_000)
+    # the list follows the map, and can change its mind
+    box = page.get_by_role("combobox", name="Open an area")
+    expect(box).to_have_value(re.compile("around"))
+    box.click()
+    page.get_by_role("option", name="None").click()
+    expect(page.get_by_role("heading", name="From truth to guess: the selection")).to_be_visible()
+
+
+def test_a_narrow_screen_needs_no_sideways_scrolling(open_page):
+    page = open_page("Evaluation", width=400)
+    expect(page.get_by_text("119,008 photos").first).to_be_visible(timeout=90_000)
+    settled(page)
+    main = page.get_by_test_id("stMain")
+    assert main.evaluate("e => e.scrollWidth <= e.clientWidth + 1")
+
+
+def test_report_draws_with_the_network_cut(browser, tmp_path):
+    frame = synthetic_predictions(300, candidates=False)
+    about = {"model": "m", "dataset": "ten states"}
+    save_evaluation(tmp_path / "run", frame, summarise(frame, resamples=0), about)
+    output = tmp_path / "report.html"
+    assert main(["report", str(tmp_path / "run"), "--output", str(output)]) == 0
+    context = browser.new_context(offline=True)
+    page = context.new_page()
+    asked, errors = [], []
+    page.on("request", lambda request: asked.append(request.url))
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.goto(output.as_uri())
+    expect(page.locator(".choroplethlayer path").first).to_be_attached(timeout=30_000)
+    expect(page.locator(".layer.land path").first).to_be_attached(timeout=30_000)
+    assert page.locator(".js-plotly-plot .main-svg").count() > 20
+    context.close()
+    assert not errors
+    assert not [url for url in asked if not url.startswith(("file:", "data:", "blob:"))]

@@ -1,0 +1,98 @@
+"""The report: one file, everything in it, nothing fetched, no text taken for markup."""
+
+import re
+
+import numpy as np
+import pytest
+
+from geoclip_core.loops.baselines import with_baselines
+from geoclip_core.loops.evaluate import save_evaluation
+from geoclip_core.loops.metrics import summarise
+from tests.loops.synthetic_predictions import synthetic_predictions
+from train.__main__ import main
+
+HOSTILE = "</script><img src=x onerror=alert(1)>"
+
+
+@pytest.fixture(scope="module")
+def evaluations(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("evaluations")
+    for seed, name in enumerate(("one", "two")):
+        frame = synthetic_predictions(150, seed=0, candidates=False)
+        frame["error_km"] *= 1 + seed
+        frame = with_baselines(frame, {"constant": np.tile([38.0, -105.0], (150, 1))})
+        about = {"model": name, "dataset": "made up", "split": "test", "note": "a note"}
+        save_evaluation(folder / name, frame, summarise(frame, resamples=0), about)
+    return folder
+
+
+def report(*arguments):
+    return main(["report", *map(str, arguments)])
+
+
+def test_one_file_with_every_part(evaluations, tmp_path):
+    output = tmp_path / "deep" / "report.html"
+    assert report(evaluations / "one", "--beside", evaluations / "two", "--output", output) == 0
+    text = output.read_text(encoding="utf-8")
+    assert list(output.parent.iterdir()) == [output]
+    titles = re.findall("<h2>(.*?)</h2>", text)
+    for part in (
+        *("Headline", "Photo by photo", "Errors", "Errors on the map", "Errors by state"),
+        *("Errors by climate", "Errors by month", "Errors by stated radius", "Certainty"),
+        *("Context head: climate", "Context head: city", "Best photos", "Worst photos"),
+    ):
+        assert part in titles
+    assert text.count("plotly.js v") == 1
+    assert '"usa_110m"' in text
+    assert '"world_110m"' in text
+    assert "One guess for all" in text
+    assert "made up, test" in text
+    assert len(text) < 12e6
+
+
+def test_nothing_is_fetched(evaluations, tmp_path):
+    output = tmp_path / "report.html"
+    assert report(evaluations / "one", "--output", output) == 0
+    own = re.sub("<script>.*?</script>", "", output.read_text(encoding="utf-8"), flags=re.DOTALL)
+    assert not re.findall(r"(?:src|href)=[\"'](?!data:|#)", own)
+
+
+def test_text_from_files_stays_text(tmp_path):
+    frame = synthetic_predictions(40, candidates=False)
+    for column in ("id", "city_key", "state_key", "state_truth", "state_top1"):
+        frame.loc[frame.index % 2 == 0, column] = frame["id"].astype(str) + HOSTILE
+    about = {"model": HOSTILE, "dataset": HOSTILE, "note": HOSTILE, "warning": HOSTILE}
+    save_evaluation(tmp_path / "run", frame, summarise(frame, resamples=0), about)
+    assert report(tmp_path / "run", "--output", tmp_path / "report.html") == 0
+    text = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "<img src=x" not in text
+
+
+def test_bundled_model_by_name(tmp_path):
+    assert report("mini", "--output", tmp_path / "mini.html") == 0
+    assert "Errors by country" in (tmp_path / "mini.html").read_text(encoding="utf-8")
+
+
+def test_single_photo_without_heads_or_places(tmp_path):
+    frame = synthetic_predictions(1, candidates=False).filter(
+        regex="^(id|latitude|longitude|predicted.*|error_km|radius.*|log_density)$"
+    )
+    save_evaluation(tmp_path / "run", frame, summarise(frame, resamples=0), {"model": "m"})
+    assert report(tmp_path / "run", "--output", tmp_path / "report.html") == 0
+
+
+def test_mistakes_are_explained(evaluations, tmp_path, capsys):
+    assert report(tmp_path, "--output", tmp_path / "r.html") == 1
+    assert "no predictions.parquet" in capsys.readouterr().err
+    other = synthetic_predictions(5, candidates=False).assign(id=[f"x{i}" for i in range(5)])
+    save_evaluation(tmp_path / "other", other, {}, {"model": "m"})
+    arguments = (
+        evaluations / "one",
+        "--beside",
+        tmp_path / "other",
+        "--output",
+        tmp_path / "r.html",
+    )
+    assert report(*arguments) == 1
+    assert "no photo in common" in capsys.readouterr().err
+    assert not (tmp_path / "r.html").exists()
