@@ -5,7 +5,6 @@ the file, its time of change and the filters, so that a filter change costs one 
 """
 
 import hashlib
-import json
 from collections import Counter, OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ import geoclip_core
 from geoclip_core.data.vocabulary import MONTHS
 from geoclip_core.earth.climate import climate_names
 from geoclip_core.earth.gazetteer import country_name
-from geoclip_core.loops.evaluate import METRICS, describe, predictions_of
+from geoclip_core.loops.evaluate import describe, predictions_of
 from geoclip_core.loops.imported import imported_predictions, read_guesses
 from geoclip_core.loops.metrics import with_places
 from geoclip_core.loops.predictions import PredictionsError, read_predictions
@@ -231,16 +230,6 @@ def source_names(sources: Sequence[Source]) -> dict[Source, str]:
         alone = counts[source.model] == 1 or folder.name in ("", source.model)
         names[source] = source.model if alone else f"{source.model} ({folder.name})"
     return names
-
-
-def written_metrics(source: Source) -> dict[str, Any]:
-    """The ``metrics.json`` beside a table, for what the table does not say; {} if there is none."""
-    path = Path(source.path).parent / METRICS
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}
 
 
 def place_name(key: Any) -> str:

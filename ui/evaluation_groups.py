@@ -8,12 +8,53 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
+from geoclip_core.data.vocabulary import MONTHS
+from geoclip_core.earth.climate import climate_names
+from geoclip_core.earth.gazetteer import country_name
 from geoclip_core.earth.sphere import geoscore
+from ui.evaluation_data import place_name
 from ui.evaluation_errors import FIRST_KM, error_axis, model_colours, short_km
 from ui.theme import ERROR_LIMIT_KM, Palette, error_colour, translucent
 
+#: What errors are grouped by, and the column of a predictions table that says it.
+GROUPS = {
+    "Country": "country_key",
+    "State": "state_key",
+    "Climate": "climate",
+    "Month": "month",
+    "Stated radius": "radius_50_km",
+}
+MOST_GROUPS = 25
 #: Stated radii at which confidence is split.
 RADIUS_EDGES_KM = (0, 25, 100, 200, 400, 750, 1500, 2500, 5000, ERROR_LIMIT_KM)
+
+
+def group_keys(frame: pd.DataFrame, column: str) -> pd.Series:
+    """The group of every row by one of :data:`GROUPS`; missing where it is not known."""
+    keys = frame[column]
+    if column == "radius_50_km":
+        return radius_group(keys)
+    if column in ("climate", "month"):
+        return keys.astype("Float64").mask(keys < 0)
+    return keys
+
+
+def group_name(column: str, key: object) -> str:
+    """What to call a group."""
+    if column == "country_key":
+        return country_name(str(key))
+    if column == "climate":
+        return climate_names()[int(key)].label
+    if column == "month":
+        return MONTHS[int(key)]
+    return place_name(key).removesuffix(", US") if column == "state_key" else str(key)
+
+
+def climate_swatches(column: str, keys: pd.Series) -> list[str] | None:
+    """The raster's colours where the groups are climate classes, else None."""
+    if column != "climate":
+        return None
+    return [climate_names()[int(key)].hex for key in keys]
 
 
 def group_errors(frame: pd.DataFrame, keys: pd.Series) -> pd.DataFrame:

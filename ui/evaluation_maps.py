@@ -13,7 +13,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from ui.charts import ERROR_COLOR_LIMIT, ERROR_COLORSCALE, error_marker, world_figure
-from ui.evaluation_shapes import hexagon_shapes, hexagons
+from ui.evaluation_shapes import hexagon_shapes
 from ui.map_shapes import middle_longitude
 from ui.theme import ERROR_MARKS_KM, Palette, kilometres, translucent
 
@@ -70,7 +70,7 @@ def difference_figure(table: pd.DataFrame, colours: Palette, usa: bool) -> go.Fi
     """Hexagons coloured by the mean GeoScore that the first model gains over the second.
 
     Args:
-        table: :func:`hexagon_differences`.
+        table: ``group`` (H3 cells), ``gain`` and ``photos``.
         colours: the palette.
         usa: draw the map of the USA instead of the world.
     """
@@ -98,13 +98,6 @@ def difference_figure(table: pd.DataFrame, colours: Palette, usa: bool) -> go.Fi
         },
     )
     return figure
-
-
-def hexagon_differences(coordinates: np.ndarray, gain: np.ndarray, resolution: int) -> pd.DataFrame:
-    """Mean gain by hexagon of the truth: ``group``, ``gain``, ``photos``."""
-    table = pd.DataFrame({"group": hexagons(coordinates, resolution), "gain": gain})
-    grouped = table.groupby("group")["gain"].agg(["mean", "size"]).reset_index()
-    return grouped.rename(columns={"mean": "gain", "size": "photos"})
 
 
 def points_figure(

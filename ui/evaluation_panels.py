@@ -1,31 +1,22 @@
 """The panels of the Evaluation page that show numbers and distributions."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 import pandas as pd
 import streamlit as st
 
-from geoclip_core.earth.climate import climate_names
-from geoclip_core.earth.gazetteer import country_name
 from geoclip_core.loops.baselines import baseline_errors
 from ui import evaluation_errors as errors
 from ui import evaluation_groups as groups
 from ui import evaluation_headline as headline
 from ui.charts import show_chart
-from ui.evaluation_data import Filters, Source, View, class_name, rows, table
+from ui.evaluation_data import Filters, Source, View, rows, table
 from ui.evaluation_tables import differences_html, headline_html
 from ui.theme import palette
 
 _FEW = 30
-_MOST_GROUPS = 25
-_GROUPS = {
-    "Country": "country_key",
-    "State": "state_key",
-    "Climate": "climate",
-    "Month": "month",
-    "Stated radius": "radius_50_km",
-}
 
 
 def download(label: str, make: Callable[[], pd.DataFrame], file: str) -> None:
@@ -122,11 +113,11 @@ def errors_panel(view: View) -> None:
     with left:
         st.subheader("How large the errors are", anchor=False)
         show_chart(errors.histogram_figure(bins, palette()), "histogram", height=380)
-        download("Histogram (CSV)", lambda: _stacked(bins), "error_histogram.csv")
+        download("Histogram (CSV)", lambda: stacked(bins), "error_histogram.csv")
     with right:
         st.subheader("Share of photos within a distance", anchor=False)
         show_chart(errors.cumulative_figure(curves, baselines, palette()), "cumulative", height=380)
-        download("Curve (CSV)", lambda: _stacked(curves | baselines), "error_curve.csv")
+        download("Curve (CSV)", lambda: stacked(curves | baselines), "error_curve.csv")
 
 
 @st.cache_data(max_entries=64, show_spinner=False)
@@ -135,12 +126,7 @@ def _grouped(source: Source, main: Source, filters: Filters, column: str) -> pd.
     truth = frame
     if column not in frame:  # an imported table knows what the main one knows
         truth = rows(main, main, filters).set_index("id").reindex(frame["id"]).reset_index()
-    keys = truth[column]
-    if column == "radius_50_km":
-        keys = groups.radius_group(keys)
-    elif column in ("climate", "month"):
-        keys = keys.astype("Float64").mask(keys < 0)
-    found = groups.group_errors(frame, keys)
+    found = groups.group_errors(frame, groups.group_keys(truth, column))
     if column in ("radius_50_km", "month"):
         found = found.sort_values("group")
     return found.reset_index(drop=True)
@@ -149,16 +135,16 @@ def _grouped(source: Source, main: Source, filters: Filters, column: str) -> pd.
 def groups_panel(view: View) -> None:
     """Errors by place, climate, month and stated radius."""
     frame = view.rows()
-    known = [name for name, column in _GROUPS.items() if _has_values(frame, column)]
+    known = [name for name, column in groups.GROUPS.items() if _has_values(frame, column)]
     if not known:
         st.info("These predictions do not say where or when the photos were taken in words.")
         return
     kind = st.segmented_control(
         "Errors by", known, default=known[0], key="evaluation groups", required=True
     )
-    column = _GROUPS[kind]
+    column = groups.GROUPS[kind]
     found = _grouped(view.main, view.main, view.filters, column)
-    shown = found.head(_MOST_GROUPS)
+    shown = found.head(groups.MOST_GROUPS)
     if kind in ("Country", "State"):
         shown = shown.sort_values("median")
     names = view.names()
@@ -167,10 +153,8 @@ def groups_panel(view: View) -> None:
         for source in view.beside
         if column != "radius_50_km"
     }
-    swatches = None
-    if kind == "Climate":
-        swatches = [climate_names()[int(key)].hex for key in shown["group"]]
-    labels = [_label(kind, key) for key in shown["group"]]
+    swatches = groups.climate_swatches(column, shown["group"])
+    labels = [groups.group_name(column, key) for key in shown["group"]]
     show_chart(groups.group_figure(shown, labels, palette(), swatches, others), f"groups {kind}")
     words = (
         "Dots are medians, thick lines the middle half of the photos, thin ones the middle 80 %."
@@ -182,24 +166,13 @@ def groups_panel(view: View) -> None:
     left, right = st.columns([5, 1.2], vertical_alignment="center")
     left.caption(words)
     with right:
+        named = partial(_named_groups, found, column)
         file = f"errors_by_{kind.lower().replace(' ', '_')}.csv"
-        download("Groups (CSV)", lambda: _named_groups(found, kind), file)
+        download("Groups (CSV)", named, file)
 
 
-def _named_groups(found: pd.DataFrame, kind: str) -> pd.DataFrame:
-    return found.assign(group=[_label(kind, key) for key in found["group"]])
-
-
-def _label(kind: str, key: object) -> str:
-    if kind == "Country":
-        return country_name(str(key))
-    if kind == "Climate":
-        return climate_names()[int(key)].label
-    if kind == "Month":
-        return class_name("month", int(key))
-    if kind == "State":
-        return class_name("state", key).removesuffix(", US")
-    return str(key)
+def _named_groups(found: pd.DataFrame, column: str) -> pd.DataFrame:
+    return found.assign(group=[groups.group_name(column, key) for key in found["group"]])
 
 
 def _has_values(frame: pd.DataFrame, column: str) -> bool:
@@ -211,7 +184,8 @@ def _has_values(frame: pd.DataFrame, column: str) -> bool:
     return values.nunique() > (1 if column == "country_key" else 0)
 
 
-def _stacked(tables: dict[str, pd.DataFrame]) -> pd.DataFrame:
+def stacked(tables: dict[str, pd.DataFrame]) -> pd.DataFrame:
+    """Tables of several models as one, with the model in a column."""
     return pd.concat([t.assign(model=name) for name, t in tables.items()], ignore_index=True)
 
 

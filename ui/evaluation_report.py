@@ -12,8 +12,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from geoclip_core.earth.climate import climate_names
-from geoclip_core.earth.gazetteer import country_name
 from geoclip_core.loops import context_metrics, reliability
 from geoclip_core.loops.baselines import baseline_errors
 from geoclip_core.loops.predictions import head_features
@@ -31,7 +29,6 @@ from ui.theme import LIGHT, kilometres
 
 _COLOURS = LIGHT
 _SHOWN = 6
-_MOST_GROUPS = 25
 
 
 @dataclass(frozen=True)
@@ -114,34 +111,19 @@ def _maps(main: ReportTable) -> Iterator[Section]:
 
 
 def _groups(main: ReportTable) -> Iterator[Section]:
-    frame = main.frame
-    for title, column in (
-        ("country", "country_key"),
-        ("state", "state_key"),
-        ("climate", "climate"),
-        ("month", "month"),
-        ("stated radius", "radius_50_km"),
-    ):
-        if column not in frame:
+    for title, column in groups.GROUPS.items():
+        if column not in main.frame:
             continue
-        keys = frame[column]
-        if column == "radius_50_km":
-            keys = groups.radius_group(keys)
-        elif column in ("climate", "month"):
-            keys = keys.astype("Float64").mask(keys < 0)
-        found = groups.group_errors(frame, keys)
+        found = groups.group_errors(main.frame, groups.group_keys(main.frame, column))
         if column in ("radius_50_km", "month"):
             found = found.sort_values("group")
         elif column.endswith("_key"):
-            found = found.head(_MOST_GROUPS).sort_values("median")
-        if len(found) < 2:
-            continue
-        names = [_group_name(column, key) for key in found["group"]]
-        swatches = None
-        if column == "climate":
-            swatches = [climate_names()[int(key)].hex for key in found["group"]]
-        figure = groups.group_figure(found, names, _COLOURS, swatches)
-        yield f"Errors by {title}", chart(figure)
+            found = found.head(groups.MOST_GROUPS).sort_values("median")
+        if len(found) > 1:
+            names = [groups.group_name(column, key) for key in found["group"]]
+            swatches = groups.climate_swatches(column, found["group"])
+            figure = groups.group_figure(found, names, _COLOURS, swatches)
+            yield f"Errors by {title.lower()}", chart(figure)
 
 
 def _heads(main: ReportTable) -> Iterator[Section]:
@@ -221,13 +203,3 @@ def _card(row: pd.Series, about: dict[str, Any], embed: bool) -> str:
         f"<figure>{picture}{drawn}<figcaption><b>{kilometres(row['error_km'])}</b> off<br>"
         f"{html.escape(where)}<br><small>{html.escape(str(row['id']))}</small></figcaption></figure>"
     )
-
-
-def _group_name(column: str, key: Any) -> str:
-    if column == "country_key":
-        return country_name(str(key))
-    if column == "climate":
-        return climate_names()[int(key)].label
-    if column == "month":
-        return class_name("month", int(key))
-    return place_name(key) if column == "state_key" else str(key)

@@ -10,7 +10,7 @@ from ui import evaluation_trust as trust
 from ui.charts import show_chart
 from ui.evaluation_data import Filters, Source, View, class_name, rows
 from ui.evaluation_headline import LARGE, RESAMPLES
-from ui.evaluation_panels import download, subheads
+from ui.evaluation_panels import download, stacked, subheads
 from ui.theme import palette
 
 _MATRIX = 30
@@ -117,7 +117,7 @@ def heads_panel(view: View) -> None:
         show_chart(
             trust.reliability_figure(curves, palette()), f"reliability {feature}", height=380
         )
-        download("Reliability (CSV)", lambda: _stacked(curves), f"reliability_{feature}.csv")
+        download("Reliability (CSV)", lambda: stacked(curves), f"reliability_{feature}.csv")
         if dropped <= len(counts) and not pairs.empty:
             st.subheader("Most confused pairs", anchor=False)
             _show_pairs(pairs.head(8), feature)
@@ -198,22 +198,18 @@ def trust_panel(view: View) -> None:
             "Dots: the 50 % radius; rings: the 90 % one, each for a tenth of the photos. Honest "
             "radii stay on the dotted lines, small or large."
         )
-        download("Coverage (CSV)", lambda: _stacked(curves["coverage"]), "coverage.csv")
+        download("Coverage (CSV)", lambda: stacked(curves["coverage"]), "coverage.csv")
     with middle:
         show_chart(trust.scales_figure(curves["scales"], palette()), "scales", height=380)
         st.caption(
             "Thick: the 50 % radius; thin: the 90 % one. An honest one crosses its dotted line at "
             "1×; to the right of it, it is too small."
         )
-        download("Scaled radii (CSV)", lambda: _stacked(curves["scales"]), "scaled_radii.csv")
+        download("Scaled radii (CSV)", lambda: stacked(curves["scales"]), "scaled_radii.csv")
     with right:
         show_chart(trust.risk_figure(curves["risk"], palette()), "risk", height=380)
         st.caption(
             "If only the photos with the smallest radius are answered. A curve that rises says "
             "that the model knows when it is sure."
         )
-        download("Risk (CSV)", lambda: _stacked(curves["risk"]), "risk_coverage.csv")
-
-
-def _stacked(tables: dict[str, pd.DataFrame]) -> pd.DataFrame:
-    return pd.concat([t.assign(model=name) for name, t in tables.items()], ignore_index=True)
+        download("Risk (CSV)", lambda: stacked(curves["risk"]), "risk_coverage.csv")
