@@ -88,10 +88,10 @@ def _numbers(model: GeolocationModel, metrics: Mapping[str, Any], options: BankO
     intervals = metrics["intervals"]
     validation, calibration = metrics["cross_validation"], model.calibration
     lines = [
-        f"{options.folds}-fold cross-validation over the {metrics['photos']} photos: each was "
-        "located by a model that had not seen it, and everything that is chosen from data was "
-        "chosen without it. In brackets: 95 % bootstrap intervals over photos. Baselines were "
-        "fitted on the same training folds.\n",
+        f"{options.folds}-fold cross-validation over the {metrics['photos']} photos, repeated "
+        f"{options.repeats} times with other folds: each photo was located by models that had not "
+        "seen it. In brackets: 95 % bootstrap intervals over photos. Baselines were fitted on the "
+        "same training folds.\n",
         "| | GeoScore | median km | mean km | < 200 km | < 750 km | < 2,500 km |",
         "|---|---|---|---|---|---|---|",
         _row(f"**{model.name}**", metrics, intervals),
@@ -105,10 +105,17 @@ def _numbers(model: GeolocationModel, metrics: Mapping[str, Any], options: BankO
     repeats = ", ".join(f"{score:,.0f}" for score in validation["geoscore_of_repeats"])
     lines += [
         "",
-        f"GeoScore of the cross-validation repeated with other folds: {repeats}. With photos "
+        f"GeoScore of each repeat: {repeats} (predictions.parquet holds the first). With photos "
         f"closer than {validation['group_km']:g} km kept in one fold: "
-        f"{validation['geoscore_spatially_blocked']:,.0f}.",
+        f"{validation['geoscore_spatially_blocked']:,.0f}: a photo far from every training photo "
+        "is harder.",
     ]
+    if "geoscore_chosen_inside_folds" in validation:
+        lines.append(
+            "Views, depths, kernel and ridge are the recipe's, found on photos like these. If "
+            "every fold chooses kernel and ridge for itself, the GeoScore is "
+            f"{validation['geoscore_chosen_inside_folds']:,.0f}."
+        )
     if metrics["context"]:
         lines += [
             "",

@@ -47,7 +47,7 @@ class BankOptions:
     """Sharpness of the field from which the answer is read; of several, the data choose."""
     temperature: float = 0.2
     """Divides the votes before the softmax, until calibration corrects it."""
-    context_weight: float = 0.05
+    context_weight: float = 0.02
     """Share of the context in the similarity of the coordinate head, from 0 to below 1."""
     agreement: float = 0.8
     """Weight of places whose known context agrees with the photo's; 0 leaves it out."""
@@ -60,7 +60,7 @@ class BankOptions:
     folds: int = 10
     """Folds of the cross-validation."""
     repeats: int = 3
-    """How often the cross-validation is repeated with other folds; the first is reported."""
+    """How often the cross-validation is repeated with other folds."""
     group_km: float = 50.0
     """Photos closer than this stay in one fold in the spatially blocked cross-validation."""
     seed: int = 0

@@ -21,6 +21,9 @@ from geoclip_core.model.backbone import BackboneConfig
 from geoclip_core.model.calibration import Calibration, fit_calibration
 from geoclip_core.model.geolocation import Estimate
 
+CHOICES: dict[str, Any] = {"gammas": (1.0, 1.5, 2.0), "ridges": (0.03, 0.1)}
+"""What folds that choose for themselves choose from."""
+
 
 @dataclass(frozen=True)
 class BankSubject:
@@ -84,16 +87,6 @@ def cross_validate(
     return CrossValidation(raw, estimates, fold_of)
 
 
-def final_calibration(validation: CrossValidation, coordinates: NDArray[np.float64]) -> Calibration:
-    """The calibration of the model that is fitted on all photos: that of the held-out ones."""
-    folds = len(np.unique(validation.fold_of))
-    return fit_calibration(
-        [estimate.posterior for estimate in validation.raw],
-        coordinates,
-        source=f"{len(coordinates)} photos, each held out in {folds}-fold cross-validation",
-    )
-
-
 def random_folds(count: int, folds: int, seed: int) -> NDArray[np.int64]:
     """(n,) folds of nearly equal size."""
     fold_of = np.empty(count, dtype=np.int64)
@@ -122,44 +115,84 @@ def mean_score(estimates: list[Estimate], coordinates: NDArray[np.float64]) -> f
     return float(geoscore(haversine_km(answers, coordinates)).mean())
 
 
+@dataclass(frozen=True)
+class Measurement:
+    """What cross-validation says of a model."""
+
+    frame: pd.DataFrame
+    """Predictions table of the first repeat."""
+    metrics: dict[str, Any]
+    """Numbers of :func:`geoclip_core.loops.metrics.summarise` over all repeats, and under
+    "cross_validation" the GeoScore of each repeat, of spatially blocked folds, and of folds that
+    choose kernel and ridge for themselves."""
+    calibration: Calibration
+    """For the model that is fitted on all photos."""
+
+
 def measure(
     subject: BankSubject, dataset: PhotoDataset, progress: Progress | None = None
-) -> tuple[CrossValidation, pd.DataFrame, dict[str, Any]]:
+) -> Measurement:
     """Cross-validate, with baselines that are fitted on the same training folds.
 
-    Returns:
-        The first validation, its predictions table, and metrics: those of
-        :func:`geoclip_core.loops.metrics.summarise` and under "cross_validation" the mean GeoScore
-        of every repeat and of spatially blocked folds.
+    Intervals are drawn by photo, so that a photo which every repeat predicts counts once.
     """
     options, coordinates = subject.options, subject.data.coordinates
-    rounds = options.repeats + 1
-    total, done = rounds * options.folds, 0
-
-    def tick(_: int, __: int) -> None:
-        nonlocal done
-        done += 1
-        if progress:
-            progress(done, total)
-
-    fold_of = random_folds(len(dataset), options.folds, options.seed)
-    first = cross_validate(subject, fold_of, tick)
-    scores = [mean_score(first.estimates, coordinates)]
-    for repeat in range(1, options.repeats):
-        folds = random_folds(len(dataset), options.folds, options.seed + repeat)
-        scores.append(mean_score(hold_out(subject, folds, tick), coordinates))
+    tick = _ticker(progress, options)
+    seeds = range(options.seed, options.seed + options.repeats)
+    partitions = [random_folds(len(dataset), options.folds, seed) for seed in seeds]
+    repeats = [cross_validate(subject, fold_of, tick) for fold_of in partitions]
+    gazetteer, frames = Gazetteer.load(), []
+    for repeat in repeats:
+        frame = predictions_frame(dataset, repeat.estimates, subject.vocabularies)
+        frame = with_baselines(frame, _baselines(subject, dataset, repeat.fold_of))
+        frames.append(with_places(frame, gazetteer))
+    pooled = pd.concat(frames, ignore_index=True)
+    photo = pooled["id"].astype(str)
+    pooled["sequence"] = pooled["sequence"].fillna(photo) if "sequence" in pooled else photo
+    metrics = summarise(pooled)
+    _count_photos_once(metrics, options.repeats)
     blocked = spatial_folds(coordinates, options.folds, options.seed, options.group_km)
-    frame = predictions_frame(dataset, first.estimates, subject.vocabularies)
-    frame = with_baselines(frame, _baselines(subject, dataset, fold_of))
-    frame = with_places(frame, Gazetteer.load())
-    metrics = summarise(frame)
     metrics["cross_validation"] = {
         "folds": options.folds,
-        "geoscore_of_repeats": scores,
+        "geoscore_of_repeats": [mean_score(r.estimates, coordinates) for r in repeats],
         "geoscore_spatially_blocked": mean_score(hold_out(subject, blocked, tick), coordinates),
         "group_km": options.group_km,
     }
-    return first, frame, metrics
+    if options.vote == "kernel-ridge":
+        free = replace(subject, options=replace(options, **CHOICES))
+        scores = [mean_score(hold_out(free, fold_of, tick), coordinates) for fold_of in partitions]
+        metrics["cross_validation"]["geoscore_chosen_inside_folds"] = float(np.mean(scores))
+    calibration = fit_calibration(
+        [estimate.posterior for repeat in repeats for estimate in repeat.raw],
+        np.tile(coordinates, (options.repeats, 1)),
+        source=f"{len(dataset)} photos, each held out in {options.folds}-fold cross-validation",
+        folds=0,
+    )
+    calibration = replace(calibration, n=len(dataset), coverage=metrics["coverage"])
+    return Measurement(frames[0], metrics, calibration)
+
+
+def _ticker(progress: Progress | None, options: BankOptions) -> Progress:
+    """Counts folds over all rounds, whatever the round itself counts."""
+    rounds = options.repeats * (2 if options.vote == "kernel-ridge" else 1) + 1
+    done = 0
+
+    def tick(_done: int, _total: int) -> None:
+        nonlocal done
+        done += 1
+        if progress:
+            progress(done, rounds * options.folds)
+
+    return tick
+
+
+def _count_photos_once(metrics: dict[str, Any], repeats: int) -> None:
+    metrics["n"] //= repeats
+    for level in metrics["place_n"]:
+        metrics["place_n"][level] //= repeats
+    for numbers in metrics["context"].values():
+        numbers["n"] //= repeats
+        numbers["unseen"] //= repeats
 
 
 def _baselines(

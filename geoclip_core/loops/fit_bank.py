@@ -12,7 +12,7 @@ from geoclip_core.data.table import PhotoDataset
 from geoclip_core.data.vocabulary import build_vocabularies
 from geoclip_core.loops.bank_card import bank_card
 from geoclip_core.loops.bank_model import BankData, BankOptions, Progress, fit_bank_model
-from geoclip_core.loops.bank_validation import BankSubject, final_calibration, measure
+from geoclip_core.loops.bank_validation import BankSubject, measure
 from geoclip_core.loops.predictions import write_predictions
 from geoclip_core.model.backbone import Backbone
 from geoclip_core.model.checkpoint import save_checkpoint
@@ -71,18 +71,22 @@ def fit_bank(
         photos.labels(vocabularies),
     )
     subject = BankSubject(data, vocabularies, options, backbone.config, backbone.block_widths)
-    validation, frame, metrics = measure(subject, photos, progress)
+    measured = measure(subject, photos, progress)
+    metrics = measured.metrics
     model = fit_bank_model(
         data, vocabularies, options, backbone.config, backbone.block_widths, name
     )
-    model.calibration = final_calibration(validation, photos.coordinates)
+    model.calibration = measured.calibration
     model.attach_backbone(backbone)
     metrics |= {
         "name": name,
         "dataset": dataset.name,
         "photos": len(photos),
         "unreadable": int((~np.isfinite(embeddings).all(axis=1)).sum()),
-        "measured_by": f"{options.folds}-fold cross-validation, seed {options.seed}",
+        "measured_by": (
+            f"{options.folds}-fold cross-validation, {options.repeats} times, "
+            f"seeds from {options.seed}"
+        ),
         "command": command,
     }
     card = bank_card(model, metrics, photos, options, command)
@@ -91,9 +95,10 @@ def fit_bank(
             "model": name,
             "dataset": dataset.name,
             "split": "cross-validation",
-            "note": "each photo was held out of the model that located it",
+            "note": "each photo was held out of the model that located it; the first of "
+            f"{options.repeats} repeats with other folds",
             "use_context": options.use_context,
         }
-        path = write_predictions(frame, Path(scratch) / PREDICTIONS, about)
+        path = write_predictions(measured.frame, Path(scratch) / PREDICTIONS, about)
         save_checkpoint(folder, model, metrics, card, files={PREDICTIONS: path})
     return metrics

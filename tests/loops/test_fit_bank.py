@@ -168,7 +168,7 @@ def test_the_checkpoint_holds_the_model_its_numbers_and_its_predictions(tmp_path
         command="python -m train fit --recipe mini --data DIR",
         progress=lambda done, total: seen.append((done, total)),
     )
-    assert seen[-1] == (8, 8)
+    assert seen[-1] == (12, 12)
     assert metrics["geoscore"] > 4000 > metrics["baselines"]["constant"]["geoscore"]
     assert metrics["photos"] == 80
     assert 0.4 < metrics["coverage"]["50"] <= 1.0
