@@ -45,11 +45,11 @@ with st.sidebar:
 frame = table(main, main)
 filters = choose_filters(frame)
 view = View(main, tuple(beside), filters)
-line, clear = st.columns([6, 1], vertical_alignment="center")
-line.markdown(panels.count_line(view))
-clear.button(
-    "Clear filters", on_click=clear_filters, type="tertiary", icon=":material/filter_alt_off:"
-)
+with st.container(horizontal=True, vertical_alignment="center"):
+    st.markdown(panels.count_line(view), width="stretch")
+    st.button(
+        "Clear filters", on_click=clear_filters, type="tertiary", icon=":material/filter_alt_off:"
+    )
 if view.rows().empty:
     st.info("No photo is left. Widen the filters, or clear them.")
     st.stop()

@@ -19,6 +19,7 @@ from ui.evaluation_data import (
     source_names,
     table,
 )
+from ui.evaluation_layout import wrapping_columns
 from ui.session import choose, kept
 from ui.theme import ERROR_LIMIT_KM, kilometres
 
@@ -88,7 +89,7 @@ def _usable(source: Source, main: Source) -> bool:
 
 def choose_filters(frame: pd.DataFrame) -> Filters:
     """Filters of the rows, above the panels that they all change."""
-    columns = st.columns([3, 2, 2, 3, 3])
+    columns = wrapping_columns([3, 2, 2, 3, 3], "filters", 130)
     with columns[0]:
         countries = frame["country_key"].nunique() if "country_key" in frame else 0
         if countries > 1:
@@ -129,7 +130,7 @@ def choose_filters(frame: pd.DataFrame) -> Filters:
     with columns[4]:
         stated = bool(frame["radius_50_km"].notna().any())
         radius = _range(
-            "Stated 50 % radius (confidence)",
+            "Confidence: 50 % radius",
             "filter radius",
             disabled=not stated,
             help="The radius that the model says holds the truth half of the time.",

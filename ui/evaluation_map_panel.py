@@ -10,7 +10,7 @@ from ui import evaluation_shapes as shapes
 from ui.charts import show_chart
 from ui.evaluation_data import Filters, Source, View, place_name, rows, table
 from ui.evaluation_groups import group_errors
-from ui.evaluation_panels import download
+from ui.evaluation_layout import download, wrapping_columns
 from ui.session import choose
 from ui.theme import kilometres, palette
 
@@ -53,7 +53,7 @@ def map_panel(view: View) -> None:
     frame = view.rows()
     usa = _resolution(view.main)[1]
     units = ["Hexagons", *(_UNITS if usa else ()), "Photos"]
-    left, right = st.columns([3, 2], vertical_alignment="bottom")
+    left, right = wrapping_columns([3, 2], "map choices", 260)
     with left:
         unit = st.segmented_control(
             "Coloured by median error", units, default="Hexagons", key="map unit", required=True

@@ -1,6 +1,5 @@
 """The panels of the Evaluation page that show numbers and distributions."""
 
-from collections.abc import Callable, Sequence
 from functools import partial
 
 import numpy as np
@@ -13,24 +12,11 @@ from ui import evaluation_groups as groups
 from ui import evaluation_headline as headline
 from ui.charts import show_chart
 from ui.evaluation_data import Filters, Source, View, rows, table
+from ui.evaluation_layout import download, note_and_downloads, plain_markdown, wrapping_columns
 from ui.evaluation_tables import differences_html, headline_html
 from ui.theme import palette
 
 _FEW = 30
-
-
-def download(label: str, make: Callable[[], pd.DataFrame], file: str) -> None:
-    """A button that makes a CSV when it is pressed."""
-    st.download_button(
-        label,
-        lambda: make().to_csv(index=False).encode("utf-8"),
-        file_name=file,
-        mime="text/csv",
-        key=f"download {file}",
-        icon=":material/download:",
-        type="tertiary",
-        on_click="ignore",
-    )
 
 
 @st.cache_data(max_entries=64, show_spinner=False)
@@ -65,26 +51,37 @@ def headline_panel(view: View) -> None:
     st.html(headline_html(lines, palette()))
     if lines[0].n < _FEW:
         st.caption(f"Only {lines[0].n} photos: the intervals say how little that tells.")
-    note, csv, pairs = st.columns([5, 1.2, 1.6], vertical_alignment="center")
-    note.caption(
-        "Small figures: 95 % intervals. GeoScore is 5000·exp(−d / 1492.7 km), averaged; shares are "
-        "percentages. Grey lines are baselines that need no model, made from training photos alone."
-    )
-    with csv:
-        download("Table (CSV)", lambda: headline.headline_frame(lines), "headline.csv")
     differences = _differences(view)
+    files = [("Table (CSV)", lambda: headline.headline_frame(lines), "headline.csv")]
+    if len(differences):
+        files.append(("Differences (CSV)", lambda: differences, "differences.csv"))
+    note_and_downloads(
+        "Small figures: 95 % intervals. GeoScore is 5000·exp(−d / 1492.7 km), averaged; shares are "
+        "percentages. Grey lines are baselines that need no model, made from training photos.",
+        *files,
+    )
     if differences.empty:
         return
-    with pairs:
-        download("Differences (CSV)", lambda: differences, "differences.csv")
-    with st.expander(
-        f"{names[view.main]} against the others, photo by photo", expanded=bool(view.beside)
-    ):
+    with st.expander(_difference_words(differences, view)):
         st.html(differences_html(differences, names[view.main], palette()))
         st.caption(
             "Paired differences with 95 % intervals: the same photos are drawn for both, so that "
             "their difficulty cancels out. “Not told apart” means that the interval holds zero."
         )
+
+
+def _difference_words(differences: pd.DataFrame, view: View) -> str:
+    """What the expander says while it is closed: the GeoScore gained over each model beside it."""
+    names = view.names()
+    scores = differences[differences["measure"] == "geoscore"].set_index("other")
+    told = [
+        f"{scores.loc[names[source], 'difference']:+,.0f} GeoScore over "
+        f"{plain_markdown(names[source])} ({scores.loc[names[source], 'verdict']})"
+        for source in view.beside
+        if names[source] in scores.index
+    ]
+    start = f"**{plain_markdown(names[view.main])} against the others, photo by photo**"
+    return " · ".join([start, *told])
 
 
 @st.cache_data(max_entries=64, show_spinner=False)
@@ -109,7 +106,7 @@ def errors_panel(view: View) -> None:
     bins = {name: pair[0] for name, pair in made.items()}
     curves = {name: pair[1] for name, pair in made.items()}
     baselines = _baseline_curves(view.main, view.filters)
-    left, right = st.columns(2)
+    left, right = wrapping_columns(2, "errors", 340)
     with left:
         st.subheader("How large the errors are", anchor=False)
         show_chart(errors.histogram_figure(bins, palette()), "histogram", height=380)
@@ -163,12 +160,8 @@ def groups_panel(view: View) -> None:
         words += " Open diamonds are the medians of the other models."
     if len(found) > len(shown):
         words += f" The {len(shown)} commonest of {len(found)} are shown; the download has all."
-    left, right = st.columns([5, 1.2], vertical_alignment="center")
-    left.caption(words)
-    with right:
-        named = partial(_named_groups, found, column)
-        file = f"errors_by_{kind.lower().replace(' ', '_')}.csv"
-        download("Groups (CSV)", named, file)
+    file = f"errors_by_{kind.lower().replace(' ', '_')}.csv"
+    note_and_downloads(words, ("Groups (CSV)", partial(_named_groups, found, column), file))
 
 
 def _named_groups(found: pd.DataFrame, column: str) -> pd.DataFrame:
@@ -200,11 +193,3 @@ def count_line(view: View) -> str:
     ]
     told = [view.main.data, view.main.note] if view.main.note else [view.main.data]
     return " · ".join([words, *answered, *told])
-
-
-def subheads(names: Sequence[str]) -> list[st.delta_generator.DeltaGenerator]:
-    """Columns with a heading each."""
-    columns = st.columns(len(names))
-    for column, name in zip(columns, names, strict=True):
-        column.subheader(name, anchor=False)
-    return list(columns)

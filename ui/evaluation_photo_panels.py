@@ -9,7 +9,7 @@ import streamlit as st
 from geoclip_core.earth.climate import climate_names
 from geoclip_core.loops.predictions import head_features, read_candidates
 from ui.evaluation_data import View, class_name, place_name
-from ui.evaluation_panels import download
+from ui.evaluation_layout import download, plain_markdown, wrapping_columns
 from ui.evaluation_photos import small_map, thumbnail
 from ui.session import choose
 from ui.theme import error_colour, kilometres, palette, percent
@@ -32,7 +32,7 @@ def best_and_worst_panel(view: View) -> None:
     ordered = frame.sort_values("error_km", kind="stable")
     for title, part in (("Best", ordered.head(_SHOWN)), ("Worst", ordered.tail(_SHOWN)[::-1])):
         st.subheader(title, anchor=False)
-        columns = st.columns(_SHOWN)
+        columns = wrapping_columns(_SHOWN, title, 210)
         for column, (_, row) in zip(columns, part.iterrows(), strict=False):
             with column:
                 _card(view, row)
@@ -73,14 +73,12 @@ def _legend(view: View) -> None:
 def rows_panel(view: View) -> None:
     """A table of rows; the one that is chosen opens below with its photo."""
     frame = view.rows()
-    left, middle, right = st.columns([3, 1.2, 1.6], vertical_alignment="bottom")
+    left, middle = wrapping_columns([3, 1], "order", 150)
     with left:
         order = choose("Order", list(_SORTS), "evaluation order")
     pages = max(1, -(-len(frame) // _PAGE))
     with middle:
         page = st.number_input(f"Page of {pages:,}", 1, pages, 1, key=f"page {view.filters}")
-    with right:
-        download("All rows (CSV)", lambda: frame, "predictions.csv")
     column, ascending = _SORTS[order]
     keys = (
         frame["error_km"] / frame["radius_50_km"].clip(lower=1e-6)
@@ -103,6 +101,7 @@ def rows_panel(view: View) -> None:
             "90 % radius": st.column_config.NumberColumn(format="%.0f km"),
         },
     )
+    download("All rows (CSV)", lambda: frame, "predictions.csv")
     picked = event.selection.rows
     if picked and picked[0] < len(part):
         _detail(view, part.iloc[picked[0]])
@@ -125,7 +124,7 @@ def _shown(part: pd.DataFrame) -> pd.DataFrame:
 def _detail(view: View, row: pd.Series) -> None:
     """A single photo: picture, map with candidates, and what each head said."""
     st.subheader(f"Photo {row['id']}", anchor=False)
-    picture, world, facts = st.columns(3)
+    picture, world, facts = wrapping_columns(3, "photo", 240)
     image = thumbnail(view.main.root, row.get("path"))
     with picture:
         if image is not None:
@@ -140,8 +139,8 @@ def _detail(view: View, row: pd.Series) -> None:
     with facts:
         st.markdown(
             f"**{kilometres(row['error_km'])}** from the truth{_stated(row)} (50 % radius)  \n"
-            f"Taken in {_markdown(_where(row, escape=False))}  \n"
-            f"Guessed {_markdown(_guessed_place(row)) or 'a place without a name'}"
+            f"Taken in {plain_markdown(_where(row, escape=False))}  \n"
+            f"Guessed {plain_markdown(_guessed_place(row)) or 'a place without a name'}"
         )
     heads = _head_rows(view, row)
     if len(heads):
@@ -199,8 +198,3 @@ def _dot(colour: str) -> str:
         f"<i style='display:inline-block;width:10px;height:10px;border-radius:50%;"
         f"background:{colour};margin-right:6px'></i>"
     )
-
-
-def _markdown(text: str) -> str:
-    """Text from a dataset with Markdown's marks made plain."""
-    return "".join(f"\\{c}" if c in "\\`*_{}[]()#+-.!|<>$~:" else c for c in text)

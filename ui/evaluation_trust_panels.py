@@ -10,7 +10,8 @@ from ui import evaluation_trust as trust
 from ui.charts import show_chart
 from ui.evaluation_data import Filters, Source, View, class_name, rows
 from ui.evaluation_headline import LARGE, RESAMPLES
-from ui.evaluation_panels import download, stacked, subheads
+from ui.evaluation_layout import download, note_and_downloads, wrapping_columns
+from ui.evaluation_panels import stacked
 from ui.theme import palette
 
 _MATRIX = 30
@@ -74,14 +75,12 @@ def heads_panel(view: View) -> None:
             for column in ("Top-1", "Top-3", "Top-5", "Commonest class", "Calibration error")
         },
     )
-    left, right = st.columns([5, 1.2], vertical_alignment="center")
-    left.caption(
+    note_and_downloads(
         "Photos without a known truth are left out; “Unseen” truths exist, but no training photo "
         "has them, so no answer could be right. Commonest class: what always saying it would give. "
-        "Calibration error: mean gap between stated and reached accuracy."
+        "Calibration error: mean gap between stated and reached accuracy.",
+        ("Heads (CSV)", lambda: numbers, "context_heads.csv"),
     )
-    with right:
-        download("Heads (CSV)", lambda: numbers, "context_heads.csv")
     known = [row.head for row in numbers.itertuples() if row.n]
     if not known:
         st.info("No photo of this selection has a known truth for any head.")
@@ -95,7 +94,7 @@ def heads_panel(view: View) -> None:
         required=True,
     )
     counts, dropped, pairs = _confusion(view.main, view.main, view.filters, feature)
-    matrix, curve = st.columns([3, 2])
+    matrix, curve = wrapping_columns([3, 2], "head", 340)
     with matrix:
         if dropped > len(counts):
             st.subheader("Most confused pairs", anchor=False)
@@ -185,14 +184,9 @@ def trust_panel(view: View) -> None:
         kind: {name: tables[kind] for name, tables in made.items()}
         for kind in ("coverage", "scales", "risk")
     }
-    left, middle, right = subheads(
-        [
-            "Is the truth inside the radius?",
-            "By how much are radii off?",
-            "Are the sure ones right?",
-        ]
-    )
+    left, middle, right = wrapping_columns(3, "certainty", 290)
     with left:
+        st.subheader("Is the truth inside the radius?", anchor=False)
         show_chart(trust.coverage_figure(curves["coverage"], palette()), "coverage", height=380)
         st.caption(
             "Dots: the 50 % radius; rings: the 90 % one, each for a tenth of the photos. Honest "
@@ -200,6 +194,7 @@ def trust_panel(view: View) -> None:
         )
         download("Coverage (CSV)", lambda: stacked(curves["coverage"]), "coverage.csv")
     with middle:
+        st.subheader("By how much are radii off?", anchor=False)
         show_chart(trust.scales_figure(curves["scales"], palette()), "scales", height=380)
         st.caption(
             "Thick: the 50 % radius; thin: the 90 % one. An honest one crosses its dotted line at "
@@ -207,6 +202,7 @@ def trust_panel(view: View) -> None:
         )
         download("Scaled radii (CSV)", lambda: stacked(curves["scales"]), "scaled_radii.csv")
     with right:
+        st.subheader("Are the sure ones right?", anchor=False)
         show_chart(trust.risk_figure(curves["risk"], palette()), "risk", height=380)
         st.caption(
             "If only the photos with the smallest radius are answered. A curve that rises says "
