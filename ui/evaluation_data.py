@@ -23,9 +23,8 @@ from geoclip_core.loops.evaluate import describe, predictions_of
 from geoclip_core.loops.imported import imported_predictions, read_guesses
 from geoclip_core.loops.metrics import with_places
 from geoclip_core.loops.predictions import PredictionsError, read_predictions
+from ui.runs_folder import runs_folder
 
-#: Where predictions are looked for: what ships, then what training and evaluation write.
-PLACES = (Path(geoclip_core.__file__).parent / "checkpoints", Path("runs"), Path("evaluations"))
 _IMPORT = "import:"
 _IMPORTS_KEPT = 16
 
@@ -66,13 +65,23 @@ class Filters:
     """Range of the stated 50 % radius: the confidence."""
 
 
-def find_sources(places: Sequence[Path] = PLACES) -> tuple[list[Source], list[str]]:
+def prediction_places() -> tuple[Path, ...]:
+    """Where predictions are looked for: what ships, then what training and evaluation write."""
+    shipped = Path(geoclip_core.__file__).parent / "checkpoints"
+    return shipped, runs_folder(), Path("evaluations")
+
+
+def find_sources(places: Sequence[Path] | None = None) -> tuple[list[Source], list[str]]:
     """Every predictions table in the folders, the newest first, those of the first folder last.
+
+    Args:
+        places: by default those of :func:`prediction_places`.
 
     Returns:
         The sources, and a sentence for each table that cannot be used.
     """
     sources, problems = [], []
+    places = prediction_places() if places is None else places
     for place in places:
         found = []
         for folder in sorted(place.glob("*")):

@@ -9,7 +9,6 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import streamlit as st
 
@@ -19,10 +18,10 @@ from geoclip_core.locator import Failure, Geolocator, Prediction
 from geoclip_core.model.checkpoint import CONFIG, CheckpointError
 from geoclip_core.model_choice import bundled_models, checkpoint_folder
 from ui.photo_tray import TrayPhoto, problem
+from ui.runs_folder import runs_folder
 from ui.session import choose, kept
 from ui.theme import kilometres, percent
 
-RUNS = Path("runs")
 NONE = "None"
 TOP_K = 5
 _ANSWERS_KEPT = 1024
@@ -66,7 +65,8 @@ class ServedModel:
 
 def available_models() -> list[str]:
     """Bundled models, runs with a finished checkpoint (the newest first), downloaded models."""
-    runs = sorted((c.parent.parent for c in RUNS.glob(f"*/checkpoint/{CONFIG}")), reverse=True)
+    finished = runs_folder().glob(f"*/checkpoint/{CONFIG}")
+    runs = sorted((config.parent.parent for config in finished), reverse=True)
     downloaded = [item.name for item in installed_models() if item.kind != "backbone"]
     return [*bundled_models(), *(str(run) for run in runs), *downloaded]
 

@@ -1,5 +1,7 @@
 """One run on the page: how it is doing, live, and what can be done with it."""
 
+import gc
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,6 +26,8 @@ from ui.train_runs import (
 from ui.train_series import Group, best_step, metric_groups
 
 LIVE_SECONDS = 1.0
+CURVE_SECONDS = 3.0
+"""Drawing curves costs a browser on the same computer what the training needs."""
 WATCH_SECONDS = 2.0
 _LOG_LINES = 12
 _MESSAGE = "train message"
@@ -73,9 +77,21 @@ def run_actions(root: Path, item: RunView) -> None:
 
 
 def live_panel(item: RunView) -> None:
-    """Progress, curves, log and load; every second while the run is at work."""
-    every = LIVE_SECONDS if item.active else None
-    st.fragment(_live, run_every=every)(item.run.folder)
+    """Progress and load every second while the run is at work, curves and log every third."""
+    if item.status.state != "finished":
+        _every(LIVE_SECONDS, item, _progress)
+    _every(CURVE_SECONDS, item, _curves)
+
+
+def _every(seconds: float, item: RunView, draw: Callable[[RunView], None]) -> None:
+    def fresh(folder: Path) -> None:
+        try:
+            draw(view(Run(folder)))
+        except RunError as error:
+            st.caption(markdown_text(str(error)))
+
+    fresh.__qualname__ = draw.__qualname__  # what tells one fragment from another
+    st.fragment(fresh, run_every=seconds if item.active else None)(item.run.folder)
 
 
 def failure_panel(item: RunView) -> None:
@@ -95,6 +111,7 @@ def failure_panel(item: RunView) -> None:
 
 def watch(root: Path, views: Sequence[RunView]) -> None:
     """Run the page again when a run began, ended, came or went, wherever that was done."""
+    _set_modules_aside("torch" in sys.modules)
     st.fragment(_watch, run_every=WATCH_SECONDS)(root, _signature(views))
 
 
@@ -112,30 +129,20 @@ def leave_message(kind: str, text: str) -> None:
     st.session_state[_MESSAGE] = (kind, text)
 
 
-def _live(folder: Path) -> None:
-    try:
-        item = view(Run(folder))
-    except RunError as error:
-        st.caption(markdown_text(str(error)))
-        return
-    if item.status.state != "finished":
-        text = progress_sentence(item)
-        st.progress(min(max(item.status.progress, 0.0), 1.0), text)
-    _curves(item)
+def _progress(item: RunView) -> None:
+    st.progress(min(max(item.status.progress, 0.0), 1.0), progress_sentence(item))
     if item.active:
-        st.html(load_strip(system_load(folder.parent), process_load(item.status), palette()))
-    _log(item)
+        load = system_load(item.run.folder.parent)
+        st.html(load_strip(load, process_load(item.status), palette()))
 
 
 def _curves(item: RunView) -> None:
     rows = run_metrics(item.run)
     groups = metric_groups(rows)
-    if not groups:
-        if item.status.state == "running":
-            st.caption(
-                "Curves appear with the first measured steps. Photos are read and embedded first."
-            )
-        return
+    if not groups and item.status.state == "running":
+        st.caption(
+            "Curves appear with the first measured steps. Photos are read and embedded first."
+        )
     best = best_step(rows, item.status.best)
     shown = [group for group in groups if not group.aside]
     for start in range(0, len(shown), 2):
@@ -143,10 +150,13 @@ def _curves(item: RunView) -> None:
             with column:
                 _chart(item, rows, group, best)
     if aside := [group for group in groups if group.aside]:
-        with st.expander("More curves", icon=":material/show_chart:"):
-            for column, group in zip(st.columns(2), aside, strict=False):
+        key = f"more curves {item.name}"
+        more = st.expander("More curves", icon=":material/show_chart:", key=key, on_change="rerun")
+        if more.open:
+            for column, group in zip(more.columns(2), aside, strict=False):
                 with column:
                     _chart(item, rows, group, best)
+    _log(item)
 
 
 def _chart(item: RunView, rows: list[dict[str, Any]], group: Group, best: float | None) -> None:
@@ -162,6 +172,17 @@ def _log(item: RunView) -> None:
     with st.expander("Log", expanded=item.active, icon=":material/notes:"):
         st.code("\n".join(lines), language=None, wrap_lines=True)
         st.caption(f"The last lines of {markdown_text(str(item.run.folder / 'log.txt'))}")
+
+
+@st.cache_resource(show_spinner=False)
+def _set_modules_aside(with_torch: bool) -> None:
+    """Spare the training what polling would cost.
+
+    Streamlit collects garbage after every run of a fragment, and looks through 300,000 objects of
+    the imported libraries for it: a tenth of a second each time. They are no garbage.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 def _watch(root: Path, before: tuple[Any, ...]) -> None:

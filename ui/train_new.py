@@ -10,13 +10,14 @@ from geoclip_core.loops.runs import CONFIG, RunError
 from train.command_line import recipes
 from train.options import OptionsError, describe
 from train.run_command import lasting_config
+from ui.runs_folder import runs_folder
 from ui.session import choose
 from ui.theme import markdown_text
 from ui.train_form import Filled, options_form, reset, widget_key
 from ui.train_layout import FIXED, LAYOUTS
 from ui.train_live import leave_message, show_message
 from ui.train_process import safe_name, start
-from ui.train_runs import RunView, runs_folder, select_run
+from ui.train_runs import RunView, select_run
 from ui.train_start import no_dataset_hint
 from ui.train_time import time_panel
 from ui.train_values import (

@@ -10,7 +10,7 @@ import streamlit as st
 
 from geoclip_core.loops.runs import RunError
 from ui.evaluation_data import find_sources
-from ui.page import ROOT, page_names
+from ui.page import page_names
 from ui.theme import kilometres, markdown_text, percent
 from ui.train_live import leave_message
 from ui.train_new import fit_on, options_class, take_options
@@ -190,7 +190,7 @@ def _choose(item: RunView, page: str) -> None:
         st.session_state["model"] = str(item.run.folder)
         return
     folder = item.run.folder.resolve()
-    sources, _ = find_sources(ROOT)
+    sources, _ = find_sources()
     for source in sources:
         if Path(source.path).resolve().is_relative_to(folder):
             st.session_state["evaluation dataset"] = source.data

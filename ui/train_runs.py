@@ -1,6 +1,5 @@
 """Which runs there are, where they are kept, and how each is doing, in words."""
 
-import os
 import re
 import time
 from dataclasses import dataclass
@@ -11,14 +10,11 @@ import streamlit as st
 
 from geoclip_core.loops.run_status import RunStatus
 from geoclip_core.loops.runs import STATUS, Run, RunError, list_runs
+from ui.runs_folder import FOLDER_KEY, RUNS_VARIABLE, runs_folder
 from ui.session import choose
 from ui.theme import markdown_text
 from ui.train_queue import goes_first
 
-RUNS_VARIABLE = "GEOCLIP_RUNS"
-"""Environment variable: where runs are kept, instead of ``runs`` in the working directory."""
-
-_FOLDER_KEY = "runs folder"
 _RUN_KEY = "run"
 _STAMP = re.compile(r"^(\d{8}-\d{6})-(.+)$")
 
@@ -105,19 +101,13 @@ def title_of(name: str) -> str:
     return found.group(2) if found else name
 
 
-def runs_folder() -> Path:
-    """Where runs are kept: as chosen in this session, else GEOCLIP_RUNS, else ``runs``."""
-    chosen = str(st.session_state.get(_FOLDER_KEY) or "").strip()
-    return Path(chosen or os.environ.get(RUNS_VARIABLE, "").strip() or "runs").expanduser()
-
-
 def choose_runs_folder() -> Path:
     """A field for the runs folder, folded away."""
     with st.expander("Where runs are kept", icon=":material/folder:"):
         st.text_input(
             "Runs folder",
-            key=_FOLDER_KEY,
-            placeholder=os.environ.get(RUNS_VARIABLE) or "runs",
+            key=FOLDER_KEY,
+            placeholder=str(runs_folder()),
             help=f"A folder on the computer that runs the app. The environment variable "
             f"{RUNS_VARIABLE} sets it for good.",
             persist_state="session",

@@ -1,5 +1,6 @@
 """The app in Chromium with the network cut: whatever asks beyond loopback fails the test."""
 
+import contextlib
 import os
 import re
 import shutil
@@ -63,24 +64,33 @@ class Server:
         return self._log.read_text(encoding="utf-8", errors="replace")
 
 
-@pytest.fixture(scope="session")
-def server(tmp_path_factory):
-    """The app as a user starts it, on a free loopback port."""
+@contextlib.contextmanager
+def running_app(log, **environment):
+    """The app as a user starts it, on a free loopback port, with further environment variables."""
     chromium()
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    log = tmp_path_factory.mktemp("server") / "log.txt"
     command = [sys.executable, "-m", "streamlit", "run", "app.py", "--server.headless=true"]
     command += ["--server.address=127.0.0.1", f"--server.port={port}"]
-    with log.open("wb") as output:
-        process = subprocess.Popen(command, cwd=ROOT, stdout=output, stderr=subprocess.STDOUT)
+    variables = {**os.environ, **environment}
+    with log.open("ab") as output:
+        process = subprocess.Popen(
+            command, cwd=ROOT, stdout=output, stderr=subprocess.STDOUT, env=variables
+        )
     try:
         _wait_until_healthy(f"http://127.0.0.1:{port}/_stcore/health", process, log)
         yield Server(f"http://127.0.0.1:{port}", log)
     finally:
         process.terminate()
         process.wait(timeout=20)
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory):
+    """The app as a user starts it. A module of tests may have one of its own, by this name."""
+    with running_app(tmp_path_factory.mktemp("server") / "log.txt") as running:
+        yield running
 
 
 def _wait_until_healthy(address, process, log):

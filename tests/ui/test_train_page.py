@@ -11,7 +11,7 @@ from geoclip_core.loops.runs import Run, list_runs
 from tests.ui import slow_training
 from tests.ui.conftest import ROOT, texts
 from ui import train_process
-from ui.train_runs import RUNS_VARIABLE
+from ui.runs_folder import RUNS_VARIABLE
 
 PAGE = "pages/3_Train.py"
 
@@ -310,9 +310,13 @@ def test_hostile_names_and_broken_folders_are_shown_as_text(open_train, root):
     assert "\\*\\*bold\\*\\*" in app.subheader[0].value
 
 
-def test_another_runs_folder(open_train, root, tmp_path):
+def test_another_runs_folder(open_train, tmp_path, models):
     elsewhere = tmp_path / "elsewhere"
-    made(elsewhere, "far")
+    run = made(elsewhere, "far")
     app = open_train()
+    run.checkpoint.symlink_to(models["texas"])
     field(app, "Runs folder").set_value(str(elsewhere)).run()
     assert "far" in app.subheader[0].value
+    # the other pages look for models there too
+    app.switch_page("app.py").run()
+    assert str(run.folder) in field(app, "Model").options

@@ -1,0 +1,161 @@
+"""A training in Chromium: started, watched, reloaded, stopped, resumed, opened on the map."""
+
+import json
+import re
+import shutil
+
+import pytest
+from playwright.sync_api import expect
+
+from geoclip_core.data.demo import write_demo
+from geoclip_core.loops.runs import Run, list_runs
+from tests.browser.conftest import map_frame, running_app
+from ui import train_process
+from ui.runs_folder import RUNS_VARIABLE
+
+pytestmark = pytest.mark.browser
+LONG = 180_000
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("work") / "runs"
+    yield folder
+    for run in list_runs(folder):
+        train_process.end_now(run)
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory):
+    return write_demo(tmp_path_factory.mktemp("data") / "demo", 220)
+
+
+@pytest.fixture(scope="module")
+def environment(root, tmp_path_factory):
+    # Embeddings are cached: here, not in the cache of whoever runs the tests.
+    return {RUNS_VARIABLE: str(root), "GEOCLIP_CACHE": str(tmp_path_factory.mktemp("cache"))}
+
+
+@pytest.fixture(scope="module")
+def server(environment, tmp_path_factory):
+    with running_app(tmp_path_factory.mktemp("server") / "log.txt", **environment) as running:
+        yield running
+
+
+@pytest.fixture(autouse=True)
+def empty(root):
+    """Every test begins without runs."""
+    yield
+    for run in list_runs(root):
+        train_process.end_now(run)
+    shutil.rmtree(root, ignore_errors=True)
+
+
+def choose_data(page, folder):
+    """Type the path of a dataset into the sidebar."""
+    expect(page.get_by_role("button", name="Start training")).to_be_visible(timeout=60_000)
+    box = page.get_by_role("combobox", name="Dataset")
+    box.click()
+    box.fill(str(folder))
+    box.press("Enter")
+    expect(page.get_by_role("button", name="Start training")).to_be_enabled(timeout=30_000)
+
+
+def fill(page, label, value):
+    box = page.get_by_role("spinbutton", name=label)
+    box.fill(str(value))
+    box.press("Enter")
+    changed = page.get_by_test_id("stCaptionContainer").filter(has_text="Changed from the recipe")
+    expect(changed).to_contain_text(f"{label.lower()} {value}", timeout=15_000)
+
+
+def start_training(page, demo, epochs, patience=0):
+    choose_data(page, demo)
+    fill(page, "Epochs", epochs)
+    page.get_by_text("More options").click()
+    fill(page, "Patience", patience)
+    page.get_by_role("button", name="Start training").click()
+    expect(page.locator(".st-key-run-head")).to_be_visible(timeout=30_000)
+
+
+def state(page, word, timeout=LONG):
+    expect(page.locator(".st-key-run-head")).to_contain_text(word, timeout=timeout)
+
+
+def test_start_watch_reload_stop_resume_open_on_the_map(open_page, demo, root):
+    page = open_page("Train")
+    start_training(page, demo, epochs=4000)  # more than any computer does in this time
+    state(page, "running")
+    (run,) = list_runs(root)
+    expect(page.get_by_test_id("stProgress")).to_contain_text("of 4000", timeout=LONG)
+    expect(page.get_by_text("Error on the validation photos")).to_be_visible(timeout=LONG)
+    expect(page.get_by_role("group", name="System load")).to_contain_text("cores")
+
+    page.reload()
+    state(page, "running")
+    second = open_page("Train")
+    state(second, "running")
+    steps = run.status.step
+    second.get_by_role("button", name="Stop").click()
+    state(page, "stopped")  # the first tab hears of it by itself
+    assert run.status.state == "stopped"
+    assert run.status.step >= steps > 0
+
+    page.get_by_role("button", name="Resume").click()
+    state(page, "running")
+    expect(page.get_by_text("resumed at step")).to_be_visible(timeout=LONG)
+    page.get_by_role("button", name="Stop").click()
+    state(page, "stopped")
+    numbers = [row["step"] for row in run.metrics()]
+    assert numbers == sorted(numbers)
+
+    page.get_by_role("button", name="Open on the map page").click()
+    map_frame(page)
+    expect(page.get_by_role("combobox", name="Model")).to_have_value(str(run.folder))
+
+
+def test_finished_training_shows_its_numbers_and_opens_everywhere(open_page, demo, root):
+    page = open_page("Train")
+    start_training(page, demo, epochs=3)
+    state(page, "finished")
+    (run,) = list_runs(root)
+    expect(page.get_by_test_id("stMetric").first).to_contain_text("Median error")
+    page.get_by_role("button", name="Open in Context heads").click()
+    expect(page.get_by_role("combobox", name="Model A")).to_have_value(
+        str(run.folder), timeout=60_000
+    )
+    page.get_by_role("link", name="Train").click()
+    state(page, "finished", 30_000)  # the choice of the run survives a change of page
+    page.get_by_role("button", name="Open in Evaluation").click()
+    about = json.loads((run.folder / "metrics.json").read_text())["about"]
+    model = page.get_by_test_id("stSidebar").get_by_role("combobox", name="Model")
+    expect(model).to_have_value(re.compile(re.escape(about["model"])), timeout=60_000)
+
+
+def test_app_restarts_and_finds_the_training(open_page, demo, root, environment, tmp_path):
+    page = open_page("Train")
+    with running_app(tmp_path / "log.txt", **environment) as first:
+        page.goto(f"{first.address}/Train")
+        start_training(page, demo, epochs=4000)
+        state(page, "running")
+    (run,) = list_runs(root)
+    assert run.status.state == "running"  # though the app that started it is gone
+    page = open_page("Train")
+    state(page, "running")
+    train_process.end_now(run)
+    state(page, "stopped", 20_000)
+
+
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+def test_narrow_screen_shows_everything_without_sideways_scrolling(open_page, root, dark):
+    run = Run.create(root, "a-run-with-a-name-that-is-longer-than-a-phone", {"data": "x"}, "fit")
+    for step in range(1, 30):
+        values = {"train/loss": 9 / step, "val/median_km": 900 / step, "val/climate_top1": 0.5}
+        run.log_metrics({"step": step, "time": float(step), **values})
+    run.update(state="failed", error="The disk is full: free some space.", best={"median_km": 31.0})
+    (run.folder / "log.txt").write_text("x" * 300 + "\n")
+    page = open_page("Train", width=390, height=844, dark=dark)
+    state(page, "failed")
+    expect(page.get_by_text("The disk is full").first).to_be_visible()
+    expect(page.locator(".js-plotly-plot").first).to_be_visible(timeout=30_000)
+    assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
