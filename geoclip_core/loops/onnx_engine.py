@@ -1,5 +1,6 @@
 """Running a frozen backbone with ONNX Runtime: the same numbers, 2 to 5 times faster on a CPU."""
 
+import contextlib
 import io
 import logging
 import warnings
@@ -65,8 +66,9 @@ def onnx_engine(backbone: Backbone) -> Engine | None:
 def _exported(backbone: Backbone, height: int, width: int) -> bytes:
     buffer = io.BytesIO()
     example = torch.zeros(2, 3, height, width)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the exporter warns of every constant that it folds
+    # the exporter warns of every constant that it folds, and prints the graph where it fails
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")
         torch.onnx.export(
             _Features(backbone).eval(),
             (example,),
