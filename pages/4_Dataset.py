@@ -6,9 +6,10 @@ from ui.dataset_explore import explore
 from ui.dataset_health import health
 from ui.dataset_make import first_steps, make
 from ui.dataset_progress import progress_strip
+from ui.datasets_folder import datasets_folder
 from ui.page import open_page
 from ui.theme import markdown_text
-from ui.train_start import DATASETS, choose_dataset
+from ui.train_start import choose_dataset
 
 EXPLORE, CHECK, ADD = "Explore", "Check", "Add a dataset"
 
@@ -18,13 +19,14 @@ open_page(
     "what is wrong with them.",
     name="Dataset",
 )
+datasets = datasets_folder()
 with st.sidebar:
     root = choose_dataset()
-running = progress_strip(DATASETS)
+running = progress_strip(datasets)
 if root is None:
     if not any(job.command == "demo-data" for job in running):
-        first_steps(DATASETS)
-    make(DATASETS)
+        first_steps(datasets)
+    make(datasets)
     st.stop()
 
 view = st.segmented_control(
@@ -37,10 +39,10 @@ view = st.segmented_control(
     persist_state="session",
 )
 if view == ADD:
-    make(DATASETS)
+    make(datasets)
 elif view == CHECK:
     checking = any(job.command == "doctor" and job.dataset == root.absolute() for job in running)
-    health(root, DATASETS, checking)
+    health(root, datasets, checking)
 else:
     try:
         dataset = load(root)

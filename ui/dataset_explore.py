@@ -36,6 +36,8 @@ from ui.session import choose, kept
 from ui.theme import markdown_text, palette, percent
 
 _EXAMPLES = 6
+_FEW = 150  # so many photos need no hexagons
+_DEEPEST = 3  # hexagons inside hexagons, then points in any case
 _ALL = "All"
 _cached_thumbnail = st.cache_data(max_entries=400, show_spinner=False)(thumbnail)
 
@@ -133,6 +135,7 @@ def _map(dataset: PhotoDataset, rows: np.ndarray, trail: list[str], key: str) ->
     """Draw the map of the rows; returns the photo that is picked on it."""
     state = f"dataset picked {dataset.root} {key} {trail}"
     picked = st.session_state.get(state)
+    points = len(rows) <= (MOST_POINTS if trail else _FEW) or len(trail) >= _DEEPEST
     with st.container(horizontal=True, vertical_alignment="center"):
         if trail:
             if st.button("Back", icon=":material/arrow_back:", key="dataset back"):
@@ -140,11 +143,11 @@ def _map(dataset: PhotoDataset, rows: np.ndarray, trail: list[str], key: str) ->
                 st.rerun()
             st.markdown(f"**{len(rows):,} photos** around {markdown_text(cell_name(trail[-1]))}")
         else:
-            st.markdown(f"**{len(rows):,} photos**, click a hexagon to open it")
+            what = "a point to see its photo" if points else "a hexagon to open it"
+            st.markdown(f"**{len(rows):,} photos**, click {what}")
     if not len(rows):
         st.warning("No photo is in this choice.", icon=":material/filter_alt_off:")
         return None
-    points = len(rows) <= (MOST_POINTS if trail else 150) or len(trail) >= 3
     if points:
         shown = rows
         if len(rows) > MOST_POINTS:

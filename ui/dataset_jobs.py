@@ -9,6 +9,7 @@ import dataclasses
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -70,6 +71,10 @@ def start(root: Path, command: str, arguments: Sequence[str], title: str, datase
     Raises:
         OSError: the job's folder cannot be written, or the process cannot be started.
     """
+    for job in jobs(root):
+        # Its outcome is out of date as soon as the same is begun again.
+        if (job.command, job.dataset) == (command, dataset.absolute()):
+            dismiss(job)
     folder = root.absolute() / ".jobs" / f"{time.time_ns()}-{command}"
     folder.mkdir(parents=True)
     line = [sys.executable, "-m", "train", command, *arguments, "--status", str(folder / _STATUS)]
@@ -116,8 +121,10 @@ def stop(job: Job) -> None:
     with contextlib.suppress(psutil.NoSuchProcess):
         process = psutil.Process(record["pid"])
         family = [*process.children(recursive=True), process]
-        # An interrupt lets the command clean up what is half built.
-        process.send_signal(2)
+        for member in family:
+            # An interrupt lets the command clean up what is half built.
+            with contextlib.suppress(psutil.NoSuchProcess):
+                member.send_signal(signal.SIGINT) if os.name == "posix" else member.terminate()
         psutil.wait_procs(family, timeout=_END_SECONDS)
         for member in family:
             with contextlib.suppress(psutil.NoSuchProcess):

@@ -26,6 +26,7 @@ MOST_POINTS = 1500
 _HEIGHT = 460
 _KEY_SHARE = 0.15
 _CITY_NAMES = 8
+_NAMES_BELOW_DEGREES = 3.0
 _CELLS_ACROSS = 70  # edges of a hexagon from side to side
 _ASPECT = 1.35  # width of the map by its height, about
 _FLAT_BELOW_DEGREES = 60.0  # half the width: narrower maps are Mercator, wider ones a world map
@@ -116,7 +117,8 @@ def points_figure(
     coordinates = dataset.coordinates[rows]
     figure = _ground(coordinates, colours, 0.2)
     cities = table.groupby("city")[["latitude", "longitude"]].agg(["mean", "size"])
-    cities = cities.nlargest(_CITY_NAMES, ("latitude", "size"))
+    near = np.ptp(coordinates[:, 0]) < _NAMES_BELOW_DEGREES
+    cities = cities.nlargest(_CITY_NAMES if near else 0, ("latitude", "size"))
     figure.add_scattergeo(
         lat=cities["latitude", "mean"],
         lon=cities["longitude", "mean"],

@@ -59,7 +59,7 @@ def _ended(job: Job) -> None:
         if job.state == "failed":
             rest = rest or log_tail(job)
         if rest:
-            st.code(rest, language=None)
+            st.code(rest, language=None, wrap_lines=True)
     with middle:
         if done:
             st.button(

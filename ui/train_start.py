@@ -9,6 +9,7 @@ import streamlit as st
 
 from geoclip_core.data.osv_mini import FILE_SPLITS, csv_path
 from ui.charts import show_chart
+from ui.datasets_folder import datasets_folder
 from ui.page import page_names
 from ui.session import choose, kept
 from ui.static_files import STATIC
@@ -16,14 +17,13 @@ from ui.theme import palette
 from ui.train_charts import curves_figure
 from ui.train_series import best_step, metric_groups
 
-DATASETS = Path("datasets")
 EXAMPLE = STATIC / "examples" / "training-run.json"
 
 
 def choose_dataset() -> Path | None:
-    """The dataset of this session: one of ``datasets/``, or a folder that is typed."""
+    """The dataset of this session: one of the folder of datasets, or a folder that is typed."""
     typed = kept("typed dataset", list)
-    found = sorted(folder for folder in DATASETS.glob("*/") if _is_dataset(folder))
+    found = sorted(folder for folder in datasets_folder().glob("*/") if _is_dataset(folder))
     options = [*map(str, found), *typed]
     current = st.session_state.get("dataset")
     if isinstance(current, str) and current.strip() and current not in options:

@@ -1,9 +1,8 @@
 """The demo set: a synthetic OSV-Mini, with every column of the real files and drawn photos."""
 
+import contextlib
 import json
-import multiprocessing
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
 
@@ -13,6 +12,7 @@ import pandas as pd
 from geoclip_core.data import osv_mini
 from geoclip_core.data.demo_places import demo_coordinates, demo_moments
 from geoclip_core.data.folders import whole_folder
+from geoclip_core.data.processes import in_processes
 from geoclip_core.data.scene_season import SceneFacts
 from geoclip_core.data.scenes import draw_scene
 from geoclip_core.earth.climate import ClimateRaster, climate_names, index_of_code
@@ -212,10 +212,9 @@ def _draw_all(
     jobs = [(scene, str(folder / path)) for scene, path in zip(scenes, paths, strict=True)]
     chunks = [jobs[start : start + 50] for start in range(0, len(jobs), 50)]
     done = 0
-    # A forked child may inherit a lock that a thread of the parent held; a spawned one cannot.
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context) as pool:
-        for count in pool.map(partial(_draw_chunk, seed=seed), chunks):
+    drawing = in_processes(partial(_draw_chunk, seed=seed), chunks, workers)
+    with contextlib.closing(drawing):
+        for count in drawing:
             done += count
             if progress:
                 progress(done, len(jobs))

@@ -1,12 +1,11 @@
 """The doctor's checks of the photo files: missing, cut off, not images, twice, in no table."""
 
 import collections
+import contextlib
 import dataclasses
 import hashlib
-import multiprocessing
 import os
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +13,7 @@ import numpy as np
 from geoclip_core.data import osv_mini
 from geoclip_core.data.doctor_findings import EXAMPLES, Finding, Findings
 from geoclip_core.data.photos import PHOTO_SUFFIXES, PhotoError, open_photo
+from geoclip_core.data.processes import in_processes
 
 Progress = Callable[[int, int], None]
 _CHUNK = 64
@@ -51,10 +51,9 @@ def check_files(
     if workers == 0 or len(chunks) <= 2:
         collect(map(_check_chunk, chunks))
         return results
-    # A forked child may inherit a lock that a thread of the parent held; a spawned one cannot.
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context) as pool:
-        collect(pool.map(_check_chunk, chunks))
+    checking = in_processes(_check_chunk, chunks, workers)
+    with contextlib.closing(checking):
+        collect(checking)
     return results
 
 
