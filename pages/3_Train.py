@@ -18,9 +18,11 @@ open_page(
 )
 with st.sidebar:
     data = choose_dataset()
+    place = st.container()
     root = choose_runs_folder()
     views = run_views(root)
-    chosen = choose_run(views) if views else None
+    with place:
+        chosen = choose_run(views) if views else None
 watch(root, views)
 if broken := unreadable_runs(root):
     st.warning(f"These runs cannot be read: {', '.join(broken)}.", icon=":material/warning:")

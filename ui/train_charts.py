@@ -21,6 +21,9 @@ from ui.train_series import (
     thinned,
 )
 
+KM_TICKS = (1, 2, 5, 10, 25, 50, 100, 200, 400, 750, 1500, 2500, 5000, 10_000, 20_000)
+"""The benchmark thresholds, and enough between them for one run's curve."""
+
 CRITERIA = ("val/median_km", "val/loss")
 """What the best step is chosen by: of `fit`, of `pretrain`."""
 
@@ -159,11 +162,25 @@ def _lay_out(
         uirevision="keep",
         hovermode="x unified",
         showlegend=legend,
-        legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0},
+        legend={
+            "orientation": "h",
+            "y": 1.02,
+            "yanchor": "bottom",
+            "x": 0,
+            "font": {"size": 11},
+        },
         font={"color": colours.ink},
         margin={"l": 8, "r": 8, "t": 8, "b": 8},
         xaxis={"title": x, "rangemode": "tozero"},
         yaxis={"title": unit or None, "rangemode": "tozero" if unit else "normal"},
     )
     if unit == "km":
-        figure.update_yaxes({**error_axis("km"), "rangemode": "normal"})
+        _km_axis(figure)
+
+
+def _km_axis(figure: go.Figure) -> None:
+    """A log axis, if the errors span enough of it for two of its ticks."""
+    values = np.array([y for trace in figure.data for y in trace.y if y > 0])
+    if len(values) and values.max() > 2.5 * values.min():
+        ticks = {"tickvals": KM_TICKS, "ticktext": [f"{tick:,}" for tick in KM_TICKS]}
+        figure.update_yaxes({**error_axis("km"), **ticks, "rangemode": "normal"})

@@ -29,8 +29,12 @@ from ui.train_values import (
 )
 
 TASKS = {
-    "fit": "Geolocation: context heads and a coordinate head",
-    "pretrain": "Contrastive pretraining of photo and caption",
+    "fit": ("Geolocation", "Context heads and a coordinate head on a backbone."),
+    "pretrain": (
+        "Pretraining",
+        "Photos and their captions (climate, month, places) are brought together; the result is a "
+        "backbone for a geolocation model.",
+    ),
 }
 DEFAULTS = "The defaults"
 _TASK, _RECIPE, _NAME = "train task", "train recipe", "train name"
@@ -49,16 +53,16 @@ def new_training(views: list[RunView], data: Path | None) -> None:
         data: the chosen dataset; None if there is none.
     """
     show_message()
-    with st.container(horizontal=True, vertical_alignment="bottom", key="train-choice"):
-        st.session_state.setdefault(_TASK, "fit")
-        task = st.segmented_control(
-            "Task",
-            list(TASKS),
-            required=True,
-            format_func=lambda name: TASKS[name],
-            key=_TASK,
-            persist_state="session",
-        )
+    st.session_state.setdefault(_TASK, "fit")
+    task = st.segmented_control(
+        "Task",
+        list(TASKS),
+        required=True,
+        format_func=lambda name: TASKS[name][0],
+        key=_TASK,
+        persist_state="session",
+    )
+    st.caption(TASKS[task][1])
     cls = options_class(task)
     recipe = _choose_recipe(task, views)
     try:

@@ -146,10 +146,10 @@ def kind_of(name: str) -> tuple[str, str]:
 
 
 def _rank(name: str) -> tuple[int, str]:
-    """Totals first, then the context features in the order of the house."""
+    """What is optimised first, then the context features in the order of the house."""
     split, _, rest = name.partition("/")
     feature = rest.removesuffix("_top1").removesuffix("_zero_shot")
-    if rest == "loss":
+    if rest in ("loss", "median_km"):
         return -1, split
     return KNOWN_FEATURES.index(feature) if feature in KNOWN_FEATURES else 99, rest + split
 

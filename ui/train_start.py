@@ -23,7 +23,8 @@ EXAMPLE = STATIC / "examples" / "training-run.json"
 def choose_dataset() -> Path | None:
     """The dataset of this session: one of the folder of datasets, or a folder that is typed."""
     typed = kept("typed dataset", list)
-    found = sorted(folder for folder in datasets_folder().glob("*/") if _is_dataset(folder))
+    # A hidden folder is a dataset that is still being written.
+    found = sorted(folder for folder in datasets_folder().glob("[!.]*/") if _is_dataset(folder))
     options = [*map(str, found), *typed]
     current = st.session_state.get("dataset")
     if isinstance(current, str) and current.strip() and current not in options:
@@ -73,7 +74,7 @@ def first_start() -> None:
             with column:
                 st.caption(group.title + (f" ({group.unit})" if group.unit else ""))
                 figure = curves_figure(rows, group, colours, best)
-                show_chart(figure, f"example {group.title}", height=220)
+                show_chart(figure, f"example {group.title}", height=260)
 
 
 def _is_dataset(folder: Path) -> bool:

@@ -103,7 +103,10 @@ def test_start_watch_reload_stop_resume_open_on_the_map(open_page, demo, root):
 
     page.get_by_role("button", name="Resume").click()
     state(page, "running")
-    expect(page.get_by_text("resumed at step")).to_be_visible(timeout=LONG)
+    while "resumed at step" not in (run.folder / "log.txt").read_text():
+        assert run.status.state == "running"
+        page.wait_for_timeout(200)
+    expect(page.get_by_test_id("stProgress")).to_contain_text("of 4000", timeout=LONG)
     page.get_by_role("button", name="Stop").click()
     state(page, "stopped")
     numbers = [row["step"] for row in run.metrics()]

@@ -74,3 +74,11 @@ def test_minutes_of_work_leave_out_the_pause():
     assert [row["step"] * 60 for row in train_series.minutes(rows)] == pytest.approx(
         [0, 10, 20, 30, 40]
     )
+
+
+def test_errors_have_a_log_axis_only_where_it_would_have_ticks():
+    wide = [{"step": s, "val/median_km": v} for s, v in enumerate((900, 40))]
+    narrow = [{"step": s, "val/median_km": v} for s, v in enumerate((190, 160))]
+    (group,) = train_series.metric_groups(wide)
+    assert charts.curves_figure(wide, group, LIGHT).layout.yaxis.type == "log"
+    assert charts.curves_figure(narrow, group, LIGHT).layout.yaxis.type is None

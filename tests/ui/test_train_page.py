@@ -10,8 +10,10 @@ from geoclip_core.loops.run_status import this_process
 from geoclip_core.loops.runs import Run, list_runs
 from tests.ui import slow_training
 from tests.ui.conftest import ROOT, texts
-from ui import train_process
+from ui import train_process, train_time
 from ui.runs_folder import RUNS_VARIABLE
+from ui.train_estimate import Measurement
+from ui.train_timing import Estimate
 
 PAGE = "pages/3_Train.py"
 
@@ -142,6 +144,29 @@ def test_options_that_do_nothing_are_left_out(open_train):
     assert "Cells" not in names
     assert "Folds" in names
     assert not button(app, "Start training").disabled
+
+
+@pytest.mark.parametrize(
+    ("found", "words"),
+    [
+        (Measurement("running"), "Measuring on a few of your photos"),
+        (Measurement("done", Estimate(6, 540, 200, 192)), "About **12 min** on this computer"),
+        (Measurement("failed", error="no photo *can* be read"), "no photo \\*can\\* be read"),
+    ],
+)
+def test_the_time_is_measured_before_the_start(open_train, monkeypatch, found, words):
+    monkeypatch.setattr(train_time, "measurement", lambda *_: found)
+    assert words in texts(open_train())
+
+
+def test_measuring_hands_the_form_to_the_measurement(open_train, monkeypatch, demo):
+    begun = []
+    monkeypatch.setattr(train_time, "begin", lambda root, task, options: begun.append(options))
+    app = open_train()
+    field(app, "Epochs").set_value(7).run()
+    button(app, "How long will it take?").click().run()
+    (options,) = begun
+    assert (options["epochs"], options["data"]) == (7, str(demo))
 
 
 def wait_for(app, run, *states):
