@@ -1,0 +1,70 @@
+"""The README says what is so: its numbers are the models', its commands exist."""
+
+import json
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from geoclip_core.model_choice import BUNDLED, bundled_models
+from train.__main__ import COMMANDS
+
+ROOT = Path(__file__).resolve().parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+BASELINES = {"constant": "best constant guess", "nearest_photo": "place of the most similar photo"}
+
+
+def bundled_rows():
+    """The rows of the README's table, as the bundled models' metrics.json say."""
+    features = ("climate", "country")
+    rows = []
+    for name in bundled_models():
+        metrics = metrics_of(name)
+        found = [metrics["context"].get(feature) for feature in features]
+        cells = [f"{f['top1']:.1%} / {f['top3']:.1%}" if f else "–" for f in found]
+        rows.append(table_row(f"**{name}**", metrics, cells))
+    mini = metrics_of("mini")
+    majority = [f"{mini['context'][feature]['majority']:.1%} / –" for feature in features]
+    for key, label in BASELINES.items():
+        cells = majority if key == "constant" else ["–", "–"]
+        rows.append(table_row(label, mini["baselines"][key], cells))
+    return rows
+
+
+def metrics_of(name):
+    return json.loads((BUNDLED / name / "metrics.json").read_text(encoding="utf-8"))
+
+
+def table_row(label, metrics, context):
+    within = metrics["accuracy_at_km"]
+    cells = [f"{metrics[key]:,.0f}" for key in ("geoscore", "median_km", "mean_km")]
+    cells += [f"{within[radius]:.1%}" for radius in ("200", "750", "2500")]
+    return f"| {label} | " + " | ".join(cells + context) + " |"
+
+
+def test_the_table_holds_the_measured_numbers_of_the_bundled_models():
+    for row in bundled_rows():
+        assert row in README, f"the README's table lacks this row:\n{row}"
+
+
+def test_every_command_in_the_readme_exists():
+    named = re.findall(r"python -m train ([a-z-]+)", README)
+    assert named
+    assert set(named) <= set(COMMANDS)
+
+
+def test_both_set_up_commands_are_one_line_each():
+    setup = re.findall(r"^python3 -m venv .*$", README, flags=re.MULTILINE)
+    assert len(setup) == 2
+    for line in setup:
+        for word in shlex.split(line):
+            if word.endswith((".txt", ".py")):
+                assert (ROOT / word).is_file()
+    assert "streamlit run app.py" in setup[0]
+    assert setup[1].endswith("pytest")
+
+
+@pytest.mark.parametrize("target", re.findall(r"\]\(([^)#]+)\)", README))
+def test_links_lead_somewhere(target):
+    assert (ROOT / target).exists()
