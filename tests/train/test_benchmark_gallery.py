@@ -1,3 +1,5 @@
+import pytest
+
 from tests.geoclip_files import published_wheel
 from train.benchmark_gallery import benchmark_gallery
 
@@ -39,8 +41,7 @@ def test_the_command_measures_with_its_options(monkeypatch, capsys):
 def test_wrong_numbers_are_refused_before_anything_is_loaded(capsys):
     from train.__main__ import main
 
-    try:
+    with pytest.raises(SystemExit) as stop:
         main(["benchmark", "gallery", "--queries", "0"])
-    except SystemExit as stop:
-        assert stop.code == 2
+    assert stop.value.code == 2
     assert "queries" in capsys.readouterr().err
