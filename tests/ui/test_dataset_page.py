@@ -1,0 +1,231 @@
+"""The Dataset page as a viewer meets it: no dataset, a broken one, a good one, and ways to one."""
+
+import json
+import time
+from pathlib import Path
+
+import h3
+import pytest
+from streamlit.testing.v1 import AppTest
+
+from geoclip_core.data.demo import write_demo
+from geoclip_core.data.table import read_dataset
+from tests.data import layout
+from tests.data.geotagged import write_photo
+from tests.ui.conftest import ROOT, texts
+from ui.datasets_folder import DATASETS_VARIABLE
+
+PAGE = "pages/4_Dataset.py"
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory):
+    return write_demo(tmp_path_factory.mktemp("demo") / "demo", 250, workers=2)
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.setenv(DATASETS_VARIABLE, str(tmp_path / "datasets"))
+    return tmp_path / "datasets"
+
+
+@pytest.fixture
+def open_page(folder):
+    def opened(dataset=None, **session):
+        app = AppTest.from_file(str(ROOT / PAGE), default_timeout=60)
+        if dataset is not None:
+            app.session_state["dataset"] = str(dataset)
+        for key, value in session.items():
+            app.session_state[key] = value
+        app.run()
+        assert not app.exception, app.exception
+        return app
+
+    return opened
+
+
+def shown(app):
+    """All text, as a reader sees it."""
+    parts = [texts(app), *(str(box.value) for box in (*app.warning, *app.success))]
+    parts += [f"{metric.label} {metric.value}" for metric in app.metric]
+    return "\n".join(parts).replace("\\", "")
+
+
+def press(app, label):
+    """Press the button of this label, in a form or not."""
+    found = [button for button in app.button if button.label == label]
+    assert found, [button.label for button in app.button]
+    app = found[-1].click().run()
+    assert not app.exception, app.exception
+    return app
+
+
+def until(app, text, seconds=90):
+    """Look at the page again until it says so."""
+    limit = time.monotonic() + seconds
+    while time.monotonic() < limit:
+        app.run()
+        if text in shown(app):
+            return app
+        time.sleep(0.3)
+    pytest.fail(f"{text!r} never came; the page says:\n{shown(app)}")
+
+
+def test_without_a_dataset_it_offers_to_draw_one(open_page):
+    app = open_page()
+    assert "There is no dataset yet" in shown(app)
+    assert "Draw a demo set of 2,000" in [button.label for button in app.button]
+    assert "Synthetic" in shown(app)
+
+
+def test_a_demo_set_is_shown_as_synthetic(open_page, demo):
+    app = open_page(demo)
+    assert "**Synthetic demo set.**" in shown(app)
+    assert "Photos 250" in shown(app)
+    assert "**250 photos**, click a hexagon to open it" in shown(app)
+    dataset = read_dataset(demo)
+    for split in ("train", "val", "test"):
+        number = (dataset.table["split"] == split).sum()
+        assert f"{split.capitalize()} {number}" in shown(app)
+    assert "**Test**: 0 of " in shown(app)
+    assert len(app.get("plotly_chart")) == 4
+    assert len(app.get("image")) == 6
+
+
+def test_one_split_and_one_class(open_page, demo):
+    app = open_page(demo)
+    app.segmented_control(key="dataset split").set_value("test").run()
+    tests = (read_dataset(demo).table["split"] == "test").sum()
+    assert f"**{tests} photos**" in shown(app)
+    app.segmented_control(key="dataset split").set_value("All").run()
+    app.selectbox(key="dataset feature").select("state").run()
+    box = app.selectbox(key="dataset class state")
+    state = read_dataset(demo).table["state_key"].value_counts()
+    assert box.value == state.index[0]
+    assert f"**{state.iloc[0]:,} photos**" in shown(app)
+
+
+def test_an_opened_hexagon_and_a_picked_photo(open_page, demo):
+    dataset = read_dataset(demo)
+    cell = h3.latlng_to_cell(*dataset.coordinates[0], 3)
+    trail_key = f"kept:dataset trail {dataset.root} Chosen(split=None, feature=None, key=None)"
+    chosen = "Chosen(split=None, feature=None, key=None)"
+    picked = f"dataset picked {dataset.root} {chosen} {[cell]}"
+    app = open_page(demo, **{trail_key: [cell], picked: 0})
+    facts = dataset.table.iloc[0]
+    assert "photos** around" in shown(app)
+    assert facts["id"] in shown(app)
+    assert "Caption for pretraining: “A street photo" in shown(app)
+    assert "**250 photos**, click a hexagon to open it" in shown(press(app, "Back"))
+
+
+def test_tables_without_photos_say_so_once(open_page, tmp_path):
+    app = open_page(write_demo(tmp_path / "tables", 60, metadata_only=True))
+    assert shown(app).count("not in the folder") == 1
+
+
+def test_broken_photos_are_named_and_the_rest_shown(open_page, tmp_path):
+    root = layout.make(tmp_path / "osv")
+    for path in root.rglob("*.jpg"):
+        if path.stem.endswith("1"):
+            path.write_bytes(b"\xff\xd8\xff\xe0")
+    app = open_page(root, **{"dataset split": "train"})
+    assert "1000000000000001.jpg cannot be read" in shown(app)
+    assert len(app.get("image")) == 4
+
+
+def test_a_broken_table_gives_the_reason_and_the_way_to_the_doctor(open_page, tmp_path):
+    root = layout.make(tmp_path / "osv")
+    table = (root / "train_mini.csv").read_text().replace("43.6135", "<b>north</b>")
+    (root / "train_mini.csv").write_text(table)
+    app = open_page(root)
+    assert "column 'latitude', row 2: '<b>north</b>' is not a number" in shown(app)
+    assert "**Check** lists everything" in shown(app)
+    app = open_page(root, **{"dataset view": "Check"})
+    app = until(press(app, "Check this dataset"), "must be fixed.**")
+    assert "1 kind of error" in shown(app)
+    titles = " ".join(expander.label for expander in app.expander).replace("\\", "")
+    assert "Latitude is not a number" in titles
+    assert any("--write-clean" in code.value for code in app.code)
+
+
+def test_a_good_dataset_passes_its_check(open_page, demo):
+    app = open_page(demo, **{"dataset view": "Check"})
+    app = until(press(app, "Check this dataset"), "Nothing must be fixed.")
+    assert "250 rows and 250 photo files" in shown(app)
+    assert "Check again" in [button.label for button in app.button]
+
+
+def test_a_damaged_report_is_no_report(open_page, tmp_path):
+    root = layout.make(tmp_path / "osv")
+    for text in ("{", "[]", '{"findings": 3}', json.dumps({"findings": [1, {"a": 2}]})):
+        (root / "doctor.json").write_text(text)
+        open_page(root, **{"dataset view": "Check"})
+
+
+def test_drawing_a_demo_set(open_page, folder):
+    app = open_page()
+    app.text_input(key="demo name").set_value("../my demo")
+    app.number_input(key="demo rows").set_value(40)
+    app.toggle(key="demo drawn").set_value(False)
+    app = until(press(app, "Draw"), "40 synthetic rows without photos")
+    assert [path.name for path in folder.iterdir() if path.name[0] != "."] == ["my-demo"]
+    app = press(app, "Open")
+    assert app.session_state["dataset"].endswith("my-demo")
+    assert "**Synthetic demo set.**" in shown(app)
+    assert "40 synthetic rows" not in shown(app)
+
+
+def test_importing_photos(open_page, folder, tmp_path):
+    for i in range(4):
+        at = (32.4 + i, -99.7)
+        write_photo(tmp_path / "pictures" / f"{i}.jpg", at, "2021:07:31 12:00:00", seed=i)
+    write_photo(tmp_path / "pictures" / "nowhere.jpg", seed=9)
+    app = open_page()
+    app.text_input(key="import folder").set_value(str(tmp_path / "pictures"))
+    app = until(press(app, "Import"), "4 photos added")
+    app = press(app, "Open")
+    assert "Photos 4" in shown(app)
+    assert "Synthetic" not in shown(app)
+    assert "1 files were not imported" in [expander.label for expander in app.expander]
+    assert (folder / "my-photos" / "train_mini.csv").is_file()
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "button", "message"),
+    [
+        ("import folder", "/no/such/folder", "Import", "There is no folder"),
+        ("import folder", "", "Import", "There is no folder"),
+        ("demo name", "../..", "Draw", "Give the dataset a name"),
+        ("download archive", "/no/such.zip", "Fetch", "There is no file or folder"),
+    ],
+)
+def test_impossible_wishes_are_refused(open_page, folder, key, value, button, message):
+    app = open_page()
+    app.text_input(key=key).set_value(value)
+    assert message in shown(press(app, button))
+    assert not list(Path(folder).glob(".jobs/*"))
+
+
+def test_hostile_names_stay_text(open_page, tmp_path):
+    rows = layout.frame(layout.TRAIN[:2])
+    rows["city"] = ["<script>alert(1)</script>", "**bold** [x](javascript:1)"]
+    rows["unique_city"] = rows["city"] + "_US"
+    layout.write(tmp_path / "osv", "train", rows)
+    app = open_page(tmp_path / "osv")
+    captions = [caption.value for caption in app.caption]
+    assert any("\\<script\\>" in text for text in captions)
+    assert any("\\*\\*bold\\*\\* \\[x\\]" in text for text in captions)
+    chart = app.get("plotly_chart")[0].proto.spec
+    assert "<script>" not in chart
+
+
+def test_large_tables_stay_quick(open_page, tmp_path):
+    root = write_demo(tmp_path / "big", 119_008, metadata_only=True)
+    app = open_page(root)
+    assert "**119,008 photos**" in shown(app)
+    started = time.perf_counter()
+    app.segmented_control(key="dataset split").set_value("val").run()
+    assert time.perf_counter() - started < 8
+    figures = app.get("plotly_chart")
+    assert all(len(figure.proto.spec) < 600_000 for figure in figures)
