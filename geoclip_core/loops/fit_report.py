@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from geoclip_core.loops.fit_data import EmbeddedSplit
 from geoclip_core.loops.fit_options import FitOptions
 from geoclip_core.loops.metrics import summarise, with_places
 from geoclip_core.loops.run_session import RunSession
+from geoclip_core.model.backbones import public_name
 from geoclip_core.model.checkpoint import save_checkpoint
 from geoclip_core.model.geolocation import GeolocationModel
 
@@ -71,13 +73,14 @@ def write_result(
         "synthetic": dataset.synthetic,
     }
     session.progress("writing the checkpoint", 0.99, now=True)
+    own = keep_backbone(model, options)
     card = fit_card(model, options, dataset, split, report)
     save_checkpoint(
         folder / "checkpoint",
         model,
         {"about": about, **report},
         card,
-        save_backbone=backbone_is_own(model, options),
+        save_backbone=own,
     )
     save_calibration(folder / "checkpoint", calibration)
     save_evaluation(folder, frame, report, about)
@@ -101,26 +104,24 @@ def write_stopped(
     """The checkpoint of a run that was stopped: usable and calibrated, but not evaluated."""
     calibration = calibrate(model, val.photos, val.embeddings)
     model.calibration = calibration.calibration
+    own = keep_backbone(model, options)
     values: dict[str, Any] = {"stopped": where, "validation": dict(best)}
     save_checkpoint(
         folder / "checkpoint",
         model,
         values,
         fit_card(model, options, dataset, "val", None, stopped=where),
-        save_backbone=backbone_is_own(model, options),
+        save_backbone=own,
     )
     save_calibration(folder / "checkpoint", calibration)
 
 
-def backbone_is_own(model: GeolocationModel, options: FitOptions) -> bool:
-    """Whether the backbone's weights belong into the checkpoint: they were trained here, or by a
-    pretraining whose folder need not stay where it is.
+def keep_backbone(model: GeolocationModel, options: FitOptions) -> bool:
+    """Whether the backbone's weights belong into the checkpoint, and its name made fit for it.
+
+    They do if they were trained here, or come from a folder that need not stay where it is. The
+    checkpoint then needs that folder no more, and does not tell where on this computer it was.
     """
-    return (
-        not options.frozen
-        or model.backbone_config.kind == "image-text"
-        or (
-            model.backbone_config.kind == "transformers"
-            and Path(model.backbone_config.name).is_dir()
-        )
-    )
+    config = model.backbone_config
+    model.backbone_config = replace(config, name=public_name(config.name))
+    return not options.frozen or Path(config.name).is_dir()

@@ -6,6 +6,7 @@ from typing import Any
 from geoclip_core.data.table import PhotoDataset
 from geoclip_core.loops.fit_card import describe_data, front_matter, percent
 from geoclip_core.loops.pretrain_options import PretrainOptions
+from geoclip_core.model.backbones import public_name
 
 
 def pretrain_card(
@@ -28,7 +29,7 @@ def pretrain_card(
         front_matter(options.license),
         f"# {name}",
         "An image tower and a text tower, trained so that a photo and a caption of where, when and "
-        f"in which climate it was taken are close. Image tower: {options.backbone}, "
+        f"in which climate it was taken are close. Image tower: {public_name(options.backbone)}, "
         f"{options.train.replace('backbone=', 'trained part: ')}.",
         f"Training was stopped early: {stopped}." if stopped else "",
         "## Data and licence",

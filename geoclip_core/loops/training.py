@@ -4,6 +4,7 @@ It runs over 🤗 Accelerate: one process, several GPUs or several machines. Wha
 a `Task`; the loop knows nothing of photos.
 """
 
+import contextlib
 import math
 import time
 from collections.abc import Iterator, Sequence
@@ -13,23 +14,13 @@ from typing import Any, Protocol
 
 import torch
 from accelerate import Accelerator
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from geoclip_core.loops.batches import EpochBatches, Indices, parts_of
 from geoclip_core.loops.run_session import RunSession
 from geoclip_core.loops.schedule import BestSoFar, learning_rate_factor, warmup_steps
 from geoclip_core.loops.training_options import TrainingOptions
-from geoclip_core.loops.training_state import (
-    StateError,
-    begin_state,
-    finish_state,
-    optimizer_tensors,
-    read_state,
-    restore_optimizer,
-    restore_random_state,
-    write_random_state,
-)
+from geoclip_core.loops.training_saver import TrainingSaver
 
 
 @dataclass(frozen=True)
@@ -109,7 +100,8 @@ class TrainingLoop:
         end_share: float = 1.0,
     ) -> None:
         self.accelerator, self.session = accelerator, session
-        self.states, self.task, self.settings = folder / "resume", task, settings
+        self.task, self.settings = task, settings
+        self.saver = TrainingSaver(accelerator, folder, task.module, task.optimizer)
         self.shares = (start_share, end_share)
         self.batches = EpochBatches(count, settings.batch_size, settings.seed)
         self.total = settings.epochs * self.batches.per_epoch
@@ -117,7 +109,6 @@ class TrainingLoop:
         self.step = 0
         self.best = BestSoFar(settings.patience)
         self.best_values: dict[str, float] = {}
-        self.names = {p: n for n, p in task.module.named_parameters() if p.requires_grad}
         self._base_rates = [group["lr"] for group in task.optimizer.param_groups]
         self._sums: dict[str, float] = {}
         self._summed = 0
@@ -161,6 +152,7 @@ class TrainingLoop:
                 self._validate(epoch)
                 return
             if self._agree(self.session.stop_requested()):
+                self._report(now=True)
                 self._save()
                 return
             if self._save_due():
@@ -173,14 +165,11 @@ class TrainingLoop:
         processes = self.accelerator.num_processes
         for number, (rows, values) in enumerate(zip(parts, inputs, strict=True)):
             last = number == len(parts) - 1
-            with self.accelerator.autocast():
-                if last:
+            waits = contextlib.nullcontext() if last else self.accelerator.no_sync(self.module)
+            with waits:
+                with self.accelerator.autocast():
                     loss, numbers = self.task.loss(self.module, values, rows, batch, processes)
-                    self.accelerator.backward(loss)
-                else:
-                    with self.accelerator.no_sync(self.module):
-                        loss, numbers = self.task.loss(self.module, values, rows, batch, processes)
-                        self.accelerator.backward(loss)
+                self.accelerator.backward(loss)
             if not math.isfinite(float(loss.detach())):
                 raise FloatingPointError(
                     f"the loss became {float(loss.detach())} at step {self.step}: take a smaller "
@@ -196,14 +185,19 @@ class TrainingLoop:
         self._summed += 1
         if self._summed >= self.settings.log_every:
             self._log_losses()
+        self._report()
+
+    def _report(self, now: bool = False, **changes: Any) -> None:
         start, end = self.shares
+        epoch = 1 + (self.step - 1) // self.batches.per_epoch
         self.session.progress(
-            f"training, epoch {1 + (self.step - 1) // self.batches.per_epoch} of "
-            f"{self.settings.epochs}",
+            f"training, epoch {epoch} of {self.settings.epochs}",
             start + (end - start) * self.step / self.total,
             until=end,
+            now=now,
             step=self.step,
             total_steps=self.total,
+            **changes,
         )
 
     def _log_losses(self) -> None:
@@ -224,22 +218,12 @@ class TrainingLoop:
         better = self.best.offer(value, self.step)
         if better:
             self.best_values = values
-            self._save_best()
+            self.saver.save_best(self.step)
         self.session.metrics(self.step, {f"val/{name}": v for name, v in values.items()})
         shown = ", ".join(f"{name} {v:.4g}" for name, v in values.items())
         mark = " (best)" if better else ""
         self.session.log(f"epoch {epoch + 1}/{self.settings.epochs}: {shown}{mark}")
-        start, end = self.shares
-        share = start + (end - start) * self.step / self.total
-        self.session.progress(
-            f"training, epoch {epoch + 1} of {self.settings.epochs}",
-            share,
-            until=end,
-            now=True,
-            step=self.step,
-            total_steps=self.total,
-            best=self.best_values,
-        )
+        self._report(now=True, best=self.best_values)
         self._save()
 
     def _agree(self, mine: bool) -> bool:
@@ -263,92 +247,35 @@ class TrainingLoop:
         return self._agree(time.monotonic() - self._saved_at >= self.settings.save_seconds)
 
     def _save(self) -> None:
-        if self.accelerator.is_main_process:
-            begin_state(self.states, self.step)
-        self.accelerator.wait_for_everyone()
-        write_random_state(self.states, self.step, self.accelerator.process_index)
-        self.accelerator.wait_for_everyone()
-        if self.accelerator.is_main_process:
-            tensors = {f"model.{n}": t for n, t in self._learnt().items()}
-            memory = optimizer_tensors(_bare(self.optimizer), self.names)
-            tensors |= {f"optimizer.{n}": t for n, t in memory.items()}
-            scaler = self.accelerator.scaler
-            facts = {
-                "best": [self.best.value, self.best.step] if self.best.step >= 0 else None,
-                "waited": self.best.waited,
-                "best_values": self.best_values,
-                "sums": self._sums,
-                "summed": self._summed,
-                "threads": torch.get_num_threads(),
-                "scaler": scaler.state_dict() if scaler is not None else {},
-            }
-            finish_state(self.states, self.step, tensors, facts)
-            for old in self.states.glob("best-*.safetensors"):
-                if old != self._best_file():
-                    old.unlink()
+        best = [self.best.value, self.best.step] if self.best.step >= 0 else None
+        facts = {
+            "best": best,
+            "waited": self.best.waited,
+            "best_values": self.best_values,
+            "sums": self._sums,
+            "summed": self._summed,
+        }
+        self.saver.save(self.step, self.best.step, facts)
         self._saved_at = time.monotonic()
 
     def _resume(self) -> bool:
         """Take up the newest state; True if the run had reached its end by patience."""
-        state = read_state(self.states)
-        if state is None:
-            return False
-        own = self._learnt()
-        saved = state.part("model")
-        if own.keys() != saved.keys() or any(own[n].shape != saved[n].shape for n in own):
-            raise StateError(
-                f"{state.folder} does not fit the model: was the dataset changed since the run "
-                "was started?"
-            )
-        with torch.no_grad():
-            for name, tensor in own.items():
-                tensor.copy_(saved[name])
-        restore_optimizer(_bare(self.optimizer), self.names, state.part("optimizer"))
-        facts = state.facts
-        self.step = state.step
-        if facts["best"] is not None:
-            self.best.value, self.best.step = facts["best"]
-        self.best.waited = facts["waited"]
-        self.best_values = facts["best_values"]
-        self._sums, self._summed = facts["sums"], facts["summed"]
-        if facts["scaler"] and self.accelerator.scaler is not None:
-            self.accelerator.scaler.load_state_dict(facts["scaler"])
-        if torch.get_num_threads() != facts["threads"]:
-            torch.set_num_threads(facts["threads"])  # sums depend on it in their last bits
-        restore_random_state(state, self.accelerator.process_index)
+        found = self.saver.take_up()
+        if found is not None:
+            self.step, facts = found
+            if facts["best"] is not None:
+                self.best.value, self.best.step = facts["best"]
+            self.best.waited, self.best_values = facts["waited"], facts["best_values"]
+            self._sums, self._summed = facts["sums"], facts["summed"]
+            self.session.log(f"resumed at step {self.step} of {self.total}")
         if self.session.run is not None:
+            # what was logged after the state was saved is about to be logged again
             self.session.run.forget_metrics_after(self.step)
-        self.session.log(f"resumed at step {self.step} of {self.total}")
         return self.best.exhausted
 
-    def _learnt(self) -> dict[str, Tensor]:
-        """Trained weights and all buffers; frozen weights are the same in every step."""
-        every = self.task.module.state_dict(keep_vars=True)
-        return {
-            name: tensor
-            for name, tensor in every.items()
-            if tensor.requires_grad or not isinstance(tensor, nn.Parameter)
-        }
-
-    def _best_file(self) -> Path:
-        return self.states / f"best-{self.best.step:09d}.safetensors"
-
-    def _save_best(self) -> None:
-        if self.accelerator.is_main_process:
-            self.states.mkdir(parents=True, exist_ok=True)
-            unfinished = self.states / ".best.part"
-            tensors = {n: t.detach().cpu().contiguous() for n, t in self._learnt().items()}
-            save_file(tensors, unfinished)
-            unfinished.replace(self._best_file())
-        self.accelerator.wait_for_everyone()
-
     def _restore_best(self) -> None:
-        if self.best.step < 0:
-            return
-        tensors = load_file(self._best_file())
-        with torch.no_grad():
-            for name, tensor in self._learnt().items():
-                tensor.copy_(tensors[name])
+        if self.best.step >= 0:
+            self.saver.restore_best(self.best.step)
 
 
 def hold_statistics(module: nn.Module) -> None:
@@ -360,7 +287,3 @@ def hold_statistics(module: nn.Module) -> None:
     for part in module.modules():
         if isinstance(part, nn.modules.batchnorm._BatchNorm):
             part.eval()
-
-
-def _bare(optimizer: Any) -> torch.optim.Optimizer:
-    return getattr(optimizer, "optimizer", optimizer)

@@ -119,6 +119,14 @@ def model_folder(name: str | Path) -> Path | None:
     return None
 
 
+def public_name(name: str) -> str:
+    """What to call a backbone in a checkpoint: a folder by its own name, not where it lies."""
+    path = Path(name).expanduser()
+    if not path.is_dir():
+        return name
+    return path.resolve().parent.name if path.name == "checkpoint" else path.resolve().name
+
+
 def _efficientnet(config: BackboneConfig, architecture: dict[str, Any] | None) -> Backbone:
     from geoclip_core.model.efficientnet_lite import EfficientNetLite
 

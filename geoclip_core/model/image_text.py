@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from geoclip_core.model.backbone import Backbone, BackboneConfig
-from geoclip_core.model.backbones import IMAGE_TEXT_FORMAT, build_backbone
+from geoclip_core.model.backbones import IMAGE_TEXT_FORMAT, build_backbone, public_name
 from geoclip_core.model.text_tower import TextTower
 from geoclip_core.model.transformers_loading import BackboneError
 
@@ -78,11 +78,12 @@ class ImageTextModel(nn.Module):
 
     def save(self, folder: Path) -> None:
         """Write the model into an empty folder, to be read by `load` and as a backbone."""
+        public = replace(self.backbone.config, name=public_name(self.backbone.config.name))
         config = {
             "format": IMAGE_TEXT_FORMAT,
             "version": 1,
             "width": self.width,
-            "backbone": replace(self.backbone.config, name=_public(self.backbone)).to_dict(),
+            "backbone": public.to_dict(),
             "architecture": self.backbone.architecture(),
             "text": self.text.description,
         }
@@ -176,12 +177,6 @@ def _inner_description(folder: Path) -> dict[str, Any]:
         return {name: config[name] for name in ("backbone", "architecture", "width")}
     except KeyError as error:
         raise BackboneError(f"{folder / _CONFIG} lacks {error.args[0]!r}") from error
-
-
-def _public(backbone: Backbone) -> str:
-    """A backbone's name without the folders of this computer."""
-    name = backbone.config.name
-    return Path(name).name if Path(name).is_dir() else name
 
 
 def _read_config(folder: Path) -> dict[str, Any]:

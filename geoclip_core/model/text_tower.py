@@ -31,14 +31,16 @@ def build_tokenizer(texts: Iterable[str], vocabulary_size: int = 4096) -> Any:
     from tokenizers import Tokenizer, models, pre_tokenizers, trainers
     from transformers import CLIPTokenizer
 
-    special = [START, END]
     template = CLIPTokenizer(vocab={START: 0, END: 1}, merges=[]).backend_tokenizer
     learner = Tokenizer(models.BPE(unk_token=END, end_of_word_suffix="</w>"))
     learner.normalizer, learner.pre_tokenizer = template.normalizer, template.pre_tokenizer
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    endings = [letter + "</w>" for letter in alphabet]
     trainer = trainers.BpeTrainer(
         vocab_size=vocabulary_size,
-        special_tokens=special,
+        # named beforehand, endings have fixed numbers; by themselves they get them by chance, and
+        # ties between pairs are broken by number
+        special_tokens=[START, END, *endings],
         initial_alphabet=alphabet,
         end_of_word_suffix="</w>",
         show_progress=False,
@@ -46,8 +48,6 @@ def build_tokenizer(texts: Iterable[str], vocabulary_size: int = 4096) -> Any:
     learner.train_from_iterator(sorted(set(texts)), trainer)
     learnt = json.loads(learner.to_str())["model"]
     words = dict(learnt["vocab"])
-    for token in [*alphabet, *(letter + "</w>" for letter in alphabet)]:
-        words.setdefault(token, len(words))
     merges = [tuple(pair) for pair in learnt["merges"]]
     return CLIPTokenizer(vocab=words, merges=merges, model_max_length=77)
 

@@ -108,7 +108,8 @@ class TransformersBackbone(Backbone):
 
     def _pool(self, state: Tensor) -> Tensor:
         """Mean, and standard deviation if wanted, over a map (b, c, h, w) or tokens (b, t, c)."""
-        flat = state.flatten(2) if state.ndim == 4 else state[:, self._class_tokens() :].transpose(1, 2)
+        patches = state if state.ndim == 4 else state[:, self._class_tokens() :].transpose(1, 2)
+        flat = patches.flatten(2)
         mean = flat.mean(2)
         if self.config.depth_pooling == "mean":
             return mean
