@@ -27,7 +27,7 @@ def first_steps(datasets: Path) -> None:
         if st.button("Draw a demo set of 2,000", type="primary", icon=":material/brush:"):
             _start_demo(datasets, "demo", 2000, 0)
         st.caption(
-            "Synthetic: half a minute, about 20 MB. Sky, ground and plants follow climate and "
+            "Synthetic: half a minute, about 30 MB. Sky, ground and plants follow climate and "
             "month, signs and landmarks the place, so that a small model has something to learn."
         )
 

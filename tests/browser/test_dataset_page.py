@@ -1,0 +1,102 @@
+"""The Dataset page in Chromium: 119,008 rows on the map, opened down to one photo."""
+
+import re
+import time
+
+import pytest
+from playwright.sync_api import expect
+
+from geoclip_core.data.demo import write_demo
+from tests.browser.conftest import running_app
+from ui.datasets_folder import DATASETS_VARIABLE
+
+pytestmark = pytest.mark.browser
+HEXAGONS = ".js-plotly-plot .choroplethlayer path"
+POINTS = ".js-plotly-plot .scattergeo path.point"
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    root = tmp_path_factory.mktemp("datasets")
+    write_demo(root / "demo", 300)
+    write_demo(root / "large", 119_008, metadata_only=True)
+    log = tmp_path_factory.mktemp("server") / "log.txt"
+    with running_app(log, **{DATASETS_VARIABLE: str(root)}) as running:
+        yield running
+
+
+def choose_dataset(page, name):
+    box = page.get_by_role("combobox", name="Dataset")
+    expect(box).to_be_visible(timeout=60_000)
+    box.click()
+    box.fill(name)
+    box.press("Enter")
+
+
+def headline(page, text):
+    expect(page.get_by_text(re.compile(text)).first).to_be_visible(timeout=60_000)
+
+
+def click_last(page, selector, text):
+    """Click the last shape of the map, which lies on top, until the page says ``text``."""
+    page.locator(selector).last.wait_for(state="attached", timeout=60_000)
+    for _ in range(8):
+        # The map is drawn in steps; a click before the last one is lost.
+        page.wait_for_timeout(1500)
+        if page.get_by_text(re.compile(text)).count():
+            return
+        box = page.locator(selector).last.bounding_box() if page.locator(selector).count() else None
+        if box is not None:
+            page.mouse.click(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+            page.wait_for_timeout(2500)
+    headline(page, text)
+
+
+def wait_for_hexagons(page, least):
+    """Wait until the map has at least so many, as the one of another dataset has not."""
+    page.wait_for_function(
+        "([selector, least]) => document.querySelectorAll(selector).length >= least",
+        arg=[HEXAGONS, least],
+        timeout=60_000,
+    )
+
+
+def test_hexagons_open_into_points_and_a_photo(open_page):
+    page = open_page("Dataset", height=1400)
+    choose_dataset(page, "demo")
+    headline(page, r"300 photos.*click a hexagon")
+    expect(page.get_by_text("Synthetic demo set.")).to_be_visible()
+    click_last(page, HEXAGONS, r"photos around \w+")
+    click_last(page, POINTS, "Caption for pretraining: “A street photo")
+    page.get_by_role("button", name="Back").click()
+    headline(page, r"300 photos.*click a hexagon")
+
+
+@pytest.mark.parametrize("dark", [False, True])
+def test_all_rows_of_the_real_size_stay_fluid(open_page, dark):
+    page = open_page("Dataset", height=1400, dark=dark)
+    choose_dataset(page, "large")
+    headline(page, r"119,008 photos.*click a hexagon")
+    wait_for_hexagons(page, 150)
+    assert page.locator(HEXAGONS).count() < 700
+    expect(page.get_by_text("are closer than 1 km").last).to_be_visible(timeout=60_000)
+    started = time.monotonic()
+    page.get_by_role("radio", name="Test").click()
+    headline(page, r"17,\d{3} photos.*click a hexagon")
+    assert time.monotonic() - started < 20
+    click_last(page, HEXAGONS, r"photos around \w+")
+
+
+def test_the_doctor_runs_beside_the_page(open_page):
+    page = open_page("Dataset", height=1400)
+    choose_dataset(page, "demo")
+    headline(page, r"300 photos")
+    page.get_by_role("radio", name="Check").click()
+    page.get_by_role("button", name="Check this dataset").click()
+    expect(page.get_by_text("Checking demo")).to_be_visible(timeout=30_000)
+    # The page answers while the doctor is at work.
+    page.get_by_role("radio", name="Add a dataset").click()
+    headline(page, "Import your photos")
+    page.get_by_role("radio", name="Check").click()
+    headline(page, "Nothing must be fixed.")
+    expect(page.get_by_role("button", name="Check again")).to_be_enabled()
