@@ -203,7 +203,7 @@ class Geolocator:
             map_context(posterior)
             if source == "map"
             else {
-                feature: _labelled(self.model.vocabularies[feature].names, probabilities)
+                feature: _labelled(self.model.vocabularies[feature].labels, probabilities)
                 for feature, probabilities in estimate.context.items()
             }
         )

@@ -5,9 +5,9 @@ import io
 import numpy as np
 import pytest
 import torch
-from geoclip_core.data.photos import PhotoError
 from PIL import Image
 
+from geoclip_core.data.photos import PhotoError
 from geoclip_core.data.vocabulary import month_vocabulary
 from geoclip_core.locator import Failure, Geolocator, Prediction
 from geoclip_core.model.backbone import Preprocessing

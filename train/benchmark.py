@@ -2,6 +2,8 @@
 
 gallery: one GeoCLIP query, the published package's own `predict` against ours, with the same random
 image tower on both sides; says whether the answers are equal.
+tables: reading, splitting and labelling a dataset (by default a synthetic one of 119,008 rows)
+against pandas' own read.
 """
 
 from dataclasses import dataclass
@@ -9,6 +11,7 @@ from pathlib import Path
 from typing import ClassVar, Literal
 
 from train.benchmark_gallery import benchmark_gallery
+from train.benchmark_tables import benchmark_tables
 
 
 @dataclass(frozen=True)
@@ -18,20 +21,22 @@ class Options:
     COMMAND: ClassVar[str] = "benchmark"
     POSITIONAL: ClassVar[tuple[str, ...]] = ("name",)
 
-    name: Literal["gallery"]
+    name: Literal["gallery", "tables"]
     """What to measure."""
+    data: Path | None = None
+    """tables: the dataset; without it, a synthetic one."""
     wheel: Path | None = None
-    """The geoclip wheel; without it, pip fetches it (35 MB)."""
+    """gallery: the geoclip wheel; without it, pip fetches it (35 MB)."""
     photo: Path | None = None
-    """Photo of the query; without it, noise."""
+    """gallery: photo of the query; without it, noise."""
     places: int = 0
-    """About how many of the gallery's places to use; 0: all of them."""
+    """gallery: about how many of the gallery's places to use; 0: all of them."""
     queries: int = 3
-    """How often our query is repeated; the median is shown. The package is asked once."""
+    """gallery: how often our query is repeated; the median is shown. The package is asked once."""
     top_k: int = 5
-    """How many of the first places must be the same."""
+    """gallery: how many of the first places must be the same."""
     seed: int = 0
-    """Random weights of the image tower."""
+    """gallery: random weights of the image tower."""
 
     def __post_init__(self) -> None:
         if self.places < 0 or self.queries < 1 or self.top_k < 1:
@@ -40,6 +45,9 @@ class Options:
 
 def run(options: Options) -> int:
     """Measure and print; 1 if the two sides answered differently."""
+    if options.name == "tables":
+        print(benchmark_tables(options.data).text())
+        return 0
     result = benchmark_gallery(
         options.wheel,
         options.photo,

@@ -76,11 +76,11 @@ def compare(classes: Classes, fact: Fact, vocabulary: Any) -> Verdict:
     Args:
         classes: the head's classes with their probabilities, most probable first.
         fact: what the map says.
-        vocabulary: the head's vocabulary, with ``keys`` and ``names``.
+        vocabulary: the head's vocabulary, with ``keys`` and ``labels``.
     """
     if fact.key not in vocabulary.keys:
         return Verdict(fact, None)
-    name = vocabulary.names[vocabulary.keys.index(fact.key)]
+    name = vocabulary.labels[vocabulary.keys.index(fact.key)]
     for rank, (label, probability) in enumerate(classes, 1):
         if label == name:
             return Verdict(fact, rank == 1, rank, probability)

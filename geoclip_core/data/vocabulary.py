@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -77,6 +78,15 @@ class Vocabulary:
                 )
             if any(index < -1 for index in self.parent):
                 raise VocabularyError(f"{what}: a parent index is below -1")
+
+    @functools.cached_property
+    def labels(self) -> tuple[str, ...]:
+        """The names, told apart where they repeat: "Lincoln County, Idaho"."""
+        counts = Counter(self.names)
+        return tuple(
+            name if counts[name] == 1 else ", ".join(part for part in key.split("_")[:-1] if part)
+            for key, name in zip(self.keys, self.names, strict=True)
+        )
 
     def __len__(self) -> int:
         return len(self.keys)

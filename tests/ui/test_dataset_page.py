@@ -220,12 +220,10 @@ def test_hostile_names_stay_text(open_page, tmp_path):
     assert "<script>" not in chart
 
 
-def test_large_tables_stay_quick(open_page, tmp_path):
+def test_large_tables_send_little(open_page, tmp_path):
     root = write_demo(tmp_path / "big", 119_008, metadata_only=True)
     app = open_page(root)
     assert "**119,008 photos**" in shown(app)
-    started = time.perf_counter()
     app.segmented_control(key="dataset split").set_value("val").run()
-    assert time.perf_counter() - started < 8
     figures = app.get("plotly_chart")
     assert all(len(figure.proto.spec) < 600_000 for figure in figures)

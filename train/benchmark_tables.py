@@ -1,0 +1,68 @@
+"""Reading a dataset's tables: pandas alone against reading, splitting and labelling."""
+
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from geoclip_core.data.demo import write_demo
+from geoclip_core.data.table import read_dataset
+from geoclip_core.data.vocabulary import build_vocabularies
+
+ROWS = 119_008
+"""Rows of OSV-Mini-129k."""
+
+
+@dataclass(frozen=True)
+class TableBenchmark:
+    """Seconds of one run."""
+
+    rows: int
+    pandas_alone: float
+    """`pd.read_csv` of the same files."""
+    reading: float
+    """`read_dataset` without cutting a val split."""
+    splitting: float
+    """`read_dataset` with it."""
+    labelling: float
+    """Vocabularies and the labels of every feature."""
+    table_bytes: int
+    """Memory of the table."""
+
+    def text(self) -> str:
+        """A table for a terminal."""
+        steps = {
+            "pandas alone": self.pandas_alone,
+            "read": self.reading,
+            "read and split": self.splitting,
+            "vocabularies and labels": self.labelling,
+        }
+        lines = [f"{self.rows:,} rows, {self.table_bytes / 1e6:,.0f} MB as a table"]
+        lines += [
+            f"{name:<24} {seconds:7.2f} s  {seconds / self.pandas_alone:6.2f} × pandas"
+            for name, seconds in steps.items()
+        ]
+        return "\n".join(lines)
+
+
+def benchmark_tables(dataset: Path | None = None) -> TableBenchmark:
+    """Time reading of a dataset; without one, of a synthetic table of OSV-Mini's size."""
+    with tempfile.TemporaryDirectory(prefix="tables-") as scratch:
+        root = dataset or write_demo(Path(scratch) / "demo", ROWS, metadata_only=True)
+        started = time.perf_counter()
+        for path in sorted(root.glob("*_mini.csv")):
+            pd.read_csv(path)
+        pandas_alone = time.perf_counter() - started
+        started = time.perf_counter()
+        read_dataset(root, val_fraction=0)
+        reading = time.perf_counter() - started
+        started = time.perf_counter()
+        table = read_dataset(root)
+        splitting = time.perf_counter() - started
+        started = time.perf_counter()
+        table.labels(build_vocabularies(table))
+        labelling = time.perf_counter() - started
+    memory = int(table.table.memory_usage(deep=True).sum())
+    return TableBenchmark(len(table), pandas_alone, reading, splitting, labelling, memory)
