@@ -92,6 +92,7 @@ def _numbers(model: GeolocationModel, metrics: Mapping[str, Any], options: BankO
         f"{options.repeats} times with other folds: each photo was located by models that had not "
         "seen it. In brackets: 95 % bootstrap intervals over photos. Baselines were fitted on the "
         "same training folds.\n",
+        *([f"**{options.note}**\n"] if options.note else []),
         "| | GeoScore | median km | mean km | < 200 km | < 750 km | < 2,500 km |",
         "|---|---|---|---|---|---|---|",
         _row(f"**{model.name}**", metrics, intervals),
@@ -112,8 +113,8 @@ def _numbers(model: GeolocationModel, metrics: Mapping[str, Any], options: BankO
     ]
     if "geoscore_chosen_inside_folds" in validation:
         lines.append(
-            "Views, depths, kernel and ridge are the recipe's, found on photos like these. If "
-            "every fold chooses kernel and ridge for itself, the GeoScore is "
+            "Views, depths, kernel and ridge were given here. If every fold chooses kernel and "
+            "ridge for itself, the GeoScore is "
             f"{validation['geoscore_chosen_inside_folds']:,.0f}."
         )
     if metrics["context"]:

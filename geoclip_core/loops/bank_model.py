@@ -69,6 +69,8 @@ class BankOptions:
     """Learn from the rows of every split. The numbers come from cross-validation either way."""
     license: str = ""
     """Licence of the photos, which the weights then carry as well ("CC BY-SA 4.0")."""
+    note: str = ""
+    """What a reader of the model card has to know about its numbers, in a sentence or two."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.context_weight < 1:

@@ -87,6 +87,7 @@ def fit_bank(
             f"{options.folds}-fold cross-validation, {options.repeats} times, "
             f"seeds from {options.seed}"
         ),
+        "note": options.note,
         "command": command,
     }
     card = bank_card(model, metrics, photos, options, command)

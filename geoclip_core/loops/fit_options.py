@@ -8,7 +8,7 @@ from geoclip_core.loops.bank_model import BankOptions
 from geoclip_core.loops.training_options import TrainingOptions
 
 _GEOCELLS = ("cells", "smoothing", "offset_rank")
-_RETRIEVAL = ("vote", "gammas", "ridges", "context_share", "folds", "repeats", "all_rows")
+_RETRIEVAL = ("vote", "gammas", "ridges", "context_share", "folds", "repeats", "all_rows", "note")
 
 
 def _context_weights() -> dict[str, float]:
@@ -78,6 +78,8 @@ class FitOptions(TrainingOptions):
     """retrieval: learn from the photos of every split; the numbers are cross-validated"""
     license: str = ""
     """licence of the photos, which goes into the model card (CC BY-SA 4.0, ...)"""
+    note: str = ""
+    """retrieval: what a reader of the model card has to know about its numbers"""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -130,6 +132,7 @@ class FitOptions(TrainingOptions):
             seed=self.seed,
             use_all_rows=self.all_rows,
             license=self.license,
+            note=self.note,
         )
 
     def _refuse_of_other_heads(self) -> None:

@@ -156,7 +156,7 @@ def test_spatial_folds_keep_neighbours_together():
 def test_the_checkpoint_holds_the_model_its_numbers_and_its_predictions(tmp_path):
     dataset, embeddings = _dataset(tmp_path)
     (tmp_path / "ATTRIBUTION.md").write_text("# title\nPhotos by Ada, CC BY-SA 4.0.\n")
-    options = BankOptions(use_all_rows=True, license="CC BY-SA 4.0", **QUICK)
+    options = BankOptions(use_all_rows=True, license="CC BY-SA 4.0", note="Take care.", **QUICK)
     seen = []
     metrics = fit_bank(
         dataset,
@@ -184,6 +184,7 @@ def test_the_checkpoint_holds_the_model_its_numbers_and_its_predictions(tmp_path
     assert "> Photos by Ada" in card
     assert f"{metrics['geoscore']:,.0f}" in card
     assert "best constant guess" in card
+    assert "**Take care.**" in card
     assert "--recipe mini" in card
     model = load_checkpoint(tmp_path / "mini", with_backbone=False)
     assert model.calibration is not None
