@@ -84,11 +84,9 @@ class Report:
                 lines.append(f"    and {finding.count - min(3, len(finding.examples)):,} more")
         errors = sum(finding.severity == "error" for finding in self.findings)
         notes = len(self.findings) - errors
-        lines.append(
-            f"\n{errors} kinds of errors to fix, {notes} notes"
-            if errors
-            else f"\nnothing must be fixed; {notes} notes"
-        )
+        kinds = "1 kind of error" if errors == 1 else f"{errors} kinds of errors"
+        verdict = f"{kinds} to fix" if errors else "nothing must be fixed"
+        lines.append(f"\n{verdict}; notes: {notes}")
         return "\n".join(lines)
 
 

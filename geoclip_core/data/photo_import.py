@@ -6,13 +6,11 @@ dataset is built beside its place and swapped in at the end.
 """
 
 import dataclasses
-import hashlib
 import json
 import os
 import shutil
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, timedelta
 from pathlib import Path
 
 import pandas as pd
@@ -21,13 +19,13 @@ from geoclip_core.data import osv_mini
 from geoclip_core.data.demo import check_output
 from geoclip_core.data.folders import restore, whole_folder
 from geoclip_core.data.import_rows import imported_rows, with_splits
-from geoclip_core.data.photos import PHOTO_SUFFIXES, Photo, PhotoError, open_photo
-from geoclip_core.data.positions import Position, Positions, read_positions
+from geoclip_core.data.import_sources import Source, photo_files, read_source
+from geoclip_core.data.photos import PHOTO_SUFFIXES, open_photo
+from geoclip_core.data.positions import read_positions
 
 MADE_BY = "import-photos"
 NOT_IMPORTED_FILE = "not_imported.csv"
 JPEG_QUALITY = 95
-_DECODED_SIDE = 64
 Progress = Callable[[int, int], None]
 
 
@@ -52,18 +50,6 @@ class ImportReport:
     skipped: tuple[tuple[str, str], ...]
     total: dict[str, int]
     changed: bool
-
-
-@dataclasses.dataclass(frozen=True)
-class _Source:
-    """One photo file, read."""
-
-    path: Path
-    file: str
-    photo_id: str = ""
-    is_jpeg: bool = True
-    position: Position | None = None
-    reason: str | None = None
 
 
 def import_photos(
@@ -101,17 +87,17 @@ def import_photos(
     restore(output)
     check_output(output, MADE_BY)
     table = None if positions is None else read_positions(Path(positions))
-    paths = _photo_files(folder, output)
+    paths = photo_files(folder, output)
     if not paths:
         raise ValueError(f"{folder}: no photos here ({', '.join(sorted(PHOTO_SUFFIXES)[:6])}, ...)")
     old = _old_rows(output)
     steps = 2 * len(paths)
-    sources: dict[str, _Source] = {}
+    sources: dict[str, Source] = {}
     skipped: list[tuple[str, str]] = []
     copies = 0
     known_ids = set(old["id"])
     with ThreadPoolExecutor(workers or os.cpu_count()) as pool:
-        results = pool.map(lambda path: _read(path, folder, table, known_ids), paths)
+        results = pool.map(lambda path: read_source(path, folder, table, known_ids), paths)
         for done, source in enumerate(results, start=1):
             if source.reason:
                 skipped.append((source.file, source.reason))
@@ -146,62 +132,6 @@ def import_photos(
     )
 
 
-def _photo_files(folder: Path, output: Path) -> list[Path]:
-    found = []
-    for parent, folders, names in os.walk(folder):
-        here = Path(parent)
-        folders[:] = sorted(f for f in folders if not f.startswith(".") and here / f != output)
-        found += [
-            here / name
-            for name in sorted(names)
-            if Path(name).suffix.lower() in PHOTO_SUFFIXES and not name.startswith(".")
-        ]
-    return found
-
-
-def _read(path: Path, folder: Path, table: Positions | None, known_ids: set[str]) -> _Source:
-    file = path.relative_to(folder).as_posix()
-    given = table.find(file) if table is not None else None
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        return _Source(path, file, reason=f"cannot be read: {error.strerror or error}")
-    digest = hashlib.blake2b(content, digest_size=8).digest()
-    # Sixteen digits, as the ids of OSV-5M have.
-    photo_id = str(10**15 + int.from_bytes(digest, "big") % (9 * 10**15))
-    if photo_id in known_ids and given is None:
-        return _Source(path, file, photo_id)
-    try:
-        photo = open_photo(content, name=path.name, draft_size=_DECODED_SIDE)
-    except PhotoError as error:
-        return _Source(path, file, reason=str(error))
-    position = _position(photo, given)
-    if position is None:
-        reason = "has no position, neither in its EXIF nor in a CSV"
-        return _Source(path, file, reason=reason)
-    is_jpeg = photo.format in ("JPEG", "MPO")
-    return _Source(path, file, photo_id, is_jpeg, position)
-
-
-def _position(photo: Photo, given: Position | None) -> Position | None:
-    """What the CSV says, and from the EXIF what it does not say."""
-    latitude, longitude = photo.position or (None, None)
-    captured_at = None
-    if given is not None:
-        captured_at = given.captured_at
-        if given.latitude is not None:
-            latitude, longitude = given.latitude, given.longitude
-    if latitude is None or longitude is None:
-        return None
-    if captured_at is None and photo.captured_at is not None:
-        moment = photo.captured_at
-        if not photo.captured_at_is_utc:
-            # A camera without a time zone: local time is taken as the sun's, within an hour or two.
-            moment = moment.replace(tzinfo=UTC) - timedelta(hours=longitude / 15)
-        captured_at = round(moment.timestamp() * 1000)
-    return Position(latitude, longitude, captured_at)
-
-
 def _old_rows(output: Path) -> pd.DataFrame:
     parts = []
     for split in osv_mini.FILE_SPLITS:
@@ -227,7 +157,7 @@ def _write(
     output: Path,
     frame: pd.DataFrame,
     old: pd.DataFrame,
-    sources: dict[str, _Source],
+    sources: dict[str, Source],
     skipped: list[tuple[str, str]],
     link: bool,
     progress: Progress | None,

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from geoclip_core.data.osv_mini import DatasetError, parse_numbers, read_csv_text
+from geoclip_core.data.csv_text import DatasetError, parse_numbers, read_csv_text
 
 
 @dataclasses.dataclass(frozen=True)
