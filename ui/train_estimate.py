@@ -26,11 +26,11 @@ from geoclip_core.data.folders import write_whole
 from geoclip_core.loops.run_status import RunStatus, is_alive, this_process
 from geoclip_core.loops.runs import CONFIG, Run, RunError
 from ui.train_process import detached
-from ui.train_timing import Counts, Estimate, measure_seconds, scale_up, write_sample
+from ui.train_timing import Counts, Estimate, measure_seconds, sample_batch, scale_up, write_sample
 
 ESTIMATES = ".estimates"
 _RESULT, _LOG = "estimate.json", "log.txt"
-_SAMPLE, _VAL_FRACTION, _EPOCHS = 192, 0.3, 3
+_SAMPLE, _VAL_FRACTION, _EPOCHS = 256, 0.2, 3
 _LIMIT_SECONDS = 240.0
 
 
@@ -102,6 +102,7 @@ def run(folder: Path) -> Estimate:
             "recipe": None,
             "data": str(data),
             "epochs": _EPOCHS,
+            "batch_size": sample_batch(sample.train, int(options["batch_size"])),
             "val_fraction": _VAL_FRACTION,
             "patience": 0,
             "log_every": 1,
@@ -113,7 +114,7 @@ def run(folder: Path) -> Estimate:
         if ended.state == "failed":
             reason = ended.error or "The training failed on a sample of the photos."
             raise ValueError(reason.replace(str(data), str(source)))
-        seconds = measure_seconds(started, statuses, trial.metrics())
+        seconds = measure_seconds(started, statuses, trial.metrics(), sample.every)
         if not seconds:
             printed = (folder / _LOG).read_text(encoding="utf-8", errors="replace").split("\n")
             last = next((line for line in reversed(printed) if line.strip()), "")

@@ -17,7 +17,7 @@ from ui.train_form import Filled, options_form, reset, widget_key
 from ui.train_layout import FIXED, LAYOUTS
 from ui.train_live import leave_message, show_message
 from ui.train_process import safe_name, start
-from ui.train_runs import RunView, select_run
+from ui.train_runs import RunView, run_labels, select_run
 from ui.train_start import no_dataset_hint
 from ui.train_time import time_panel
 from ui.train_values import (
@@ -101,13 +101,14 @@ def fit_on(item: RunView) -> None:
 
 def _choose_recipe(task: str, views: list[RunView]) -> str | None:
     names = recipes(task)
-    own = {_config_of(item): item for item in views if item.status.task == task}
+    labels = run_labels(views)
+    own = {_config_of(item): labels[item.name] for item in views if item.status.task == task}
     choice = choose(
         "Recipe",
         [*names, DEFAULTS, *own],
         _recipe_key(task),
         default=_first_recipe(task),
-        format_func=lambda name: f"As the run {own[name].title}" if name in own else name,
+        format_func=lambda name: f"As the run {own[name]}" if name in own else name,
         help="A set of options that belong together. Every one can be changed below.",
         width=420,
     )

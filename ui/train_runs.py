@@ -2,6 +2,7 @@
 
 import re
 import time
+from collections import Counter
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -155,13 +156,14 @@ def unreadable_runs(root: Path) -> list[str]:
 def choose_run(views: list[RunView]) -> RunView | None:
     """A select box for the run to look at; at first the one at work, else the newest."""
     by_name = {item.name: item for item in views}
+    labels = run_labels(views)
     at_work = [item.name for item in views if item.status.state == "running"]
     chosen = choose(
         "Run",
         list(by_name),
         _RUN_KEY,
         default=at_work[0] if at_work else None,
-        format_func=lambda name: f"{by_name[name].title} · {created(by_name[name])}",
+        format_func=labels.__getitem__,
     )
     return by_name.get(chosen) if chosen else None
 
@@ -169,6 +171,13 @@ def choose_run(views: list[RunView]) -> RunView | None:
 def select_run(name: str) -> None:
     """Choose a run from code; in a callback, or before the select box is drawn."""
     st.session_state[_RUN_KEY] = name
+
+
+def run_labels(views: list[RunView]) -> dict[str, str]:
+    """Name of the folder → what to call a run in a list; no two are the same."""
+    labels = {item.name: f"{item.title} · {created(item)}" for item in views}
+    often = Counter(labels.values())
+    return {name: text if often[text] == 1 else name for name, text in labels.items()}
 
 
 def created(item: RunView) -> str:

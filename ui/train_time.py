@@ -41,18 +41,23 @@ def _panel(root: Path, task: str, options: dict[str, Any], busy: bool, was_runni
         st.markdown(f":material/timer: {sentence(found.estimate, options)}")
         return
     with st.container(horizontal=True, vertical_alignment="center"):
-        st.button(
+        pressed = st.button(
             "How long will it take?" if found is None else "Measure again",
             icon=":material/timer:",
             key="measure",
-            on_click=_begin,
-            args=(root, task, options),
             help="Runs the same training on a sample of your photos and scales the time up.",
         )
         if found is not None:
             st.caption(f":red[{markdown_text(found.error)}]")
         elif busy:
             st.caption("A training is running: it would make this look slower than it is.")
+
+    if pressed:
+        try:
+            begin(root, task, options)
+        except RunError as error:
+            leave_message("error", str(error))
+        st.rerun(scope="app")  # with a panel that asks for the result every second
 
 
 def sentence(estimate: Estimate, options: Mapping[str, Any]) -> str:
@@ -83,10 +88,3 @@ def sentence(estimate: Estimate, options: Mapping[str, Any]) -> str:
 
 def _is_frozen(options: Mapping[str, Any]) -> bool:
     return options.get("train") == "backbone=none"
-
-
-def _begin(root: Path, task: str, options: dict[str, Any]) -> None:
-    try:
-        begin(root, task, options)
-    except RunError as error:
-        leave_message("error", str(error))

@@ -335,6 +335,16 @@ def test_hostile_names_and_broken_folders_are_shown_as_text(open_train, root):
     assert "\\*\\*bold\\*\\*" in app.subheader[0].value
 
 
+def test_runs_of_one_name_can_be_told_apart(open_train, root):
+    first, second = made(root, "same"), made(root, "same")
+    second.folder.rename(root / "20260101-000000-same")
+    now = first.status.created_at
+    first.update(created_at=now)
+    Run(root / "20260101-000000-same").update(created_at=now)
+    app = open_train()
+    assert sorted(field(app, "Run").options) == ["20260101-000000-same", first.name]
+
+
 def test_another_runs_folder(open_train, tmp_path, models):
     elsewhere = tmp_path / "elsewhere"
     run = made(elsewhere, "far")

@@ -6,12 +6,13 @@ from geoclip_core.data.table import read_dataset
 from geoclip_core.loops.run_status import RunStatus, this_process
 from ui import train_estimate
 from ui.train_time import sentence
-from ui.train_timing import Counts, Estimate, measure_seconds, scale_up, write_sample
+from ui.train_timing import Counts, Estimate, measure_seconds, sample_batch, scale_up, write_sample
 
 STATUSES = [
     (100.0, RunStatus("queued", "fit")),
-    (106.0, RunStatus("running", "fit", phase="embedding")),
-    (110.0, RunStatus("running", "fit", phase="embedding")),
+    (106.0, RunStatus("running", "fit", phase="embedding", progress=0.08)),
+    (106.4, RunStatus("running", "fit", phase="embedding", progress=0.08)),
+    (110.0, RunStatus("running", "fit", phase="embedding", progress=0.28)),
     (111.0, RunStatus("running", "fit", phase="training, epoch 1 of 3")),
     (115.0, RunStatus("running", "fit", phase="training, epoch 3 of 3")),
     (116.0, RunStatus("running", "fit", phase="calibrating")),
@@ -20,9 +21,9 @@ ROWS = [
     {"step": 1, "time": 111.0, "train/loss": 3.0},
     {"step": 2, "time": 111.5, "train/loss": 3.0},
     {"step": 2, "time": 112.5, "val/median_km": 3.0},
-    {"step": 3, "time": 113.0, "train/loss": 3.0},
-    {"step": 4, "time": 113.5, "train/loss": 3.0},
-    {"step": 4, "time": 114.5, "val/median_km": 3.0},
+    {"step": 3, "time": 113.25, "train/loss": 3.0},
+    {"step": 4, "time": 113.75, "train/loss": 3.0},
+    {"step": 4, "time": 114.75, "val/median_km": 3.0},
 ]
 OPTIONS = {"train": "backbone=none", "batch_size": 64, "epochs": 10}
 SAMPLE = Counts(train=128, val=48, every=182)
@@ -30,21 +31,40 @@ WHOLE = Counts(train=6400, val=480, every=7532)
 
 
 def test_seconds_of_each_part():
-    assert measure_seconds(100.0, STATUSES, ROWS) == {
-        "start": 6.0,
-        "embedding": 5.0,
-        "step": 0.5,
-        "validation": 1.0,
-    }
-    assert measure_seconds(100.0, STATUSES[:1], []) == {}
-    assert measure_seconds(100.0, STATUSES[:3], []) == {"start": 6.0}
+    assert measure_seconds(100.0, STATUSES, ROWS, 182) == pytest.approx(
+        # 32 photos are a share of 0.08, so that 80 took 4 s
+        {"start": 6.0, "photo": 0.05, "step": 0.5, "validation": 1.0, "saving": 0.25}
+    )
+    assert measure_seconds(100.0, STATUSES[:1], [], 182) == {}
+    assert measure_seconds(100.0, STATUSES[:2], [], 182) == {"start": 6.0}
+
+
+def test_photos_that_are_embedded_after_learning_or_too_quickly_to_see():
+    quick = [STATUSES[0], STATUSES[1], STATUSES[4]]
+    assert measure_seconds(100.0, quick, [], 132)["photo"] == pytest.approx(5 / 100)
+    late = [STATUSES[4], (120.0, STATUSES[1][1]), (130.0, STATUSES[6][1])]
+    assert measure_seconds(100.0, late, [], 132)["photo"] == pytest.approx(10 / 100)
+
+
+def test_one_step_an_epoch_is_measured_with_its_saving():
+    rows = [row for row in ROWS if row["step"] != 1 and row["step"] != 3]
+    found = measure_seconds(100.0, STATUSES, rows, 182)
+    assert (found["step"], found["saving"]) == (1.25, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("train", "batch", "size"), [(205, 128, 103), (205, 64, 69), (205, 512, 205), (40, 1, 1)]
+)
+def test_the_sample_is_cut_into_steps_of_nearly_the_real_size(train, batch, size):
+    assert sample_batch(train, batch) == size
 
 
 def test_the_whole_from_the_sample():
-    estimate = scale_up(measure_seconds(100.0, STATUSES, ROWS), SAMPLE, WHOLE, OPTIONS, True)
-    # 5 s for 150 photos; 100 steps of half a second and ten times the validation, ten times over
-    assert estimate.embedding == pytest.approx(5 / 150 * 7532)
-    assert estimate.learning == pytest.approx(10 * (100 * 0.5 + 10 * 1.0))
+    seconds = measure_seconds(100.0, STATUSES, ROWS, 182)
+    estimate = scale_up(seconds, SAMPLE, WHOLE, OPTIONS, True)
+    assert estimate.embedding == pytest.approx(0.05 * 7532)
+    # 100 steps of half a second, ten times the validation, one state saved: ten times over
+    assert estimate.learning == pytest.approx(10 * (100 * 0.5 + 10 * 1.0 + 0.25))
     assert estimate.total == pytest.approx(6 + estimate.embedding + estimate.learning)
 
 
@@ -56,7 +76,7 @@ def test_a_step_of_more_photos_than_the_sample_takes_longer():
 
 def test_a_backbone_that_learns_embeds_twice():
     learns = {**OPTIONS, "train": "backbone=all"}
-    estimate = scale_up({"embedding": 15.0}, SAMPLE, WHOLE, learns, True)
+    estimate = scale_up({"photo": 0.1}, SAMPLE, WHOLE, learns, True)
     assert estimate.embedding == pytest.approx(0.1 * (7532 + 2000))
 
 
