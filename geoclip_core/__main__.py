@@ -4,7 +4,8 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from geoclip_core import hub_commands, locate_command
+from geoclip_core import locate_command
+from geoclip_core.hub import commands as hub_commands
 from geoclip_core.model.checkpoint import CheckpointError
 
 

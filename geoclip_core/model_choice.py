@@ -60,11 +60,11 @@ def load_model(name: str | os.PathLike[str], device: str = "cpu") -> LoadedModel
             f"{text} is neither a checkpoint (no {CONFIG}) nor a run with a finished checkpoint"
         )
     if folder is None:
-        from geoclip_core.hub import load_remote
+        from geoclip_core.hub.remote import load_remote
 
         return load_remote(text, device)
     if is_release(folder):
-        from geoclip_core.hub import load_folder
+        from geoclip_core.hub.remote import load_folder
 
         return load_folder(folder, device)
     model = load_checkpoint(folder, device)

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from geoclip_core.geoclip_wheel import REQUIREMENT, convert_wheel, fetch_wheel
+from geoclip_core.hub.geoclip_wheel import REQUIREMENT, convert_wheel, fetch_wheel
 from geoclip_core.model.clip_tower import empty_tower
 from geoclip_core.model.gallery import Gallery, encode_gallery, gallery_key
 from geoclip_core.model.geoclip import GeoClip

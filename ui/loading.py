@@ -13,7 +13,7 @@ from dataclasses import replace
 import streamlit as st
 
 from geoclip_core.data.photos import PhotoError
-from geoclip_core.installed_models import installed_models
+from geoclip_core.hub.installed_models import installed_models
 from geoclip_core.locator import Failure, Geolocator, Prediction
 from geoclip_core.model.checkpoint import CONFIG, CheckpointError
 from geoclip_core.model_choice import bundled_models, checkpoint_folder

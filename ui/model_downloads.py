@@ -7,10 +7,10 @@ that a reload, a second tab or a closed browser loses nothing.
 import streamlit as st
 
 from geoclip_core.cache_folders import OFFLINE_VARIABLE, cache_folders, is_offline
-from geoclip_core.catalogue import CATALOGUE, CatalogueEntry
-from geoclip_core.download_status import DownloadStatus, read_status, start_download
-from geoclip_core.installed_models import installed_model
-from geoclip_core.placement import readable
+from geoclip_core.hub.catalogue import CATALOGUE, CatalogueEntry
+from geoclip_core.hub.download_status import DownloadStatus, read_status, start_download
+from geoclip_core.hub.installed_models import installed_model
+from geoclip_core.hub.placement import readable
 from ui.theme import markdown_text
 
 

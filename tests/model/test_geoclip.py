@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from geoclip_core.cache_folders import cache_folders
 from geoclip_core.earth.sphere import haversine_km
-from geoclip_core.geoclip_wheel import convert_wheel
+from geoclip_core.hub.geoclip_wheel import convert_wheel
 from geoclip_core.locator import Geolocator
 from geoclip_core.model.backbones import build_backbone
 from geoclip_core.model.calibration import Calibration

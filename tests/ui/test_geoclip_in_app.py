@@ -4,7 +4,7 @@ import pytest
 import streamlit as st
 
 from geoclip_core.cache_folders import cache_folders
-from geoclip_core.installed_models import write_manifest
+from geoclip_core.hub.installed_models import write_manifest
 from tests.geoclip_files import make_geoclip
 from tests.ui.conftest import photo_bytes, texts
 

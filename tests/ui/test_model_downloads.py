@@ -6,8 +6,8 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from geoclip_core.cache_folders import cache_folders
-from geoclip_core.download_status import DownloadStatus, StatusWriter
-from geoclip_core.installed_models import write_manifest
+from geoclip_core.hub.download_status import DownloadStatus, StatusWriter
+from geoclip_core.hub.installed_models import write_manifest
 from tests.geoclip_files import make_geoclip
 from ui import model_downloads
 

@@ -10,16 +10,16 @@ import torch
 from safetensors.torch import load_file
 from transformers import CLIPModel
 
-from geoclip_core import downloads, geoclip_wheel, placement, transfer
 from geoclip_core.__main__ import main
 from geoclip_core.cache_folders import cache_folders, is_offline
-from geoclip_core.download_status import DownloadStatus, StatusWriter, read_status
-from geoclip_core.downloads import download
-from geoclip_core.installed_models import installed_model, installed_models
+from geoclip_core.hub import downloads, geoclip_wheel, placement, transfer
+from geoclip_core.hub.download_status import DownloadStatus, StatusWriter, read_status
+from geoclip_core.hub.downloads import download
+from geoclip_core.hub.installed_models import installed_model, installed_models
+from geoclip_core.hub.placement import DownloadError
 from geoclip_core.locator import Geolocator
-from geoclip_core.placement import DownloadError
-from tests.fake_hub import COMMIT, fake_hub
 from tests.geoclip_files import make_clip, make_release
+from tests.hub.fake_hub import COMMIT, fake_hub
 
 TOWER = "openai/clip-vit-large-patch14"
 
@@ -282,7 +282,7 @@ def test_names_that_cannot_be(name):
 
 
 def test_a_listing_that_is_no_listing(hub, monkeypatch):
-    from geoclip_core import hub_repository
+    from geoclip_core.hub import repository as hub_repository
 
     for answer in (b"<html>", b"[]", b'{"sha": "x"}', b'{"sha": "x", "siblings": [1]}'):
         monkeypatch.setattr(hub_repository, "read_small", lambda *_, answer=answer: answer)

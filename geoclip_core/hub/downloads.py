@@ -9,16 +9,18 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
-from geoclip_core import geoclip_wheel
 from geoclip_core.cache_folders import cache_folders, is_offline
-from geoclip_core.catalogue import GEOCLIP, TOWER_BYTES, catalogue_entry
-from geoclip_core.hub_repository import find_repository
-from geoclip_core.installed_models import (
+from geoclip_core.hub import geoclip_wheel
+from geoclip_core.hub.catalogue import GEOCLIP, TOWER_BYTES, catalogue_entry
+from geoclip_core.hub.installed_models import (
     Installed,
     folder_name,
     installed_model,
     write_manifest,
 )
+from geoclip_core.hub.placement import DownloadError, check_space, place_folder
+from geoclip_core.hub.repository import find_repository
+from geoclip_core.hub.transfer import Progress, fetch
 from geoclip_core.model.checkpoint import CheckpointError, load_checkpoint
 from geoclip_core.model.clip_tower import extract_tower, read_tower
 from geoclip_core.model.geoclip_release import (
@@ -28,8 +30,6 @@ from geoclip_core.model.geoclip_release import (
     is_release,
     read_release,
 )
-from geoclip_core.placement import DownloadError, check_space, place_folder
-from geoclip_core.transfer import Progress, fetch
 
 
 def download(

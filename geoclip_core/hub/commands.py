@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from geoclip_core.cache_folders import CACHE_VARIABLE, cache_folders
-from geoclip_core.placement import DownloadError, readable
+from geoclip_core.hub.placement import DownloadError, readable
 
 
 def add_parsers(commands: Any) -> None:
@@ -59,8 +59,8 @@ def run_models(arguments: argparse.Namespace) -> int:
 
 def model_rows(root: Path | str | None = None) -> list[dict[str, Any]]:
     """Name, kind, state, bytes, licence, good_for and folder of everything there is to choose."""
-    from geoclip_core.catalogue import CATALOGUE, catalogue_entry
-    from geoclip_core.installed_models import installed_models
+    from geoclip_core.hub.catalogue import CATALOGUE, catalogue_entry
+    from geoclip_core.hub.installed_models import installed_models
     from geoclip_core.model_choice import BUNDLED, bundled_models
 
     rows = []
@@ -95,10 +95,10 @@ def model_rows(root: Path | str | None = None) -> list[dict[str, Any]]:
 
 def run_download(arguments: argparse.Namespace) -> int:
     """Fetch a model, after saying what it weighs and under which licence it is."""
-    from geoclip_core.catalogue import GEOCLIP
-    from geoclip_core.download_status import DownloadStatus, StatusWriter
-    from geoclip_core.downloads import download
-    from geoclip_core.installed_models import folder_name, installed_model
+    from geoclip_core.hub.catalogue import GEOCLIP
+    from geoclip_core.hub.download_status import DownloadStatus, StatusWriter
+    from geoclip_core.hub.downloads import download
+    from geoclip_core.hub.installed_models import folder_name, installed_model
 
     name, root = arguments.name, arguments.cache_dir
     folder_name(name)
@@ -145,7 +145,7 @@ def run_download(arguments: argparse.Namespace) -> int:
 
 def run_push(arguments: argparse.Namespace) -> int:
     """Upload a checkpoint."""
-    from geoclip_core.hub import push
+    from geoclip_core.hub.remote import push
 
     address = push(
         arguments.checkpoint,
@@ -159,7 +159,7 @@ def run_push(arguments: argparse.Namespace) -> int:
 
 
 def _announcement(name: str, arguments: argparse.Namespace) -> str:
-    from geoclip_core.catalogue import TOWER_BYTES, catalogue_entry
+    from geoclip_core.hub.catalogue import TOWER_BYTES, catalogue_entry
 
     entry = catalogue_entry(name)
     where = cache_folders(arguments.cache_dir).models

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from geoclip_core.placement import (
+from geoclip_core.hub.placement import (
     DownloadError,
     check_space,
     readable,

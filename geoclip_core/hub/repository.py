@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
-from geoclip_core.placement import DownloadError
-from geoclip_core.transfer import RemoteFile, read_small
+from geoclip_core.hub.placement import DownloadError
+from geoclip_core.hub.transfer import RemoteFile, read_small
 
 _ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
 _TEXTS = {".json", ".txt", ".csv", ".model"}

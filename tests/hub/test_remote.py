@@ -5,17 +5,17 @@ import pytest
 import torch
 from PIL import Image
 
-from geoclip_core import transfer
 from geoclip_core.__main__ import main
 from geoclip_core.cache_folders import cache_folders
 from geoclip_core.data.vocabulary import month_vocabulary
-from geoclip_core.installed_models import installed_model
+from geoclip_core.hub import transfer
+from geoclip_core.hub.installed_models import installed_model
 from geoclip_core.locator import Geolocator
 from geoclip_core.model.backbones import build_backbone
 from geoclip_core.model.checkpoint import CheckpointError, save_checkpoint
 from geoclip_core.model.geolocation import GeolocationModel, ModelConfig
-from tests.fake_hub import COMMIT, fake_hub
 from tests.geoclip_files import make_geoclip
+from tests.hub.fake_hub import COMMIT, fake_hub
 
 
 @pytest.fixture(autouse=True)

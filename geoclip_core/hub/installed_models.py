@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from geoclip_core.cache_folders import MANIFEST, cache_folders
-from geoclip_core.catalogue import GEOCLIP
-from geoclip_core.hub_repository import is_hub_id
-from geoclip_core.placement import DownloadError, sha256_of
+from geoclip_core.hub.catalogue import GEOCLIP
+from geoclip_core.hub.placement import DownloadError, sha256_of
+from geoclip_core.hub.repository import is_hub_id
 
 
 @dataclass(frozen=True)

@@ -5,10 +5,12 @@ import tempfile
 from pathlib import Path
 
 from geoclip_core.cache_folders import is_offline
-from geoclip_core.catalogue import CATALOGUE, GEOCLIP, catalogue_entry
-from geoclip_core.downloads import download
-from geoclip_core.hub_repository import hub_endpoint, is_hub_id
-from geoclip_core.installed_models import Installed, installed_model, installed_models
+from geoclip_core.hub.catalogue import CATALOGUE, GEOCLIP, catalogue_entry
+from geoclip_core.hub.downloads import download
+from geoclip_core.hub.installed_models import Installed, installed_model, installed_models
+from geoclip_core.hub.placement import DownloadError
+from geoclip_core.hub.repository import hub_endpoint, is_hub_id
+from geoclip_core.hub.transfer import Progress
 from geoclip_core.model.checkpoint import (
     CALIBRATION,
     CARD,
@@ -23,8 +25,6 @@ from geoclip_core.model.checkpoint import (
 from geoclip_core.model.geoclip import load_geoclip
 from geoclip_core.model.geoclip_release import CLIP_REPOSITORY
 from geoclip_core.model_choice import LoadedModel, bundled_models
-from geoclip_core.placement import DownloadError
-from geoclip_core.transfer import Progress
 
 PUSHED = (WEIGHTS, CONFIG, VOCABULARIES, CALIBRATION, METRICS, CARD)
 """Files of a checkpoint that are pushed, and no others that may lie beside them."""
@@ -178,6 +178,6 @@ def _serves(item: Installed) -> bool:
 
 
 def _size(size: int) -> str:
-    from geoclip_core.placement import readable
+    from geoclip_core.hub.placement import readable
 
     return readable(size)

@@ -21,9 +21,9 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from geoclip_core.hub.placement import DownloadError, check_space
+from geoclip_core.hub.transfer import Progress
 from geoclip_core.model.geoclip_release import CONFIG, GALLERY, WEIGHTS, release_config
-from geoclip_core.placement import DownloadError, check_space
-from geoclip_core.transfer import Progress
 
 REQUIREMENT = "geoclip==1.3.0"
 WHEEL_BYTES = 40_292_198

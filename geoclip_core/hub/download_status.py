@@ -93,7 +93,7 @@ def start_download(name: str, root: Path | str | None = None) -> None:
             stdout=log,
             stderr=subprocess.STDOUT,
             start_new_session=True,
-            cwd=Path(__file__).parents[1],
+            cwd=Path(__file__).parents[2],
         )
     StatusWriter(name, root).write(DownloadStatus("running", "starting", pid=process.pid))
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from geoclip_core.geoclip_wheel import WHEEL_BYTES
+from geoclip_core.hub.geoclip_wheel import WHEEL_BYTES
 from geoclip_core.model.geoclip_release import CLIP_REPOSITORY
 
 Kind = Literal["model", "backbone"]

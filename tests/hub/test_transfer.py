@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from geoclip_core import placement, transfer
-from geoclip_core.placement import DownloadError, place_folder, readable, safe_path
-from geoclip_core.transfer import RemoteFile, fetch
-from tests.fake_hub import COMMIT, fake_hub
+from geoclip_core.hub import placement, transfer
+from geoclip_core.hub.placement import DownloadError, place_folder, readable, safe_path
+from geoclip_core.hub.transfer import RemoteFile, fetch
+from tests.hub.fake_hub import COMMIT, fake_hub
 
 CONTENT = bytes(range(256)) * 5000
 

@@ -1,0 +1,1 @@
+"""Models from elsewhere: the catalogue, downloads, pushing to a hub. Just below the locator."""
