@@ -14,8 +14,8 @@ from safetensors.torch import save_file
 from transformers import CLIPConfig, CLIPModel
 
 from geoclip_core.hub.geoclip_wheel import fetch_wheel
-from geoclip_core.model.geoclip_release import release_config
 from geoclip_core.hub.placement import DownloadError
+from geoclip_core.model.geoclip_release import release_config
 
 SIGMAS = (1.0, 16.0, 256.0)
 
