@@ -1,6 +1,6 @@
 """What `pretrain` learns: photos and captions that belong together are close."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -9,7 +9,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from geoclip_core.data.captions import captions
+from geoclip_core.data.captions import caption
+from geoclip_core.data.vocabulary import KNOWN_FEATURES
 from geoclip_core.loops.batches import Indices
 from geoclip_core.loops.gather import gather_counts, gather_rows, scaled_gradient
 from geoclip_core.loops.optimizer import build_optimizer
@@ -20,30 +21,41 @@ from geoclip_core.model.losses import contrastive_loss
 from geoclip_core.model.text_tower import SMALL
 
 Array = NDArray[np.floating]
+SINGLE_PART = 0.25
+"""Share of the captions that say one thing alone."""
+NOTHING = caption({})
 
 
 class EpochCaptions:
     """The captions of the training photos, other ones in every epoch.
 
-    Which parts a caption drops depends on (seed, epoch, row) alone, so every process knows the
-    captions of all.
+    Parts are dropped at random, and now and then all but one: captions that say a single thing are
+    what classes are read from later. What a caption drops depends on (seed, epoch, row) alone, so
+    every process knows the captions of all.
     """
 
     def __init__(self, table: pd.DataFrame, options: PretrainOptions) -> None:
-        self.table, self.options = table, options
+        columns = [name for name in KNOWN_FEATURES if name in table]
+        self._rows = table[columns].astype(object).to_dict("records")
+        self.options = options
 
-    def of(self, epoch: int, rows: Sequence[int] | Indices) -> list[str]:
+    def of(self, epoch: int, rows: Iterable[int]) -> list[str]:
         """Captions of some rows in an epoch."""
-        written = []
-        for row in rows:
-            rng = np.random.default_rng([self.options.seed, 1, epoch, int(row)])
-            written += captions(
-                self.table.iloc[[int(row)]],
-                rng,
-                features=self.options.features,
-                drop_probability=self.options.drop_probability,
-            )
-        return written
+        return [self._caption(epoch, int(row)) for row in rows]
+
+    def _caption(self, epoch: int, row: int) -> str:
+        rng = np.random.default_rng([self.options.seed, 1, epoch, row])
+        features = self.options.features
+        single = rng.random() < SINGLE_PART
+        text = caption(
+            self._rows[row],
+            rng,
+            features=(str(rng.choice(features)),) if single else features,
+            drop_probability=self.options.drop_probability,
+        )
+        if single and text == NOTHING:  # the one thing that was to be said is not known
+            return caption(self._rows[row], features=features)
+        return text
 
 
 class PretrainObjective(nn.Module):
