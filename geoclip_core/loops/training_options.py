@@ -119,16 +119,7 @@ class TrainingOptions:
     @property
     def view_sizes(self) -> tuple[tuple[int, int], ...]:
         """(height, width) of each view."""
-        sizes = []
-        for view in self.views:
-            match = re.fullmatch(r"(\d+)(?:[x×](\d+))?", view)
-            if not match:
-                raise ValueError(f"views: {view!r} is not of the form HEIGHTxWIDTH, like 260x260")
-            height, width = int(match[1]), int(match[2] or match[1])
-            if not all(32 <= side <= 2048 for side in (height, width)):
-                raise ValueError(f"views: {view!r} must have sides of 32 to 2048 pixels")
-            sizes.append((height, width))
-        return tuple(sizes)
+        return view_sizes(self.views)
 
     @property
     def frozen(self) -> bool:
@@ -147,3 +138,21 @@ class TrainingOptions:
                 raise ValueError(
                     f"resume continues a run with its own options: leave out {field.name}"
                 )
+
+
+def view_sizes(views: tuple[str, ...]) -> tuple[tuple[int, int], ...]:
+    """(height, width) of views that are written like 320x512, or 260 for a square.
+
+    Raises:
+        ValueError: naming the one that cannot be read, or is too small or too large.
+    """
+    sizes = []
+    for view in views:
+        match = re.fullmatch(r"(\d+)(?:[x×](\d+))?", view)
+        if not match:
+            raise ValueError(f"views: {view!r} is not of the form HEIGHTxWIDTH, like 260x260")
+        height, width = int(match[1]), int(match[2] or match[1])
+        if not all(32 <= side <= 2048 for side in (height, width)):
+            raise ValueError(f"views: {view!r} must have sides of 32 to 2048 pixels")
+        sizes.append((height, width))
+    return tuple(sizes)
