@@ -1,7 +1,7 @@
 """How long a training will take: the same command, timed on a few of the same photos.
 
 ``python -m ui.train_estimate FOLDER`` draws a sample of the training photos, runs the command on
-it for three epochs with every step logged, and scales what it measured up to the whole dataset.
+it for five epochs with every step logged, and scales what it measured up to the whole dataset.
 Nothing is kept but the result.
 """
 
@@ -30,7 +30,7 @@ from ui.train_timing import Counts, Estimate, measure_seconds, sample_batch, sca
 
 ESTIMATES = ".estimates"
 _RESULT, _LOG = "estimate.json", "log.txt"
-_SAMPLE, _VAL_FRACTION, _EPOCHS = 256, 0.2, 3
+_SAMPLE, _VAL_FRACTION, _EPOCHS = 256, 0.2, 5
 _LIMIT_SECONDS = 240.0
 
 
