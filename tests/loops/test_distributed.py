@@ -14,8 +14,8 @@ from tests.loops.tiny_training import call
 from tests.model import tiny_networks
 
 COMMON = ("--device", "cpu", "--log-every", "1", "--batch-size", "30", "--epochs", "2")
-# "--multi_gpu" is how Accelerate starts several processes without MPI; "--device cpu" keeps them off
-# the GPU that a computer may have.
+# "--multi_gpu" is how Accelerate starts several processes without MPI; "--device cpu" keeps them
+# off the GPU that a computer may have.
 LAUNCH = (
     *("accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1"),
     *("--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"),
