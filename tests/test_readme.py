@@ -7,12 +7,13 @@ from pathlib import Path
 
 import pytest
 
+from geoclip_core.loops.baselines import baseline_title
 from geoclip_core.model_choice import BUNDLED, bundled_models
 from train.__main__ import COMMANDS
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-BASELINES = {"constant": "best constant guess", "nearest_photo": "place of the most similar photo"}
+BASELINES = ("constant", "nearest_photo")
 
 
 def bundled_rows():
@@ -26,9 +27,9 @@ def bundled_rows():
         rows.append(table_row(f"**{name}**", metrics, cells))
     mini = metrics_of("mini")
     majority = [f"{mini['context'][feature]['majority']:.1%} / –" for feature in features]
-    for key, label in BASELINES.items():
+    for key in BASELINES:
         cells = majority if key == "constant" else ["–", "–"]
-        rows.append(table_row(label, mini["baselines"][key], cells))
+        rows.append(table_row(baseline_title(key), mini["baselines"][key], cells))
     return rows
 
 

@@ -1,10 +1,9 @@
 """``python -m train COMMAND``: one module a command, imported only when it is called."""
 
-import importlib
 import sys
 from collections.abc import Sequence
 
-from train.command_line import parse
+from train.dispatch import dispatch
 
 COMMANDS = {
     "demo-data": "draw a synthetic OSV-Mini to try everything on",
@@ -18,7 +17,7 @@ COMMANDS = {
     "evaluate": "predict a dataset and measure the errors",
     "report": "one self-contained HTML report of an evaluation",
     "runs": "list the training runs",
-    "benchmark": "measured comparisons: gallery, tables",
+    "benchmark": "measured comparisons: ablation, selection, gallery, tables",
     "climate-raster": "build the climate raster that ships with the package",
 }
 
@@ -26,31 +25,7 @@ COMMANDS = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    if not arguments or arguments[0] in ("-h", "--help"):
-        print("usage: python -m train COMMAND [options]\n\ncommands:")
-        for name, text in COMMANDS.items():
-            print(f"  {name:<15} {text}")
-        print("\npython -m train COMMAND --help shows a command's options.")
-        return 0
-    name = arguments[0]
-    if name not in COMMANDS:
-        print(f"train: no command {name!r}; there are {', '.join(COMMANDS)}", file=sys.stderr)
-        return 2
-    module = importlib.import_module("train." + name.replace("-", "_"))
-    options = parse(
-        module.Options,
-        arguments[1:],
-        prog=f"python -m train {name}",
-        description=module.__doc__,
-    )
-    try:
-        return module.run(options)
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
-    except (ValueError, OSError) as error:
-        print(f"python -m train {name}: error: {error}", file=sys.stderr)
-        return 1
+    return dispatch("python -m train", "train", COMMANDS, arguments)
 
 
 if __name__ == "__main__":

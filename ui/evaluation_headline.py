@@ -9,7 +9,7 @@ import pandas as pd
 
 from geoclip_core.earth.sphere import geoscore
 from geoclip_core.loops import intervals, metrics
-from geoclip_core.loops.baselines import baseline_errors
+from geoclip_core.loops.baselines import baseline_errors, baseline_title
 
 #: Resamples of the page's intervals: their ends move by a few percent of their width.
 RESAMPLES = 400
@@ -17,12 +17,6 @@ RESAMPLES = 400
 LARGE = 10_000
 #: Measures of a difference, and whether more (1) or less (-1) of it is better.
 MEASURES = {"geoscore": 1, "mean_km": -1, "within_200_km": 1}
-_BASELINES = {
-    "constant": "One guess for all",
-    "true_country_centroid": "Middle of the true country",
-    "true_state_centroid": "Middle of the true state",
-    "nearest_photo": "Most similar training photo",
-}
 PLACES = {
     "country": "Country",
     "region": "State",
@@ -47,15 +41,6 @@ class HeadlineRow:
         return replace(self, name=name)
 
 
-def baseline_name(name: str) -> str:
-    """A baseline as people call it."""
-    if name in _BASELINES:
-        return _BASELINES[name]
-    if name.startswith("nearest_"):
-        return f"{name.removeprefix('nearest_')} nearest training photos"
-    return name.replace("_", " ")
-
-
 def model_row(frame: pd.DataFrame, name: str, kind: str) -> HeadlineRow:
     """Numbers of a predictions table."""
     columns = metrics.share_hits(frame)
@@ -71,7 +56,8 @@ def baseline_rows(frame: pd.DataFrame) -> list[HeadlineRow]:
         guessed = pd.DataFrame({"error_km": error_km[known]})
         guessed["radius_50_km"] = guessed["radius_90_km"] = np.nan
         columns = metrics.share_hits(guessed)
-        rows.append(_row(frame[known], error_km[known], columns, baseline_name(name), "baseline"))
+        title = baseline_title(name).capitalize()
+        rows.append(_row(frame[known], error_km[known], columns, title, "baseline"))
     return sorted(rows, key=lambda row: -row.values.get("geoscore", 0.0))
 
 

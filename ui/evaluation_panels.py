@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import streamlit as st
 
-from geoclip_core.loops.baselines import baseline_errors
+from geoclip_core.loops.baselines import baseline_errors, baseline_title
 from ui import evaluation_errors as errors
 from ui import evaluation_groups as groups
 from ui import evaluation_headline as headline
@@ -36,7 +36,7 @@ def _differences(view: View) -> pd.DataFrame:
         other = view.rows(source).set_index("id")["error_km"]
         others[names[source]] = other.reindex(frame["id"]).to_numpy(np.float64)
     for name, error_km in baseline_errors(frame).items():
-        others[headline.baseline_name(name)] = error_km
+        others[baseline_title(name).capitalize()] = error_km
     return headline.difference_rows(frame, others)
 
 
@@ -94,7 +94,7 @@ def _bins(source: Source, main: Source, filters: Filters) -> tuple[pd.DataFrame,
 def _baseline_curves(main: Source, filters: Filters) -> dict[str, pd.DataFrame]:
     found = baseline_errors(rows(main, main, filters))
     return {
-        headline.baseline_name(name): errors.cumulative_curve(error_km[np.isfinite(error_km)])
+        baseline_title(name).capitalize(): errors.cumulative_curve(error_km[np.isfinite(error_km)])
         for name, error_km in found.items()
     }
 

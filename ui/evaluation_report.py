@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from geoclip_core.loops import context_metrics, reliability
-from geoclip_core.loops.baselines import baseline_errors
+from geoclip_core.loops.baselines import baseline_errors, baseline_title
 from geoclip_core.loops.predictions import head_features
 from ui import evaluation_errors as errors
 from ui import evaluation_groups as groups
@@ -72,7 +72,7 @@ def _headline(tables: Sequence[ReportTable]) -> Iterator[Section]:
         aligned = table.frame.set_index("id")["error_km"].reindex(main.frame["id"])
         others[table.name] = aligned.to_numpy(np.float64)
     for name, error_km in baseline_errors(main.frame).items():
-        others[headline.baseline_name(name)] = error_km
+        others[baseline_title(name).capitalize()] = error_km
     differences = headline.difference_rows(main.frame, others)
     if len(differences):
         yield "Photo by photo", differences_html(differences, main.name, _COLOURS)
@@ -83,7 +83,7 @@ def _errors(tables: Sequence[ReportTable]) -> Iterator[Section]:
     bins = {name: errors.error_bins(error) for name, error in found.items()}
     curves = {name: errors.cumulative_curve(error) for name, error in found.items()}
     baselines = {
-        headline.baseline_name(name): errors.cumulative_curve(error[np.isfinite(error)])
+        baseline_title(name).capitalize(): errors.cumulative_curve(error[np.isfinite(error)])
         for name, error in baseline_errors(tables[0].frame).items()
     }
     yield (

@@ -5,6 +5,7 @@ from typing import Any
 
 from geoclip_core.data.table import PhotoDataset
 from geoclip_core.loops.bank_model import BankOptions
+from geoclip_core.loops.baselines import baseline_title
 from geoclip_core.model.geolocation import GeolocationModel
 
 ATTRIBUTION = "ATTRIBUTION.md"
@@ -97,11 +98,10 @@ def _numbers(model: GeolocationModel, metrics: Mapping[str, Any], options: BankO
         "|---|---|---|---|---|---|---|",
         _row(f"**{model.name}**", metrics, intervals),
     ]
-    titles = {"constant": "best constant guess", "nearest_photo": "place of the most similar photo"}
     lines += [
-        _row(title, metrics["baselines"][key], None)
-        for key, title in titles.items()
-        if key in metrics["baselines"]
+        _row(baseline_title(name), metrics["baselines"][name], None)
+        for name in ("constant", "nearest_photo")
+        if name in metrics["baselines"]
     ]
     repeats = ", ".join(f"{score:,.0f}" for score in validation["geoscore_of_repeats"])
     lines += [

@@ -23,6 +23,23 @@ _CHUNK = 512
 _PREFIX, _SUFFIX = "baseline_", "_km"
 
 
+_TITLES = {
+    "constant": "best constant guess",
+    "true_country_centroid": "centre of the true country",
+    "true_state_centroid": "centre of the true state",
+    "nearest_photo": "place of the most similar photo",
+}
+
+
+def baseline_title(name: str) -> str:
+    """A baseline as people call it, in lower case: "best constant guess"."""
+    if name in _TITLES:
+        return _TITLES[name]
+    if name.startswith("nearest_"):
+        return f"among the {name.removeprefix('nearest_')} most similar photos"
+    return name.replace("_", " ")
+
+
 def with_baselines(frame: pd.DataFrame, guesses: Mapping[str, np.ndarray]) -> pd.DataFrame:
     """A predictions table with a column ``baseline_{name}_km``, the error of each guess.
 

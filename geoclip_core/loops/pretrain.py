@@ -2,13 +2,14 @@
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from geoclip_core.data.captions import captions
 from geoclip_core.data.folders import whole_folder
@@ -51,87 +52,108 @@ class PretrainRun:
     name: str
 
 
-def pretrain(run: PretrainRun) -> None:
+def pretrain(run: PretrainRun, dataset: PhotoDataset | None = None) -> None:
     """Train on a dataset and leave both towers in the run folder's checkpoint.
+
+    Args:
+        run: options, folder and the rest.
+        dataset: instead of the one that the options name.
 
     Raises:
         StopRequestedError: the run was asked to stop; its state and a checkpoint are saved.
         ValueError: the dataset or the backbone cannot be trained.
     """
     options, session, accelerator = run.options, run.session, run.accelerator
-    dataset = read_training_dataset(options, session)
+    if dataset is None:
+        dataset = read_training_dataset(options, session)
     train = dataset.split("train")
     torch.manual_seed(options.seed)
     pair = build_pair(options, train).to(accelerator.device)
     freeze_pair(pair, options)
-    features = tuple(f for f in ZERO_SHOT_FEATURES if f in options.features)
-    vocabularies = build_vocabularies(train, features)
     embedder = Embedder(options, session, accelerator, pair.backbone)
-    embeddings = loader = None
-    if options.frozen:
-        splits = embedder.splits(dataset, shares=(0.0, 0.4))
-        train, embeddings = splits["train"].photos, splits["train"].embeddings
-        photos = {split: splits[split].photos for split in ("val", "test")}
-        encoders = {
-            split: PairEncoder(
-                photos[split],
-                lambda split=split: splits[split].embeddings,
-                vocabularies,
-                options.features,
-                options.seed,
-            )
-            for split in photos
-        }
-    else:
-        loader = PhotoLoader(
-            train.paths,
-            pair.backbone.preprocessing,
-            options.augment,
+    prepared = _frozen(embedder, dataset) if options.frozen else _moving(embedder, dataset, run)
+    features = tuple(feature for feature in ZERO_SHOT_FEATURES if feature in options.features)
+    vocabularies = build_vocabularies(train, features)
+    encoders = {
+        split: PairEncoder(
+            photos,
+            prepared.embeddings[split],
+            vocabularies,
+            options.features,
             options.seed,
-            options.workers,
         )
-        photos = {split: dataset.split(split) for split in ("val", "test")}
-        encoders = {
-            split: PairEncoder(
-                photos[split],
-                lambda split=split: embedder.now(photos[split]),
-                vocabularies,
-                options.features,
-                options.seed,
-            )
-            for split in photos
-        }
+        for split, photos in prepared.measured.items()
+    }
     task = PretrainTask(
         pair,
         options,
-        train.table,
+        prepared.train.table,
         encoders["val"],
         accelerator.process_index,
         accelerator.num_processes,
-        None if embeddings is None else np.asarray(embeddings),
-        loader,
+        prepared.train_embeddings,
+        prepared.loader,
     )
-    start = 0.4 if options.frozen else 0.0
     loop = TrainingLoop(
         accelerator,
         session,
         run.folder,
         task,
         LoopSettings.of(options),
-        len(train),
-        start,
+        len(prepared.train),
+        0.4 if options.frozen else 0.0,
         TRAINED,
     )
     ended = loop.run()
     where = "" if ended else f"after {loop.step} of {loop.total} steps"
     session.progress("evaluating", TRAINED, now=True)
     wanted = ("val", "test") if ended else ("val",)
-    reports = {s: encoders[s].measure(pair) for s in wanted if len(photos[s])}
+    reports = {s: encoders[s].measure(pair) for s in wanted if len(prepared.measured[s])}
     if accelerator.is_main_process:
         write_pair(run, pair, dataset, reports, where)
     accelerator.wait_for_everyone()
     if not ended:
         raise StopRequestedError
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    """Photos, and how their embeddings are had: from the cache, or with the weights as they are."""
+
+    train: PhotoDataset
+    measured: dict[str, PhotoDataset]
+    embeddings: dict[str, Callable[[], NDArray[np.floating]]]
+    train_embeddings: NDArray[np.floating] | None = None
+    loader: PhotoLoader | None = None
+
+
+def _frozen(embedder: Embedder, dataset: PhotoDataset) -> _Prepared:
+    splits = embedder.splits(dataset, shares=(0.0, 0.4))
+    train = splits.pop("train")
+    return _Prepared(
+        train.photos,
+        {name: split.photos for name, split in splits.items()},
+        {name: (lambda split=split: split.embeddings) for name, split in splits.items()},
+        train_embeddings=np.asarray(train.embeddings),
+    )
+
+
+def _moving(embedder: Embedder, dataset: PhotoDataset, run: PretrainRun) -> _Prepared:
+    options, train = run.options, dataset.split("train")
+    loader = PhotoLoader(
+        train.paths,
+        embedder.backbone.preprocessing,
+        options.augment,
+        options.seed,
+        options.workers,
+    )
+    measured = {name: dataset.split(name) for name in ("val", "test")}
+    return _Prepared(
+        train,
+        measured,
+        {name: (lambda photos=photos: embedder.now(photos)) for name, photos in measured.items()},
+        loader=loader,
+    )
 
 
 def build_pair(options: PretrainOptions, train: PhotoDataset) -> Any:

@@ -53,12 +53,15 @@ def empty(root):
 
 def choose_data(page, folder):
     """Type the path of a dataset into the sidebar."""
-    expect(page.get_by_role("button", name="Start training")).to_be_visible(timeout=60_000)
+    expect(page.get_by_role("button", name="Start training").first).to_be_visible(timeout=60_000)
     box = page.get_by_role("combobox", name="Dataset")
     box.click()
     box.fill(str(folder))
     box.press("Enter")
-    expect(page.get_by_role("button", name="Start training")).to_be_enabled(timeout=30_000)
+    # For a moment the page shows the old button and the new one.
+    button = page.get_by_role("button", name="Start training")
+    expect(button.and_(page.locator(":disabled"))).to_have_count(0, timeout=30_000)
+    expect(button).to_have_count(1)
 
 
 def fill(page, label, value):

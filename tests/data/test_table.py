@@ -15,7 +15,7 @@ from geoclip_core.data.vocabulary import (
 )
 from geoclip_core.earth.climate import climate_of_symbol
 from tests.data import layout
-from train.benchmark_tables import benchmark_tables
+from train.benchmarks.tables import benchmark_tables
 
 
 @pytest.fixture

@@ -27,7 +27,7 @@ from tests.geoclip_files import (
     published_wheel,
     random_coordinates,
 )
-from train.benchmark_gallery import published_package
+from train.benchmarks.gallery import published_package
 
 
 @pytest.fixture(autouse=True)

@@ -1,7 +1,7 @@
 import pytest
 
 from tests.geoclip_files import published_wheel
-from train.benchmark_gallery import benchmark_gallery
+from train.benchmarks.gallery import benchmark_gallery
 
 SMALL = {
     "hidden_size": 64,
@@ -23,8 +23,8 @@ def test_both_sides_answer_the_same():
 
 
 def test_the_command_measures_with_its_options(monkeypatch, capsys):
-    from train import benchmark
     from train.__main__ import main
+    from train.benchmarks import gallery
 
     asked = {}
 
@@ -32,7 +32,7 @@ def test_the_command_measures_with_its_options(monkeypatch, capsys):
         asked.update(options)
         return benchmark_gallery(published_wheel(), places=1500, tower=SMALL, queries=1)
 
-    monkeypatch.setattr(benchmark, "benchmark_gallery", small)
+    monkeypatch.setattr(gallery, "benchmark_gallery", small)
     assert main(["benchmark", "gallery", "--places", "1500", "--queries", "1"]) == 0
     assert asked == {"places": 1500, "queries": 1, "top_k": 5, "seed": 0}
     assert "the same" in capsys.readouterr().out

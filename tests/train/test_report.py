@@ -45,7 +45,7 @@ def test_one_file_with_every_part(evaluations, tmp_path):
     assert text.count("plotly.js v") == 1
     assert '"usa_110m"' in text
     assert '"world_110m"' in text
-    assert "One guess for all" in text
+    assert "Best constant guess" in text
     assert "made up, test" in text
     assert len(text) < 12e6
 

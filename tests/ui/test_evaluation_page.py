@@ -69,7 +69,7 @@ def test_first_start_shows_the_bundled_model(place):
     assert f"{numbers['geoscore']:,.0f}" in shown
     assert "350 photos" in shown
     assert "each photo was held out" in shown
-    assert "One guess for all" in shown
+    assert "Best constant guess" in shown
     assert "python -m train evaluate" in shown
     assert app.multiselect(key="filter months").disabled  # its photos have no dates
 

@@ -4,6 +4,7 @@ import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import pandas as pd
 
@@ -13,6 +14,22 @@ from geoclip_core.data.vocabulary import build_vocabularies
 
 ROWS = 119_008
 """Rows of OSV-Mini-129k."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """Options of ``python -m train benchmark tables``."""
+
+    COMMAND: ClassVar[str] = "benchmark tables"
+
+    data: Path | None = None
+    """Folder of a dataset; without it, a synthetic one."""
+
+
+def run(options: Options) -> int:
+    """Measure and print."""
+    print(benchmark_tables(options.data).text())
+    return 0
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -31,6 +31,44 @@ VIT_L_14 = {
     "patch_size": 14,
 }
 """Vision config of CLIP ViT-L/14 where it differs from the default of transformers."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """Options of ``python -m train benchmark gallery``."""
+
+    COMMAND: ClassVar[str] = "benchmark gallery"
+
+    wheel: Path | None = None
+    """The geoclip wheel; without it, pip fetches it (35 MB)."""
+    photo: Path | None = None
+    """Photo of the query; without it, noise."""
+    places: int = 0
+    """About how many of the gallery's places to use; 0: all of them."""
+    queries: int = 3
+    """How often our query is repeated; the median is shown. The package is asked once."""
+    top_k: int = 5
+    """How many of the first places must be the same."""
+    seed: int = 0
+    """Random weights of the image tower."""
+
+    def __post_init__(self) -> None:
+        if self.places < 0 or self.queries < 1 or self.top_k < 1:
+            raise ValueError("places must be 0 or more, queries and top-k 1 or more")
+
+
+def run(options: Options) -> int:
+    """Measure and print; 1 if the two sides answered differently."""
+    result = benchmark_gallery(
+        options.wheel,
+        options.photo,
+        places=options.places,
+        queries=options.queries,
+        top_k=options.top_k,
+        seed=options.seed,
+    )
+    print(result.text())
+    return 0 if result.equal_places else 1
 
 
 @dataclass(frozen=True)

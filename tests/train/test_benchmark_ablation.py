@@ -1,0 +1,86 @@
+"""The ablation measures every row, on the test split or on held-out folds, and prints a table."""
+
+import json
+
+import numpy as np
+import pytest
+
+from geoclip_core.data.table import read_dataset
+from geoclip_core.earth.sphere import geoscore
+from geoclip_core.loops.ablation import DEGREES, AblationResult, variants
+from tests.loops import tiny_photos
+from train.__main__ import main
+from train.benchmarks.ablation import AblationTable, Options, ablation_splits
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    return tiny_photos.write(tmp_path_factory.mktemp("photos"), train=120, test=30)
+
+
+def quick(photos, tmp_path, *arguments):
+    return [
+        *("benchmark", "ablation", "--data", str(photos), "--views", "64x64"),
+        *("--epochs", "2", "--pretrain-epochs", "1", "--seeds", "1"),
+        *("--cache-dir", str(tmp_path / "cache"), *arguments),
+    ]
+
+
+def test_every_row_is_measured_on_the_test_split(photos, tmp_path, capsys):
+    output = tmp_path / "ablation.json"
+    assert main(quick(photos, tmp_path, "--output", str(output))) == 0
+    found = json.loads(output.read_text())
+    shown = capsys.readouterr().out
+    rows = {(row["head"], row["use_context"], row["pretraining"]): row for row in found["rows"]}
+    baselines = [row for (_, context, _), row in rows.items() if not context]
+    assert len(rows) == len(variants()) + len(baselines)
+    assert {"best constant guess", "place of the most similar photo"} <= {
+        row["head"] for row in baselines
+    }
+    assert rows["geocells, smoothing 0.5", "yes", "no"]["context"].keys() >= {"state", "climate"}
+    assert rows["geocells, smoothing 0.5", "no", "no"]["context"] == {}
+    assert {(DEGREES, "yes", "no"), ("retrieval", "no", "yes")} <= rows.keys()
+    assert all(np.isfinite(row["median_km"]) for row in rows.values())
+    assert shown.count("\n| ") == len(rows) + 1
+    # the colours say where the photos are: whatever learns must beat what does not look
+    assert (
+        rows["retrieval", "no", "no"]["geoscore"] > rows["best constant guess", "", ""]["geoscore"]
+    )
+
+
+def test_folds_hold_out_every_photo_once_and_pretrain_on_none_of_them(photos, tmp_path):
+    options = Options(
+        photos, folds=3, seeds=1, views=("64x64",), pretrain=False, cache_dir=tmp_path
+    )
+    seen = []
+    for split, seed in ablation_splits(options, read_dataset(photos)):
+        parts = [set(part.table["id"]) for part in (split.train, split.val, split.test)]
+        assert seed == 0
+        assert sum(map(len, parts)) == len(set.union(*parts)) == 150
+        assert len(split.embeddings["plain"]["train"]) == len(split.train)
+        seen += split.test.table["id"].tolist()
+    assert sorted(seen) == sorted(read_dataset(photos).table["id"])
+
+
+def test_the_deviation_is_over_seeds_and_pools_the_folds():
+    table = AblationTable("", ("state",))
+    errors = [[0.0, 100.0], [2000.0, 50.0], [10.0, 20.0], [30.0, 9000.0]]
+    for index, values in enumerate(errors):
+        result = AblationResult(np.array(values), {"state": (1, 2)}, 2.0)
+        table.add(("head", "yes", "no"), index // 2, result)
+    numbers = table.numbers(("head", "yes", "no"))
+    scores = [geoscore(np.array(errors[i] + errors[i + 1])).mean() for i in (0, 2)]
+    assert numbers["geoscore"] == pytest.approx(np.mean(scores))
+    assert numbers["geoscore_deviation"] == pytest.approx(np.std(scores))
+    assert numbers["median_km"] == pytest.approx(40.0)
+    assert numbers["context"] == {"state": 0.5}
+    assert numbers["seconds"] == 2.0
+
+
+def test_bad_options_are_refused_before_anything_is_loaded(capsys):
+    with pytest.raises(SystemExit):
+        main(["benchmark", "ablation"])
+    assert "--data" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["benchmark", "ablation", "--data", "x", "--folds", "1"])
+    assert "folds" in capsys.readouterr().err

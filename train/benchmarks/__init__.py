@@ -1,0 +1,1 @@
+"""Measured comparisons: ratios in one run, on the machine at hand; a module each."""
