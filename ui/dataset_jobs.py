@@ -10,9 +10,7 @@ import json
 import os
 import shutil
 import signal
-import subprocess
 import sys
-import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,8 +19,8 @@ from typing import Any, Literal
 import psutil
 
 from geoclip_core.data.folders import write_whole
+from geoclip_core.processes import console_tail, is_running, start_detached
 
-ROOT = Path(__file__).resolve().parent.parent
 State = Literal["running", "finished", "failed", "stopped"]
 _JOB, _STATUS, _LOG = "job.json", "status.json", "log.txt"
 _START_SECONDS = 10.0
@@ -78,29 +76,12 @@ def start(root: Path, command: str, arguments: Sequence[str], title: str, datase
     folder = root.absolute() / ".jobs" / f"{time.time_ns()}-{command}"
     folder.mkdir(parents=True)
     line = [sys.executable, "-m", "train", command, *arguments, "--status", str(folder / _STATUS)]
-    environment = {**os.environ, "PYTHONUNBUFFERED": "1", "PYTHONIOENCODING": "utf-8"}
-    paths = [str(ROOT), environment.get("PYTHONPATH", "")]
-    environment["PYTHONPATH"] = os.pathsep.join(path for path in paths if path)
-    with (folder / _LOG).open("wb") as log:
-        process = subprocess.Popen(
-            line,
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-            env=environment,
-        )
-    # A child that nobody waits for stays a zombie until this app ends.
-    threading.Thread(target=process.wait, daemon=True).start()
-    began = None
-    with contextlib.suppress(psutil.Error):
-        began = psutil.Process(process.pid).create_time()
+    process = start_detached(line, folder / _LOG)
     record = {
         "command": command,
         "title": title,
         "dataset": str(dataset.absolute()),
-        "pid": process.pid,
-        "pid_started_at": began,
+        **process,
         "started_at": time.time(),
     }
     write_whole(folder / _JOB, json.dumps(record))
@@ -116,7 +97,7 @@ def jobs(root: Path) -> list[Job]:
 def stop(job: Job) -> None:
     """End a job's process and its helpers; what it was building goes with it."""
     record = _json(job.folder / _JOB)
-    if not _alive(record):
+    if not is_running(record.get("pid"), record.get("pid_started_at")):
         return
     with contextlib.suppress(psutil.NoSuchProcess):
         process = psutil.Process(record["pid"])
@@ -141,12 +122,7 @@ def dismiss(job: Job) -> None:
 
 def log_tail(job: Job, lines: int = 12) -> str:
     """The last lines that the job printed."""
-    try:
-        text = (job.folder / _LOG).read_bytes()[-8000:].decode("utf-8", errors="replace")
-    except OSError:
-        return ""
-    # A progress bar rewrites its line: keep what a terminal would show.
-    return "\n".join(line.rsplit("\r", 1)[-1] for line in text.splitlines()[-lines:])
+    return "\n".join(console_tail(job.folder / _LOG, lines))
 
 
 def _read(folder: Path) -> Job | None:
@@ -157,7 +133,7 @@ def _read(folder: Path) -> Job | None:
     message = str(status.get("message", ""))
     if record.get("stopped"):
         state, message = "stopped", "Stopped."
-    elif state == "running" and not _alive(record):
+    elif state == "running" and not is_running(record.get("pid"), record.get("pid_started_at")):
         # It may have ended between the two reads above.
         state = _json(folder / _STATUS).get("state", "running")
         if state == "running":
@@ -174,17 +150,6 @@ def _read(folder: Path) -> Job | None:
         message,
         float(record["started_at"]),
     )
-
-
-def _alive(record: dict[str, Any]) -> bool:
-    try:
-        process = psutil.Process(int(record.get("pid") or -1))
-        # A number is given to another process sooner or later.
-        began = record.get("pid_started_at")
-        same = began is None or abs(process.create_time() - began) < 1.0
-        return same and process.status() != psutil.STATUS_ZOMBIE
-    except (psutil.Error, ValueError):
-        return False
 
 
 def _json(path: Path) -> dict[str, Any]:

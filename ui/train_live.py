@@ -9,11 +9,12 @@ from typing import Any
 import streamlit as st
 
 from geoclip_core.loops.runs import METRICS, Run, RunError
+from geoclip_core.processes import console_tail
 from ui.charts import show_chart
 from ui.theme import markdown_text, palette
 from ui.train_charts import curves_figure
 from ui.train_load import load_strip, process_load, system_load
-from ui.train_process import console_tail, delete, end_now, resume, stop
+from ui.train_process import CONSOLE, delete, end_now, resume, stop
 from ui.train_runs import (
     RunView,
     created,
@@ -100,7 +101,7 @@ def failure_panel(item: RunView) -> None:
         return
     st.error(markdown_text(item.status.error or "It failed."), icon=":material/error:")
     lines = item.run.log_tail(20)
-    printed = [line for line in console_tail(item.run, 20) if line.strip()]
+    printed = [line for line in console_tail(item.run.folder / CONSOLE, 20) if line.strip()]
     if printed and printed[-1].strip() not in (line.strip() for line in lines):
         # What Python or the system said last never reached the log.
         lines = [*lines[-8:], *printed] if lines else printed

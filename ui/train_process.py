@@ -9,9 +9,7 @@ import os
 import re
 import shutil
 import socket
-import subprocess
 import sys
-import threading
 import time
 import unicodedata
 from collections.abc import Mapping, Sequence
@@ -22,8 +20,8 @@ import psutil
 
 from geoclip_core.loops.run_status import RunStatus, is_alive
 from geoclip_core.loops.runs import Run, RunError
+from geoclip_core.processes import start_detached
 
-ROOT = Path(__file__).resolve().parent.parent
 CONSOLE = "console.txt"
 """What the process printed, in its run folder: the last words of one that died unlogged."""
 
@@ -142,19 +140,6 @@ def delete(root: Path, run: Run) -> None:
         raise RunError(f"{run.name} cannot be deleted: {error}") from error
 
 
-def console_tail(run: Run, lines: int = 20) -> list[str]:
-    """The last lines that the process printed."""
-    try:
-        with (run.folder / CONSOLE).open("rb") as file:
-            size = file.seek(0, os.SEEK_END)
-            file.seek(max(0, size - 400 * lines))
-            text = file.read().decode("utf-8", errors="replace")
-    except OSError:
-        return []
-    # A progress bar rewrites its line: keep what a terminal would show.
-    return [line.rsplit("\r", 1)[-1] for line in text.replace("\r\n", "\n").split("\n")][-lines:]
-
-
 def _launch(run: Run, command: Sequence[str] | None) -> None:
     run.update(state="queued", error=None, eta_seconds=None, pid=None, pid_started_at=None)
     try:
@@ -180,24 +165,8 @@ def detached(command: Sequence[str], folder: Path, console: Path) -> dict[str, A
     Raises:
         OSError: it cannot be started.
     """
-    environment = {**os.environ, "PYTHONUNBUFFERED": "1", "PYTHONIOENCODING": "utf-8"}
-    paths = [str(ROOT), environment.get("PYTHONPATH", "")]
-    environment["PYTHONPATH"] = os.pathsep.join(path for path in paths if path)
-    with console.open("ab") as output:
-        process = subprocess.Popen(
-            [*command, str(folder.absolute())],
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-            env=environment,
-        )
-    # A child that nobody waits for stays a zombie until this app ends.
-    threading.Thread(target=process.wait, daemon=True).start()
-    began = None
-    with contextlib.suppress(psutil.Error):
-        began = psutil.Process(process.pid).create_time()
-    return {"pid": process.pid, "pid_started_at": began, "host": socket.gethostname()}
+    process = start_detached([*command, str(folder.absolute())], console)
+    return {**process, "host": socket.gethostname()}
 
 
 def _end(status: RunStatus, *, force: bool) -> None:

@@ -2,7 +2,6 @@
 
 import json
 import os
-import subprocess
 import sys
 import tempfile
 import time
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from geoclip_core.cache_folders import cache_folders
+from geoclip_core.processes import is_running, start_detached
 
 State = Literal["running", "finished", "failed"]
 
@@ -74,7 +74,7 @@ def read_status(name: str, root: Path | str | None = None) -> DownloadStatus | N
     except (OSError, ValueError, TypeError):
         # None there, or not ours: either way there is nothing to show.
         return None
-    if status.state == "running" and not _is_alive(status.pid):
+    if status.state == "running" and not is_running(status.pid):
         return DownloadStatus("failed", status.what, error="it was interrupted: start it again")
     return status
 
@@ -86,23 +86,7 @@ def start_download(name: str, root: Path | str | None = None) -> None:
         command += ["--cache-dir", str(root)]
     path = status_path(name, root)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.with_suffix(".log").open("w", encoding="utf-8") as log:
-        process = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-            cwd=Path(__file__).parents[2],
-        )
-    StatusWriter(name, root).write(DownloadStatus("running", "starting", pid=process.pid))
-
-
-def _is_alive(pid: int) -> bool:
-    """Whether a process runs; a zombie, which nobody has waited for, does not."""
-    import psutil
-
-    try:
-        return pid > 0 and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
-    except psutil.Error:
-        return False
+    log = path.with_suffix(".log")
+    log.unlink(missing_ok=True)
+    process = start_detached(command, log)
+    StatusWriter(name, root).write(DownloadStatus("running", "starting", pid=process["pid"]))

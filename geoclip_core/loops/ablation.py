@@ -20,6 +20,7 @@ from geoclip_core.loops.degrees_model import fit_degrees_model
 from geoclip_core.loops.fit_model import TrainingPhotos, build_model
 from geoclip_core.loops.fit_options import FitOptions
 from geoclip_core.loops.fit_task import FitTask
+from geoclip_core.loops.photo_loader import CachedEmbeddings
 from geoclip_core.loops.run_session import RunSession
 from geoclip_core.loops.training import LoopSettings, TrainingLoop
 from geoclip_core.model.backbone import Backbone
@@ -159,8 +160,8 @@ def _fit_heads(
         chosen,
         TrainingPhotos.of(split.train, vocabularies),
         TrainingPhotos.of(split.val, vocabularies),
-        val_embeddings=lambda: embeddings["val"],
-        train_embeddings=embeddings["train"],
+        CachedEmbeddings(embeddings["train"]),
+        lambda: embeddings["val"],
     )
     settings = LoopSettings.of(chosen)
     with TemporaryDirectory(prefix="ablation-") as folder:

@@ -157,7 +157,8 @@ def fit_bank_model(
                 head.know_context(*model.context_join.known(data.labels))
         head.fit(joined, data.coordinates)
         if options.vote == "kernel-ridge":
-            head.configure(**_choose_field(head, options))
+            _, choice = choose_field(head, options)
+            head.configure(**choice)
     head_options = {**model.config.head_options, **head.options}
     context_options = model.context_heads.options if model.context_heads is not None else {}
     model.config = replace(model.config, head_options=head_options, context_options=context_options)
@@ -221,8 +222,17 @@ def _choose_context(model: GeolocationModel, data: BankData, options: BankOption
     heads.configure(**{key: best[1][key] for key in ("gamma", "ridge", "sharpness")})
 
 
-def _choose_field(head: RetrievalHead, options: BankOptions) -> dict[str, float]:
-    """Kernel width, ridge and readout of the score field, by the left-out mean GeoScore."""
+def choose_field(head: RetrievalHead, options: BankOptions) -> tuple[float, dict[str, float]]:
+    """Kernel width, ridge and readout of the score field, by the left-out mean GeoScore.
+
+    Args:
+        head: with its bank filled.
+        options: `gammas`, `ridges` and `readout_temperatures` to choose among.
+
+    Returns:
+        The share of the full GeoScore (0 to 1) among the bank's own photos, each left out; and
+        the choice, as keyword arguments of `RetrievalHead.configure`.
+    """
     similarity = head.bank_similarity().double()
     targets, field = head.target_field(), head.score_field()
     best: tuple[float, dict[str, float]] = (-np.inf, {})
@@ -237,4 +247,4 @@ def _choose_field(head: RetrievalHead, options: BankOptions) -> dict[str, float]
             if score > best[0]:
                 choice = {"gamma": gamma, "ridge": ridge, "readout_temperature": temperature}
                 best = (score, choice)
-    return best[1]
+    return best

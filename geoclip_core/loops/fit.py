@@ -17,7 +17,7 @@ from geoclip_core.loops.fit_model import TrainingPhotos, build_model, learnable_
 from geoclip_core.loops.fit_options import FitOptions
 from geoclip_core.loops.fit_report import write_result, write_stopped
 from geoclip_core.loops.fit_task import FitTask
-from geoclip_core.loops.photo_loader import PhotoLoader
+from geoclip_core.loops.photo_loader import CachedEmbeddings, PhotoLoader
 from geoclip_core.loops.predictions import read_about, read_predictions
 from geoclip_core.loops.run_session import RunSession, StopRequestedError
 from geoclip_core.loops.training import LoopSettings, TrainingLoop
@@ -107,8 +107,8 @@ def _fit_heads(
         run.options,
         TrainingPhotos.of(train.photos, vocabularies),
         TrainingPhotos.of(val.photos, vocabularies),
-        val_embeddings=lambda: val.embeddings,
-        train_embeddings=np.asarray(train.embeddings),
+        CachedEmbeddings(train.embeddings),
+        lambda: val.embeddings,
     )
     loop = _loop(run, task, len(train), 0.4)
     ended = loop.run()
@@ -142,8 +142,8 @@ def _fit_end_to_end(
         options,
         TrainingPhotos.of(train, vocabularies),
         TrainingPhotos.of(val, vocabularies),
-        val_embeddings=lambda: embedder.now(val),
-        loader=loader,
+        loader,
+        lambda: embedder.now(val),
     )
     loop = _loop(run, task, len(train), 0.05)
     ended = loop.run()

@@ -13,7 +13,7 @@ from geoclip_core.loops.batches import Indices
 from geoclip_core.loops.fit_model import TrainingPhotos
 from geoclip_core.loops.fit_options import FitOptions
 from geoclip_core.loops.optimizer import build_optimizer
-from geoclip_core.loops.photo_loader import LoadedPhotos, PhotoLoader
+from geoclip_core.loops.photo_loader import CachedEmbeddings, LoadedPhotos, PhotoLoader
 from geoclip_core.model.geolocation import GeolocationModel
 from geoclip_core.model.losses import (
     IGNORE_INDEX,
@@ -77,9 +77,8 @@ class FitTask:
         model: with its backbone attached if that learns.
         options: of the fit.
         train, val: labels and places.
-        train_embeddings: (n, D) cached; None: end to end.
+        inputs: embeddings of the training photos or, end to end, the photos themselves.
         val_embeddings: gives the validation embeddings (m, D) with the weights as they are.
-        loader: of the training photos, end to end.
     """
 
     criterion = "median_km"
@@ -90,13 +89,11 @@ class FitTask:
         options: FitOptions,
         train: TrainingPhotos,
         val: TrainingPhotos,
+        inputs: CachedEmbeddings | PhotoLoader,
         val_embeddings: Callable[[], Array],
-        train_embeddings: Array | None = None,
-        loader: PhotoLoader | None = None,
     ) -> None:
         self.model, self.options, self.train, self.val = model, options, train, val
-        self.train_embeddings, self.loader = train_embeddings, loader
-        self.val_embeddings = val_embeddings
+        self.source, self.val_embeddings = inputs, val_embeddings
         self.module = FitObjective(model, options, train)
         self.optimizer = build_optimizer(
             self.module,
@@ -107,15 +104,7 @@ class FitTask:
 
     def inputs(self, epoch: int, batches: Sequence[Sequence[Indices]]) -> Iterator[list[Any]]:
         """Embeddings from the cache, or photos."""
-        if self.train_embeddings is None:
-            assert self.loader is not None
-            yield from self.loader.epoch(epoch, batches)
-            return
-        for parts in batches:
-            yield [
-                torch.from_numpy(np.asarray(self.train_embeddings[rows], dtype=np.float32))
-                for rows in parts
-            ]
+        return self.source.epoch(epoch, batches)
 
     def loss(
         self,

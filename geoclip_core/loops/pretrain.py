@@ -16,7 +16,7 @@ from geoclip_core.data.folders import whole_folder
 from geoclip_core.data.table import PhotoDataset
 from geoclip_core.data.vocabulary import build_vocabularies
 from geoclip_core.loops.fit_data import Embedder, read_training_dataset
-from geoclip_core.loops.photo_loader import PhotoLoader
+from geoclip_core.loops.photo_loader import CachedEmbeddings, PhotoLoader
 from geoclip_core.loops.pretrain_card import pretrain_card
 from geoclip_core.loops.pretrain_evaluation import (
     ZERO_SHOT_FEATURES,
@@ -88,11 +88,10 @@ def pretrain(run: PretrainRun, dataset: PhotoDataset | None = None) -> None:
         pair,
         options,
         prepared.train.table,
+        prepared.inputs,
         encoders["val"],
         accelerator.process_index,
         accelerator.num_processes,
-        prepared.train_embeddings,
-        prepared.loader,
     )
     loop = TrainingLoop(
         accelerator,
@@ -121,10 +120,9 @@ class _Prepared:
     """Photos, and how their embeddings are had: from the cache, or with the weights as they are."""
 
     train: PhotoDataset
+    inputs: CachedEmbeddings | PhotoLoader
     measured: dict[str, PhotoDataset]
     embeddings: dict[str, Callable[[], NDArray[np.floating]]]
-    train_embeddings: NDArray[np.floating] | None = None
-    loader: PhotoLoader | None = None
 
 
 def _frozen(embedder: Embedder, dataset: PhotoDataset) -> _Prepared:
@@ -132,9 +130,9 @@ def _frozen(embedder: Embedder, dataset: PhotoDataset) -> _Prepared:
     train = splits.pop("train")
     return _Prepared(
         train.photos,
+        CachedEmbeddings(train.embeddings),
         {name: split.photos for name, split in splits.items()},
         {name: (lambda split=split: split.embeddings) for name, split in splits.items()},
-        train_embeddings=np.asarray(train.embeddings),
     )
 
 
@@ -150,9 +148,9 @@ def _moving(embedder: Embedder, dataset: PhotoDataset, run: PretrainRun) -> _Pre
     measured = {name: dataset.split(name) for name in ("val", "test")}
     return _Prepared(
         train,
+        loader,
         measured,
         {name: (lambda photos=photos: embedder.now(photos)) for name, photos in measured.items()},
-        loader=loader,
     )
 
 

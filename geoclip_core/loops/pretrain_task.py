@@ -14,7 +14,7 @@ from geoclip_core.data.vocabulary import KNOWN_FEATURES
 from geoclip_core.loops.batches import Indices
 from geoclip_core.loops.gather import gather_counts, gather_rows, scaled_gradient
 from geoclip_core.loops.optimizer import build_optimizer
-from geoclip_core.loops.photo_loader import LoadedPhotos, PhotoLoader
+from geoclip_core.loops.photo_loader import CachedEmbeddings, LoadedPhotos, PhotoLoader
 from geoclip_core.loops.pretrain_evaluation import PairEncoder
 from geoclip_core.loops.pretrain_options import PretrainOptions
 from geoclip_core.model.losses import contrastive_loss
@@ -94,10 +94,9 @@ class PretrainTask:
         pair: `ImageTextModel` or `ClipPair`, frozen as it shall be.
         options: of the pretraining.
         table: training rows of the dataset.
+        inputs: embeddings of the training photos or, where the image tower learns, the photos.
         encoder: of the validation photos.
         process, processes: of a distributed run.
-        embeddings: (n, D) cached, where the image tower is frozen.
-        loader: of the training photos, where it learns.
     """
 
     criterion = "loss"
@@ -107,16 +106,15 @@ class PretrainTask:
         pair: Any,
         options: PretrainOptions,
         table: pd.DataFrame,
+        inputs: CachedEmbeddings | PhotoLoader,
         encoder: PairEncoder,
         process: int = 0,
         processes: int = 1,
-        embeddings: Array | None = None,
-        loader: PhotoLoader | None = None,
     ) -> None:
         self.pair, self.options, self.encoder = pair, options, encoder
         self.captions = EpochCaptions(table, options)
         self.process, self.processes = process, processes
-        self.embeddings, self.loader = embeddings, loader
+        self.source = inputs
         self.module = PretrainObjective(pair, process, processes)
         self.optimizer = build_optimizer(
             self.module,
@@ -130,15 +128,7 @@ class PretrainTask:
     def inputs(self, epoch: int, batches: Sequence[Sequence[Indices]]) -> Iterator[list[Any]]:
         """Embeddings from the cache, or photos."""
         self._epoch = epoch
-        if self.embeddings is None:
-            assert self.loader is not None
-            yield from self.loader.epoch(epoch, batches)
-            return
-        for parts in batches:
-            yield [
-                torch.from_numpy(np.asarray(self.embeddings[rows], dtype=np.float32))
-                for rows in parts
-            ]
+        return self.source.epoch(epoch, batches)
 
     def loss(
         self,

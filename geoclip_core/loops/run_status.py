@@ -7,6 +7,8 @@ from typing import Any, Literal
 
 import psutil
 
+from geoclip_core.processes import is_running
+
 State = Literal["queued", "running", "finished", "stopped", "failed"]
 DIED = (
     "The process ended without saying why: it was killed, or the computer went down. "
@@ -46,18 +48,7 @@ def is_alive(status: RunStatus) -> bool:
     """
     if status.host and status.host != socket.gethostname():
         return True
-    if status.pid is None:
-        return False
-    try:
-        process = psutil.Process(status.pid)
-        if process.status() == psutil.STATUS_ZOMBIE:
-            return False
-        started = status.pid_started_at
-        return started is None or abs(process.create_time() - started) < 2.0
-    except psutil.NoSuchProcess:
-        return False
-    except psutil.AccessDenied:
-        return True
+    return is_running(status.pid, status.pid_started_at)
 
 
 def this_process() -> dict[str, Any]:

@@ -20,6 +20,7 @@ import yaml
 
 from geoclip_core.data.folders import write_whole
 from geoclip_core.loops.run_status import DIED, RunStatus, State, is_alive
+from geoclip_core.processes import console_tail
 
 STATUS, CONFIG, METRICS, LOG, STOP = (
     "status.json",
@@ -184,14 +185,7 @@ class Run:
 
     def log_tail(self, lines: int = 20) -> list[str]:
         """The last lines of log.txt."""
-        try:
-            with (self.folder / LOG).open("rb") as file:
-                file.seek(0, os.SEEK_END)
-                file.seek(max(0, file.tell() - 400 * lines))
-                text = file.read().decode("utf-8", errors="replace")
-        except FileNotFoundError:
-            return []
-        return text.splitlines()[-lines:]
+        return console_tail(self.folder / LOG, lines)
 
     def request_stop(self) -> None:
         """Ask the run to end after its current step; it leaves a checkpoint and can be resumed."""

@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from geoclip_core.model.backbone import Backbone, BackboneConfig, Preprocessing
 from geoclip_core.model.image_text import LARGEST_SCALE
+from geoclip_core.model.text_tower import tokenise
 from geoclip_core.model.transformers_backbone import find_last_block
 from geoclip_core.model.transformers_loading import (
     BackboneError,
@@ -83,14 +84,7 @@ class ClipPair(nn.Module):
 
     def tokens(self, texts: Sequence[str]) -> dict[str, Tensor]:
         """Token ids and mask, (b, t) each."""
-        encoded = self.tokenizer(
-            list(texts),
-            padding=True,
-            truncation=True,
-            max_length=self.max_tokens,
-            return_tensors="pt",
-        )
-        return {name: encoded[name] for name in ("input_ids", "attention_mask")}
+        return tokenise(self.tokenizer, texts, self.max_tokens)
 
     def encode_embedding(self, embedding: Tensor) -> Tensor:
         """Projected features (b, P × views) -> (b, P) of length 1; views are averaged."""

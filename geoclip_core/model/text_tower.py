@@ -22,6 +22,14 @@ _SMALL_CONFIG = {
 }
 
 
+def tokenise(tokenizer: Any, texts: Sequence[str], max_tokens: int) -> dict[str, Tensor]:
+    """Token ids and mask, (b, t) each, with t ≤ `max_tokens`: longer texts are cut."""
+    encoded = tokenizer(
+        list(texts), padding=True, truncation=True, max_length=max_tokens, return_tensors="pt"
+    )
+    return {name: encoded[name] for name in ("input_ids", "attention_mask")}
+
+
 def build_tokenizer(texts: Iterable[str], vocabulary_size: int = 4096) -> Any:
     """A CLIP tokenizer whose byte pairs are learnt from texts; nothing is downloaded.
 
@@ -73,14 +81,7 @@ class TextTower(nn.Module):
 
     def tokens(self, texts: Sequence[str]) -> dict[str, Tensor]:
         """Token ids and mask, (b, t) each; longer texts are cut."""
-        encoded = self.tokenizer(
-            list(texts),
-            padding=True,
-            truncation=True,
-            max_length=self.max_tokens,
-            return_tensors="pt",
-        )
-        return {name: encoded[name] for name in ("input_ids", "attention_mask")}
+        return tokenise(self.tokenizer, texts, self.max_tokens)
 
     def forward(self, tokens: dict[str, Tensor]) -> Tensor:
         """Tokens (b, t) -> vectors (b, width)."""

@@ -8,6 +8,7 @@ from streamlit.testing.v1 import AppTest
 from geoclip_core.data.demo import write_demo
 from geoclip_core.loops.run_status import this_process
 from geoclip_core.loops.runs import Run, list_runs
+from geoclip_core.processes import console_tail
 from tests.ui import slow_training
 from tests.ui.conftest import ROOT, texts
 from ui import train_process, train_time
@@ -172,7 +173,10 @@ def test_measuring_hands_the_form_to_the_measurement(open_train, monkeypatch, de
 def wait_for(app, run, *states):
     limit = time.monotonic() + 30
     while run.status.state not in states:
-        assert time.monotonic() < limit, (run.status, train_process.console_tail(run))
+        assert time.monotonic() < limit, (
+            run.status,
+            console_tail(run.folder / train_process.CONSOLE),
+        )
         time.sleep(0.05)
     return app.run()
 

@@ -8,6 +8,7 @@ import pytest
 
 from geoclip_core.loops.run_status import DIED, this_process
 from geoclip_core.loops.runs import Run, RunError, list_runs
+from geoclip_core.processes import console_tail
 from tests.ui import slow_training
 from ui import train_process, train_queue
 
@@ -24,7 +25,8 @@ def wait(run, *states, seconds=30.0):
     limit = time.monotonic() + seconds
     while (status := run.status).state not in states:
         if time.monotonic() > limit:
-            raise AssertionError(f"{status} after {seconds} s; {train_process.console_tail(run)}")
+            printed = console_tail(run.folder / train_process.CONSOLE)
+            raise AssertionError(f"{status} after {seconds} s; {printed}")
         time.sleep(0.02)
     return status
 
@@ -104,7 +106,7 @@ def test_a_failure_keeps_its_sentence(root):
 def test_a_death_before_the_first_log_line_leaves_its_last_words(root):
     run = start(root, crash="early")
     wait(run, "failed")
-    assert "no module named nothing" in "\n".join(train_process.console_tail(run))
+    assert "no module named nothing" in "\n".join(console_tail(run.folder / train_process.CONSOLE))
     assert run.log_tail() == []
 
 
@@ -240,4 +242,4 @@ def test_a_run_of_another_computer_is_neither_ended_nor_waited_for(tmp_path):
 def test_the_console_shows_a_progress_bar_once(tmp_path):
     run = made(tmp_path)
     (run.folder / train_process.CONSOLE).write_bytes(b"a\n 1%|\r 50%|\r100%|\nend")
-    assert train_process.console_tail(run) == ["a", "100%|", "end"]
+    assert console_tail(run.folder / train_process.CONSOLE) == ["a", "100%|", "end"]
