@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from geoclip_core.data.photos import PHOTO_SUFFIXES, PhotoError
 from geoclip_core.formats import csv_header, csv_row, to_geojson, to_json_line, to_text
-from geoclip_core.locator import Geolocator
+from geoclip_core.locator import MANY_PHOTOS, Geolocator
 from geoclip_core.prediction import Failure, Prediction
 
 FORMATS = ("text", "json", "csv", "geojson")
@@ -105,6 +105,8 @@ def _rows(locator: Geolocator, files: list[Path], arguments: argparse.Namespace)
         except PhotoError as error:
             yield Failure(" + ".join(file.name for file in files), str(error))
         return
+    if len(files) >= MANY_PHOTOS:
+        locator.accelerate()
     quiet = not sys.stderr.isatty() or len(files) == 1
     with tqdm(total=len(files), unit="photo", disable=quiet) as bar:
         for row in locator.locate_many(

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from geoclip_core.data.photos import Photo, PhotoError, open_photo
 from geoclip_core.earth.gazetteer import Gazetteer
+from geoclip_core.loops.onnx_engine import Engine, chosen_engine
 from geoclip_core.model.map_context import map_context
 from geoclip_core.model.pooling import pooled_posterior
 from geoclip_core.model_choice import load_model
@@ -27,6 +28,8 @@ from geoclip_core.prediction import Candidate, Exif, Failure, Prediction
 
 PhotoSource = str | os.PathLike[str] | bytes | Image.Image
 RADIUS_MASSES = (0.5, 0.9)
+MANY_PHOTOS = 16
+"""From so many photos on, `Geolocator.accelerate` saves more time than it takes."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,8 @@ class Geolocator:
     device: str = "cpu"
     folder: Path | None = None
     metrics: dict[str, Any] = field(default_factory=dict)
+    _engine: Engine | None = field(default=None, init=False, repr=False)
+    _engine_tried: bool = field(default=False, init=False, repr=False)
 
     @classmethod
     def load(cls, name: str | os.PathLike[str] = "mini", device: str = "cpu") -> Self:
@@ -73,6 +78,20 @@ class Geolocator:
     def calibrated(self) -> bool:
         """Whether radii were fitted on held-out photos."""
         return self.model.calibration is not None
+
+    def accelerate(self) -> bool:
+        """Run the backbone with ONNX Runtime from now on, where that is possible.
+
+        It takes a few seconds once, so it pays for many photos. Answers are the same but for
+        rounding.
+
+        Returns:
+            False where torch stays: not on a CPU, too large, or ONNX gives other numbers.
+        """
+        if not self._engine_tried:
+            self._engine = chosen_engine(self.model.backbone)
+            self._engine_tried = True
+        return self._engine is not None
 
     def locate(
         self, photo: PhotoSource | Sequence[PhotoSource], top_k: int = 5, name: str | None = None
@@ -159,7 +178,7 @@ class Geolocator:
     def _embeddings(self, prepared: Sequence[_Prepared]) -> Tensor:
         with torch.inference_mode():
             views = [torch.stack(view) for view in zip(*(p.views for p in prepared), strict=True)]
-            return self.model.backbone.embed(views)
+            return (self._engine or self.model.backbone.embed)(views)
 
     def _predict(self, prepared: Sequence[_Prepared], top_k: int) -> list[Prediction]:
         if not prepared:

@@ -154,3 +154,15 @@ def test_wrong_arguments_are_refused(locator):
         list(locator.locate_many([photo(1)], batch_size=0))
     with pytest.raises(PhotoError):
         locator.locate([])
+
+
+def test_many_photos_are_answered_the_same_by_the_faster_engine():
+    locator = Geolocator.load("mini")
+    pictures = [photo(0.2 * i, 0.5, 1 - 0.2 * i) for i in range(3)]
+    before = list(locator.locate_many(pictures))
+    assert locator.accelerate()
+    for old, new in zip(before, locator.locate_many(pictures), strict=True):
+        assert (new.latitude, new.longitude) == (old.latitude, old.longitude)
+        assert new.radius_km[0.9] == pytest.approx(old.radius_km[0.9], rel=1e-2)
+        probabilities = [c.probability for c in new.candidates]
+        assert probabilities == pytest.approx([c.probability for c in old.candidates], abs=1e-3)

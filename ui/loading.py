@@ -14,7 +14,7 @@ import streamlit as st
 
 from geoclip_core.data.photos import PhotoError
 from geoclip_core.hub.installed_models import installed_models
-from geoclip_core.locator import Failure, Geolocator, Prediction
+from geoclip_core.locator import MANY_PHOTOS, Failure, Geolocator, Prediction
 from geoclip_core.model.checkpoint import CONFIG, CheckpointError
 from geoclip_core.model_choice import bundled_models, checkpoint_folder
 from ui.photo_tray import TrayPhoto, problem
@@ -38,6 +38,11 @@ class ServedModel:
     def known(self, photos: Sequence[TrayPhoto]) -> Prediction | None:
         """The answer for these photos as one place, if it was given before."""
         return self._answers.get(tuple(photo.digest for photo in photos))
+
+    def accelerate(self) -> None:
+        """Get ready for many photos."""
+        with self._lock:
+            self.locator.accelerate()
 
     def locate(self, photos: Sequence[TrayPhoto]) -> Prediction:
         """One place from one or more photos of it.
@@ -126,6 +131,8 @@ def locate_photos(
     """
     waiting = sum(model.known(group) is None for group in groups)
     report = _progress(waiting) if waiting > 1 else lambda: None
+    if waiting >= MANY_PHOTOS:
+        model.accelerate()
     rows: list[Prediction | Failure] = []
     for group in groups:
         fresh = model.known(group) is None

@@ -13,7 +13,7 @@ from torch import Tensor
 from geoclip_core.data.photos import PhotoError, open_photo
 from geoclip_core.data.table import PhotoDataset
 from geoclip_core.loops.embedding_cache import SHARD_PHOTOS, EmbeddingCache, Embeddings
-from geoclip_core.loops.onnx_engine import Engine, onnx_engine
+from geoclip_core.loops.onnx_engine import Engine, chosen_engine
 from geoclip_core.model.backbone import Backbone
 
 Progress = Callable[[int, int], None]
@@ -109,7 +109,7 @@ def embed_dataset(
     ends = [min(start + SHARD_PHOTOS, len(dataset)) for start in starts]
     total = sum(ends) - sum(starts)
     missing = [not cache.has_shard(start) for start in starts]
-    run = _chosen_engine(backbone, engine) if any(missing) else None
+    run = _engine_called(engine, backbone) if any(missing) else None
     sources, done = dataset.paths, 0
     for start, end, absent in zip(starts, ends, missing, strict=True):
         if absent:
@@ -168,11 +168,9 @@ def _submit(
     return [(row, pool.submit(read, row)) for row in range(start, min(start + size, count))]
 
 
-def _chosen_engine(backbone: Backbone, engine: EngineName) -> Engine | None:
-    if engine == "torch" or backbone.device.type != "cpu":
-        return None
-    run = onnx_engine(backbone)
-    if run is None and engine == "onnx":
+def _engine_called(name: EngineName, backbone: Backbone) -> Engine | None:
+    run = None if name == "torch" else chosen_engine(backbone)
+    if run is None and name == "onnx":
         raise EmbeddingError(f"ONNX Runtime cannot run {backbone.config.name}: use engine torch")
     return run
 

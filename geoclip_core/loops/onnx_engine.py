@@ -14,6 +14,7 @@ from geoclip_core.model.backbone import Backbone
 
 logger = logging.getLogger(__name__)
 Engine = Callable[[Sequence[Tensor]], Tensor]
+MOST_PARAMETERS = 250_000_000
 TOLERANCE = 1e-3
 """Largest difference from torch, in units of the embedding's own size, that is accepted."""
 
@@ -25,6 +26,17 @@ class _Features(nn.Module):
 
     def forward(self, pixels: Tensor) -> Tensor:
         return self.backbone.features(pixels)
+
+
+def chosen_engine(backbone: Backbone) -> Engine | None:
+    """`onnx_engine` where it is worth trying; None: leave it to torch.
+
+    Exporting holds a network several times over in memory, so large ones stay with torch.
+    """
+    parameters = sum(parameter.numel() for parameter in backbone.parameters())
+    if backbone.device.type != "cpu" or parameters > MOST_PARAMETERS:
+        return None
+    return onnx_engine(backbone)
 
 
 def onnx_engine(backbone: Backbone) -> Engine | None:

@@ -8,7 +8,7 @@ from PIL import Image
 from geoclip_core.data.table import read_dataset
 from geoclip_core.loops import embed, embedding_cache
 from geoclip_core.loops.embed import EmbeddingError, embed_dataset, embed_images
-from geoclip_core.loops.onnx_engine import onnx_engine
+from geoclip_core.loops.onnx_engine import chosen_engine, onnx_engine
 from geoclip_core.model.backbones import backbone_config, build_backbone
 from tests.loops import tiny_photos
 from tests.model import tiny_networks
@@ -182,11 +182,17 @@ def test_onnx_gives_the_same_numbers(family, tmp_path):
         assert torch.allclose(engine(views), wanted, atol=1e-4, rtol=1e-4)
 
 
-def test_onnx_that_differs_is_not_used(backbone, monkeypatch):
+def test_onnx_that_differs_is_not_used(backbone, dataset, tmp_path, monkeypatch):
     monkeypatch.setattr("geoclip_core.loops.onnx_engine.TOLERANCE", -1.0)
     assert onnx_engine(backbone) is None
     with pytest.raises(EmbeddingError, match="engine torch"):
-        embed._chosen_engine(backbone, "onnx")
+        embed_dataset(backbone, dataset, tmp_path, engine="onnx")
+
+
+def test_a_network_that_is_too_large_to_export_stays_with_torch(backbone, monkeypatch):
+    assert chosen_engine(backbone) is not None
+    monkeypatch.setattr("geoclip_core.loops.onnx_engine.MOST_PARAMETERS", 10)
+    assert chosen_engine(backbone) is None
 
 
 def test_failures_are_kept_as_json(backbone, dataset, tmp_path):

@@ -66,10 +66,10 @@ class Options:
 
 def run(options: Options) -> int:
     """Measure and print a Markdown table."""
-    table = benchmark_ablation(options)
-    print(table.markdown())
+    report = benchmark_ablation(options).report()
+    print(markdown(report))
     if options.output is not None:
-        write_whole(options.output, json.dumps(table.to_json(), indent=2) + "\n")
+        write_whole(options.output, json.dumps(report, indent=2) + "\n")
     return 0
 
 
@@ -111,29 +111,8 @@ class AblationTable:
             "seconds": float(np.mean([result.seconds for result in results])),
         }
 
-    def markdown(self) -> str:
-        """The table."""
-        names = ["coordinate head", "context", "pretraining", "median km", "GeoScore", "@200 km"]
-        names += [f"{feature} top-1" for feature in self.features] + ["seconds"]
-        lines = [self.title, "", "| " + " | ".join(names) + " |", "|---" * len(names) + "|"]
-        for key in self.rows:
-            numbers = self.numbers(key)
-            cells = [
-                *key,
-                f"{numbers['median_km']:,.0f}",
-                f"{numbers['geoscore']:,.0f} ± {numbers['geoscore_deviation']:.0f}",
-                f"{numbers['within_200_km']:.0%}",
-                *(
-                    f"{numbers['context'][f]:.0%}" if f in numbers["context"] else ""
-                    for f in self.features
-                ),
-                f"{numbers['seconds']:.1f}" if numbers["seconds"] else "",
-            ]
-            lines.append("| " + " | ".join(cells) + " |")
-        return "\n".join(lines)
-
-    def to_json(self) -> dict[str, Any]:
-        """Every number."""
+    def report(self) -> dict[str, Any]:
+        """Every number, in JSON types."""
         return {
             "title": self.title,
             "rows": [
@@ -141,6 +120,29 @@ class AblationTable:
                 for h, c, p in self.rows
             ],
         }
+
+
+def markdown(report: Mapping[str, Any]) -> str:
+    """The table of a report, under its title."""
+    rows = report["rows"]
+    features = list(dict.fromkeys(feature for row in rows for feature in row["context"]))
+    names = ["coordinate head", "context", "pretraining", "median km", "GeoScore", "< 200 km"]
+    names += [f"{feature} top-1" for feature in features] + ["seconds"]
+    lines = [report["title"], "", "| " + " | ".join(names) + " |", "|---" * len(names) + "|"]
+    for row in rows:
+        known = row["context"]
+        cells = [
+            row["head"],
+            row["use_context"],
+            row["pretraining"],
+            f"{row['median_km']:,.0f}",
+            f"{row['geoscore']:,.0f} ± {row['geoscore_deviation']:.0f}",
+            f"{row['within_200_km']:.0%}",
+            *(f"{known[feature]:.0%}" if feature in known else "" for feature in features),
+            f"{row['seconds']:.1f}" if row["seconds"] else "",
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
 
 
 def benchmark_ablation(options: Options) -> AblationTable:
