@@ -2,8 +2,8 @@ import streamlit as st
 
 from geoclip_core.data.photos import PhotoError
 from geoclip_core.earth.sphere import haversine_km
-from ui.context_facts import features_shown
-from ui.context_panels import choose_belt, comparison_map, head_panel, model_heading
+from ui.context.facts import features_shown
+from ui.context.panels import choose_belt, comparison_map, head_panel, model_heading
 from ui.loading import accuracy_sentence, choose_model, served_model
 from ui.maps import OfflineMap, show_map
 from ui.page import open_page

@@ -1,11 +1,11 @@
 import streamlit as st
 
-from ui import evaluation_map_panel as maps
-from ui import evaluation_panels as panels
-from ui import evaluation_photo_panels as photos
-from ui import evaluation_trust_panels as trust
-from ui.evaluation_choices import choose_filters, choose_sources, clear_filters
-from ui.evaluation_data import View, find_sources, table
+from ui.evaluation import map_panel as maps
+from ui.evaluation import panels
+from ui.evaluation import photo_panels as photos
+from ui.evaluation import trust_panels as trust
+from ui.evaluation.choices import choose_filters, choose_sources, clear_filters
+from ui.evaluation.data import View, find_sources, table
 from ui.page import open_page
 
 PANELS = {

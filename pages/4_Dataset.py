@@ -1,15 +1,15 @@
 import streamlit as st
 
 from geoclip_core.data.osv_mini import DatasetError
-from ui.dataset_data import load
-from ui.dataset_explore import explore
-from ui.dataset_health import health
-from ui.dataset_make import first_steps, make
-from ui.dataset_progress import progress_strip
+from ui.dataset.data import load
+from ui.dataset.explore import explore
+from ui.dataset.health import health
+from ui.dataset.make import first_steps, make
+from ui.dataset.progress import progress_strip
 from ui.datasets_folder import datasets_folder
 from ui.page import open_page
 from ui.theme import markdown_text
-from ui.train_start import choose_dataset
+from ui.training.start import choose_dataset
 
 EXPLORE, CHECK, ADD = "Explore", "Check", "Add a dataset"
 

@@ -41,7 +41,7 @@ class Options:
 
 def run(options: Options) -> int:
     """Write the report."""
-    from ui.evaluation_report import ReportTable, report_html
+    from ui.evaluation.report import ReportTable, report_html
 
     tables = []
     for name in (options.run, *options.beside):

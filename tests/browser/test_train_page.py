@@ -10,8 +10,8 @@ from playwright.sync_api import expect
 from geoclip_core.data.demo import write_demo
 from geoclip_core.loops.runs import Run, list_runs
 from tests.browser.conftest import map_frame, running_app
-from ui import train_process
 from ui.runs_folder import RUNS_VARIABLE
+from ui.training import process
 
 pytestmark = pytest.mark.browser
 LONG = 180_000
@@ -22,7 +22,7 @@ def root(tmp_path_factory):
     folder = tmp_path_factory.mktemp("work") / "runs"
     yield folder
     for run in list_runs(folder):
-        train_process.end_now(run)
+        process.end_now(run)
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +47,7 @@ def empty(root):
     """Every test begins without runs."""
     yield
     for run in list_runs(root):
-        train_process.end_now(run)
+        process.end_now(run)
     shutil.rmtree(root, ignore_errors=True)
 
 
@@ -148,7 +148,7 @@ def test_app_restarts_and_finds_the_training(open_page, demo, root, environment,
     assert run.status.state == "running"  # though the app that started it is gone
     page = open_page("Train")
     state(page, "running")
-    train_process.end_now(run)
+    process.end_now(run)
     state(page, "stopped", 20_000)
 
 

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 
 import numpy as np
@@ -213,6 +214,15 @@ def test_fingerprint_follows_content_and_order(dataset):
     assert dataset.fingerprint == dataset.select(np.arange(len(dataset))).fingerprint
     assert dataset.fingerprint != other.fingerprint
     assert len(dataset.fingerprint) == 16
+
+
+@pytest.mark.parametrize(
+    ("column", "value"), [("split", "val"), ("climate", 3), ("latitude", 1.0), ("city_key", None)]
+)
+def test_fingerprint_follows_every_column(dataset, column, value):
+    table = dataset.table.copy()
+    table.loc[1, column] = value
+    assert dataclasses.replace(dataset, table=table).fingerprint != dataset.fingerprint
 
 
 def test_splits_are_datasets(dataset):

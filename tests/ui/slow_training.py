@@ -1,11 +1,11 @@
-"""A stand-in for ``python -m ui.train_queue``: the same waiting, then steps that cost nothing."""
+"""A stand-in for ``python -m ui.training.queue``: the same waiting, then steps that are free."""
 
 import sys
 import time
 
 from geoclip_core.loops.run_session import RunSession, StopRequestedError, execute
 from geoclip_core.loops.runs import Run
-from ui import train_queue
+from ui.training import queue
 
 
 def train(argv: list[str]) -> int:
@@ -33,4 +33,4 @@ def train(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(train_queue.main(train=train))
+    sys.exit(queue.main(train=train))

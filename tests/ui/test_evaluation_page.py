@@ -260,8 +260,8 @@ def test_no_model_is_loaded_to_look_at_numbers():
     import sys
 
     code = (
-        "import sys; import ui.evaluation_panels, ui.evaluation_map_panel, "
-        "ui.evaluation_photo_panels, ui.evaluation_trust_panels, ui.evaluation_choices; "
+        "import sys; import ui.evaluation.panels, ui.evaluation.map_panel, "
+        "ui.evaluation.photo_panels, ui.evaluation.trust_panels, ui.evaluation.choices; "
         "print([m for m in ('torch', 'transformers', 'onnxruntime') if m in sys.modules])"
     )
     done = subprocess.run(
@@ -271,7 +271,7 @@ def test_no_model_is_loaded_to_look_at_numbers():
 
 
 def test_download_holds_the_filtered_rows(place, frames):
-    from ui.evaluation_data import Filters, find_sources, rows
+    from ui.evaluation.data import Filters, find_sources, rows
 
     write(place, "with", frames[0])
     sources, problems = find_sources()

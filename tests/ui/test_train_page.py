@@ -11,10 +11,10 @@ from geoclip_core.loops.runs import Run, list_runs
 from geoclip_core.processes import console_tail
 from tests.ui import slow_training
 from tests.ui.conftest import ROOT, texts
-from ui import train_process, train_time
 from ui.runs_folder import RUNS_VARIABLE
-from ui.train_estimate import Measurement
-from ui.train_timing import Estimate
+from ui.training import estimate_panel, process
+from ui.training.estimate import Measurement
+from ui.training.timing import Estimate
 
 PAGE = "pages/3_Train.py"
 
@@ -29,11 +29,11 @@ def root(tmp_path, monkeypatch):
     folder = tmp_path / "runs"
     monkeypatch.setenv(RUNS_VARIABLE, str(folder))
     monkeypatch.chdir(tmp_path)  # no datasets of the developer's
-    monkeypatch.setattr(train_process, "QUEUE", (sys.executable, "-m", slow_training.__name__))
+    monkeypatch.setattr(process, "QUEUE", (sys.executable, "-m", slow_training.__name__))
     yield folder
     for run in list_runs(folder):
-        with contextlib.suppress(train_process.RunError):
-            train_process.end_now(run)
+        with contextlib.suppress(process.RunError):
+            process.end_now(run)
 
 
 @pytest.fixture
@@ -101,9 +101,9 @@ def test_without_a_dataset_the_way_to_one_is_shown(open_train):
 @pytest.mark.parametrize("task", ["fit", "pretrain"])
 def test_every_option_has_a_field_and_its_help(open_train, task):
     from train.options import describe
-    from ui.train_layout import FIXED, irrelevant
-    from ui.train_new import options_class
-    from ui.train_values import label, recipe_values
+    from ui.training.layout import FIXED, irrelevant
+    from ui.training.new import options_class
+    from ui.training.values import label, recipe_values
 
     app = open_train(**{"train task": task})
     cls = options_class(task)
@@ -156,13 +156,13 @@ def test_options_that_do_nothing_are_left_out(open_train):
     ],
 )
 def test_the_time_is_measured_before_the_start(open_train, monkeypatch, found, words):
-    monkeypatch.setattr(train_time, "measurement", lambda *_: found)
+    monkeypatch.setattr(estimate_panel, "measurement", lambda *_: found)
     assert words in texts(open_train())
 
 
 def test_measuring_hands_the_form_to_the_measurement(open_train, monkeypatch, demo):
     begun = []
-    monkeypatch.setattr(train_time, "begin", lambda root, task, options: begun.append(options))
+    monkeypatch.setattr(estimate_panel, "begin", lambda root, task, options: begun.append(options))
     app = open_train()
     field(app, "Epochs").set_value(7).run()
     button(app, "How long will it take?").click().run()
@@ -175,7 +175,7 @@ def wait_for(app, run, *states):
     while run.status.state not in states:
         assert time.monotonic() < limit, (
             run.status,
-            console_tail(run.folder / train_process.CONSOLE),
+            console_tail(run.folder / process.CONSOLE),
         )
         time.sleep(0.05)
     return app.run()
@@ -255,7 +255,7 @@ def test_a_run_that_was_asked_to_stop_can_be_ended(open_train, root):
 def test_a_dead_process_shows_its_last_lines(open_train, root):
     run = made(root, state="running", pid=2**22 + 1, pid_started_at=1.0, host="")
     (run.folder / "log.txt").write_text("epoch 1\nepoch 2\n")
-    (run.folder / train_process.CONSOLE).write_text("epoch 1\nepoch 2\nKilled\n")
+    (run.folder / process.CONSOLE).write_text("epoch 1\nepoch 2\nKilled\n")
     app = open_train()
     assert "failed" in badges(app)
     assert "The process ended" in texts(app)

@@ -1,0 +1,148 @@
+"""The third view of the Dataset page: drawing a demo set, importing photos, fetching OSV-Mini."""
+
+from pathlib import Path
+
+import streamlit as st
+
+from geoclip_core.data.download import KAGGLE_PAGE
+from geoclip_core.data.scene_season import SceneFacts
+from geoclip_core.data.scenes import draw_scene
+from ui.dataset.jobs import start
+from ui.training.process import safe_name
+
+_SCENES = (
+    SceneFacts("1", 31.5, -97.1, "Cfa", 110, "Texas_US", "McLennan County_US", "Waco_US"),
+    SceneFacts("8", 36.2, -115.1, "BWh", 190, "Nevada_US", "Clark County_US", "Las Vegas_US"),
+    SceneFacts("7", 44.9, -123.0, "Csb", 290, "Oregon_US", "Marion County_US", "Salem_US"),
+    SceneFacts("5", 42.9, -106.3, "Dfb", 15, "Wyoming_US", "Natrona County_US", "Casper_US"),
+)
+
+
+def first_steps(datasets: Path) -> None:
+    """Before there is any dataset: what a demo set looks like, and one button that makes it."""
+    with st.container(border=True):
+        st.markdown("**There is no dataset yet.** The quickest is a demo set of drawn scenes:")
+        for column, scene in zip(st.columns(len(_SCENES)), _scenes(), strict=True):
+            column.image(scene, width="stretch", alt="A synthetic street scene")
+        if st.button("Draw a demo set of 2,000", type="primary", icon=":material/brush:"):
+            _start_demo(datasets, "demo", 2000, 0)
+        st.caption(
+            "Synthetic: half a minute, about 30 MB. Sky, ground and plants follow climate and "
+            "month, signs and landmarks the place, so that a small model has something to learn."
+        )
+
+
+def make(datasets: Path) -> None:
+    """Three ways to a dataset."""
+    demo, photos, kaggle = st.columns(3, gap="medium")
+    with demo, st.form("demo", border=True):
+        st.markdown("**:material/brush: Draw a demo set**")
+        name = st.text_input("Name", "demo", key="demo name")
+        rows = st.number_input("Photos", 20, 200_000, 2000, 100, key="demo rows")
+        seed = st.number_input("Seed", 0, 10**6, 0, key="demo seed")
+        drawn = st.toggle(
+            "Draw the scenes",
+            True,
+            key="demo drawn",
+            help="Without them only the tables are written, for trying large ones.",
+        )
+        st.caption(
+            "Synthetic scenes around real towns of ten states; a demo set of the same name "
+            "is replaced."
+        )
+        if st.form_submit_button("Draw", icon=":material/brush:"):
+            _start_demo(datasets, name, int(rows), int(seed), drawn)
+    with photos, st.form("import", border=True):
+        st.markdown("**:material/add_photo_alternate: Import your photos**")
+        folder = st.text_input("Folder of photos", key="import folder", placeholder="~/Pictures")
+        name = st.text_input("Name", "my-photos", key="import name")
+        csv = st.text_input(
+            "CSV of positions (optional)",
+            key="import csv",
+            help="Columns file, latitude, longitude, captured_at; goes before the EXIF.",
+        )
+        test = st.slider("Kept for testing", 0, 50, 15, format="%d %%", key="import test")
+        link = st.toggle("Link instead of copying", False, key="import link")
+        st.caption("Originals are never moved or changed; importing again adds what is new.")
+        if st.form_submit_button("Import", icon=":material/add_photo_alternate:"):
+            _start_import(datasets, folder, name, csv, test / 100, link)
+    with kaggle, st.form("download", border=True):
+        st.markdown("**:material/download: Fetch OSV-Mini-129k**")
+        name = st.text_input("Name", "osv-mini", key="download name")
+        archive = st.text_input(
+            "Archive (optional)",
+            key="download archive",
+            help="A ZIP or folder that you fetched by hand: nothing is downloaded then.",
+        )
+        st.caption(
+            f"129,000 street photos of ten states from [Kaggle]({KAGGLE_PAGE}), several gigabytes. "
+            "An interrupted transfer goes on where it stopped."
+        )
+        if st.form_submit_button("Fetch", icon=":material/download:"):
+            _start_download(datasets, name, archive)
+
+
+def _start_demo(datasets: Path, name: str, rows: int, seed: int, drawn: bool = True) -> None:
+    target = _target(datasets, name)
+    if target is None:
+        return
+    arguments = ["--output", str(target), "--rows", str(rows), "--seed", str(seed)]
+    arguments += [] if drawn else ["--metadata-only"]
+    _start(datasets, "demo-data", arguments, f"Drawing {rows:,} scenes for {target.name}", target)
+
+
+def _start_import(
+    datasets: Path, folder: str, name: str, csv: str, test: float, link: bool
+) -> None:
+    source = Path(folder.strip()).expanduser()
+    target = _target(datasets, name)
+    if not folder.strip() or not source.is_dir():
+        st.error(f"There is no folder `{folder.strip() or '(empty)'}`.".replace("``", "`"))
+        return
+    if target is None:
+        return
+    arguments = [str(source.absolute()), "--output", str(target), "--test-fraction", str(test)]
+    if csv.strip():
+        table = Path(csv.strip()).expanduser()
+        if not table.is_file():
+            st.error(f"There is no file `{csv.strip()}`.")
+            return
+        arguments += ["--positions", str(table.absolute())]
+    arguments += ["--link"] if link else []
+    _start(datasets, "import-photos", arguments, f"Importing {source.name}", target)
+
+
+def _start_download(datasets: Path, name: str, archive: str) -> None:
+    target = _target(datasets, name)
+    if target is None:
+        return
+    arguments = ["osv-mini", "--output", str(target)]
+    if archive.strip():
+        source = Path(archive.strip()).expanduser()
+        if not source.exists():
+            st.error(f"There is no file or folder `{archive.strip()}`.")
+            return
+        arguments += ["--archive", str(source.absolute())]
+    _start(datasets, "download", arguments, "Fetching OSV-Mini-129k", target)
+
+
+def _target(datasets: Path, name: str) -> Path | None:
+    safe = safe_name(name)
+    if not safe:
+        st.error("Give the dataset a name of letters and digits.")
+        return None
+    return datasets.absolute() / safe
+
+
+def _start(datasets: Path, command: str, arguments: list[str], title: str, target: Path) -> None:
+    try:
+        start(datasets, command, arguments, title, target)
+    except OSError as error:
+        st.error(f"It cannot be started: {error}", icon=":material/error:")
+        return
+    st.rerun()
+
+
+@st.cache_data(show_spinner=False)
+def _scenes() -> list:
+    return [draw_scene(facts) for facts in _SCENES]

@@ -1,0 +1,1 @@
+"""The parts of the Train page: form, queue, processes, live curves, results."""

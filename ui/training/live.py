@@ -1,0 +1,244 @@
+"""One run on the page: how it is doing, live, and what can be done with it."""
+
+import gc
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import streamlit as st
+
+from geoclip_core.loops.runs import METRICS, Run, RunError
+from geoclip_core.processes import console_tail
+from ui.charts import show_chart
+from ui.theme import markdown_text, palette
+from ui.training.charts import curves_figure
+from ui.training.load import load_strip, process_load, system_load
+from ui.training.process import CONSOLE, delete, end_now, resume, stop
+from ui.training.runs import (
+    RunView,
+    created,
+    duration,
+    progress_sentence,
+    run_views,
+    took,
+    view,
+)
+from ui.training.series import Group, best_step, metric_groups
+
+LIVE_SECONDS = 1.0
+CURVE_SECONDS = 3.0
+"""Drawing curves costs a browser on the same computer what the training needs."""
+WATCH_SECONDS = 2.0
+_LOG_LINES = 12
+_MESSAGE = "train message"
+
+
+def run_head(item: RunView) -> None:
+    """The run's name, its state, and when it was made."""
+    with st.container(horizontal=True, vertical_alignment="center", key="run-head"):
+        st.subheader(markdown_text(item.title), anchor=False, width="content")
+        st.badge(item.look.word, icon=item.look.icon, color=item.look.colour)
+    config = _config(item.run)
+    facts = [item.status.task, created(item)]
+    if config.get("data"):
+        facts.append(f"on {markdown_text(Path(str(config['data'])).name)}")
+    if (seconds := took(item)) is not None and not item.active:
+        facts.append(f"took {duration(seconds)}")
+    st.caption(" · ".join(facts))
+
+
+def run_actions(root: Path, item: RunView) -> None:
+    """Stop, end, resume, delete: what makes sense in the run's state."""
+    show_message()
+    state = item.status.state
+    with st.container(horizontal=True, key="run-actions"):
+        if item.active and not item.stopping and not item.orphaned:
+            word = "Take from the queue" if item.waits_for else "Stop"
+            _action(word, ":material/stop_circle:", stop, item, help=_STOP_HELP)
+        if item.stopping:
+            _action("End now", ":material/dangerous:", end_now, item, help=_END_HELP)
+        if state in ("stopped", "failed") or item.orphaned:
+            _action(
+                "Resume", ":material/play_circle:", resume, item, help=_RESUME_HELP, type="primary"
+            )
+        if state != "running":
+            with st.popover("Delete", icon=":material/delete:"):
+                st.markdown(
+                    f"Delete **{markdown_text(item.title)}** with its model, metrics and "
+                    "predictions? There is no way back."
+                )
+                st.button(
+                    "Delete for good",
+                    key=f"delete {item.name}",
+                    type="primary",
+                    on_click=_attempt,
+                    args=(lambda: delete(root, item.run), f"{item.title} is deleted."),
+                )
+
+
+def live_panel(item: RunView) -> None:
+    """Progress and load every second while the run is at work, curves and log every third."""
+    if item.status.state != "finished":
+        _every(LIVE_SECONDS, item, _progress)
+    _every(CURVE_SECONDS, item, _curves)
+
+
+def _every(seconds: float, item: RunView, draw: Callable[[RunView], None]) -> None:
+    def fresh(folder: Path) -> None:
+        try:
+            draw(view(Run(folder)))
+        except RunError as error:
+            st.caption(markdown_text(str(error)))
+
+    fresh.__qualname__ = draw.__qualname__  # what tells one fragment from another
+    st.fragment(fresh, run_every=seconds if item.active else None)(item.run.folder)
+
+
+def failure_panel(item: RunView) -> None:
+    """Why a run failed, in its own last words."""
+    if item.status.state != "failed":
+        return
+    st.error(markdown_text(item.status.error or "It failed."), icon=":material/error:")
+    lines = item.run.log_tail(20)
+    printed = [line for line in console_tail(item.run.folder / CONSOLE, 20) if line.strip()]
+    if printed and printed[-1].strip() not in (line.strip() for line in lines):
+        # What Python or the system said last never reached the log.
+        lines = [*lines[-8:], *printed] if lines else printed
+    if lines:
+        st.caption("Its last lines")
+        st.code("\n".join(lines), language=None, wrap_lines=True)
+
+
+def watch(root: Path, views: Sequence[RunView]) -> None:
+    """Run the page again when a run began, ended, came or went, wherever that was done."""
+    _set_modules_aside("torch" in sys.modules)
+    st.fragment(_watch, run_every=WATCH_SECONDS)(root, _signature(views))
+
+
+def show_message() -> None:
+    """What the last button did, or why it could not."""
+    kind, text = st.session_state.pop(_MESSAGE, ("", ""))
+    if kind == "error":
+        st.error(markdown_text(text), icon=":material/error:")
+    elif text:
+        st.toast(markdown_text(text))
+
+
+def leave_message(kind: str, text: str) -> None:
+    """Say something at the next run of the page: kind "error" or "done"."""
+    st.session_state[_MESSAGE] = (kind, text)
+
+
+def _progress(item: RunView) -> None:
+    st.progress(min(max(item.status.progress, 0.0), 1.0), progress_sentence(item))
+    if item.active:
+        load = system_load(item.run.folder.parent)
+        st.html(load_strip(load, process_load(item.status), palette()))
+
+
+def _curves(item: RunView) -> None:
+    rows = run_metrics(item.run)
+    groups = metric_groups(rows)
+    if not groups and item.status.state == "running":
+        st.caption(
+            "Curves appear with the first measured steps. Photos are read and embedded first."
+        )
+    best = best_step(rows, item.status.best)
+    shown = [group for group in groups if not group.aside]
+    for start in range(0, len(shown), 2):
+        for column, group in zip(st.columns(2), shown[start : start + 2], strict=False):
+            with column:
+                _chart(item, rows, group, best)
+    if aside := [group for group in groups if group.aside]:
+        key = f"more curves {item.name}"
+        more = st.expander("More curves", icon=":material/show_chart:", key=key, on_change="rerun")
+        if more.open:
+            for column, group in zip(more.columns(2), aside, strict=False):
+                with column:
+                    _chart(item, rows, group, best)
+    _log(item)
+
+
+def _chart(item: RunView, rows: list[dict[str, Any]], group: Group, best: float | None) -> None:
+    st.markdown(f"**{group.title}**" + (f" ({group.unit})" if group.unit else ""))
+    figure = curves_figure(rows, group, palette(), best)
+    show_chart(figure, f"curves {item.name} {group.title}", height=280)
+
+
+def _log(item: RunView) -> None:
+    lines = item.run.log_tail(_LOG_LINES)
+    if not lines or item.status.state == "failed":
+        return
+    with st.expander("Log", expanded=item.active, icon=":material/notes:"):
+        st.code("\n".join(lines), language=None, wrap_lines=True)
+        st.caption(f"The last lines of {markdown_text(str(item.run.folder / 'log.txt'))}")
+
+
+@st.cache_resource(show_spinner=False)
+def _set_modules_aside(with_torch: bool) -> None:
+    """Spare the training what polling would cost.
+
+    Streamlit collects garbage after every run of a fragment, and looks through 300,000 objects of
+    the imported libraries for it: a tenth of a second each time. They are no garbage.
+    """
+    gc.collect()
+    gc.freeze()
+
+
+def _watch(root: Path, before: tuple[Any, ...]) -> None:
+    if _signature(run_views(root)) != before:
+        st.rerun(scope="app")
+
+
+def _signature(views: Sequence[RunView]) -> tuple[Any, ...]:
+    return tuple(
+        (item.name, item.status.state, item.stopping, item.orphaned, item.waits_for)
+        for item in views
+    )
+
+
+def run_metrics(run: Run) -> list[dict[str, Any]]:
+    """The lines of a run's metrics, read again only when there are new ones."""
+    try:
+        known = (run.folder / METRICS).stat()
+    except OSError:
+        return []
+    return _read_metrics(run.folder, known.st_mtime_ns, known.st_size, known.st_ino)
+
+
+@st.cache_data(max_entries=64, show_spinner=False)
+def _read_metrics(folder: Path, *_version: int) -> list[dict[str, Any]]:
+    return Run(folder).metrics()
+
+
+def _config(run: Run) -> dict[str, Any]:
+    try:
+        return run.config
+    except RunError:
+        return {}
+
+
+def _action(word: str, icon: str, act: Callable[[Run], None], item: RunView, **button: Any) -> None:
+    st.button(
+        word,
+        icon=icon,
+        key=f"{word} {item.name}",
+        on_click=_attempt,
+        args=(lambda: act(item.run), ""),
+        **button,
+    )
+
+
+def _attempt(act: Callable[[], None], done: str) -> None:
+    try:
+        act()
+    except RunError as error:
+        leave_message("error", str(error))
+    else:
+        leave_message("done", done)
+
+
+_STOP_HELP = "Ends after the current step and saves; it can be resumed later, or on another day."
+_END_HELP = "Does not wait for the current step. What came after the last saved state is lost."
+_RESUME_HELP = "Continues from the last saved state."

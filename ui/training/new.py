@@ -1,0 +1,204 @@
+"""A new training: task, recipe, dataset, options, and the button that starts it."""
+
+import importlib
+from pathlib import Path
+from typing import Any
+
+import streamlit as st
+
+from geoclip_core.loops.runs import CONFIG, RunError
+from train.command_line import recipes
+from train.options import OptionsError, describe
+from train.run_command import lasting_config
+from ui.runs_folder import runs_folder
+from ui.session import choose
+from ui.theme import markdown_text
+from ui.training.estimate_panel import time_panel
+from ui.training.form import Filled, options_form, reset, widget_key
+from ui.training.layout import FIXED, LAYOUTS
+from ui.training.live import leave_message, show_message
+from ui.training.process import safe_name, start
+from ui.training.runs import RunView, run_labels, select_run
+from ui.training.start import no_dataset_hint
+from ui.training.values import (
+    Checked,
+    label,
+    recipe_description,
+    recipe_values,
+    shown,
+)
+
+TASKS = {
+    "fit": ("Geolocation", "Context heads and a coordinate head on a backbone."),
+    "pretrain": (
+        "Pretraining",
+        "Photos and their captions (climate, month, places) are brought together; the result is a "
+        "backbone for a geolocation model.",
+    ),
+}
+DEFAULTS = "The defaults"
+_TASK, _RECIPE, _NAME = "train task", "train recipe", "train name"
+
+
+def options_class(task: str) -> type:
+    """The options dataclass of a command."""
+    return importlib.import_module(f"train.{task}").Options
+
+
+def new_training(views: list[RunView], data: Path | None) -> None:
+    """The whole of a new training, from the task to the start button.
+
+    Args:
+        views: the runs there are, whose options can be taken again.
+        data: the chosen dataset; None if there is none.
+    """
+    show_message()
+    st.session_state.setdefault(_TASK, "fit")
+    task = st.segmented_control(
+        "Task",
+        list(TASKS),
+        required=True,
+        format_func=lambda name: TASKS[name][0],
+        key=_TASK,
+        persist_state="session",
+    )
+    st.caption(TASKS[task][1])
+    cls = options_class(task)
+    recipe = _choose_recipe(task, views)
+    try:
+        base = recipe_values(cls, recipe)
+    except OptionsError as error:
+        st.error(markdown_text(str(error)), icon=":material/error:")
+        return
+    key = _form_key(task, recipe)
+    fixed = {"data": str(data.absolute()) if data else None}
+    fixed |= {name: base[name] for name in FIXED if name in base and name != "data"}
+    fixed["recipe"] = base["recipe"] if _is_file(recipe) else recipe
+    filled = options_form(
+        cls, base, key, LAYOUTS[task], fixed=fixed, suggestions=_suggestions(views)
+    )
+    _changed_line(cls, key, filled)
+    _start_bar(task, recipe, filled.checked, data)
+    if filled.checked.fits:
+        busy = any(item.status.state == "running" for item in views)
+        time_panel(runs_folder(), task, lasting_config(filled.checked.options), busy)
+
+
+def take_options(item: RunView) -> None:
+    """Open the form with the options of a run; a callback."""
+    st.session_state[_TASK] = item.status.task
+    st.session_state[_recipe_key(item.status.task)] = _config_of(item)
+
+
+def fit_on(item: RunView) -> None:
+    """Open the form of a fit on the backbone that a pretraining made; a callback."""
+    st.session_state[_TASK] = "fit"
+    recipe = st.session_state.setdefault(_recipe_key("fit"), _first_recipe("fit"))
+    key = _form_key("fit", None if recipe == DEFAULTS else recipe)
+    (backbone,) = (o for o in describe(options_class("fit")) if o.name == "backbone")
+    st.session_state[widget_key(key, backbone)] = str(item.run.folder)
+
+
+def _choose_recipe(task: str, views: list[RunView]) -> str | None:
+    names = recipes(task)
+    labels = run_labels(views)
+    own = {_config_of(item): labels[item.name] for item in views if item.status.task == task}
+    choice = choose(
+        "Recipe",
+        [*names, DEFAULTS, *own],
+        _recipe_key(task),
+        default=_first_recipe(task),
+        format_func=lambda name: f"As the run {own[name]}" if name in own else name,
+        help="A set of options that belong together. Every one can be changed below.",
+        width=420,
+    )
+    if choice in names and (text := recipe_description(choice)):
+        st.caption(markdown_text(text))
+    return None if choice == DEFAULTS else choice
+
+
+def _changed_line(cls: type, key: str, filled: Filled) -> None:
+    if not filled.changed:
+        return
+    with st.container(horizontal=True, vertical_alignment="center"):
+        text = ", ".join(
+            f"{label(name).lower()} {shown(new)} (was {shown(old)})"
+            for name, (old, new) in filled.changed.items()
+        )
+        st.caption(f"**Changed from the recipe:** {markdown_text(text)}")
+        st.button(
+            "Back to the recipe", type="tertiary", on_click=reset, args=(cls, key), key="reset"
+        )
+
+
+def _start_bar(task: str, recipe: str | None, checked: Checked, data: Path | None) -> None:
+    if data is None:
+        no_dataset_hint()
+    elif not checked.fits:
+        st.error(
+            markdown_text(checked.problem or "Some options do not fit: see the red lines above."),
+            icon=":material/error:",
+        )
+    with st.container(horizontal=True, vertical_alignment="bottom", key="start-bar"):
+        default = safe_name(Path(recipe).parent.name[16:] if _is_file(recipe) else recipe or task)
+        typed = st.text_input(
+            "Name of the run",
+            key=_NAME,
+            placeholder=default,
+            max_chars=200,
+            persist_state="session",
+            width=320,
+        )
+        name = safe_name(typed or "") or default or task
+        st.button(
+            "Start training",
+            type="primary",
+            icon=":material/play_arrow:",
+            key="start",
+            disabled=not checked.fits or data is None,
+            on_click=_start,
+            args=(task, checked.options, name),
+        )
+    st.caption(f"Will be kept in {markdown_text(str(runs_folder()))}/*time*-{markdown_text(name)}")
+
+
+def _start(task: str, options: Any, name: str) -> None:
+    try:
+        run = start(runs_folder(), task, lasting_config(options), name)
+    except RunError as error:
+        leave_message("error", str(error))
+        return
+    select_run(run.folder.name)
+    st.session_state["train view"] = "This run"
+
+
+def _suggestions(views: list[RunView]) -> dict[str, list[str]]:
+    from geoclip_core.model.backbones import list_backbones
+
+    pretrained = [
+        str(item.run.folder)
+        for item in views
+        if item.status.task == "pretrain" and item.run.checkpoint.is_dir()
+    ]
+    return {"backbone": [*(entry.name for entry in list_backbones()), *pretrained]}
+
+
+def _config_of(item: RunView) -> str:
+    return str(item.run.folder / CONFIG)
+
+
+def _first_recipe(task: str) -> str:
+    names = recipes(task)
+    return "demo" if "demo" in names else [*names, DEFAULTS][0]
+
+
+def _form_key(task: str, recipe: str | None) -> str:
+    return f"train {task} {recipe}"
+
+
+def _recipe_key(task: str) -> str:
+    return f"{_RECIPE} {task}"
+
+
+def _is_file(recipe: str | None) -> bool:
+    return recipe is not None and recipe.endswith((".yaml", ".yml"))

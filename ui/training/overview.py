@@ -1,0 +1,131 @@
+"""All runs in one table, and the chosen ones on one chart."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+import streamlit as st
+
+from geoclip_core.loops.runs import RunError
+from ui.charts import show_chart
+from ui.theme import markdown_text, palette
+from ui.training.charts import comparison_figure
+from ui.training.live import run_metrics
+from ui.training.runs import RunView, took
+from ui.training.series import metric_label, metric_names
+from ui.training.values import label, shown
+
+MOST_COMPARED = 8
+_UNSHOWN = {"output", "runs", "name", "resume", "recipe"}
+_FIRST_METRICS = ("val/median_km", "val/loss", "train/loss")
+
+
+def overview(views: Sequence[RunView]) -> None:
+    """A table of all runs to choose from, and what the chosen ones have in common and not."""
+    titles = unique_titles(views)
+    event = st.dataframe(
+        runs_frame(views),
+        hide_index=True,
+        key="all runs",
+        on_select="rerun",
+        selection_mode="multi-row",
+        column_config={
+            "Progress": st.column_config.ProgressColumn(format="percent", min_value=0, max_value=1),
+            "Started": st.column_config.DatetimeColumn(format="D MMM, HH:mm"),
+            "Minutes": st.column_config.NumberColumn(format="%.1f"),
+            "Best median km (val)": st.column_config.NumberColumn(format="%.0f"),
+        },
+    )
+    chosen = [views[row] for row in event.selection.rows if row < len(views)]
+    if not chosen:
+        st.caption("Tick runs on the left to compare them; until then, the newest are shown.")
+        chosen = [item for item in views if run_metrics(item.run)]
+    if len(chosen) > MOST_COMPARED:
+        st.caption(f"Only the first {MOST_COMPARED} are drawn.")
+    compare(chosen[:MOST_COMPARED], titles)
+
+
+def compare(views: Sequence[RunView], titles: Mapping[str, str]) -> None:
+    """One chart for a metric of several runs, and the options in which they differ."""
+    curves = {titles[item.name]: run_metrics(item.run) for item in views}
+    names = metric_names([row for rows in curves.values() for row in rows])
+    if not names:
+        st.info("No run has measured anything yet.", icon=":material/show_chart:")
+        return
+    first = next((name for name in _FIRST_METRICS if name in names), names[0])
+    with st.container(horizontal=True, vertical_alignment="bottom"):
+        name = st.selectbox(
+            "Compare by",
+            names,
+            index=names.index(first),
+            format_func=metric_label,
+            key="compare by",
+            persist_state="session",
+            width=340,
+        )
+        by_time = st.toggle("By minutes instead of steps", key="by time", persist_state="session")
+    figure = comparison_figure(curves, name, palette(), by_time=by_time)
+    show_chart(figure, "comparison", height=380)
+    if len(views) > 1:
+        _differences(views, titles)
+
+
+def runs_frame(views: Sequence[RunView]) -> pd.DataFrame:
+    """One row a run, for the table."""
+    rows = []
+    for item in views:
+        seconds = took(item)
+        rows.append(
+            {
+                "Run": item.title,
+                "State": item.look.word,
+                "Progress": item.status.progress,
+                "Task": item.status.task,
+                "Best median km (val)": item.status.best.get("median_km"),
+                "Started": pd.Timestamp(item.status.created_at, unit="s", tz="UTC"),
+                "Minutes": None if seconds is None else seconds / 60,
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def unique_titles(views: Sequence[RunView]) -> dict[str, str]:
+    """Name of the folder → title, with the time where two runs share a title."""
+    titles = [item.title for item in views]
+    return {
+        item.name: item.title if titles.count(item.title) == 1 else f"{item.title} {item.stamp}"
+        for item in views
+    }
+
+
+def option_differences(views: Sequence[RunView]) -> dict[str, list[Any]]:
+    """Option → value of each run, for the options in which they differ."""
+    configs = []
+    for item in views:
+        try:
+            configs.append(item.run.config)
+        except RunError:
+            configs.append({})
+    names = dict.fromkeys(name for config in configs for name in config)
+    found = {}
+    for name in names:
+        values = [config.get(name) for config in configs]
+        if name not in _UNSHOWN and any(value != values[0] for value in values):
+            found[name] = values
+    return found
+
+
+def _differences(views: Sequence[RunView], titles: Mapping[str, str]) -> None:
+    differences = option_differences(views)
+    if not differences:
+        st.caption("These runs have the same options.")
+        return
+    st.markdown("**Where their options differ**")
+    frame = pd.DataFrame(
+        {
+            titles[item.name]: [shown(values[place]) for values in differences.values()]
+            for place, item in enumerate(views)
+        },
+        index=pd.Index([markdown_text(label(name)) for name in differences], name="Option"),
+    )
+    st.dataframe(frame)

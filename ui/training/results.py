@@ -1,0 +1,216 @@
+"""What came of a run: its measured numbers, its options, and the way to the other pages."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import streamlit as st
+
+from geoclip_core.loops.runs import RunError
+from ui.evaluation.data import find_sources
+from ui.page import page_names
+from ui.theme import kilometres, markdown_text, percent
+from ui.training.live import leave_message
+from ui.training.new import fit_on, options_class, take_options
+from ui.training.runs import RunView
+from ui.training.values import label, recipe_values, shown
+
+RESULTS = "metrics.json"
+_ACCURACIES = ("25", "200", "750")
+
+
+def result_panel(item: RunView) -> None:
+    """The numbers of a finished run and one click to see it at work."""
+    if item.status.state == "finished":
+        metrics = read_results(item.run.folder)
+        if item.status.task == "fit":
+            _fit_numbers(metrics)
+        else:
+            _pretrain_numbers(metrics)
+    if item.has_model:
+        if item.status.state != "finished":
+            st.caption("It stopped early: the pages below open its best step so far.")
+        _ways_on(item)
+    elif item.status.task == "pretrain" and item.run.checkpoint.is_dir() and not item.active:
+        st.button(
+            "Train geolocation on this backbone",
+            icon=":material/arrow_forward:",
+            type="primary",
+            key=f"fit on {item.name}",
+            on_click=_fit_on,
+            args=(item,),
+        )
+
+
+def run_details(item: RunView) -> None:
+    """The options that a run was started with, and how to repeat it."""
+    try:
+        config = item.run.config
+    except RunError as error:
+        st.caption(markdown_text(str(error)))
+        return
+    with st.expander("Options", icon=":material/tune:"):
+        try:
+            default = recipe_values(options_class(item.status.task), None)
+        except (ImportError, AttributeError, ValueError):
+            default = {}
+        frame = pd.DataFrame(
+            [
+                {
+                    "Option": label(name),
+                    "Value": shown(value),
+                    "Default": shown(default.get(name)),
+                    "Differs": value != default.get(name),
+                }
+                for name, value in config.items()
+            ]
+        )
+        st.dataframe(frame.sort_values("Differs", ascending=False, kind="stable"), hide_index=True)
+        st.caption("The same from the command line")
+        recipe = item.run.folder / "config.yaml"
+        st.code(f"python -m train {item.status.task} --recipe {recipe}", language="bash")
+        st.button(
+            "Train again with these options",
+            icon=":material/replay:",
+            key=f"again {item.name}",
+            on_click=_again,
+            args=(item,),
+        )
+
+
+def read_results(folder: Path) -> dict[str, Any]:
+    """A run's metrics.json; empty if there is none that can be read."""
+    for path in (folder / RESULTS, folder / "checkpoint" / RESULTS):
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            continue
+        if isinstance(content, dict):
+            return content
+    return {}
+
+
+def number_with_interval(
+    metrics: Mapping[str, Any], path: Sequence[str], write: Any
+) -> tuple[str, str | None] | None:
+    """A measured number and its 95 % interval as text; None if it was not measured."""
+    value, bounds = _at(metrics, path), _at(metrics.get("intervals", {}), path)
+    if not isinstance(value, int | float):
+        return None
+    if not isinstance(bounds, list) or len(bounds) != 2:
+        return write(value), None
+    return write(value), f"{write(bounds[0])} – {write(bounds[1])}"
+
+
+def _fit_numbers(metrics: Mapping[str, Any]) -> None:
+    numbers = {
+        "Median error": number_with_interval(metrics, ["median_km"], kilometres),
+        "GeoScore": number_with_interval(metrics, ["geoscore"], lambda v: f"{v:,.0f}"),
+    }
+    for radius in _ACCURACIES:
+        path = ["accuracy_at_km", radius]
+        numbers[f"Within {radius} km"] = number_with_interval(metrics, path, percent)
+    found = {name: number for name, number in numbers.items() if number is not None}
+    if not found:
+        return
+    _metric_row(found)
+    about = metrics.get("about", {})
+    where = f"the {about['split']} split" if about.get("split") else "held-out photos"
+    text = f"On {metrics.get('n', 0):,} photos of {where}, with 95 % intervals."
+    constant = _at(metrics, ["baselines", "constant", "median_km"])
+    if isinstance(constant, int | float):
+        text += f" Always guessing the same best point: median {kilometres(constant)}."
+    st.caption(text)
+    heads = {
+        name: head
+        for name, head in (metrics.get("context") or {}).items()
+        if isinstance(head, dict) and isinstance(head.get("top1"), int | float)
+    }
+    if heads:
+        text = " · ".join(
+            f"{name} **{percent(head['top1'])}**"
+            + (f" ({percent(head['majority'])})" if head.get("majority") is not None else "")
+            for name, head in heads.items()
+        )
+        st.markdown(f"Right at the first guess (in brackets: always the commonest class): {text}")
+
+
+def _pretrain_numbers(metrics: Mapping[str, Any]) -> None:
+    split = next((name for name in ("test", "val") if name in metrics), None)
+    report = metrics.get(split) or {}
+    found = {}
+    among = _at(report, ["retrieval", "among"])
+    share = _at(report, ["retrieval", "image_to_text"])
+    if isinstance(share, int | float):
+        found[f"Finds its caption among {among}"] = (
+            percent(share),
+            f"by chance {percent(1 / max(int(among or 1), 1))}",
+        )
+    for feature, head in (report.get("zero_shot") or {}).items():
+        if isinstance(_at(head, ["top1"]), int | float):
+            always = f"commonest class {percent(head['majority'])}"
+            found[f"{label(feature)} from captions alone"] = (percent(head["top1"]), always)
+    if found:
+        _metric_row(found)
+        st.caption(f"On {report.get('n', 0):,} photos of the {split} split.")
+
+
+def _metric_row(numbers: Mapping[str, tuple[str, str | None]]) -> None:
+    with st.container(horizontal=True):
+        for name, (value, interval) in numbers.items():
+            st.metric(name, value, interval, delta_color="off", delta_arrow="off", border=True)
+
+
+def _ways_on(item: RunView) -> None:
+    pages = page_names()
+    with st.container(horizontal=True, key="ways-on"):
+        for name, icon in (
+            ("Map", ":material/map:"),
+            ("Context heads", ":material/psychology_alt:"),
+            ("Evaluation", ":material/query_stats:"),
+        ):
+            if name not in pages:
+                continue
+            pressed = st.button(
+                f"Open on the {name.lower()} page" if name == "Map" else f"Open in {name}",
+                icon=icon,
+                key=f"open {name} {item.name}",
+                type="primary" if name == "Map" else "secondary",
+            )
+            if pressed:
+                _choose(item, name)
+                st.switch_page(pages[name])
+
+
+def _choose(item: RunView, page: str) -> None:
+    """Make a run the chosen model of this session."""
+    if page != "Evaluation":
+        st.session_state["model"] = str(item.run.folder)
+        return
+    folder = item.run.folder.resolve()
+    sources, _ = find_sources()
+    for source in sources:
+        if Path(source.path).resolve().is_relative_to(folder):
+            st.session_state["evaluation dataset"] = source.data
+            st.session_state["evaluation model"] = source
+
+
+def _again(item: RunView) -> None:
+    take_options(item)
+    st.session_state["train view"] = "New training"
+
+
+def _fit_on(item: RunView) -> None:
+    fit_on(item)
+    st.session_state["train view"] = "New training"
+    leave_message("done", f"{item.title} is now the backbone of a new training.")
+
+
+def _at(tree: Any, path: Sequence[str]) -> Any:
+    for name in path:
+        if not isinstance(tree, Mapping):
+            return None
+        tree = tree.get(name)
+    return tree
