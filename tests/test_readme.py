@@ -10,6 +10,7 @@ import pytest
 from geoclip_core.loops.baselines import baseline_title
 from geoclip_core.model_choice import BUNDLED, bundled_models
 from train.__main__ import COMMANDS
+from train.benchmarks.ablation import markdown
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -69,3 +70,9 @@ def test_both_set_up_commands_are_one_line_each():
 @pytest.mark.parametrize("target", re.findall(r"\]\(([^)#]+)\)", README))
 def test_links_lead_somewhere(target):
     assert (ROOT / target).exists()
+
+
+@pytest.mark.parametrize("name", ["demo", "sample"])
+def test_the_tables_of_the_ablation_are_what_was_measured(name):
+    report = json.loads((ROOT / "docs" / "measured" / f"ablation-{name}.json").read_text())
+    assert f"<!-- ablation-{name} -->\n{markdown(report)}\n<!-- end -->" in README
