@@ -76,3 +76,16 @@ def test_links_lead_somewhere(target):
 def test_the_tables_of_the_ablation_are_what_was_measured(name):
     report = json.loads((ROOT / "docs" / "measured" / f"ablation-{name}.json").read_text())
     assert f"<!-- ablation-{name} -->\n{markdown(report)}\n<!-- end -->" in README
+
+
+def test_the_score_without_the_searchs_flattery_is_what_was_measured():
+    found = json.loads((ROOT / "docs" / "measured" / "selection.json").read_text())
+    low, high = found["geoscore_interval"]
+    score = f"{found['geoscore']:,.0f} [{low:,.0f}–{high:,.0f}]"
+    assert score in README
+    assert f"the median {found['median_km']:,.0f} km" in README
+    for name in bundled_models():
+        note = metrics_of(name)["note"]
+        assert score in note
+        assert note in (BUNDLED / name / "README.md").read_text(encoding="utf-8")
+        assert f"{found['settings']:,} settings" in note
