@@ -28,7 +28,7 @@ from geoclip_core.prediction import Candidate, Exif, Failure, Prediction
 
 PhotoSource = str | os.PathLike[str] | bytes | Image.Image
 RADIUS_MASSES = (0.5, 0.9)
-MANY_PHOTOS = 16
+MANY_PHOTOS = 40
 """From so many photos on, `Geolocator.accelerate` saves more time than it takes."""
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from geoclip_core.model.backbone import Backbone
+from geoclip_core.model.backbone import Backbone, cpu_parts
 
 logger = logging.getLogger(__name__)
 Engine = Callable[[Sequence[Tensor]], Tensor]
@@ -69,7 +69,9 @@ def onnx_engine(backbone: Backbone) -> Engine | None:
         parts = []
         for view in views:
             session = sessions[view.shape[2], view.shape[3]]
-            parts.append(session.run(None, {"pixels": view.contiguous().numpy()})[0])
+            inputs = [part.contiguous().numpy() for part in cpu_parts(view)]
+            features = [session.run(None, {"pixels": values})[0] for values in inputs]
+            parts.append(np.concatenate(features))
         return torch.from_numpy(np.concatenate(parts, axis=1))
 
     return run if _agrees(backbone, run) else None

@@ -194,3 +194,23 @@ def test_suggestions_name_one_that_needs_no_download():
     entries = list_backbones()
     assert [entry.name for entry in entries if entry.offline] == ["efficientnet-lite2"]
     assert all(backbone_config(entry.name).name == entry.name for entry in entries)
+
+
+@pytest.mark.parametrize("family", ["resnet", "clip"])
+def test_a_batch_passes_a_cpu_in_parts(folders, family, monkeypatch):
+    backbone = build_backbone(backbone_config(folders[family], views=((32, 32), (32, 64))))
+    views = [torch.randn(5, 3, h, w) for h, w in backbone.preprocessing.views]
+    sizes = []
+    features = type(backbone).features
+    monkeypatch.setattr(
+        type(backbone), "features", lambda self, x: sizes.append(len(x)) or features(self, x)
+    )
+    with torch.no_grad():
+        whole = backbone.embed(views)
+        monkeypatch.setattr("geoclip_core.model.backbone.CPU_PIXELS", 2 * 32 * 32)
+        parts = backbone.embed(views)
+    assert sizes == [5, 5, 2, 2, 1, 1, 1, 1, 1, 1]
+    assert torch.allclose(parts, whole, atol=1e-5)
+    sizes.clear()
+    backbone.embed(views)
+    assert sizes == [5, 5]  # what learns keeps its batch
