@@ -17,7 +17,7 @@ COMMANDS = {
     "evaluate": "predict a dataset and measure the errors",
     "report": "one self-contained HTML report of an evaluation",
     "runs": "list the training runs",
-    "benchmark": "measured comparisons: ablation, selection, gallery, tables",
+    "benchmark": "measured comparisons: ablation, selection, engines, gallery, tables",
     "climate-raster": "build the climate raster that ships with the package",
 }
 
