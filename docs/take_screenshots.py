@@ -1,7 +1,8 @@
 """Take the pictures of the README: `python docs/take_screenshots.py`.
 
 Starts the app on a free loopback port, drops the two openly licensed photos that scikit-learn's
-wheel carries (china.jpg and flower.jpg, CC BY 2.0), and photographs the pages with Chromium. Needs
+wheel carries (china.jpg and flower.jpg, CC BY 2.0), and photographs the pages with Chromium. For
+the pages on training it draws the synthetic demo set and trains the recipe demo on it. Needs
 `requirements-dev.txt` and Debian's chromium (or CHROMIUM set to another's path).
 """
 
@@ -12,10 +13,11 @@ import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -64,6 +66,33 @@ def drop_with_heatmap(page: Page) -> None:
     wait_for_map(page)
 
 
+def open_dataset(page: Page) -> None:
+    """Wait for the map of the dataset."""
+    page.get_by_text("Explore", exact=True).wait_for(timeout=PATIENCE_MS)
+    come_to_rest(page)
+
+
+def open_run(page: Page) -> None:
+    """Wait for the curves of the finished run."""
+    page.get_by_role("button", name="Open in Evaluation").wait_for(timeout=PATIENCE_MS)
+    come_to_rest(page)
+
+
+def open_evaluation(page: Page) -> None:
+    """Go from the run to its evaluation."""
+    open_run(page)
+    page.get_by_role("button", name="Open in Evaluation").click()
+    page.wait_for_url("**/Evaluation", timeout=PATIENCE_MS)
+    come_to_rest(page)
+
+
+def come_to_rest(page: Page) -> None:
+    """Wait until nothing runs and charts and maps are drawn."""
+    page.locator("[data-test-script-state=notRunning]").wait_for(timeout=PATIENCE_MS)
+    page.locator(".js-plotly-plot").first.wait_for(timeout=PATIENCE_MS)
+    page.wait_for_timeout(6000)
+
+
 def wait_for_map(page: Page) -> None:
     """Wait until land and borders are drawn and the page has come to rest."""
     page.locator("[data-test-script-state=notRunning]").wait_for(timeout=PATIENCE_MS)
@@ -76,18 +105,44 @@ SHOTS = (
     Shot("map-page-dark", "", drop("china.jpg", "flower.jpg"), dark=True),
     Shot("map-page-narrow", "", drop("china.jpg"), width=390, height=1500),
     Shot("context-page", "Context_heads", drop("china.jpg", shown="china.jpg"), height=1500),
+    Shot("dataset-page", "Dataset", open_dataset, height=1200),
+    Shot("train-page", "Train", open_run, height=1200),
+    Shot("evaluation-page", "Train", open_evaluation, height=1500),
 )
+TRAINED = ("dataset-page", "train-page", "evaluation-page")
+"""Pictures for which something has to be trained."""
+
+
+def train(folder: Path) -> None:
+    """Draw the demo set and train on it, in a folder with `datasets` and `runs`."""
+    commands = (
+        ["demo-data", "--rows", "2000", "--output", "datasets/demo"],
+        ["fit", "--recipe", "demo", "--data", "datasets/demo", "--output", "runs/demo"],
+    )
+    for command in commands:
+        subprocess.run(
+            [sys.executable, "-m", "train", *command],
+            cwd=folder,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            check=True,
+        )
 
 
 @contextlib.contextmanager
-def running_app() -> Iterator[str]:
-    """The app on a free port; gives its address."""
+def running_app(workspace: Path) -> Iterator[str]:
+    """The app on a free port, with the datasets and runs of a folder; gives its address."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     command = [sys.executable, "-m", "streamlit", "run", "app.py", "--server.headless=true"]
     command += ["--server.address=127.0.0.1", f"--server.port={port}"]
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL)
+    places = {
+        "GEOCLIP_DATASETS": str(workspace / "datasets"),
+        "GEOCLIP_RUNS": str(workspace / "runs"),
+    }
+    process = subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.DEVNULL, env={**os.environ, **places}
+    )
     try:
         for _ in range(300):
             with contextlib.suppress(urllib.error.URLError, OSError):
@@ -112,26 +167,33 @@ def main() -> int:
     if chromium is None:
         parser.error("Chromium is not installed: apt-get install chromium, or set CHROMIUM")
     options.output.mkdir(parents=True, exist_ok=True)
-    with running_app() as address, sync_playwright() as playwright:
+    wanted = [shot for shot in SHOTS if not options.only or shot.name in options.only]
+    with tempfile.TemporaryDirectory(prefix="screenshots-") as workspace:
+        if any(shot.name in TRAINED for shot in wanted):
+            train(Path(workspace))
+        take(wanted, options.output, chromium, Path(workspace))
+    return 0
+
+
+def take(shots: Sequence[Shot], output: Path, chromium: str, workspace: Path) -> None:
+    """Photograph the pages."""
+    with running_app(workspace) as address, sync_playwright() as playwright:
         browser = playwright.chromium.launch(
             executable_path=chromium,
             args=["--no-sandbox", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"],
         )
-        for shot in SHOTS:
-            if options.only and shot.name not in options.only:
-                continue
+        for shot in shots:
             page = browser.new_page(
                 viewport={"width": shot.width, "height": shot.height},
                 color_scheme="dark" if shot.dark else "light",
             )
             page.goto(f"{address}/{shot.path}")
             shot.prepare(page)
-            target = options.output / f"{shot.name}.png"
+            target = output / f"{shot.name}.png"
             page.screenshot(path=target)
             page.close()
             print(f"{target} ({target.stat().st_size / 1024:.0f} kB)")
         browser.close()
-    return 0
 
 
 if __name__ == "__main__":

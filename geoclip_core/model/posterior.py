@@ -131,7 +131,8 @@ class Posterior:
 
         The first is `mode()`; each next one is the centre of the most mass that is farther than
         `min_distance_km` (default: 150 km or the bandwidth) from those before. A place's
-        probability is the mass of the points within that distance that no earlier place took.
+        probability is the mass of the points within that distance that no earlier place took, so
+        that from the second on probabilities fall.
         """
         if k < 1:
             raise ValueError(f"k must be at least 1, not {k}")
@@ -139,7 +140,9 @@ class Posterior:
         mass = self.condensed()
         vectors, remaining = unit_vectors(mass.points), mass.weights.copy()
         alive = np.ones(len(mass), dtype=bool)
-        nearby = np.exp(-pairwise_km(mass.points, mass.points) / max(reach, 1.0))
+        distances = pairwise_km(mass.points, mass.points)
+        # of places that gather as much, the one in the middle of it
+        gathers = (distances <= reach) + 1e-6 * np.exp(-distances / max(reach, 1.0))
         places: list[tuple[float, float, float]] = []
         centre = np.asarray(self.mode())
         while len(places) < k:
@@ -151,7 +154,7 @@ class Posterior:
             alive &= ~near
             if remaining.sum() <= 1e-6:
                 break
-            index = int(np.where(alive, nearby @ remaining, -1.0).argmax())
+            index = int(np.where(alive, gathers @ remaining, -1.0).argmax())
             centre = mass.points[index]
         return places
 

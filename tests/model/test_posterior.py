@@ -115,6 +115,14 @@ def test_distinct_places_take_the_mass_around_them():
         posterior.top_k(0)
 
 
+def test_probabilities_of_places_fall_from_the_second_on():
+    for seed in range(5):
+        places = _random(200, seed, bandwidth=100.0).top_k(8)
+        rest = [probability for _, _, probability in places[1:]]
+        assert rest == sorted(rest, reverse=True)
+        assert _random(200, seed, bandwidth=100.0).top_k(3) == places[:3]
+
+
 def test_a_single_point():
     posterior = Posterior([(-90.0, 17.0)], [-1234.0], 100.0)
     assert posterior.mode()[0] == -90.0
