@@ -131,7 +131,11 @@ def test_narrow_screen_shows_everything_without_sideways_scrolling(open_page):
 def test_photo_can_be_chosen_with_the_keyboard_alone(open_page):
     page = open_page()
     map_frame(page)
-    page.get_by_test_id("stFileUploaderDropzone").get_by_role("button", name="Upload").last.focus()
+    # Until the first run of the page has ended, the button may be drawn anew and lose the focus.
+    page.locator("[data-test-script-state=notRunning]").wait_for(timeout=60_000)
+    button = page.get_by_test_id("stFileUploaderDropzone").get_by_role("button", name="Upload").last
+    button.focus()
+    expect(button).to_be_focused()
     with page.expect_file_chooser() as chooser:
         page.keyboard.press("Enter")
     chooser.value.set_files(photo())
