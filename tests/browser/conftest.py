@@ -14,11 +14,14 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
-from playwright.sync_api import sync_playwright
+from playwright.sync_api import expect, sync_playwright
 
 ROOT = Path(__file__).resolve().parents[2]
 LOOPBACK = {"127.0.0.1", "localhost"}
 START_SECONDS = 60
+PATIENCE_MS = 90_000
+"""How long anything on a page may take. Machines are shared: a short wait tests the machine."""
+expect.set_options(timeout=PATIENCE_MS)
 
 
 def chromium():
@@ -134,6 +137,7 @@ def open_page(contexts, server):
 
     def opened(path="", *, dark=False, width=1400, height=1000, **options):
         page = contexts(**options).new_page()
+        page.set_default_timeout(PATIENCE_MS)
         pages.append(page)
         page.set_viewport_size({"width": width, "height": height})
         page.emulate_media(color_scheme="dark" if dark else "light")

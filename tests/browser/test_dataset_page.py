@@ -27,19 +27,19 @@ def server(tmp_path_factory):
 
 def choose_dataset(page, name):
     box = page.get_by_role("combobox", name="Dataset")
-    expect(box).to_be_visible(timeout=60_000)
+    expect(box).to_be_visible()
     box.click()
     box.fill(name)
     box.press("Enter")
 
 
 def headline(page, text):
-    expect(page.get_by_text(re.compile(text)).first).to_be_visible(timeout=60_000)
+    expect(page.get_by_text(re.compile(text)).first).to_be_visible()
 
 
 def click_last(page, selector, text):
     """Click the last shape of the map, which lies on top, until the page says ``text``."""
-    page.locator(selector).last.wait_for(state="attached", timeout=60_000)
+    page.locator(selector).last.wait_for(state="attached")
     for _ in range(8):
         # The map is drawn in steps; a click before the last one is lost.
         page.wait_for_timeout(1500)
@@ -79,7 +79,7 @@ def test_all_rows_of_the_real_size_stay_fluid(open_page, dark):
     headline(page, r"119,008 photos.*click a hexagon")
     wait_for_hexagons(page, 150)
     assert page.locator(HEXAGONS).count() < 700
-    expect(page.get_by_text("are closer than 1 km").last).to_be_visible(timeout=60_000)
+    expect(page.get_by_text("are closer than 1 km").last).to_be_visible()
     started = time.monotonic()
     page.get_by_role("radio", name="Test").click()
     headline(page, r"17,\d{3} photos.*click a hexagon")
@@ -93,7 +93,7 @@ def test_the_doctor_runs_beside_the_page(open_page):
     headline(page, r"300 photos")
     page.get_by_role("radio", name="Check").click()
     page.get_by_role("button", name="Check this dataset").click()
-    expect(page.get_by_text("Checking demo")).to_be_visible(timeout=30_000)
+    expect(page.get_by_text("Checking demo")).to_be_visible()
     # The page answers while the doctor is at work.
     page.get_by_role("radio", name="Add a dataset").click()
     headline(page, "Import your photos")

@@ -37,7 +37,7 @@ def test_dropped_photo_gets_a_pin_without_internet(open_page, dark):
     map_frame(page)
     expect(page.get_by_text("An example to begin with")).to_be_visible()
     drop(page, photo())
-    expect(page.get_by_text("1 · palace.jpg")).to_be_visible(timeout=60_000)
+    expect(page.get_by_text("1 · palace.jpg")).to_be_visible()
     frame = map_frame(page)
     expect(frame.locator(".map-pin")).to_have_text("1")
     expect(frame.locator(".map-legend")).to_contain_text("Best guess")
@@ -53,7 +53,7 @@ def test_heatmap_is_drawn_between_land_and_borders(open_page):
     map_frame(page)
     page.get_by_text("Heatmap", exact=True).click()
     frame = page.frame_locator("iframe[title^='streamlit_folium']").first
-    expect(frame.locator(".leaflet-images-pane img").first).to_be_attached(timeout=60_000)
+    expect(frame.locator(".leaflet-images-pane img").first).to_be_attached()
 
 
 def test_broken_file_among_good_ones(open_page):
@@ -61,7 +61,7 @@ def test_broken_file_among_good_ones(open_page):
     map_frame(page)
     broken = {"name": "notes.jpg", "mimeType": "image/jpeg", "buffer": b"only text"}
     drop(page, broken, photo(), photo("other.jpg", 180))
-    expect(page.get_by_text("3 · other.jpg")).to_be_visible(timeout=60_000)
+    expect(page.get_by_text("3 · other.jpg")).to_be_visible()
     expect(page.get_by_text("notes.jpg is not a photo")).to_be_visible()
     page.get_by_role("button", name="Clear all").click()
     expect(page.get_by_text("An example to begin with")).to_be_visible()
@@ -83,11 +83,11 @@ def test_photo_is_pasted_with_the_keyboard_and_with_the_button(open_page):
     )
     page.locator("h1").click()
     page.keyboard.press("Control+V")
-    expect(page.get_by_text("1 · Pasted 1")).to_be_visible(timeout=60_000)
+    expect(page.get_by_text("1 · Pasted 1")).to_be_visible()
     page.get_by_role("button", name="Remove").click()
     expect(page.get_by_text("An example to begin with")).to_be_visible()
     page.get_by_role("button", name="Paste").click()
-    expect(page.get_by_text("1 · Pasted 1")).to_be_visible(timeout=60_000)
+    expect(page.get_by_text("1 · Pasted 1")).to_be_visible()
 
 
 def test_camera_is_asked_for_only_when_switched_on(open_page):
@@ -132,14 +132,14 @@ def test_photo_can_be_chosen_with_the_keyboard_alone(open_page):
     page = open_page()
     map_frame(page)
     # Until the first run of the page has ended, the button may be drawn anew and lose the focus.
-    page.locator("[data-test-script-state=notRunning]").wait_for(timeout=60_000)
+    page.locator("[data-test-script-state=notRunning]").wait_for()
     button = page.get_by_test_id("stFileUploaderDropzone").get_by_role("button", name="Upload").last
     button.focus()
     expect(button).to_be_focused()
     with page.expect_file_chooser() as chooser:
         page.keyboard.press("Enter")
     chooser.value.set_files(photo())
-    expect(page.get_by_text("1 · palace.jpg")).to_be_visible(timeout=60_000)
+    expect(page.get_by_text("1 · palace.jpg")).to_be_visible()
 
 
 def test_map_stays_in_view_beside_long_lists(open_page):
@@ -147,7 +147,7 @@ def test_map_stays_in_view_beside_long_lists(open_page):
     map_frame(page)
     drop(page, *(photo(f"{turn}.jpg", turn) for turn in (10, 20, 30)))
     last = page.get_by_text("3 · 30.jpg")
-    expect(last).to_be_visible(timeout=60_000)
+    expect(last).to_be_visible()
     map_frame(page)
     last.scroll_into_view_if_needed()
     expect(page.locator("iframe[title^='streamlit_folium']")).to_be_in_viewport(ratio=0.6)
@@ -157,9 +157,9 @@ def test_photo_and_model_follow_to_the_context_page(open_page):
     page = open_page()
     map_frame(page)
     drop(page, photo())
-    expect(page.get_by_text("1 · palace.jpg")).to_be_visible(timeout=60_000)
+    expect(page.get_by_text("1 · palace.jpg")).to_be_visible()
     page.get_by_role("link", name="Context heads").click()
-    expect(page.get_by_text("read in the photo").first).to_be_visible(timeout=60_000)
+    expect(page.get_by_text("read in the photo").first).to_be_visible()
     expect(page.get_by_text("palace.jpg")).to_be_visible()
     frame = map_frame(page)
     expect(frame.locator(".map-pin").first).to_be_visible()
@@ -171,7 +171,7 @@ def test_context_page_opens_by_its_own_address(open_page, width):
     page = open_page("Context_heads", width=width)
     map_frame(page)
     expect(page.get_by_text("What the model reads in a photo")).to_be_visible()
-    expect(page.get_by_text("apart.")).to_be_visible(timeout=60_000)
+    expect(page.get_by_text("apart.")).to_be_visible()
     assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
 
 

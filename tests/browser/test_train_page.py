@@ -53,14 +53,14 @@ def empty(root):
 
 def choose_data(page, folder):
     """Type the path of a dataset into the sidebar."""
-    expect(page.get_by_role("button", name="Start training").first).to_be_visible(timeout=60_000)
+    expect(page.get_by_role("button", name="Start training").first).to_be_visible()
     box = page.get_by_role("combobox", name="Dataset")
     box.click()
     box.fill(str(folder))
     box.press("Enter")
     # For a moment the page shows the old button and the new one.
     button = page.get_by_role("button", name="Start training")
-    expect(button.and_(page.locator(":disabled"))).to_have_count(0, timeout=30_000)
+    expect(button.and_(page.locator(":disabled"))).to_have_count(0)
     expect(button).to_have_count(1)
 
 
@@ -78,7 +78,7 @@ def start_training(page, demo, epochs, patience=0):
     page.get_by_text("More options").click()
     fill(page, "Patience", patience)
     page.get_by_role("button", name="Start training").click()
-    expect(page.locator(".st-key-run-head")).to_be_visible(timeout=30_000)
+    expect(page.locator(".st-key-run-head")).to_be_visible()
 
 
 def state(page, word, timeout=LONG):
@@ -135,7 +135,7 @@ def test_finished_training_shows_its_numbers_and_opens_everywhere(open_page, dem
     page.get_by_role("button", name="Open in Evaluation").click()
     about = json.loads((run.folder / "metrics.json").read_text())["about"]
     model = page.get_by_test_id("stSidebar").get_by_role("combobox", name="Model")
-    expect(model).to_have_value(re.compile(re.escape(about["model"])), timeout=60_000)
+    expect(model).to_have_value(re.compile(re.escape(about["model"])))
 
 
 def test_app_restarts_and_finds_the_training(open_page, demo, root, environment, tmp_path):
@@ -163,5 +163,5 @@ def test_narrow_screen_shows_everything_without_sideways_scrolling(open_page, ro
     page = open_page("Train", width=390, height=844, dark=dark)
     state(page, "failed")
     expect(page.get_by_text("The disk is full").first).to_be_visible()
-    expect(page.locator(".js-plotly-plot").first).to_be_visible(timeout=30_000)
+    expect(page.locator(".js-plotly-plot").first).to_be_visible()
     assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
