@@ -6,6 +6,7 @@ embedding serves every head.
 """
 
 import hashlib
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
@@ -132,7 +133,7 @@ def cpu_parts(pixels: Tensor) -> tuple[Tensor, ...]:
     return pixels.split(max(1, CPU_PIXELS // (pixels.shape[2] * pixels.shape[3])))
 
 
-class Backbone(nn.Module):
+class Backbone(nn.Module, ABC):
     """Base class. A subclass sets `preprocessing` and `block_widths` and fills in `features`.
 
     The order of an embedding is fixed: for each view, the head's features, then each depth's.
@@ -162,6 +163,7 @@ class Backbone(nn.Module):
         """Where the weights are."""
         return next(self.parameters()).device
 
+    @abstractmethod
     def features(self, pixels: Tensor) -> Tensor:
         """Features of one view.
 
@@ -171,7 +173,6 @@ class Backbone(nn.Module):
         Returns:
             (b, sum(view_block_widths)).
         """
-        raise NotImplementedError
 
     def embed(self, views: Sequence[Tensor]) -> Tensor:
         """Embeddings (b, D) float32 of a batch, as `Preprocessing.batch` makes it."""
@@ -187,9 +188,9 @@ class Backbone(nn.Module):
             return self.features(pixels).float()
         return torch.cat([self.features(part).float() for part in cpu_parts(pixels)])
 
+    @abstractmethod
     def last_block(self) -> list[nn.Module]:
         """The modules that "unfreeze the last block" means: they hold parameters, in order."""
-        raise NotImplementedError
 
     def architecture(self) -> dict[str, Any]:
         """JSON description from which `build_backbone(config, architecture=...)` builds the same

@@ -1,5 +1,6 @@
 """What every coordinate head is: a joined vector in, a posterior over the Earth out."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
@@ -9,7 +10,7 @@ from geoclip_core.model.calibration import Calibration
 from geoclip_core.model.posterior import Posterior
 
 
-class CoordinateHead(nn.Module):
+class CoordinateHead(nn.Module, ABC):
     """Base class of the heads "regression", "geocells" and "retrieval".
 
     A joined vector is the normalised embedding, followed by the projected context logits where
@@ -30,17 +31,17 @@ class CoordinateHead(nn.Module):
         """Keyword arguments (JSON types) that build the same head again."""
         return {}
 
+    @abstractmethod
     def forward(self, joined: Tensor) -> Any:
         """(b, input_width) -> whatever `loss` and `raw_posteriors` of this head read."""
-        raise NotImplementedError
 
+    @abstractmethod
     def loss(self, output: Any, coordinates: Tensor) -> Tensor:
         """Scalar loss of an output against true coordinates (b, 2) in degrees."""
-        raise NotImplementedError
 
+    @abstractmethod
     def raw_posteriors(self, output: Any) -> list[Posterior]:
         """One uncalibrated posterior a photo."""
-        raise NotImplementedError
 
     def posteriors(self, output: Any, calibration: Calibration | None = None) -> list[Posterior]:
         """One posterior a photo, calibrated if a calibration is given."""

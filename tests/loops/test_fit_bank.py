@@ -39,6 +39,12 @@ class Stub(Backbone):
         self.view_block_widths = WIDTHS
         self.layer = nn.Linear(2, 2)
 
+    def features(self, pixels):
+        raise AssertionError("its embeddings are given")
+
+    def last_block(self):
+        return [self.layer]
+
 
 def _photos(count=80, seed=0):
     rng = np.random.default_rng(seed)

@@ -10,7 +10,8 @@ from geoclip_core.earth.sphere import geoscore
 from geoclip_core.loops.ablation import DEGREES, AblationResult, variants
 from tests.loops import tiny_photos
 from train.__main__ import main
-from train.benchmarks.ablation import AblationTable, Options, ablation_splits
+from train.benchmarks.ablation import Options, ablation_splits
+from train.benchmarks.ablation_table import AblationTable
 
 
 @pytest.fixture(scope="module")

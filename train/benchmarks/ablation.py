@@ -4,7 +4,7 @@ import dataclasses
 import json
 import tempfile
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -15,9 +15,10 @@ from tqdm import tqdm
 from geoclip_core.data.folders import write_whole
 from geoclip_core.data.table import PhotoDataset, read_dataset
 from geoclip_core.data.vocabulary import IGNORE_INDEX
-from geoclip_core.earth.sphere import geoscore, haversine_km
+from geoclip_core.earth.sphere import haversine_km
 from geoclip_core.loops.fit_options import FitOptions
 from geoclip_core.loops.pretrain_options import PretrainOptions
+from train.benchmarks.ablation_table import AblationTable, Key, markdown
 from train.command_line import load_recipe
 from train.options import build
 
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
 
 VAL_SHARE = 0.15
 """Share of the photos of a training fold on which the epoch is chosen."""
-Key = tuple[str, str, str]
 _MARKS = {"plain": "no", "pretrained": "yes", "projected": "yes, shared space"}
 
 
@@ -71,78 +71,6 @@ def run(options: Options) -> int:
     if options.output is not None:
         write_whole(options.output, json.dumps(report, indent=2) + "\n")
     return 0
-
-
-@dataclass
-class AblationTable:
-    """Results by row, in the order of the table."""
-
-    title: str
-    features: tuple[str, ...]
-    rows: dict[Key, dict[int, list["AblationResult"]]] = field(default_factory=dict)
-    """Head, context, pretraining -> seed -> results, one for each fold."""
-
-    def add(self, key: Key, seed: int, result: "AblationResult") -> None:
-        """Count a result in."""
-        self.rows.setdefault(key, {}).setdefault(seed, []).append(result)
-
-    def numbers(self, key: Key) -> dict[str, Any]:
-        """Median km, GeoScore with its deviation over seeds, context top-1, seconds."""
-        seeds = self.rows[key].values()
-        results = [result for folds in seeds for result in folds]
-        errors = np.concatenate([result.errors_km for result in results])
-        scores = [
-            float(geoscore(np.concatenate([fold.errors_km for fold in folds])).mean())
-            for folds in seeds
-        ]
-        context = {}
-        for feature in self.features:
-            pairs = [result.hits[feature] for result in results if feature in result.hits]
-            if sum(known for _, known in pairs):
-                right, known = (sum(values) for values in zip(*pairs, strict=True))
-                context[feature] = right / known
-        return {
-            "median_km": float(np.median(errors)),
-            "mean_km": float(errors.mean()),
-            "geoscore": float(np.mean(scores)),
-            "geoscore_deviation": float(np.std(scores)),
-            "within_200_km": float((errors < 200).mean()),
-            "context": context,
-            "seconds": float(np.mean([result.seconds for result in results])),
-        }
-
-    def report(self) -> dict[str, Any]:
-        """Every number, in JSON types."""
-        return {
-            "title": self.title,
-            "rows": [
-                {"head": h, "use_context": c, "pretraining": p, **self.numbers((h, c, p))}
-                for h, c, p in self.rows
-            ],
-        }
-
-
-def markdown(report: Mapping[str, Any]) -> str:
-    """The table of a report, under its title."""
-    rows = report["rows"]
-    features = list(dict.fromkeys(feature for row in rows for feature in row["context"]))
-    names = ["coordinate head", "context", "pretraining", "median km", "GeoScore", "< 200 km"]
-    names += [f"{feature} top-1" for feature in features] + ["seconds"]
-    lines = [report["title"], "", "| " + " | ".join(names) + " |", "|---" * len(names) + "|"]
-    for row in rows:
-        known = row["context"]
-        cells = [
-            row["head"],
-            row["use_context"],
-            row["pretraining"],
-            f"{row['median_km']:,.0f}",
-            f"{row['geoscore']:,.0f} ± {row['geoscore_deviation']:.0f}",
-            f"{row['within_200_km']:.0%}",
-            *(f"{known[feature]:.0%}" if feature in known else "" for feature in features),
-            f"{row['seconds']:.1f}" if row["seconds"] else "",
-        ]
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
 
 
 def benchmark_ablation(options: Options) -> AblationTable:
