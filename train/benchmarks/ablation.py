@@ -55,7 +55,7 @@ class Options:
     cache_dir: Path | None = None
     """Where embeddings are kept; by default the platform's cache folder."""
     output: Path | None = None
-    """JSON file for every number."""
+    """JSON file for every number, written anew after each split."""
 
     def __post_init__(self) -> None:
         if self.folds == 1 or self.folds < 0 or self.seeds < 1:
@@ -66,10 +66,7 @@ class Options:
 
 def run(options: Options) -> int:
     """Measure and print a Markdown table."""
-    report = benchmark_ablation(options).report()
-    print(markdown(report))
-    if options.output is not None:
-        write_whole(options.output, json.dumps(report, indent=2) + "\n")
+    print(markdown(benchmark_ablation(options).report()))
     return 0
 
 
@@ -99,6 +96,8 @@ def benchmark_ablation(options: Options) -> AblationTable:
                 result = measure_variant(variant, split, _fit_options(options, seed), accelerator)
                 table.add(_key(variant), seed, result)
                 bar.update()
+            if options.output is not None:
+                write_whole(options.output, json.dumps(table.report(), indent=2) + "\n")
             bar.set_description("embedding and pretraining" if options.pretrain else "embedding")
     return table
 
