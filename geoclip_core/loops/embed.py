@@ -109,7 +109,7 @@ def embed_dataset(
     ends = [min(start + SHARD_PHOTOS, len(dataset)) for start in starts]
     total = sum(ends) - sum(starts)
     missing = [not cache.has_shard(start) for start in starts]
-    run = _engine_called(engine, backbone) if any(missing) else None
+    run = _engine_named(engine, backbone) if any(missing) else None
     sources, done = dataset.paths, 0
     for start, end, absent in zip(starts, ends, missing, strict=True):
         if absent:
@@ -168,7 +168,7 @@ def _submit(
     return [(row, pool.submit(read, row)) for row in range(start, min(start + size, count))]
 
 
-def _engine_called(name: EngineName, backbone: Backbone) -> Engine | None:
+def _engine_named(name: EngineName, backbone: Backbone) -> Engine | None:
     run = None if name == "torch" else chosen_engine(backbone)
     if run is None and name == "onnx":
         raise EmbeddingError(f"ONNX Runtime cannot run {backbone.config.name}: use engine torch")

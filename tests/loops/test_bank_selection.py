@@ -59,7 +59,7 @@ def test_the_view_that_says_something_is_chosen(informative):
     assert np.median(result.errors_km) < 200
 
 
-def test_a_choice_does_not_depend_on_the_held_out_photos(monkeypatch):
+def test_a_choice_does_not_depend_on_the_held_out_photos():
     data = subject()
     rows = np.arange(40)
     features = candidate_features(2, 1)

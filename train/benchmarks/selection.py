@@ -2,7 +2,8 @@
 
 Views, depths, kernel, ridge, readout and targets of the bundled models were found on the same
 photos that cross-validation then scores. Here every fold makes the choice anew, from its training
-photos alone (nested cross-validation); the difference is what the search flattered itself by.
+photos alone (nested cross-validation); the difference is what the search flattered itself by. What
+this cannot undo: the depths and the grids on offer were drawn up knowing those photos.
 """
 
 import json
