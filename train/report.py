@@ -4,7 +4,6 @@ The file holds its figures, maps and everything that draws them: it can be maile
 a server or the internet.
 """
 
-import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any, ClassVar
 
 import pandas as pd
 
+from geoclip_core.atomic_writes import write_atomically
 from geoclip_core.loops.evaluate import describe, predictions_of
 from geoclip_core.loops.predictions import PredictionsError, read_predictions
 
@@ -57,10 +57,7 @@ def run(options: Options) -> int:
             ReportTable(model if model not in taken else f"{model} ({name})", frame, about)
         )
     text = report_html(tables, options.photos)
-    options.output.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = options.output.with_name(f".{options.output.name}.{os.getpid()}.part")
-    unfinished.write_text(text, encoding="utf-8")
-    os.replace(unfinished, options.output)
+    write_atomically(options.output, text)
     print(f"{options.output} ({len(text.encode()) / 1e6:.1f} MB)", file=sys.stderr)
     return 0
 

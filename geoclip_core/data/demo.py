@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from geoclip_core.atomic_writes import atomic_folder
 from geoclip_core.data import osv_mini
 from geoclip_core.data.demo_places import demo_coordinates, demo_moments
-from geoclip_core.data.folders import whole_folder
 from geoclip_core.data.processes import in_processes
 from geoclip_core.data.scene_season import SceneFacts
 from geoclip_core.data.scenes import draw_scene
@@ -63,7 +63,7 @@ def write_demo(
     if not 0 <= test_fraction <= 0.5:
         raise ValueError(f"the share of test rows must lie between 0 and 0.5, not {test_fraction}")
     frame, scenes = demo_table(rows, seed=seed, test_fraction=test_fraction)
-    with whole_folder(output) as folder:
+    with atomic_folder(output) as folder:
         for split, part in frame.groupby("split"):
             path = osv_mini.csv_path(folder, str(split))
             part.drop(columns="split").to_csv(path, index=False, lineterminator="\n")

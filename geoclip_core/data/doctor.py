@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from geoclip_core.atomic_writes import atomic_file, write_atomically
 from geoclip_core.data import osv_mini
 from geoclip_core.data.doctor_files import check_photos
 from geoclip_core.data.doctor_findings import Finding, Findings
@@ -20,7 +21,6 @@ from geoclip_core.data.doctor_tables import (
     check_leaks,
     check_places,
 )
-from geoclip_core.data.folders import write_whole
 from geoclip_core.data.osv_mini import DatasetError
 
 REPORT_FILE = "doctor.json"
@@ -155,10 +155,9 @@ def examine(
 
 def write_report(report: Report, path: Path) -> None:
     """Write the report as JSON."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     text = json.dumps(report.to_json(), indent=2, ensure_ascii=False) + "\n"
     # Names from a hostile table may hold halves of characters, which UTF-8 cannot write.
-    write_whole(path, text.encode("utf-8", "replace").decode("utf-8"))
+    write_atomically(path, text.encode("utf-8", "replace").decode("utf-8"))
 
 
 def write_clean(root: Path | str, report: Report, folder: Path | str) -> dict[str, int]:
@@ -190,9 +189,8 @@ def write_clean(root: Path | str, report: Report, folder: Path | str) -> dict[st
             if where == split:
                 frame.loc[frame.index[rows], column] = ""
         frame = frame[~drop]
-        temporary = folder / f".{path.name}.part"
-        frame.to_csv(temporary, index=False, lineterminator="\n")
-        temporary.replace(folder / path.name)
+        with atomic_file(folder / path.name) as unfinished:
+            frame.to_csv(unfinished, index=False, lineterminator="\n")
         written[path.name] = len(frame)
     if (root / osv_mini.DESCRIPTION_FILE).is_file():
         shutil.copy2(root / osv_mini.DESCRIPTION_FILE, folder)

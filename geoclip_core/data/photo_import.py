@@ -15,9 +15,9 @@ from pathlib import Path
 
 import pandas as pd
 
+from geoclip_core.atomic_writes import atomic_folder, restore
 from geoclip_core.data import osv_mini
 from geoclip_core.data.demo import check_output
-from geoclip_core.data.folders import restore, whole_folder
 from geoclip_core.data.import_rows import imported_rows, with_splits
 from geoclip_core.data.import_sources import Source, photo_files, read_source
 from geoclip_core.data.photos import PHOTO_SUFFIXES, open_photo
@@ -164,7 +164,7 @@ def _write(
     steps: int,
 ) -> None:
     old_paths = _paths(old)
-    with whole_folder(output) as folder:
+    with atomic_folder(output) as folder:
         for split in osv_mini.FILE_SPLITS:
             part = frame[frame["split"] == split].drop(columns="split")
             if len(part) or split != "buffer":

@@ -3,12 +3,12 @@
 import json
 import os
 import sys
-import tempfile
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
+from geoclip_core.atomic_writes import write_atomically
 from geoclip_core.cache_folders import cache_folders
 from geoclip_core.processes import is_running, start_detached
 
@@ -53,11 +53,7 @@ class StatusWriter:
     def write(self, status: DownloadStatus) -> None:
         """Write a status, whole or not at all; a full disk hides the status, no more."""
         try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            handle, work = tempfile.mkstemp(prefix=".status-", dir=self._path.parent)
-            with os.fdopen(handle, "w", encoding="utf-8") as stream:
-                json.dump(asdict(status), stream)
-            os.replace(work, self._path)
+            write_atomically(self._path, json.dumps(asdict(status)))
         except OSError as error:
             print(f"the progress cannot be written down: {error}", file=sys.stderr)
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
+from geoclip_core.atomic_writes import swap_in
 from geoclip_core.cache_folders import cache_folders, is_offline
 from geoclip_core.hub import geoclip_wheel
 from geoclip_core.hub.catalogue import GEOCLIP, TOWER_BYTES, catalogue_entry
@@ -18,7 +19,7 @@ from geoclip_core.hub.installed_models import (
     installed_model,
     write_manifest,
 )
-from geoclip_core.hub.placement import DownloadError, check_space, place_folder
+from geoclip_core.hub.placement import DownloadError, check_space
 from geoclip_core.hub.repository import find_repository
 from geoclip_core.hub.transfer import Progress, fetch
 from geoclip_core.model.checkpoint import CheckpointError, load_checkpoint
@@ -76,7 +77,7 @@ def download(
                 manifest = _fetch_repository(name, waiting, revision, progress)
             ready = waiting / "ready"
             write_manifest(ready, {"name": name, **manifest})
-            place_folder(ready, folders.models / key)
+            swap_in(ready, folders.models / key)
             shutil.rmtree(waiting, ignore_errors=True)
     except OSError as error:
         raise DownloadError(f"{name} could not be stored in {folders.models}: {error}") from error

@@ -1,9 +1,7 @@
 """Putting files where they belong: names that stay inside, room on the disk, all or nothing."""
 
 import hashlib
-import os
 import shutil
-import tempfile
 from pathlib import Path, PurePosixPath
 
 DISK_RESERVE = 50_000_000
@@ -54,24 +52,3 @@ def sha256_of(path: Path) -> str:
     """SHA-256 of a file, in hexadecimal."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def place_folder(finished: Path, target: Path) -> Path:
-    """Put a finished folder in its place; the one that was there stays until the new one is in.
-
-    Both must be on one disk: the move is a rename.
-    """
-    target.parent.mkdir(parents=True, exist_ok=True)
-    if not target.exists():
-        os.replace(finished, target)
-        return target
-    old = Path(tempfile.mkdtemp(prefix=f".{target.name}-old-", dir=target.parent))
-    os.replace(target, old / target.name)
-    try:
-        os.replace(finished, target)
-    except OSError:
-        os.replace(old / target.name, target)
-        raise
-    finally:
-        shutil.rmtree(old, ignore_errors=True)
-    return target

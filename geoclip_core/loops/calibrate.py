@@ -4,7 +4,6 @@ The mathematics is in :mod:`geoclip_core.model.calibration`; here is what surrou
 may be used, what changed, where it is kept, and the picture of it in the model card.
 """
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from geoclip_core.atomic_writes import write_atomically
 from geoclip_core.earth.sphere import haversine_km
 from geoclip_core.loops import reliability
 from geoclip_core.loops.predictions import predictions_frame
@@ -131,11 +131,11 @@ def save_calibration(folder: str | Path, result: CalibrationResult) -> Path:
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    _write(folder / DIAGRAM, coverage_diagram(result.before, result.after))
+    write_atomically(folder / DIAGRAM, coverage_diagram(result.before, result.after))
     card = folder / CARD
     text = card.read_text(encoding="utf-8") if card.exists() else ""
-    _write(card, _with_section(text, _section(result)))
-    _write(folder / CALIBRATION, result.calibration.to_json())
+    write_atomically(card, _with_section(text, _section(result)))
+    write_atomically(folder / CALIBRATION, result.calibration.to_json())
     return folder
 
 
@@ -185,9 +185,3 @@ def _with_section(card: str, section: str) -> str:
     if 0 <= start < end:
         return card[:start] + block + card[end + len(_END) :].lstrip("\n")
     return f"{card.rstrip()}\n\n{block}" if card.strip() else block
-
-
-def _write(path: Path, text: str) -> None:
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.part")
-    unfinished.write_text(text, encoding="utf-8")
-    os.replace(unfinished, path)

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from geoclip_core.atomic_writes import atomic_file
 from geoclip_core.cache_folders import cache_folders
 from geoclip_core.data.table import PhotoDataset
 from geoclip_core.model.backbone import Backbone
@@ -64,30 +65,25 @@ class EmbeddingCache:
 
     def write_shard(self, start: int, part: Embeddings) -> None:
         """Write the shard that begins at a row, whole or not at all."""
-        self.place.mkdir(parents=True, exist_ok=True)
-        path = self._shard(start)
-        unfinished = self.place / f".{path.name}.{os.getpid()}.part"
         failures = np.frombuffer(json.dumps(part.failures).encode(), np.uint8)
-        with unfinished.open("wb") as file:
+        with atomic_file(self._shard(start)) as unfinished, unfinished.open("wb") as file:
             np.savez(file, values=part.values, failures=failures)
-        os.replace(unfinished, path)
 
     def join(self) -> None:
         """Make one array of all shards; it appears by a rename, then the shards go."""
-        unfinished = self.place / f".{_ARRAY}.part"
         shape = (len(self._photos), self._width)
-        array = np.lib.format.open_memmap(unfinished, "w+", np.float16, shape)
         failures: dict[int, str] = {}
-        for start in range(0, len(self._photos), SHARD_PHOTOS):
-            with np.load(self._shard(start), allow_pickle=False) as shard:
-                array[start : start + SHARD_PHOTOS] = shard["values"]
-                wrong = json.loads(shard["failures"].tobytes().decode())
-            failures |= {start + int(row): text for row, text in wrong.items()}
-        array.flush()
-        del array
-        np.save(self.place / _PHOTOS, self._photos)
-        (self.place / _FAILURES).write_text(json.dumps(failures), encoding="utf-8")
-        os.replace(unfinished, self.place / _ARRAY)
+        with atomic_file(self.place / _ARRAY) as unfinished:
+            array = np.lib.format.open_memmap(unfinished, "w+", np.float16, shape)
+            for start in range(0, len(self._photos), SHARD_PHOTOS):
+                with np.load(self._shard(start), allow_pickle=False) as shard:
+                    array[start : start + SHARD_PHOTOS] = shard["values"]
+                    wrong = json.loads(shard["failures"].tobytes().decode())
+                failures |= {start + int(row): text for row, text in wrong.items()}
+            array.flush()
+            del array
+            np.save(self.place / _PHOTOS, self._photos)
+            (self.place / _FAILURES).write_text(json.dumps(failures), encoding="utf-8")
         for shard in [*self.place.glob("shard-*.npz"), *self.place.glob(".shard-*.part")]:
             shard.unlink(missing_ok=True)
 

@@ -6,7 +6,6 @@ settings it is of. A run that was killed finds its finished shards and goes on b
 
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -16,6 +15,7 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 
+from geoclip_core.atomic_writes import write_atomically
 from geoclip_core.loops import metrics
 from geoclip_core.loops.predictions import (
     PredictionsError,
@@ -162,9 +162,7 @@ def save_evaluation(
     folder = Path(folder)
     write_predictions(frame, folder / PREDICTIONS, about)
     text = json.dumps({"about": dict(about), **report}, indent=2, allow_nan=False) + "\n"
-    unfinished = folder / f".{METRICS}.{os.getpid()}.part"
-    unfinished.write_text(text, encoding="utf-8")
-    os.replace(unfinished, folder / METRICS)
+    write_atomically(folder / METRICS, text)
     return folder
 
 

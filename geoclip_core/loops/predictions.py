@@ -5,7 +5,6 @@ reads this table, so a number can always be traced to a row and from there to a 
 """
 
 import json
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from geoclip_core.atomic_writes import atomic_file
 from geoclip_core.earth.sphere import haversine_km
 
 #: Every predictions table has these columns; anything else is optional.
@@ -219,13 +219,11 @@ def write_predictions(
         about: what the table is (model, dataset, split, note, ...), as JSON values.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     table = pa.Table.from_pandas(frame, preserve_index=False)
     described = {_ABOUT: json.dumps(dict(about or {})).encode()}
     table = table.replace_schema_metadata({**(table.schema.metadata or {}), **described})
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.part")
-    pq.write_table(table, unfinished, compression="zstd")
-    os.replace(unfinished, path)
+    with atomic_file(path) as unfinished:
+        pq.write_table(table, unfinished, compression="zstd")
     return path
 
 

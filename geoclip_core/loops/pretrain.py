@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from geoclip_core.atomic_writes import atomic_folder, write_atomically
 from geoclip_core.data.captions import captions
-from geoclip_core.data.folders import whole_folder
 from geoclip_core.data.table import PhotoDataset
 from geoclip_core.data.vocabulary import build_vocabularies
 from geoclip_core.loops.fit_data import Embedder, read_training_dataset
@@ -211,14 +211,14 @@ def write_pair(
     if stopped:
         metrics["stopped"] = stopped
     text = json.dumps(metrics, indent=2) + "\n"
-    with whole_folder(run.folder / "checkpoint") as folder:
+    with atomic_folder(run.folder / "checkpoint") as folder:
         pair.save(folder)
         card = pretrain_card(run.name, run.options, dataset, reports, stopped)
         (folder / "README.md").write_text(card, encoding="utf-8")
         (folder / "metrics.json").write_text(text, encoding="utf-8")
     if stopped:
         return
-    (run.folder / "metrics.json").write_text(text, encoding="utf-8")
+    write_atomically(run.folder / "metrics.json", text)
     shutil.rmtree(run.folder / "resume", ignore_errors=True)
     for split, report in reports.items():
         zero_shot = ", ".join(

@@ -18,7 +18,7 @@ from typing import Any, Self, get_args
 
 import yaml
 
-from geoclip_core.data.folders import write_whole
+from geoclip_core.atomic_writes import write_atomically
 from geoclip_core.loops.run_status import DIED, RunStatus, State, is_alive
 from geoclip_core.processes import console_tail
 
@@ -181,7 +181,7 @@ class Run:
     def forget_metrics_after(self, step: int) -> None:
         """Drop lines of later steps: a resumed run writes them again."""
         rows = [row for row in self.metrics() if row.get("step", 0) <= step]
-        write_whole(self.folder / METRICS, "".join(json.dumps(row) + "\n" for row in rows))
+        write_atomically(self.folder / METRICS, "".join(json.dumps(row) + "\n" for row in rows))
 
     def log_tail(self, lines: int = 20) -> list[str]:
         """The last lines of log.txt."""
@@ -210,7 +210,7 @@ class Run:
         shutil.rmtree(self.folder)
 
     def _write_status(self, status: RunStatus) -> None:
-        write_whole(self.folder / STATUS, json.dumps(asdict(status), indent=2) + "\n")
+        write_atomically(self.folder / STATUS, json.dumps(asdict(status), indent=2) + "\n")
 
 
 def list_runs(root: str | Path = "runs") -> list[Run]:

@@ -9,6 +9,7 @@ from accelerate import Accelerator
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from geoclip_core.atomic_writes import atomic_file
 from geoclip_core.loops.training_state import (
     StateError,
     begin_state,
@@ -93,11 +94,9 @@ class TrainingSaver:
     def save_best(self, step: int) -> None:
         """Keep the weights of a step as the best so far."""
         if self.accelerator.is_main_process:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            unfinished = self.folder / ".best.part"
             tensors = {n: t.detach().cpu().contiguous() for n, t in self._learnt().items()}
-            save_file(tensors, unfinished)
-            unfinished.replace(self._best_file(step))
+            with atomic_file(self._best_file(step)) as unfinished:
+                save_file(tensors, unfinished)
         self.accelerator.wait_for_everyone()
 
     def restore_best(self, step: int) -> None:

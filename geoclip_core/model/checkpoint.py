@@ -1,9 +1,7 @@
 """Models on disk: a folder of safetensors and JSON. Never pickle."""
 
 import json
-import os
 import shutil
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +10,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from geoclip_core.atomic_writes import atomic_folder
 from geoclip_core.data.vocabulary import Vocabulary
 from geoclip_core.model.backbone import BackboneConfig
 from geoclip_core.model.calibration import Calibration
@@ -70,9 +69,7 @@ def save_checkpoint(
         if not save_backbone:
             config["backbone_hash"] = model.backbone.weights_hash()
     vocabularies = {f: v.to_json() for f, v in model.vocabularies.items()}
-    target.parent.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
-    try:
+    with atomic_folder(target) as work:
         save_file(tensors, work / WEIGHTS, metadata={"format": "pt"})
         _write_json(work / CONFIG, config)
         _write_json(work / VOCABULARIES, vocabularies)
@@ -82,12 +79,8 @@ def save_checkpoint(
         (work / CARD).write_text(card, encoding="utf-8")
         for name, path in (files or {}).items():
             shutil.copyfile(path, work / name)
-        work.chmod(0o755)
         for path in work.iterdir():
             path.chmod(0o644)  # safetensors writes for the owner alone
-        _replace(work, target)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
     return target
 
 
@@ -219,18 +212,3 @@ def _write_json(path: Path, value: Mapping[str, Any]) -> None:
 
 def _is_ours(folder: Path) -> bool:
     return (folder / CONFIG).is_file() and (folder / WEIGHTS).is_file()
-
-
-def _replace(work: Path, target: Path) -> None:
-    """Put the finished folder in the target's place; the old one stays until the new one is in."""
-    if not target.exists():
-        os.replace(work, target)
-        return
-    old = Path(tempfile.mkdtemp(prefix=f".{target.name}-old-", dir=target.parent))
-    os.replace(target, old)
-    try:
-        os.replace(work, target)
-    except OSError:
-        os.replace(old, target)
-        raise
-    shutil.rmtree(old, ignore_errors=True)

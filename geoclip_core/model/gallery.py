@@ -8,8 +8,6 @@ measured when the matrix is made.
 """
 
 import hashlib
-import os
-import tempfile
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -23,6 +21,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
+from geoclip_core.atomic_writes import atomic_file
 from geoclip_core.model.location_encoder import LocationEncoder
 
 Progress = Callable[[int, int], None]
@@ -108,18 +107,12 @@ class Gallery(nn.Module):
 
     def save(self, path: Path, key: str) -> None:
         """Write the matrix, whole or not at all."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=".gallery-", dir=path.parent)
-        os.close(handle)
-        try:
+        with atomic_file(path) as unfinished:
             save_file(
                 {"places": self.matrix.cpu().half()},
-                name,
+                unfinished,
                 metadata={"key": key, "rounding_error": repr(self.rounding_error)},
             )
-            os.replace(name, path)
-        finally:
-            Path(name).unlink(missing_ok=True)
 
     @classmethod
     def load(

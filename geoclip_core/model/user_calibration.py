@@ -5,10 +5,9 @@ cleared, but the calibration is the user's own work. The file's name holds a fin
 weights, so that no other model is ever corrected by it.
 """
 
-import os
-import tempfile
 from pathlib import Path
 
+from geoclip_core.atomic_writes import write_atomically
 from geoclip_core.cache_folders import cache_folders
 from geoclip_core.model.calibration import Calibration
 from geoclip_core.model.checkpoint import CheckpointError
@@ -39,12 +38,5 @@ def read_user_calibration(name: str, fingerprint: str) -> Calibration | None:
 def save_user_calibration(name: str, fingerprint: str, calibration: Calibration) -> Path:
     """Keep a calibration, whole or not at all, and say where."""
     path = calibration_path(name, fingerprint)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, work = tempfile.mkstemp(prefix=f".{path.stem}-", dir=path.parent)
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as stream:
-            stream.write(calibration.to_json())
-        os.replace(work, path)
-    finally:
-        Path(work).unlink(missing_ok=True)
+    write_atomically(path, calibration.to_json())
     return path

@@ -214,7 +214,7 @@ def test_the_old_state_stays(wheel, hub, cache, monkeypatch, trouble):
         def kill(*_):
             raise KeyboardInterrupt
 
-        monkeypatch.setattr(downloads, "place_folder", kill)
+        monkeypatch.setattr(downloads, "swap_in", kill)
     with pytest.raises((DownloadError, KeyboardInterrupt)):
         download("geoclip", wheel=wheel, force=True)
     monkeypatch.undo()

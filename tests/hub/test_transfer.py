@@ -1,5 +1,4 @@
 import hashlib
-import shutil
 import socket
 from collections import namedtuple
 from pathlib import Path
@@ -7,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from geoclip_core.hub import placement, transfer
-from geoclip_core.hub.placement import DownloadError, place_folder, readable, safe_path
+from geoclip_core.hub.placement import DownloadError, readable, safe_path
 from geoclip_core.hub.transfer import RemoteFile, fetch
 from tests.hub.fake_hub import COMMIT, fake_hub
 
@@ -143,29 +142,6 @@ def test_names_stay_in_their_folder(tmp_path, name):
 def test_only_the_web_is_fetched(tmp_path):
     with pytest.raises(DownloadError, match="no web address"):
         fetch(RemoteFile("x", "file:///etc/hostname"), tmp_path)
-
-
-def test_a_folder_takes_the_place_of_another_whole(tmp_path, monkeypatch):
-    for name in ("old", "new"):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "which").write_text(name)
-    real, calls = placement.os.replace, []
-
-    def break_second(source, target):
-        calls.append(source)
-        if len(calls) == 2:
-            raise OSError("pulled the plug")
-        real(source, target)
-
-    monkeypatch.setattr(placement.os, "replace", break_second)
-    with pytest.raises(OSError, match="plug"):
-        place_folder(tmp_path / "new", tmp_path / "old")
-    assert (tmp_path / "old" / "which").read_text() == "old"
-    monkeypatch.undo()
-    place_folder(tmp_path / "new", tmp_path / "old")
-    assert (tmp_path / "old" / "which").read_text() == "new"
-    assert [p.name for p in tmp_path.iterdir()] == ["old"]
-    shutil.rmtree(tmp_path / "old")
 
 
 def test_sizes_read_well():

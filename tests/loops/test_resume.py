@@ -114,6 +114,7 @@ def test_killed_and_resumed_equals_uninterrupted(case, data, networks, whole, tm
         assert kinds <= {".json", ".jsonl", ".yaml", ".txt", ".safetensors", ".0", "", ".part"}
     last = call(task, "--resume", killed)
     assert last.returncode == 0, last.stderr
+    assert not list(killed.rglob("*.part"))  # what the killed processes left half written
     other = Run.open(killed)
     assert other.status.state == "finished"
     assert _numbers(other) == _numbers(one)

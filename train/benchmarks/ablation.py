@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from geoclip_core.data.folders import write_whole
+from geoclip_core.atomic_writes import write_atomically
 from geoclip_core.data.table import PhotoDataset, read_dataset
 from geoclip_core.data.vocabulary import IGNORE_INDEX
 from geoclip_core.earth.sphere import haversine_km
@@ -97,7 +97,7 @@ def benchmark_ablation(options: Options) -> AblationTable:
                 table.add(_key(variant), seed, result)
                 bar.update()
             if options.output is not None:
-                write_whole(options.output, json.dumps(table.report(), indent=2) + "\n")
+                write_atomically(options.output, json.dumps(table.report(), indent=2) + "\n")
             bar.set_description("embedding and pretraining" if options.pretrain else "embedding")
     return table
 

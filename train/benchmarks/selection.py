@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from geoclip_core.data.folders import write_whole
+from geoclip_core.atomic_writes import write_atomically
 from geoclip_core.earth.sphere import geoscore
 from train.command_line import load_recipe
 from train.options import build
@@ -64,7 +64,7 @@ def run(options: Options) -> int:
         views = " + ".join(options.views[view] for view in features.views)
         print(f"  {count} × views {views}, {len(features.depths)} depths, scales {scales} km")
     if options.output is not None:
-        write_whole(options.output, json.dumps(numbers, indent=2) + "\n")
+        write_atomically(options.output, json.dumps(numbers, indent=2) + "\n")
     return 0
 
 

@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 import psutil
 
-from geoclip_core.data.folders import write_whole
+from geoclip_core.atomic_writes import write_atomically
 from geoclip_core.processes import console_tail, is_running, start_detached
 
 State = Literal["running", "finished", "failed", "stopped"]
@@ -84,7 +84,7 @@ def start(root: Path, command: str, arguments: Sequence[str], title: str, datase
         **process,
         "started_at": time.time(),
     }
-    write_whole(folder / _JOB, json.dumps(record))
+    write_atomically(folder / _JOB, json.dumps(record))
     return folder
 
 
@@ -111,7 +111,7 @@ def stop(job: Job) -> None:
             with contextlib.suppress(psutil.NoSuchProcess):
                 member.kill()
     if (job.folder / _JOB).is_file():
-        write_whole(job.folder / _JOB, json.dumps(record | {"stopped": True}))
+        write_atomically(job.folder / _JOB, json.dumps(record | {"stopped": True}))
 
 
 def dismiss(job: Job) -> None:

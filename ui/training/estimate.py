@@ -22,7 +22,7 @@ from typing import Any
 
 import yaml
 
-from geoclip_core.data.folders import write_whole
+from geoclip_core.atomic_writes import write_atomically
 from geoclip_core.loops.run_status import RunStatus, is_alive, this_process
 from geoclip_core.loops.runs import CONFIG, Run, RunError
 from ui.training.process import detached
@@ -171,7 +171,7 @@ def _place(root: Path, task: str, options: Mapping[str, Any]) -> Path:
 
 
 def _write(folder: Path, **content: Any) -> None:
-    write_whole(folder / _RESULT, json.dumps(content))
+    write_atomically(folder / _RESULT, json.dumps(content))
 
 
 if __name__ == "__main__":
