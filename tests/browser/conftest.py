@@ -18,7 +18,7 @@ from playwright.sync_api import expect, sync_playwright
 
 ROOT = Path(__file__).resolve().parents[2]
 LOOPBACK = {"127.0.0.1", "localhost"}
-START_SECONDS = 60
+START_SECONDS = 120
 PATIENCE_MS = 90_000
 """How long anything on a page may take. Machines are shared: a short wait tests the machine."""
 expect.set_options(timeout=PATIENCE_MS)
@@ -85,8 +85,17 @@ def running_app(log, **environment):
         _wait_until_healthy(f"http://127.0.0.1:{port}/_stcore/health", process, log)
         yield Server(f"http://127.0.0.1:{port}", log)
     finally:
-        process.terminate()
+        stop(process)
+
+
+def stop(process):
+    """End a server; one that is busy is killed."""
+    process.terminate()
+    try:
         process.wait(timeout=20)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
 
 
 @pytest.fixture(scope="session")
@@ -171,3 +180,22 @@ def map_frame(page):
     frame = page.frame_locator("iframe[title^='streamlit_folium']").first
     frame.locator("[data-borders='drawn']").wait_for(timeout=90_000)
     return frame
+
+
+def click_until(page, shape, done, tries=12):
+    """Click the middle of a shape of a map until ``done()``.
+
+    Maps are drawn in steps, and ignore a click that comes before the last one or in the moment in
+    which the mouse arrives.
+    """
+    for _ in range(tries):
+        page.wait_for_timeout(1500)
+        if done():
+            return
+        box = shape.bounding_box() if shape.count() else None
+        if box is not None:
+            x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+            page.mouse.move(x, y)
+            page.wait_for_timeout(300)
+            page.mouse.click(x, y)
+            page.wait_for_timeout(1500)

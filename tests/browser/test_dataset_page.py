@@ -7,7 +7,7 @@ import pytest
 from playwright.sync_api import expect
 
 from geoclip_core.data.demo import write_demo
-from tests.browser.conftest import running_app
+from tests.browser.conftest import PATIENCE_MS, click_until, running_app
 from ui.datasets_folder import DATASETS_VARIABLE
 
 pytestmark = pytest.mark.browser
@@ -40,15 +40,8 @@ def headline(page, text):
 def click_last(page, selector, text):
     """Click the last shape of the map, which lies on top, until the page says ``text``."""
     page.locator(selector).last.wait_for(state="attached")
-    for _ in range(8):
-        # The map is drawn in steps; a click before the last one is lost.
-        page.wait_for_timeout(1500)
-        if page.get_by_text(re.compile(text)).count():
-            return
-        box = page.locator(selector).last.bounding_box() if page.locator(selector).count() else None
-        if box is not None:
-            page.mouse.click(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
-            page.wait_for_timeout(2500)
+    said = page.get_by_text(re.compile(text))
+    click_until(page, page.locator(selector).last, lambda: said.count() > 0)
     headline(page, text)
 
 
@@ -57,7 +50,7 @@ def wait_for_hexagons(page, least):
     page.wait_for_function(
         "([selector, least]) => document.querySelectorAll(selector).length >= least",
         arg=[HEXAGONS, least],
-        timeout=60_000,
+        timeout=PATIENCE_MS,
     )
 
 

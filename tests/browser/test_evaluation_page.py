@@ -17,7 +17,14 @@ from geoclip_core.loops.baselines import with_baselines
 from geoclip_core.loops.evaluate import save_evaluation
 from geoclip_core.loops.metrics import summarise, with_places
 from geoclip_core.loops.predictions import write_predictions
-from tests.browser.conftest import ROOT, Server, _wait_until_healthy, chromium
+from tests.browser.conftest import (
+    ROOT,
+    Server,
+    _wait_until_healthy,
+    chromium,
+    click_until,
+    stop,
+)
 from tests.loops.synthetic_predictions import synthetic_predictions
 from train.__main__ import main
 
@@ -70,16 +77,13 @@ def server(work):
         served.process = process
         yield served
     finally:
-        process.terminate()
-        process.wait(timeout=20)
+        stop(process)
 
 
 def settled(page):
     """Wait until the server has answered and everything is drawn."""
     page.wait_for_timeout(200)
-    page.wait_for_selector(
-        '[data-testid=stApp][data-test-script-state="notRunning"]', timeout=60_000
-    )
+    page.wait_for_selector('[data-testid=stApp][data-test-script-state="notRunning"]')
     page.wait_for_function("!document.querySelector('[data-testid=stSkeleton]')")
     assert page.get_by_test_id("stException").count() == 0
 
@@ -133,11 +137,8 @@ def test_an_area_opens_into_its_photos(open_page):
     expect(page.get_by_role("heading", name="From truth to guess: the selection")).to_be_visible()
     area = page.locator(".choroplethlayer path").nth(20)
     area.wait_for(state="attached")
-    box = area.bounding_box()
-    page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
-    page.wait_for_timeout(300)
-    page.mouse.click(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
     heading = page.get_by_role("heading", name=re.compile("From truth to guess: around"))
+    click_until(page, area, heading.is_visible)
     expect(heading).to_be_visible()
     # the list follows the map, and can change its mind
     box = page.get_by_role("combobox", name="Open an area")

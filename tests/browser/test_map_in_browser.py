@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 from playwright.sync_api import expect
 
-from tests.browser.conftest import ROOT, map_frame
+from tests.browser.conftest import ROOT, click_until, map_frame
 
 pytestmark = pytest.mark.browser
 
@@ -105,11 +105,8 @@ def test_online_tiles_are_asked_for_only_when_switched_on(open_page):
     assert page.beyond == []
     frame.locator(".leaflet-control-layers-toggle").press("Enter")
     switch = frame.get_by_text("OpenStreetMap (asks the internet)")
-    switch.hover()  # Leaflet ignores a click in the moment in which the mouse arrives
-    page.wait_for_timeout(300)
-    with page.expect_request("https://tile.openstreetmap.org/**", timeout=20_000):
-        switch.click()
-    page.wait_for_timeout(500)
+    click_until(page, switch, lambda: bool(page.beyond))
+    assert page.beyond
     assert all(address.startswith("https://tile.openstreetmap.org/") for address in page.beyond)
     page.beyond.clear()
     frame.get_by_text("Outlines (no internet)").click()

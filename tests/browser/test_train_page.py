@@ -69,7 +69,7 @@ def fill(page, label, value):
     box.fill(str(value))
     box.press("Enter")
     changed = page.get_by_test_id("stCaptionContainer").filter(has_text="Changed from the recipe")
-    expect(changed).to_contain_text(f"{label.lower()} {value}", timeout=15_000)
+    expect(changed).to_contain_text(f"{label.lower()} {value}")
 
 
 def start_training(page, demo, epochs, patience=0):
@@ -127,11 +127,9 @@ def test_finished_training_shows_its_numbers_and_opens_everywhere(open_page, dem
     (run,) = list_runs(root)
     expect(page.get_by_test_id("stMetric").first).to_contain_text("Median error")
     page.get_by_role("button", name="Open in Context heads").click()
-    expect(page.get_by_role("combobox", name="Model A")).to_have_value(
-        str(run.folder), timeout=60_000
-    )
+    expect(page.get_by_role("combobox", name="Model A")).to_have_value(str(run.folder))
     page.get_by_role("link", name="Train").click()
-    state(page, "finished", 30_000)  # the choice of the run survives a change of page
+    state(page, "finished")  # the choice of the run survives a change of page
     page.get_by_role("button", name="Open in Evaluation").click()
     about = json.loads((run.folder / "metrics.json").read_text())["about"]
     model = page.get_by_test_id("stSidebar").get_by_role("combobox", name="Model")

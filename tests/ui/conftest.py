@@ -91,7 +91,7 @@ def open_app(models):
     """Open a page as a viewer would, with a model chosen: ``open_app("texas", "app.py")``."""
 
     def opened(model="texas", page="app.py", **session):
-        app = AppTest.from_file(str(ROOT / "app.py"), default_timeout=60)
+        app = AppTest.from_file(str(ROOT / "app.py"), default_timeout=180)
         app.session_state["model"] = models.get(model, model)
         for key, value in session.items():
             app.session_state[key] = value

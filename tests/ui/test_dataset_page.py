@@ -32,7 +32,7 @@ def folder(tmp_path, monkeypatch):
 @pytest.fixture
 def open_page(folder):
     def opened(dataset=None, **session):
-        app = AppTest.from_file(str(ROOT / PAGE), default_timeout=60)
+        app = AppTest.from_file(str(ROOT / PAGE), default_timeout=180)
         if dataset is not None:
             app.session_state["dataset"] = str(dataset)
         for key, value in session.items():

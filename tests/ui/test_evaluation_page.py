@@ -46,7 +46,7 @@ def frames():
 
 
 def open_page(tab="Errors", **session):
-    app = AppTest.from_file(PAGE, default_timeout=60)
+    app = AppTest.from_file(PAGE, default_timeout=180)
     app.session_state["evaluation tab"] = tab
     for key, value in session.items():
         app.session_state[key.replace("_", " ")] = value

@@ -26,7 +26,7 @@ def cache(tmp_path, monkeypatch):
 
 
 def shown():
-    app = AppTest.from_function(page, default_timeout=30).run()
+    app = AppTest.from_function(page, default_timeout=180).run()
     assert not app.exception
     return app
 

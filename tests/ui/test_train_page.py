@@ -39,7 +39,7 @@ def root(tmp_path, monkeypatch):
 @pytest.fixture
 def open_train(root, demo):
     def opened(**session):
-        app = AppTest.from_file(str(ROOT / "app.py"), default_timeout=60)
+        app = AppTest.from_file(str(ROOT / "app.py"), default_timeout=180)
         app.session_state["model"] = "there is no such model"  # the map page loads none
         app.session_state["dataset"] = str(demo)
         for key, value in session.items():
