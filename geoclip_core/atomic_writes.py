@@ -12,7 +12,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-import psutil
+from geoclip_core.processes import is_running
 
 # Two threads of one process may write the same file.
 _numbers = itertools.count()
@@ -101,14 +101,18 @@ def _aside(target: Path) -> Path:
     return target.with_name(f".{target.name}.old")
 
 
-def _unfinished(path: Path) -> Path:
-    """A new name beside a path; what dead processes left there under such names goes."""
+def remove_left_overs(path: Path) -> None:
+    """Take away what dead processes had begun to write for a file or folder."""
     prefix = f".{path.name}."
     for left_over in path.parent.glob(f"{glob.escape(prefix)}*-*.part"):
         owner = left_over.name.removeprefix(prefix).partition("-")[0]
-        if owner.isdigit() and not psutil.pid_exists(int(owner)):
+        if owner.isdigit() and not is_running(int(owner)):
             if left_over.is_dir():
                 shutil.rmtree(left_over, ignore_errors=True)
             else:
                 left_over.unlink(missing_ok=True)
-    return path.with_name(f"{prefix}{os.getpid()}-{next(_numbers)}.part")
+
+
+def _unfinished(path: Path) -> Path:
+    remove_left_overs(path)
+    return path.with_name(f".{path.name}.{os.getpid()}-{next(_numbers)}.part")

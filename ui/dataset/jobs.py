@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 import psutil
 
-from geoclip_core.atomic_writes import write_atomically
+from geoclip_core.atomic_writes import remove_left_overs, write_atomically
 from geoclip_core.processes import console_tail, is_running, start_detached
 
 State = Literal["running", "finished", "failed", "stopped"]
@@ -110,6 +110,9 @@ def stop(job: Job) -> None:
         for member in family:
             with contextlib.suppress(psutil.NoSuchProcess):
                 member.kill()
+        psutil.wait_procs(family, timeout=_END_SECONDS)
+    # A helper that was still writing may have kept the command from cleaning up.
+    remove_left_overs(job.dataset)
     if (job.folder / _JOB).is_file():
         write_atomically(job.folder / _JOB, json.dumps(record | {"stopped": True}))
 
