@@ -66,6 +66,15 @@ def drop_with_heatmap(page: Page) -> None:
     wait_for_map(page)
 
 
+def find_reasons(page: Page) -> None:
+    """Have the model look for the parts of the photo that its answer rests on."""
+    drop("china.jpg", shown="china.jpg")(page)
+    page.get_by_role("button", name="Find the reasons").click()
+    page.get_by_text("with the outlined fifth covered").first.wait_for(timeout=PATIENCE_MS)
+    page.get_by_role("button", name="Picture").last.scroll_into_view_if_needed()
+    page.wait_for_timeout(1500)
+
+
 def open_dataset(page: Page) -> None:
     """Wait for the map of the dataset."""
     page.get_by_text("Explore", exact=True).wait_for(timeout=PATIENCE_MS)
@@ -105,6 +114,7 @@ SHOTS = (
     Shot("map-page-dark", "", drop("china.jpg", "flower.jpg"), dark=True),
     Shot("map-page-narrow", "", drop("china.jpg"), width=390, height=1500),
     Shot("context-page", "Context_heads", drop("china.jpg", shown="china.jpg"), height=1500),
+    Shot("reasons", "Context_heads", find_reasons, height=760),
     Shot("dataset-page", "Dataset", open_dataset, height=1200),
     Shot("train-page", "Train", open_run, height=1200),
     Shot("evaluation-page", "Train", open_evaluation, height=1500),

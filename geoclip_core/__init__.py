@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from geoclip_core.data.photos import PhotoError
+    from geoclip_core.explanation import Explanation
     from geoclip_core.locator import Geolocator
     from geoclip_core.model.checkpoint import CheckpointError
     from geoclip_core.model_choice import bundled_models
@@ -15,6 +16,7 @@ _HOMES = {
     "Candidate": "geoclip_core.prediction",
     "CheckpointError": "geoclip_core.model.checkpoint",
     "Exif": "geoclip_core.prediction",
+    "Explanation": "geoclip_core.explanation",
     "Failure": "geoclip_core.prediction",
     "Geolocator": "geoclip_core.locator",
     "PhotoError": "geoclip_core.data.photos",
@@ -26,6 +28,7 @@ __all__ = [
     "Candidate",
     "CheckpointError",
     "Exif",
+    "Explanation",
     "Failure",
     "Geolocator",
     "PhotoError",

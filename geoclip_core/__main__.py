@@ -1,10 +1,10 @@
-"""``python -m geoclip_core locate | models | download | push``."""
+"""``python -m geoclip_core locate | explain | models | download | push``."""
 
 import argparse
 import sys
 from collections.abc import Sequence
 
-from geoclip_core import locate_command
+from geoclip_core import explain_command, locate_command
 from geoclip_core.hub import commands as hub_commands
 from geoclip_core.model.checkpoint import CheckpointError
 
@@ -17,6 +17,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     locate_command.add_parser(commands)
+    explain_command.add_parser(commands)
     hub_commands.add_parsers(commands)
     arguments = parser.parse_args(argv)
     try:

@@ -5,6 +5,7 @@ The path of a photo: bytes → `data.photos.open_photo` → `Backbone.embed` →
 never used for the guess.
 """
 
+import contextlib
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -19,15 +20,15 @@ from PIL import Image
 from torch import Tensor
 
 from geoclip_core.data.photos import Photo, PhotoError, open_photo
-from geoclip_core.earth.gazetteer import Gazetteer
+from geoclip_core.explanation import Explanation, explain_answers
 from geoclip_core.loops.onnx_engine import Engine, chosen_engine
 from geoclip_core.model.map_context import map_context
 from geoclip_core.model.pooling import pooled_posterior
 from geoclip_core.model_choice import load_model
-from geoclip_core.prediction import Candidate, Exif, Failure, Prediction
+from geoclip_core.prediction import Exif, Failure, Prediction, labelled
 
 PhotoSource = str | os.PathLike[str] | bytes | Image.Image
-RADIUS_MASSES = (0.5, 0.9)
+_EXPLAINED_SIDES = (1024, 1024)
 MANY_PHOTOS = 40
 """From so many photos on, `Geolocator.accelerate` saves more time than it takes."""
 
@@ -73,6 +74,11 @@ class Geolocator:
     def features(self) -> tuple[str, ...]:
         """The context features that the model answers."""
         return tuple(self.model.vocabularies)
+
+    @property
+    def context_source(self) -> Literal["photo", "map"]:
+        """Whether context is read in the photo or looked up on the map under the posterior."""
+        return getattr(self.model, "context_source", "photo")
 
     @property
     def calibrated(self) -> bool:
@@ -158,6 +164,47 @@ class Geolocator:
                 if progress:
                     progress(done)
 
+    def explain(
+        self,
+        photo: PhotoSource,
+        name: str | None = None,
+        *,
+        progress: Callable[[int, int], None] | None = None,
+        lock: contextlib.AbstractContextManager[Any] | None = None,
+    ) -> Explanation:
+        """Which parts of a photo the answers rest on: the model looks about 70 times.
+
+        Args:
+            photo: A path, the bytes of a file, or a PIL image.
+            name: What to call the photo; by default its file name.
+            progress: Called with looks done and looks in all.
+            lock: Held while the model computes, free in between.
+
+        Raises:
+            PhotoError: the photo cannot be read.
+        """
+        preprocessing = self.model.backbone.preprocessing
+        opened = open_photo(photo, name=name, draft_size=preprocessing.draft_size)
+        image = opened.image.convert("RGB")
+        image.thumbnail(_EXPLAINED_SIDES, Image.Resampling.BICUBIC)
+        guard = lock or contextlib.nullcontext()
+        with guard:
+            self.accelerate()
+
+        def estimate(images: Sequence[Image.Image]) -> Sequence[Any]:
+            with guard, torch.inference_mode():
+                views = preprocessing.batch(images)
+                return self.model.predict((self._engine or self.model.backbone.embed)(views))
+
+        vocabularies = self.model.vocabularies if self.context_source == "photo" else {}
+        effects = explain_answers(
+            image,
+            estimate,
+            {feature: vocabulary.labels for feature, vocabulary in vocabularies.items()},
+            progress,
+        )
+        return Explanation(opened.name, self.name, image, effects)
+
     def embed(self, photo: PhotoSource) -> Tensor:
         """The embedding (D,) of a photo, for those who want to build on it."""
         return self._embeddings([self._prepare(photo)])[0]
@@ -213,42 +260,25 @@ class Geolocator:
         self, file: str, estimate: Any, top_k: int, exif: Exif | None, seconds: float
     ) -> Prediction:
         started = time.perf_counter()
-        posterior = estimate.posterior
-        best = posterior.mode()
-        places = posterior.top_k(top_k)
-        named = Gazetteer.load().places([best, *[(lat, lon) for lat, lon, _ in places]])
-        source = getattr(self.model, "context_source", "photo")
         context = (
-            map_context(posterior)
-            if source == "map"
+            map_context(estimate.posterior)
+            if self.context_source == "map"
             else {
-                feature: _labelled(self.model.vocabularies[feature].labels, probabilities)
+                feature: labelled(self.model.vocabularies[feature].labels, probabilities)
                 for feature, probabilities in estimate.context.items()
             }
         )
-        return Prediction(
+        found = Prediction.of(
+            estimate.posterior,
+            top_k,
             file=file,
             model=self.name,
-            latitude=best[0],
-            longitude=best[1],
-            radius_km={mass: posterior.radius_km(mass, best) for mass in RADIUS_MASSES},
-            candidates=tuple(
-                Candidate(lat, lon, probability, place)
-                for (lat, lon, probability), place in zip(places, named[1:], strict=True)
-            ),
             context=context,
-            posterior=posterior,
-            place=named[0],
             exif=exif,
-            seconds=seconds + time.perf_counter() - started,
             calibrated=self.calibrated,
-            context_source=source,
+            context_source=self.context_source,
         )
-
-
-def _labelled(names: Sequence[str], probabilities: Any) -> list[tuple[str, float]]:
-    order = sorted(range(len(names)), key=lambda index: -probabilities[index])
-    return [(names[index], float(probabilities[index])) for index in order]
+        return replace(found, seconds=seconds + time.perf_counter() - started)
 
 
 def _exif(photo: Photo) -> Exif | None:

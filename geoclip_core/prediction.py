@@ -1,12 +1,15 @@
 """What a model says of one photo, ready to be shown."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Literal
+from typing import Any, Literal, Self
 
-from geoclip_core.earth.gazetteer import Place
+from geoclip_core.earth.gazetteer import Gazetteer, Place
 from geoclip_core.earth.sphere import haversine_km
 from geoclip_core.model.posterior import Posterior
+
+RADIUS_MASSES = (0.5, 0.9)
 
 
 @dataclass(frozen=True)
@@ -63,6 +66,31 @@ class Prediction:
     calibrated: bool = False
     context_source: Literal["photo", "map"] = "photo"
 
+    @classmethod
+    def of(cls, posterior: Posterior, top_k: int, **about: Any) -> Self:
+        """The answer that a posterior gives, with named places.
+
+        Args:
+            posterior: Where the photo may have been taken.
+            top_k: How many candidates.
+            about: The other attributes, `file`, `model` and `context` at the least.
+        """
+        best = posterior.mode()
+        places = posterior.top_k(top_k)
+        named = Gazetteer.load().places([best, *[(lat, lon) for lat, lon, _ in places]])
+        return cls(
+            latitude=best[0],
+            longitude=best[1],
+            radius_km={mass: posterior.radius_km(mass, best) for mass in RADIUS_MASSES},
+            candidates=tuple(
+                Candidate(lat, lon, probability, place)
+                for (lat, lon, probability), place in zip(places, named[1:], strict=True)
+            ),
+            posterior=posterior,
+            place=named[0],
+            **about,
+        )
+
     @property
     def error_km(self) -> float | None:
         """Great-circle distance to the EXIF position in km, or None where there is none."""
@@ -78,3 +106,9 @@ class Failure:
 
     file: str
     error: str
+
+
+def labelled(names: Sequence[str], probabilities: Sequence[float]) -> list[tuple[str, float]]:
+    """Each class with its probability, most probable first."""
+    order = sorted(range(len(names)), key=lambda index: -probabilities[index])
+    return [(names[index], float(probabilities[index])) for index in order]

@@ -4,12 +4,13 @@ from geoclip_core.data.photos import PhotoError
 from geoclip_core.earth.sphere import haversine_km
 from ui.context.facts import features_shown
 from ui.context.panels import choose_belt, comparison_map, head_panel, model_heading
+from ui.context.reasons import reasons
 from ui.loading import accuracy_sentence, choose_model, served_model
 from ui.maps import OfflineMap, show_map
 from ui.page import open_page
 from ui.photo_input import EXAMPLE_NOTE, photo_input
 from ui.photo_tray import shown_photos, thumbnail
-from ui.session import choose
+from ui.session import CONTEXT_PHOTO, choose
 from ui.theme import kilometres, markdown_text
 
 open_page(
@@ -27,7 +28,7 @@ with controls:
     photos = shown_photos()
     photo = photos[0]
     if len(photos) > 1:
-        photo = choose("Photo", photos, "context photo", format_func=lambda photo: photo.name)
+        photo = choose("Photo", photos, CONTEXT_PHOTO, format_func=lambda photo: photo.name)
 models = [served_model(name) for name in (first, second) if name]
 models = [model for model in models if model is not None]
 if not models:
@@ -71,3 +72,5 @@ for row in rows:
         with column:
             vocabulary = model.locator.model.vocabularies.get(feature)
             head_panel(feature, prediction, vocabulary, key=letter)
+
+reasons(models, photo)

@@ -14,6 +14,7 @@ from train.benchmarks.ablation_table import markdown
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+MEASURED = ROOT / "docs" / "measured"
 BASELINES = ("constant", "nearest_photo")
 
 
@@ -74,12 +75,12 @@ def test_links_lead_somewhere(target):
 
 @pytest.mark.parametrize("name", ["demo", "sample"])
 def test_the_tables_of_the_ablation_are_what_was_measured(name):
-    report = json.loads((ROOT / "docs" / "measured" / f"ablation-{name}.json").read_text())
+    report = json.loads((MEASURED / f"ablation-{name}.json").read_text())
     assert f"<!-- ablation-{name} -->\n{markdown(report)}\n<!-- end -->" in README
 
 
 def test_the_score_without_the_searchs_flattery_is_what_was_measured():
-    found = json.loads((ROOT / "docs" / "measured" / "selection.json").read_text())
+    found = json.loads((MEASURED / "selection.json").read_text())
     low, high = found["geoscore_interval"]
     score = f"{found['geoscore']:,.0f} [{low:,.0f}–{high:,.0f}]"
     assert score in README
@@ -89,3 +90,24 @@ def test_the_score_without_the_searchs_flattery_is_what_was_measured():
         assert score in note
         assert note in (BUNDLED / name / "README.md").read_text(encoding="utf-8")
         assert f"{found['settings']:,} settings" in note
+
+
+def test_what_the_reasons_are_worth_is_what_was_measured():
+    def row(name, answer):
+        return json.loads((MEASURED / f"explanation-{name}.json").read_text())["answers"][answer]
+
+    text = " ".join(README.split())
+    place, climate, country = (row("sample", answer) for answer in ("place", "climate", "country"))
+    assert f"takes {100 * place['marked']:.0f} % of the GeoScore" in text
+    assert f"the same shape elsewhere {100 * place['elsewhere']:.0f} %" in text
+    for found in (climate, country):
+        pair = f"{100 * found['marked']:.0f} %", f"against {100 * found['elsewhere']:.0f} %"
+        assert all(part in text for part in pair)
+    assert f"stands out in {100 * (1 - place['stands_out']):.0f} % of the photos" in text
+    heads = [row("demo", name) for name in ("climate", "month", "state", "county", "city")]
+    shares = [
+        f"{100 * pick(head[key] for head in heads):.0f} %"
+        for key in ("marked", "elsewhere")
+        for pick in (min, max)
+    ]
+    assert "{} to {} against {} to {} for the five heads".format(*shares) in text

@@ -8,6 +8,7 @@ BENCHMARKS = {
     "ablation": "what heads, context, pretraining and smoothing are worth on a dataset",
     "selection": "what a bundled model scores if its settings never saw the test photos",
     "engines": "what runs a backbone on this computer: torch, torch in parts, ONNX Runtime",
+    "explanation": "whether the parts marked as reasons matter more than other parts",
     "gallery": "one GeoCLIP query, the published package's own predict against ours",
     "tables": "reading, splitting and labelling 119,008 rows against pandas' own read",
 }

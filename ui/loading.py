@@ -13,6 +13,7 @@ from dataclasses import replace
 import streamlit as st
 
 from geoclip_core.data.photos import PhotoError
+from geoclip_core.explanation import Explanation
 from geoclip_core.hub.installed_models import installed_models
 from geoclip_core.locator import MANY_PHOTOS, Failure, Geolocator, Prediction
 from geoclip_core.model.checkpoint import CONFIG, CheckpointError
@@ -25,6 +26,7 @@ from ui.theme import kilometres, percent
 NONE = "None"
 TOP_K = 5
 _ANSWERS_KEPT = 1024
+_EXPLANATIONS_KEPT = 64
 
 
 class ServedModel:
@@ -33,6 +35,7 @@ class ServedModel:
     def __init__(self, locator: Geolocator) -> None:
         self.locator = locator
         self._answers: OrderedDict[tuple[str, ...], Prediction] = OrderedDict()
+        self._explanations: OrderedDict[str, Explanation] = OrderedDict()
         self._lock = threading.Lock()
 
     def known(self, photos: Sequence[TrayPhoto]) -> Prediction | None:
@@ -66,6 +69,23 @@ class ServedModel:
                 self._answers.popitem(last=False)
             # The same bytes may come again under another name.
             return replace(self._answers[key], file=name)
+
+    def known_explanation(self, photo: TrayPhoto) -> Explanation | None:
+        """The reasons for the answers about a photo, if they were looked for before."""
+        return self._explanations.get(photo.digest)
+
+    def explain(self, photo: TrayPhoto, progress: Callable[[int, int], None]) -> Explanation:
+        """The parts of a photo on which the answers rest; other sessions go on meanwhile.
+
+        Raises:
+            PhotoError: the photo cannot be read.
+        """
+        found = self.locator.explain(photo.content, photo.name, progress=progress, lock=self._lock)
+        with self._lock:
+            self._explanations[photo.digest] = found
+            while len(self._explanations) > _EXPLANATIONS_KEPT:
+                self._explanations.popitem(last=False)
+        return found
 
 
 def available_models() -> list[str]:
@@ -130,7 +150,8 @@ def locate_photos(
     before a rerun interrupted this is not located again.
     """
     waiting = sum(model.known(group) is None for group in groups)
-    report = _progress(waiting) if waiting > 1 else lambda: None
+    report = progress_bar("Located", "photos") if waiting > 1 else None
+    done = 0
     if waiting >= MANY_PHOTOS:
         model.accelerate()
     rows: list[Prediction | Failure] = []
@@ -140,22 +161,25 @@ def locate_photos(
             rows.append(model.locate(group))
         except PhotoError as error:
             rows.append(Failure(" + ".join(photo.name for photo in group), str(error)))
-        if fresh:
-            report()
+        if fresh and report:
+            done += 1
+            report(done, waiting)
     return rows
 
 
-def _progress(total: int) -> Callable[[], None]:
-    """A bar with the time that is left; it goes when all is done."""
-    bar = st.progress(0.0, f"Locating {total} photos …")
-    started = time.monotonic()
-    done = 0
+def progress_bar(verb: str, unit: str) -> Callable[[int, int], None]:
+    """A bar with the time that is left, to be told (done, total); it goes when all is done."""
+    bar = st.progress(0.0, "Getting ready …")
+    first: tuple[float, int] | None = None
 
-    def report() -> None:
-        nonlocal done
-        done += 1
-        left = (time.monotonic() - started) / done * (total - done)
-        text = f"Located {done} of {total} photos · about {_duration(left)} left"
+    def report(done: int, total: int) -> None:
+        nonlocal first
+        text = f"{verb} {done} of {total} {unit}"
+        if first is None:  # until now it was getting ready as well: no measure for the rest
+            first = time.monotonic(), done
+        else:
+            left = (time.monotonic() - first[0]) / (done - first[1]) * (total - done)
+            text += f" · about {_duration(left)} left"
         if done < total:
             bar.progress(done / total, text)
         else:

@@ -6,8 +6,10 @@ import streamlit as st
 
 from geoclip_core.data.photos import PhotoError
 from geoclip_core.locator import Failure, Prediction
+from ui.page import page_names
 from ui.photo_tray import TrayPhoto, photo_tray, thumbnail
 from ui.probability_list import Share, probability_list
+from ui.session import CONTEXT_PHOTO
 from ui.theme import kilometres, markdown_text, palette
 
 PER_PAGE = 8
@@ -65,6 +67,8 @@ def card(
         ):
             if isinstance(row, Prediction):
                 st.caption(f"Estimated by {markdown_text(row.model)} in {row.seconds:.2f} s")
+                if len(group) == 1:
+                    _why(group[0], number)
             if not group[0].example:
                 digests = [photo.digest for photo in group]
                 st.button(
@@ -144,6 +148,19 @@ def _candidate_lines(prediction: Prediction) -> list[Share]:
         )
         for rank, candidate in enumerate(prediction.candidates)
     ]
+
+
+def _why(photo: TrayPhoto, number: int) -> None:
+    pressed = st.button(
+        "Why?",
+        key=f"why {number} {photo.digest}",
+        icon=":material/help_center:",
+        type="tertiary",
+        help="What the model reads in the photo, and where in it",
+    )
+    if pressed:
+        st.session_state[CONTEXT_PHOTO] = photo
+        st.switch_page(page_names()["Context heads"])
 
 
 def _remove(digests: Sequence[str]) -> None:

@@ -12,6 +12,9 @@ import streamlit as st
 
 T = TypeVar("T")
 
+CONTEXT_PHOTO = "context photo"
+"""Where the photo is kept that the context page shows."""
+
 
 def choose(
     label: str,

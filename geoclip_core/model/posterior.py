@@ -96,7 +96,8 @@ class Posterior:
 
     def expected_scores(self, candidates: Floats) -> Floats:
         """Expected exp(−d / 1492.7 km) of answering with each of the candidates (m, 2): (m,)."""
-        mass = self.condensed()
+        few = len(candidates) * len(self) <= EXACT_POINTS**2
+        mass = self if few else self.condensed()
         distances = pairwise_km(np.asarray(candidates, dtype=np.float64), mass.points)
         return np.exp(-distances / GEOSCORE_SCALE_KM) @ mass.weights
 

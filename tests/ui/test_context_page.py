@@ -67,3 +67,48 @@ def test_photo_can_be_chosen_and_a_broken_one_is_said_so(open_app):
     box.select_index(1).run()
     assert "is not a photo" in texts(app)
     assert not app.exception
+
+
+def button(app, label):
+    return next((button for button in app.button if button.label == label), None)
+
+
+def test_reasons_are_looked_for_when_asked_and_then_known(open_app):
+    app = open_app("texas", PAGE, **{"second model": "None"})
+    assert "What in the photo says so" in [heading.value for heading in app.subheader]
+    assert not [box for box in app.selectbox if box.label == "Answer"]
+    button(app, "Find the reasons").click().run()
+    assert not app.exception
+    assert button(app, "Find the reasons") is None
+    shown = texts(app)
+    assert "Expected GeoScore" in shown
+    assert "with the outlined fifth covered" in shown
+    # This model's answer is the same for every photo: nothing in it can be a reason.
+    assert "no part stands out" in shown
+    box = next(box for box in app.selectbox if box.label == "Answer")
+    assert box.options == ["Place", "Climate", "Country"]
+    box.select_index(1).run()
+    assert "**BWh, arid, desert, hot**. Probability 65 %" in texts(app).replace("\\", "")
+    app.run()
+    assert button(app, "Find the reasons") is None
+
+
+def test_reasons_of_two_models_and_of_one_that_reads_nothing(open_app, models):
+    app = open_app("texas", PAGE, **{"second model": models["fiji"]})
+    button(app, "Find the reasons").click().run()
+    assert texts(app).count("with the outlined fifth covered") == 2
+    next(box for box in app.selectbox if box.label == "Answer").select_index(1).run()
+    shown = texts(app)
+    assert shown.count("with the outlined fifth covered") == 1
+    assert "reads no climate in the photo" in shown
+    assert not app.exception
+
+
+def test_why_leads_from_a_card_to_the_reasons(open_app):
+    app = open_app("texas")
+    files = [(f"{name}.jpg", photo_bytes(seed), "image/jpeg") for seed, name in enumerate("ab")]
+    app.file_uploader[0].set_value(files).run()
+    [button for button in app.button if button.label == "Why?"][1].click().run()
+    assert not app.exception
+    assert app.title[0].value == "What the model reads in a photo"
+    assert next(box for box in app.selectbox if box.label == "Photo").value.name == "b.jpg"

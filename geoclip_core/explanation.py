@@ -1,0 +1,252 @@
+"""Which parts of a photo an answer rests on, found by covering them.
+
+A window wanders over the photo; what it covers takes the photo's mean colour, and the model is
+asked again (occlusion sensitivity: Zeiler & Fergus, Visualizing and Understanding Convolutional
+Networks, ECCV 2014, section 4.2). It needs no gradients and so works for every backbone and head.
+What it finds is checked on the spot: the parts that matter most are covered together, and the same
+shape is covered elsewhere in the photo for comparison (deletion: Petsiuk et al., RISE, BMVC 2018).
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageStat
+
+from geoclip_core.earth.gazetteer import Gazetteer
+from geoclip_core.earth.sphere import GEOSCORE_MAXIMUM
+
+Floats = NDArray[np.float64]
+Mask = NDArray[np.bool_]
+
+PLACE = "place"
+"""The answer that every model gives; the others are its context features."""
+CELLS = 63
+"""About so many cells a photo is cut into; a window covers two by two."""
+MARKED_SHARE = 0.2
+"""Share of the cells that is marked as mattering most."""
+ELSEWHERE = 6
+"""Places to which the marked shape is moved for comparison."""
+_BATCH = 4
+
+
+@dataclass(frozen=True, eq=False)
+class Effect:
+    """What covering parts of a photo does to one answer.
+
+    An answer's support is, for the place, the GeoScore that the estimate can expect (0-5000 points,
+    under the model's own posterior) and, for a context feature, the probability of its top class.
+    """
+
+    answer: str
+    """The place's name, or the class."""
+    support: float
+    """Of the answer by the whole photo."""
+    cells: Floats
+    """(rows, columns): mean loss of support over the windows that cover a cell. Negative where the
+    answer gains when the cell is covered: what is there speaks for something else."""
+    marked: Mask
+    """(rows, columns): the fifth of the cells with the largest losses."""
+    marked_loss: float
+    """Loss of support when all marked cells are covered together."""
+    elsewhere: tuple[float, ...]
+    """Losses when the marked shape is covered in other places of the photo."""
+
+    @property
+    def stands_out(self) -> bool:
+        """Whether the marked cells matter more than the same shape anywhere else that was tried."""
+        return self.marked_loss > max(0.0, *self.elsewhere)
+
+
+@dataclass(frozen=True, eq=False)
+class Explanation:
+    """The reasons that a photo holds for the answers of one model.
+
+    Attributes:
+        file: Name of the photo.
+        model: Name of the model.
+        image: The photo, upright, no larger than the model needs it.
+        effects: "place" and each context feature that is read in the photo -> its effect.
+    """
+
+    file: str
+    model: str
+    image: Image.Image
+    effects: dict[str, Effect]
+
+    def overlay(self, answer: str = PLACE, side: int = 800) -> Image.Image:
+        """The photo with what speaks for an answer in orange and what speaks against it in blue.
+
+        Args:
+            answer: A key of `effects`.
+            side: Longer side of the picture in pixels.
+        """
+        effect = self.effects[answer]
+        scale = side / max(self.image.size)
+        size = (max(1, round(self.image.width * scale)), max(1, round(self.image.height * scale)))
+        photo = self.image.resize(size, Image.Resampling.LANCZOS)
+        grey = photo.convert("L").convert("RGB")
+        base = np.asarray(Image.blend(photo, grey, 0.6), dtype=np.float64)
+        # A photo in which nothing matters must not look like one in which something does.
+        largest = max(float(np.abs(effect.cells).max()), _FULL_COLOUR * effect.support, 1e-9)
+        small = Image.fromarray((effect.cells / largest).astype(np.float32))
+        values = np.asarray(small.resize(size, Image.Resampling.BICUBIC), dtype=np.float64)
+        strength = np.clip(np.abs(values), 0.0, 1.0)[..., None] * _OPACITY
+        colour = np.where(values[..., None] >= 0, _FOR, _AGAINST)
+        mixed = Image.fromarray((base * (1 - strength) + colour * strength).astype(np.uint8))
+        _outline(mixed, effect.marked)
+        return mixed
+
+
+def explain_answers(
+    image: Image.Image,
+    estimate: Callable[[Sequence[Image.Image]], Sequence[Any]],
+    labels: Mapping[str, Sequence[str]],
+    progress: Callable[[int, int], None] | None = None,
+) -> dict[str, Effect]:
+    """The effect of every part of a photo on every answer of a model.
+
+    Args:
+        image: The photo, upright RGB.
+        estimate: Gives an `Estimate` for each of a few images.
+        labels: Context feature -> class names; the features whose answers are to be explained.
+        progress: Called with images done and images in all.
+
+    Returns:
+        `PLACE` and each feature -> its effect.
+    """
+    whole = estimate([image])[0]
+    point = whole.posterior.mode()
+    place = Gazetteer.load().places([point])[0].label
+    tops = {f: int(np.argmax(whole.context[f])) for f in labels if f in whole.context}
+
+    def supports(one: Any) -> dict[str, float]:
+        expected = float(one.posterior.expected_scores(np.array([point]))[0])
+        shares = {feature: float(one.context[feature][top]) for feature, top in tops.items()}
+        return {PLACE: GEOSCORE_MAXIMUM * expected, **shares}
+
+    support = supports(whole)
+    shape = grid_shape(image.size)
+    windows = window_masks(shape)
+    total = len(windows) + len(support) * (1 + ELSEWHERE)
+    done = 0
+
+    def losses(masks: Sequence[Mask]) -> list[dict[str, float]]:
+        nonlocal done
+        found = []
+        for start in range(0, len(masks), _BATCH):
+            batch = masks[start : start + _BATCH]
+            for one in estimate([covered(image, mask) for mask in batch]):
+                found.append({key: support[key] - now for key, now in supports(one).items()})
+            done += len(batch)
+            if progress:
+                progress(done, total)
+        return found
+
+    by_window = losses(windows)
+    often = np.sum(windows, axis=0)
+    effects = {}
+    for key in support:
+        lost = np.array([loss[key] for loss in by_window])
+        cells = np.tensordot(lost, np.array(windows, dtype=np.float64), axes=1) / often
+        marked = _largest(cells)
+        together = [loss[key] for loss in losses([marked, *moved(marked)])]
+        effects[key] = Effect(
+            place if key == PLACE else labels[key][tops[key]],
+            support[key],
+            cells,
+            marked,
+            together[0],
+            tuple(together[1:]),
+        )
+    return effects
+
+
+def grid_shape(size: tuple[int, int]) -> tuple[int, int]:
+    """(rows, columns) of about `CELLS` nearly square cells for a photo of (width, height)."""
+    aspect = min(max(size[0] / size[1], 0.2), 5.0)
+    rows = max(3, round((CELLS / aspect) ** 0.5))
+    return rows, max(3, round(CELLS / rows))
+
+
+def window_masks(shape: tuple[int, int]) -> list[Mask]:
+    """Every window of two by two cells, as (rows, columns) masks."""
+    masks = []
+    for row in range(shape[0] - 1):
+        for column in range(shape[1] - 1):
+            mask = np.zeros(shape, dtype=np.bool_)
+            mask[row : row + 2, column : column + 2] = True
+            masks.append(mask)
+    return masks
+
+
+def covered(image: Image.Image, mask: Mask) -> Image.Image:
+    """The photo with the cells of a mask in its mean colour."""
+    result = image.copy()
+    colour = tuple(round(mean) for mean in ImageStat.Stat(image).mean)
+    for row, column in np.argwhere(mask):
+        result.paste(colour, _cell_box(image.size, mask.shape, int(row), int(column)))
+    return result
+
+
+def moved(mask: Mask) -> list[Mask]:
+    """The shape of a mask in `ELSEWHERE` other places, those first that overlap it least.
+
+    What leaves the photo on one side comes in on the other, so that as much is covered.
+    """
+    rows, columns = mask.shape
+    shifts = [(r, c) for r in range(rows) for c in range(columns) if r or c]
+    shapes = [np.roll(mask, shift, axis=(0, 1)) for shift in shifts]
+    overlaps = [int((shape & mask).sum()) for shape in shapes]
+    few = np.flatnonzero(np.array(overlaps) <= sorted(overlaps)[ELSEWHERE - 1])
+    chosen = few[np.linspace(0, len(few) - 1, ELSEWHERE).round().astype(int)]
+    return [shapes[index] for index in chosen]
+
+
+def _largest(cells: Floats) -> Mask:
+    count = max(1, round(MARKED_SHARE * cells.size))
+    mask = np.zeros(cells.size, dtype=np.bool_)
+    mask[np.argsort(-cells, axis=None, kind="stable")[:count]] = True
+    return mask.reshape(cells.shape)
+
+
+def _cell_box(
+    size: tuple[int, int], shape: tuple[int, int], row: int, column: int
+) -> tuple[int, int, int, int]:
+    """(left, top, right, bottom) of a cell in pixels; neighbours share their edges."""
+    (width, height), (rows, columns) = size, shape
+    return (
+        column * width // columns,
+        row * height // rows,
+        (column + 1) * width // columns,
+        (row + 1) * height // rows,
+    )
+
+
+def _outline(image: Image.Image, mask: Mask) -> None:
+    """Draw the border of the marked cells, white on dark so that it shows on any photo."""
+    draw = ImageDraw.Draw(image)
+    padded = np.pad(mask, 1)
+    lines = []
+    for row, column in np.argwhere(mask):
+        left, top, right, bottom = _cell_box(image.size, mask.shape, int(row), int(column))
+        right, bottom = min(right, image.width - 1), min(bottom, image.height - 1)
+        edges = {
+            (0, 1): (left, top, right, top),
+            (2, 1): (left, bottom, right, bottom),
+            (1, 0): (left, top, left, bottom),
+            (1, 2): (right, top, right, bottom),
+        }
+        lines += [line for (r, c), line in edges.items() if not padded[row + r, column + c]]
+    for width, colour in ((5, (20, 20, 20)), (2, (255, 255, 255))):
+        for line in lines:
+            draw.line(line, fill=colour, width=width)
+
+
+_FOR = np.array([232.0, 113.0, 10.0])
+_AGAINST = np.array([47.0, 111.0, 222.0])
+_OPACITY = 0.75
+_FULL_COLOUR = 0.1
+"""Share of the support whose loss is drawn in full colour at the least."""
