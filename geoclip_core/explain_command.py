@@ -1,7 +1,6 @@
 """``python -m geoclip_core explain PHOTO``: the parts of a photo that an answer rests on."""
 
 import argparse
-import statistics
 import sys
 from pathlib import Path
 from typing import Any
@@ -77,9 +76,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def describe(answer: str, effect: Effect) -> str:
     """An answer and how much of its support the marked part holds, in one sentence."""
-    marked = effect.support - effect.marked_loss
-    elsewhere = effect.support - statistics.fmean(effect.elsewhere)
-    numbers = (max(0.0, value) for value in (effect.support, marked, elsewhere))
+    numbers = effect.support, effect.left, effect.left_elsewhere
     whole, left, other = (f"{v:,.0f}" if answer == PLACE else f"{v:.1%}" for v in numbers)
     kind = "expected GeoScore" if answer == PLACE else "probability"
     verdict = "" if effect.stands_out else "; no part stands out"

@@ -55,6 +55,16 @@ class Effect:
     """Losses when the marked shape is covered in other places of the photo."""
 
     @property
+    def left(self) -> float:
+        """Support that is left when the marked cells are covered; never below 0."""
+        return max(0.0, self.support - self.marked_loss)
+
+    @property
+    def left_elsewhere(self) -> float:
+        """Mean support that is left when the shape is covered elsewhere; never below 0."""
+        return max(0.0, self.support - float(np.mean(self.elsewhere)))
+
+    @property
     def stands_out(self) -> bool:
         """Whether the marked cells matter more than the same shape anywhere else that was tried."""
         return self.marked_loss > max(0.0, *self.elsewhere)

@@ -66,7 +66,7 @@ def to_text(row: Row) -> str:
     lines = [
         row.file,
         f"  estimate  {row.latitude:.4f}, {row.longitude:.4f}  {row.place.label}",
-        f"  radius    {_radii(row)}",
+        f"  radius    {_radii(row)}" + (": not sure of the continent" if row.unsure else ""),
     ]
     for number, candidate in enumerate(row.candidates, 1):
         lines.append(f"  {number}. {candidate.probability:>6.1%}  {candidate.place.label}")

@@ -10,6 +10,8 @@ from geoclip_core.earth.sphere import haversine_km
 from geoclip_core.model.posterior import Posterior
 
 RADIUS_MASSES = (0.5, 0.9)
+CONTINENT_KM = 2500.0
+"""The benchmark threshold for a continent (Vo et al., IM2GPS 2017)."""
 
 
 @dataclass(frozen=True)
@@ -90,6 +92,11 @@ class Prediction:
             place=named[0],
             **about,
         )
+
+    @property
+    def unsure(self) -> bool:
+        """Whether the model cannot even tell the continent: half of the mass lies farther off."""
+        return self.radius_km[0.5] > CONTINENT_KM
 
     @property
     def error_km(self) -> float | None:

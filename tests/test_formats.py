@@ -101,6 +101,14 @@ def test_text_has_the_radius_beside_the_estimate(prediction):
     assert formats.to_text(FAILURE) == "broken.jpg\n  error: broken.jpg is not an image"
 
 
+def test_a_model_may_say_that_it_is_not_sure(prediction):
+    from dataclasses import replace
+
+    assert "not sure" not in formats.to_text(replace(prediction, radius_km={0.5: 2500, 0.9: 4000}))
+    unsure = replace(prediction, radius_km={0.5: 2501, 0.9: 4000})
+    assert "not sure of the continent" in formats.to_text(unsure)
+
+
 def test_an_uncalibrated_radius_says_so(prediction):
     from dataclasses import replace
 

@@ -10,7 +10,7 @@ import pytest
 from geoclip_core.processes import console_tail, is_running, start_detached
 
 
-def wait_until(condition, seconds=30):
+def wait_until(condition, seconds=120):
     limit = time.monotonic() + seconds
     while not condition() and time.monotonic() < limit:
         time.sleep(0.05)

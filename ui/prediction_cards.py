@@ -117,7 +117,8 @@ def radius_sentence(prediction: Prediction) -> str:
         f":orange[:material/adjust:] Half of such photos lie within **{half}** of the guess, "
         f"nine of ten within **{most}**"
     )
-    return text + ("." if prediction.calibrated else " (not calibrated, so probably farther).")
+    text += "." if prediction.calibrated else " (not calibrated, so probably farther)."
+    return text + (" It is **not sure** even of the continent." if prediction.unsure else "")
 
 
 def _exif_sentence(prediction: Prediction) -> str:

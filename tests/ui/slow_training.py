@@ -11,7 +11,7 @@ from ui.training import queue
 def train(argv: list[str]) -> int:
     run = Run.open(argv[argv.index("--resume") + 1])
     options = run.config
-    steps = options.get("steps", 300)
+    steps = options.get("steps", 30_000)
     if options.get("crash") == "early":
         print("python -m train fit: error: no module named nothing", file=sys.stderr)
         return 2

@@ -43,6 +43,12 @@ def test_uploaded_photo_gets_a_card(open_app):
     assert "Estimated by texas in" in shown
 
 
+def test_a_model_that_is_not_sure_says_so(open_app):
+    assert "not sure" not in texts(open_app("texas"))
+    # The example is a Chinese pavilion, of which the small model has seen none.
+    assert "It is **not sure** even of the continent" in texts(open_app("mini"))
+
+
 def test_exif_position_is_compared_with_the_guess(open_app):
     app = upload(open_app(), ("gps.jpg", photo_bytes(position=(32.0, -99.0))))
     shown = texts(app)

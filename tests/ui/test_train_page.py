@@ -171,7 +171,7 @@ def test_measuring_hands_the_form_to_the_measurement(open_train, monkeypatch, de
 
 
 def wait_for(app, run, *states):
-    limit = time.monotonic() + 30
+    limit = time.monotonic() + 120
     while run.status.state not in states:
         assert time.monotonic() < limit, (
             run.status,

@@ -107,6 +107,7 @@ def model_heading(prediction: Prediction, letter: str) -> None:
     half = kilometres(prediction.radius_km[0.5])
     st.markdown(
         f"Estimate: **{markdown_text(prediction.place.label)}**, half of such photos within {half}."
+        + (" It is **not sure** even of the continent." if prediction.unsure else "")
     )
     if prediction.context_source == "map":
         st.caption(

@@ -1,7 +1,6 @@
 """The parts of a photo on which a model's answers rest, drawn on the photo."""
 
 import io
-import statistics
 from collections.abc import Sequence
 
 import streamlit as st
@@ -77,11 +76,11 @@ def _reason(explanation: Explanation, answer: str, letter: str) -> None:
 def _check(effect: Effect, answer: str) -> str:
     """How much the outlined part matters, beside the same shape elsewhere."""
     kind = "Expected GeoScore" if answer == PLACE else "Probability"
-    left = _support(effect.support - effect.marked_loss, answer)
-    other = _support(effect.support - statistics.fmean(effect.elsewhere), answer)
+    numbers = effect.support, effect.left, effect.left_elsewhere
+    whole, left, other = (f"{n:,.0f}" if answer == PLACE else percent(n) for n in numbers)
     measured = (
-        f"{kind} {_support(effect.support, answer)}; with the outlined fifth covered **{left}**, "
-        f"with the same shape covered elsewhere {other} on average."
+        f"{kind} {whole}; with the outlined fifth covered **{left}**, with the same shape covered "
+        f"elsewhere {other} on average."
     )
     if effect.stands_out:
         return measured
@@ -89,9 +88,3 @@ def _check(effect: Effect, answer: str) -> str:
         f"{measured} :material/info: So no part stands out: the answer rests on the photo as a "
         "whole, or on very little."
     )
-
-
-def _support(value: float, answer: str) -> str:
-    if answer == PLACE:
-        return f"{max(0.0, value):,.0f}"
-    return percent(max(0.0, value))
