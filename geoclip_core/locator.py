@@ -184,9 +184,7 @@ class Geolocator:
             PhotoError: the photo cannot be read.
         """
         preprocessing = self.model.backbone.preprocessing
-        opened = open_photo(photo, name=name, draft_size=preprocessing.draft_size)
-        image = opened.image.convert("RGB")
-        image.thumbnail(_EXPLAINED_SIDES, Image.Resampling.BICUBIC)
+        image = self.upright(photo, name)
         guard = lock or contextlib.nullcontext()
         with guard:
             self.accelerate()
@@ -203,7 +201,18 @@ class Geolocator:
             {feature: vocabulary.labels for feature, vocabulary in vocabularies.items()},
             progress,
         )
-        return Explanation(opened.name, self.name, image, effects)
+        return Explanation(name or _name_of(photo), self.name, image, effects)
+
+    def upright(self, photo: PhotoSource, name: str | None = None) -> Image.Image:
+        """A photo upright in RGB, no larger than explaining needs it.
+
+        Raises:
+            PhotoError: it cannot be read.
+        """
+        draft = self.model.backbone.preprocessing.draft_size
+        image = open_photo(photo, name=name, draft_size=draft).image
+        image.thumbnail(_EXPLAINED_SIDES, Image.Resampling.BICUBIC)
+        return image
 
     def embed(self, photo: PhotoSource) -> Tensor:
         """The embedding (D,) of a photo, for those who want to build on it."""

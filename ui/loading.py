@@ -13,7 +13,7 @@ from dataclasses import replace
 import streamlit as st
 
 from geoclip_core.data.photos import PhotoError
-from geoclip_core.explanation import Explanation
+from geoclip_core.explanation import Effect, Explanation
 from geoclip_core.hub.installed_models import installed_models
 from geoclip_core.locator import MANY_PHOTOS, Failure, Geolocator, Prediction
 from geoclip_core.model.checkpoint import CONFIG, CheckpointError
@@ -26,7 +26,6 @@ from ui.theme import kilometres, percent
 NONE = "None"
 TOP_K = 5
 _ANSWERS_KEPT = 1024
-_EXPLANATIONS_KEPT = 64
 
 
 class ServedModel:
@@ -35,7 +34,7 @@ class ServedModel:
     def __init__(self, locator: Geolocator) -> None:
         self.locator = locator
         self._answers: OrderedDict[tuple[str, ...], Prediction] = OrderedDict()
-        self._explanations: OrderedDict[str, Explanation] = OrderedDict()
+        self._effects: OrderedDict[str, dict[str, Effect]] = OrderedDict()
         self._lock = threading.Lock()
 
     def known(self, photos: Sequence[TrayPhoto]) -> Prediction | None:
@@ -70,22 +69,33 @@ class ServedModel:
             # The same bytes may come again under another name.
             return replace(self._answers[key], file=name)
 
-    def known_explanation(self, photo: TrayPhoto) -> Explanation | None:
-        """The reasons for the answers about a photo, if they were looked for before."""
-        return self._explanations.get(photo.digest)
+    def has_explained(self, photo: TrayPhoto) -> bool:
+        """Whether the reasons for the answers about a photo were looked for before."""
+        return photo.digest in self._effects
 
-    def explain(self, photo: TrayPhoto, progress: Callable[[int, int], None]) -> Explanation:
-        """The parts of a photo on which the answers rest; other sessions go on meanwhile.
+    def explanation(self, photo: TrayPhoto) -> Explanation:
+        """The reasons that :meth:`explain` found.
+
+        Raises:
+            KeyError: they were not looked for.
+        """
+        effects = self._effects[photo.digest]
+        image = self.locator.upright(photo.content, photo.name)
+        return Explanation(photo.name, self.locator.name, image, effects)
+
+    def explain(self, photo: TrayPhoto, progress: Callable[[int, int], None]) -> None:
+        """Look for the parts of a photo on which the answers rest; other sessions go on meanwhile.
+
+        What is kept is no picture: photos are their session's alone.
 
         Raises:
             PhotoError: the photo cannot be read.
         """
         found = self.locator.explain(photo.content, photo.name, progress=progress, lock=self._lock)
         with self._lock:
-            self._explanations[photo.digest] = found
-            while len(self._explanations) > _EXPLANATIONS_KEPT:
-                self._explanations.popitem(last=False)
-        return found
+            self._effects[photo.digest] = found.effects
+            while len(self._effects) > _ANSWERS_KEPT:
+                self._effects.popitem(last=False)
 
 
 def available_models() -> list[str]:

@@ -8,7 +8,7 @@ import hashlib
 import io
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from geoclip_core.data.photos import PhotoError, open_photo
@@ -58,9 +58,11 @@ class PhotoTray:
     def remove(self, digest: str) -> None:
         """Forget one photo."""
         self._photos.pop(digest, None)
+        _forget([digest])
 
     def clear(self) -> None:
         """Forget all photos, and what the camera shows."""
+        _forget(self._photos)
         self._photos.clear()
         self.clears += 1
 
@@ -109,6 +111,12 @@ def problem(photo: TrayPhoto) -> str | None:
     except PhotoError as error:
         return str(error)
     return None
+
+
+def _forget(digests: Iterable[str]) -> None:
+    with _LOCK:
+        for digest in digests:
+            _CACHE.pop(digest, None)
 
 
 _LOCK = threading.Lock()

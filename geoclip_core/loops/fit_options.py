@@ -36,7 +36,7 @@ class FitOptions(TrainingOptions):
     """use the projected embedding of a CLIP tower or of a pretrained backbone"""
     coordinate_head: Literal["geocells", "regression", "retrieval"] = "geocells"
     """geocells: cells and an offset; regression: a point; retrieval: a bank of training photos,
-    for sets of up to a few thousand"""
+    best for hundreds of photos, possible for a few thousand"""
     use_context: bool = True
     """context heads, whose logits join the embedding at the coordinate head; without: neither"""
     features: tuple[str, ...] = DEFAULT_FEATURES

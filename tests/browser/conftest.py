@@ -182,20 +182,35 @@ def map_frame(page):
     return frame
 
 
-def click_until(page, shape, done, tries=12):
+def act_until(page, act, done, tries=20):
+    """Do what a person does who sees nothing happen: the same again, until ``done()``.
+
+    A page that is being drawn anew loses the focus, and what was pressed or clicked in that moment.
+    """
+    for _ in range(tries):
+        if done():
+            return
+        act()
+        for _ in range(20):
+            page.wait_for_timeout(150)
+            if done():
+                return
+
+
+def click_until(page, shape, done):
     """Click the middle of a shape of a map until ``done()``.
 
     Maps are drawn in steps, and ignore a click that comes before the last one or in the moment in
     which the mouse arrives.
     """
-    for _ in range(tries):
+
+    def click():
         page.wait_for_timeout(1500)
-        if done():
-            return
-        box = shape.bounding_box() if shape.count() else None
+        box = shape.bounding_box() if shape.count() and not done() else None
         if box is not None:
             x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
             page.mouse.move(x, y)
             page.wait_for_timeout(300)
             page.mouse.click(x, y)
-            page.wait_for_timeout(1500)
+
+    act_until(page, click, done)

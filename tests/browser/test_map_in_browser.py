@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 from playwright.sync_api import expect
 
-from tests.browser.conftest import ROOT, click_until, map_frame
+from tests.browser.conftest import ROOT, act_until, click_until, map_frame
 
 pytestmark = pytest.mark.browser
 
@@ -81,9 +81,14 @@ def test_photo_is_pasted_with_the_keyboard_and_with_the_button(open_page):
             await navigator.clipboard.write([new ClipboardItem({"image/png": png})]);
         }"""
     )
-    page.locator("h1").click()
-    page.keyboard.press("Control+V")
-    expect(page.get_by_text("1 · Pasted 1")).to_be_visible()
+    pasted = page.get_by_text("1 · Pasted 1")
+
+    def paste():
+        page.locator("h1").click()
+        page.keyboard.press("Control+V")
+
+    act_until(page, paste, pasted.is_visible)
+    expect(pasted).to_be_visible()
     page.get_by_role("button", name="Remove").click()
     expect(page.get_by_text("An example to begin with")).to_be_visible()
     page.get_by_role("button", name="Paste").click()
@@ -128,14 +133,16 @@ def test_narrow_screen_shows_everything_without_sideways_scrolling(open_page):
 def test_photo_can_be_chosen_with_the_keyboard_alone(open_page):
     page = open_page()
     map_frame(page)
-    # Until the first run of the page has ended, the button may be drawn anew and lose the focus.
-    page.locator("[data-test-script-state=notRunning]").wait_for()
     button = page.get_by_test_id("stFileUploaderDropzone").get_by_role("button", name="Upload").last
-    button.focus()
-    expect(button).to_be_focused()
-    with page.expect_file_chooser() as chooser:
+    choosers = []
+    page.on("filechooser", lambda chooser: choosers.append(chooser))
+
+    def press():
+        button.focus()
         page.keyboard.press("Enter")
-    chooser.value.set_files(photo())
+
+    act_until(page, press, lambda: choosers)
+    choosers[0].set_files(photo())
     expect(page.get_by_text("1 · palace.jpg")).to_be_visible()
 
 

@@ -171,6 +171,11 @@ def test_accumulated_parts_take_the_step_of_the_whole(data, network, tmp_path):
             assert one[name] == pytest.approx(other[name], rel=2e-4), name
 
 
+def test_few_photos_are_told_of_the_head_that_suits_them(data, network, tmp_path):
+    run = run_fit(tmp_path / "run", data, network, epochs=1)
+    assert "training photos are few: --coordinate-head retrieval" in "\n".join(run.log_tail(50))
+
+
 def test_features_that_nobody_labelled_are_left_out(tmp_path, network):
     root = tmp_path / "data"
     root.mkdir()

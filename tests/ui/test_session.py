@@ -1,9 +1,12 @@
 """What a viewer chose or dropped is still there on the next page."""
 
+import pytest
+from PIL import Image
 from streamlit.testing.v1 import AppTest
 
-from geoclip_core.locator import Failure
+from geoclip_core.locator import Failure, Geolocator
 from tests.ui.conftest import photo_bytes
+from ui import photo_tray
 from ui.clipboard import _decoded
 from ui.loading import ServedModel, _duration, accuracy_sentence, locate_photos
 from ui.photo_tray import PhotoTray, TrayPhoto, example_photo, problem, thumbnail
@@ -43,12 +46,38 @@ def test_tray_takes_the_same_bytes_once():
 def test_thumbnail_is_small_upright_and_without_exif():
     import io
 
-    from PIL import Image
-
     photo = TrayPhoto("big", photo_bytes(position=(10.0, 20.0), size=(2000, 1000)), "digest-big")
     image = Image.open(io.BytesIO(thumbnail(photo)))
     assert image.size == (640, 320)
     assert not image.getexif()
+
+
+@pytest.mark.parametrize("way", ["remove", "clear"])
+def test_a_forgotten_photo_leaves_no_picture(way):
+    tray, other = PhotoTray(), PhotoTray()
+    tray.add("mine.jpg", photo_bytes(40))
+    other.add("theirs.jpg", photo_bytes(41))
+    (mine,), (theirs,) = tray, other
+    kept = {photo.digest: thumbnail(photo) for photo in (mine, theirs)}
+    assert photo_tray._CACHE.keys() >= kept.keys()
+    tray.remove(mine.digest) if way == "remove" else tray.clear()
+    assert mine.digest not in photo_tray._CACHE
+    assert photo_tray._CACHE[theirs.digest] == kept[theirs.digest]
+
+
+def test_reasons_are_kept_without_the_photo(models):
+    model = ServedModel(Geolocator.load(models["texas"]))
+    photo = TrayPhoto("a.jpg", photo_bytes(42, size=(80, 60)), "digest-42")
+    steps = []
+    assert not model.has_explained(photo)
+    model.explain(photo, lambda *step: steps.append(step))
+    assert model.has_explained(photo)
+    assert steps[-1][0] == steps[-1][1]
+    assert not any("image" in vars(effect) for effect in model._effects["digest-42"].values())
+    explanation = model.explanation(photo)
+    assert explanation.file == "a.jpg"
+    assert explanation.image.size == (80, 60)
+    assert explanation.effects is model._effects["digest-42"]
 
 
 def test_example_ships_with_the_app():

@@ -26,10 +26,10 @@ def reasons(models: Sequence[ServedModel], photo: TrayPhoto) -> None:
         ":orange[Orange] parts speak for the answer: without them it loses support. :blue[Blue] "
         "parts speak for something else. This is what the model uses, right or wrong."
     )
-    missing = [model for model in models if model.known_explanation(photo) is None]
+    missing = [model for model in models if not model.has_explained(photo)]
     if missing and not _look_for(missing, photo):
         return
-    found = [known for model in models if (known := model.known_explanation(photo))]
+    found = [model.explanation(photo) for model in models]
     answers = list(dict.fromkeys(answer for each in found for answer in each.effects))
     answer = choose("Answer", answers, "explained answer", format_func=str.capitalize) or PLACE
     for column, letter, explanation in zip(st.columns(2), "AB", found, strict=False):
