@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from scipy.special import logsumexp
 
 from geoclip_core.earth.sphere import haversine_km, unit_vectors
-from geoclip_core.model.posterior import Posterior, kernel
+from geoclip_core.model.kernel import kernel
+from geoclip_core.model.posterior import Posterior
 
 LEVELS = (0.5, 0.9)
 """Masses whose circles are calibrated."""

@@ -1,8 +1,7 @@
 """A probability distribution over the Earth: weighted points, each smoothed by a round kernel.
 
-The kernel is a von Mises–Fisher density of concentration κ = (R / bandwidth)², which is close to a
-Gaussian of that standard deviation in km and stays right across the date line and at the poles
-(Mardia & Jupp, Directional Statistics, 2000, section 9.3).
+The kernel (:mod:`geoclip_core.model.kernel`) is close to a Gaussian of the bandwidth's standard
+deviation in km and stays right across the date line and at the poles.
 """
 
 from collections.abc import Sequence
@@ -22,14 +21,13 @@ from geoclip_core.earth.sphere import (
     pairwise_km,
     unit_vectors,
 )
+from geoclip_core.model.kernel import kernel, smoothed_distances
 
 Floats = NDArray[np.float64]
 
 HALF_CIRCUMFERENCE_KM = float(np.pi * EARTH_RADIUS_KM)
 EXACT_POINTS = 512
 """Up to this many points everything is computed exactly; beyond it the mass is condensed."""
-RING_SAMPLES = 96
-"""Samples of the kernel around each point when a radius is computed."""
 
 
 @dataclass(frozen=True)
@@ -226,29 +224,10 @@ class Posterior:
         if not 0 < mass < 1:
             raise ValueError(f"mass must lie between 0 and 1, not {mass}")
         where = np.asarray(self.mode() if centre is None else centre, dtype=np.float64)
-        # each point becomes rings of its kernel; of many points only the heaviest need all of them
-        offsets, bearings = _kernel_samples(self.bandwidth_km)
-        heavy = np.argsort(-self.log_weights)[: 2 * EXACT_POINTS]
-        light = np.setdiff1d(np.arange(len(self)), heavy)
-        point = np.concatenate([np.repeat(heavy, RING_SAMPLES), light])
-        sample = np.concatenate(
-            [
-                np.tile(np.arange(RING_SAMPLES), len(heavy)),
-                np.arange(len(light)) * 37 % RING_SAMPLES,
-            ]
-        )
-        weights = np.concatenate(
-            [np.repeat(self.weights[heavy] / RING_SAMPLES, RING_SAMPLES), self.weights[light]]
-        )
-        # distances by the spherical law of cosines
-        angle = (haversine_km(self.points, where) / EARTH_RADIUS_KM)[point]
-        cosines = np.cos(angle) * np.cos(offsets[sample])
-        cosines += np.sin(angle) * np.sin(offsets[sample]) * bearings[sample]
-        distances = EARTH_RADIUS_KM * np.arccos(np.clip(cosines, -1.0, 1.0))
-        order = np.argsort(distances)
-        cumulative = np.cumsum(weights[order])
-        index = min(int(np.searchsorted(cumulative, mass * cumulative[-1])), len(order) - 1)
-        radius = float(distances[order[index]]) * self._scale(mass)
+        distances, weights = smoothed_distances(self.points, self.weights, self.bandwidth_km, where)
+        cumulative = np.cumsum(weights)
+        index = min(int(np.searchsorted(cumulative, mass * cumulative[-1])), len(weights) - 1)
+        radius = float(distances[index]) * self._scale(mass)
         return min(max(radius, 1e-3), HALF_CIRCUMFERENCE_KM)
 
     def condensed(self, max_points: int = 2 * EXACT_POINTS) -> "Posterior":
@@ -285,22 +264,3 @@ class Posterior:
             return 1.0
         levels, factors = zip(*self.radius_scale, strict=True)
         return float(np.exp(np.interp(mass, levels, np.log(factors))))
-
-
-def kernel(bandwidth_km: float) -> tuple[float, float]:
-    """Concentration κ, and log of the density per km² at the centre of the kernel."""
-    kappa = (EARTH_RADIUS_KM / bandwidth_km) ** 2
-    area = 2 * np.pi * EARTH_RADIUS_KM**2
-    return kappa, float(np.log(kappa) - np.log(area) - np.log(-np.expm1(-2 * kappa)))
-
-
-def _kernel_samples(bandwidth_km: float) -> tuple[Floats, Floats]:
-    """Angles from the centre (radians) and cosines of the bearing, of samples of the kernel."""
-    kappa, _ = kernel(bandwidth_km)
-    index = np.arange(RING_SAMPLES)
-    quantile = (index + 0.5) / RING_SAMPLES
-    # inverse of the distribution of 1 − cos(angle), a truncated exponential
-    height = -np.log1p(quantile * np.expm1(-2 * kappa)) / kappa
-    angles = 2 * np.arcsin(np.sqrt(np.clip(height / 2, 0.0, 1.0)))
-    bearings = np.cos(index * np.pi * (3 - np.sqrt(5)))
-    return angles, bearings
