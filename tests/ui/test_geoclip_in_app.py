@@ -36,3 +36,11 @@ def test_its_context_is_marked_as_the_maps(open_app):
     app = open_app("geoclip", "pages/1_Context_heads.py")
     assert "from the map, not from the photo" in texts(app)
     assert "nothing in them was read in the photo" in texts(app)
+
+
+def test_its_reasons_are_for_the_place_alone(open_app):
+    app = open_app("geoclip", "pages/1_Context_heads.py", **{"second model": "None"})
+    next(button for button in app.button if button.label == "Find the reasons").click().run()
+    assert not app.exception
+    assert "with the outlined fifth covered" in texts(app)
+    assert next(box for box in app.selectbox if box.label == "Answer").options == ["Place"]
