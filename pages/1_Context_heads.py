@@ -25,10 +25,11 @@ with st.sidebar:
 controls, world = st.columns([2, 3], gap="large")
 with controls:
     photo_input()
-    photos = shown_photos()
-    photo = photos[0]
+    photos = {photo.digest: photo for photo in shown_photos()}
+    digest = next(iter(photos))
     if len(photos) > 1:
-        photo = choose("Photo", photos, CONTEXT_PHOTO, format_func=lambda photo: photo.name)
+        digest = choose("Photo", list(photos), CONTEXT_PHOTO, format_func=lambda d: photos[d].name)
+    photo = photos[digest]
 models = [served_model(name) for name in (first, second) if name]
 models = [model for model in models if model is not None]
 if not models:

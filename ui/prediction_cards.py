@@ -160,7 +160,7 @@ def _why(photo: TrayPhoto, number: int) -> None:
         help="What the model reads in the photo, and where in it",
     )
     if pressed:
-        st.session_state[CONTEXT_PHOTO] = photo
+        st.session_state[CONTEXT_PHOTO] = photo.digest
         st.switch_page(page_names()["Context heads"])
 
 

@@ -13,7 +13,7 @@ import streamlit as st
 T = TypeVar("T")
 
 CONTEXT_PHOTO = "context photo"
-"""Where the photo is kept that the context page shows."""
+"""Where the digest of the photo is kept that the context page shows."""
 
 
 def choose(
