@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from itertools import islice
+from itertools import islice, repeat
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -19,28 +19,25 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from geoclip_core.data.photos import Photo, PhotoError, open_photo
+from geoclip_core.data.photos import PhotoError
 from geoclip_core.explanation import Explanation, explain_answers
 from geoclip_core.loops.onnx_engine import Engine, chosen_engine
+from geoclip_core.model.backbone import Preprocessing
 from geoclip_core.model.map_context import map_context
 from geoclip_core.model.pooling import pooled_posterior
 from geoclip_core.model_choice import load_model
+from geoclip_core.photo_reading import (
+    PhotoSource,
+    PreparedPhoto,
+    is_source,
+    prepare,
+    prepare_or_fail,
+    upright_photo,
+)
 from geoclip_core.prediction import Exif, Failure, Prediction, labelled
 
-PhotoSource = str | os.PathLike[str] | bytes | Image.Image
-_EXPLAINED_SIDES = (1024, 1024)
 MANY_PHOTOS = 40
 """From so many photos on, `Geolocator.accelerate` saves more time than it takes."""
-
-
-@dataclass(frozen=True)
-class _Prepared:
-    """A photo reduced to what the backbone needs, so that a batch does not hold big pictures."""
-
-    file: str
-    views: list[Tensor]
-    exif: Exif | None
-    seconds: float
 
 
 @dataclass
@@ -114,10 +111,10 @@ class Geolocator:
             PhotoError: a photo cannot be read.
         """
         _check_top_k(top_k)
-        sources = [photo] if _is_source(photo) else list(photo)
+        sources = [photo] if is_source(photo) else list(photo)
         if not sources:
             raise PhotoError("no photo was given")
-        prepared = [self._prepare(source) for source in sources]
+        prepared = [prepare(source, self._preprocessing) for source in sources]
         return self._together(prepared, top_k, name)
 
     def locate_many(
@@ -151,12 +148,12 @@ class Geolocator:
         remaining = iter(photos)
         with ThreadPoolExecutor(max_workers=min(4, os.cpu_count() or 1)) as pool:
             while batch := list(islice(remaining, batch_size)):
-                prepared = list(pool.map(self._prepare_or_fail, batch))
+                prepared = list(pool.map(prepare_or_fail, batch, repeat(self._preprocessing)))
                 if errors == "raise":
                     for item in prepared:
                         if isinstance(item, Failure):
                             raise PhotoError(item.error)
-                readable = [item for item in prepared if isinstance(item, _Prepared)]
+                readable = [item for item in prepared if isinstance(item, PreparedPhoto)]
                 predicted = iter(self._predict(readable, top_k))
                 for item in prepared:
                     yield item if isinstance(item, Failure) else next(predicted)
@@ -183,60 +180,41 @@ class Geolocator:
         Raises:
             PhotoError: the photo cannot be read.
         """
-        preprocessing = self.model.backbone.preprocessing
-        image = self.upright(photo, name)
+        opened = upright_photo(photo, self._preprocessing, name)
         guard = lock or contextlib.nullcontext()
         with guard:
             self.accelerate()
 
         def estimate(images: Sequence[Image.Image]) -> Sequence[Any]:
             with guard, torch.inference_mode():
-                views = preprocessing.batch(images)
-                return self.model.predict((self._engine or self.model.backbone.embed)(views))
+                return self.model.predict(self._embed(self._preprocessing.batch(images)))
 
         vocabularies = self.model.vocabularies if self.context_source == "photo" else {}
         effects = explain_answers(
-            image,
+            opened.image,
             estimate,
             {feature: vocabulary.labels for feature, vocabulary in vocabularies.items()},
             progress,
         )
-        return Explanation(name or _name_of(photo), self.name, image, effects)
-
-    def upright(self, photo: PhotoSource, name: str | None = None) -> Image.Image:
-        """A photo upright in RGB, no larger than explaining needs it.
-
-        Raises:
-            PhotoError: it cannot be read.
-        """
-        draft = self.model.backbone.preprocessing.draft_size
-        image = open_photo(photo, name=name, draft_size=draft).image
-        image.thumbnail(_EXPLAINED_SIDES, Image.Resampling.BICUBIC)
-        return image
+        return Explanation(opened.name, self.name, opened.image, effects)
 
     def embed(self, photo: PhotoSource) -> Tensor:
         """The embedding (D,) of a photo, for those who want to build on it."""
-        return self._embeddings([self._prepare(photo)])[0]
+        return self._embeddings([prepare(photo, self._preprocessing)])[0]
 
-    def _prepare(self, source: PhotoSource) -> _Prepared:
-        started = time.perf_counter()
-        preprocessing = self.model.backbone.preprocessing
-        photo = open_photo(source, draft_size=preprocessing.draft_size)
-        views = preprocessing.pixels(photo.image)
-        return _Prepared(photo.name, views, _exif(photo), time.perf_counter() - started)
+    @property
+    def _preprocessing(self) -> Preprocessing:
+        return self.model.backbone.preprocessing
 
-    def _prepare_or_fail(self, source: PhotoSource) -> "_Prepared | Failure":
-        try:
-            return self._prepare(source)
-        except PhotoError as error:
-            return Failure(_name_of(source), str(error))
+    def _embeddings(self, prepared: Sequence[PreparedPhoto]) -> Tensor:
+        views = [torch.stack(view) for view in zip(*(p.views for p in prepared), strict=True)]
+        return self._embed(views)
 
-    def _embeddings(self, prepared: Sequence[_Prepared]) -> Tensor:
+    def _embed(self, views: Sequence[Tensor]) -> Tensor:
         with torch.inference_mode():
-            views = [torch.stack(view) for view in zip(*(p.views for p in prepared), strict=True)]
             return (self._engine or self.model.backbone.embed)(views)
 
-    def _predict(self, prepared: Sequence[_Prepared], top_k: int) -> list[Prediction]:
+    def _predict(self, prepared: Sequence[PreparedPhoto], top_k: int) -> list[Prediction]:
         if not prepared:
             return []
         started = time.perf_counter()
@@ -248,7 +226,9 @@ class Geolocator:
             for item, estimate in zip(prepared, estimates, strict=True)
         ]
 
-    def _together(self, prepared: Sequence[_Prepared], top_k: int, name: str | None) -> Prediction:
+    def _together(
+        self, prepared: Sequence[PreparedPhoto], top_k: int, name: str | None
+    ) -> Prediction:
         started = time.perf_counter()
         with torch.inference_mode():
             estimates = self.model.predict(self._embeddings(prepared))
@@ -288,22 +268,6 @@ class Geolocator:
             context_source=self.context_source,
         )
         return replace(found, seconds=seconds + time.perf_counter() - started)
-
-
-def _exif(photo: Photo) -> Exif | None:
-    if photo.latitude is None and photo.captured_at is None:
-        return None
-    return Exif(photo.latitude, photo.longitude, photo.captured_at)
-
-
-def _is_source(value: Any) -> bool:
-    return isinstance(value, str | os.PathLike | bytes | Image.Image)
-
-
-def _name_of(source: PhotoSource) -> str:
-    if isinstance(source, str | os.PathLike):
-        return Path(source).name
-    return getattr(source, "filename", "") or "photo"
 
 
 def _check_top_k(top_k: int) -> None:

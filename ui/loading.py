@@ -18,6 +18,7 @@ from geoclip_core.hub.installed_models import installed_models
 from geoclip_core.locator import MANY_PHOTOS, Failure, Geolocator, Prediction
 from geoclip_core.model.checkpoint import CONFIG, CheckpointError
 from geoclip_core.model_choice import bundled_models, checkpoint_folder
+from geoclip_core.photo_reading import upright_photo
 from ui.photo_tray import TrayPhoto, problem
 from ui.runs_folder import runs_folder
 from ui.session import choose, kept
@@ -80,7 +81,8 @@ class ServedModel:
             KeyError: they were not looked for.
         """
         effects = self._effects[photo.digest]
-        image = self.locator.upright(photo.content, photo.name)
+        preprocessing = self.locator.model.backbone.preprocessing
+        image = upright_photo(photo.content, preprocessing, photo.name).image
         return Explanation(photo.name, self.locator.name, image, effects)
 
     def explain(self, photo: TrayPhoto, progress: Callable[[int, int], None]) -> None:
