@@ -85,7 +85,8 @@ def swap_in(finished: Path, target: Path) -> None:
     except OSError:
         restore(target)
         raise
-    shutil.rmtree(old, ignore_errors=True)
+    with contextlib.suppress(OSError):  # the new folder is in: what remains of the old may wait
+        _discard(old)
 
 
 def restore(target: Path) -> None:
@@ -94,7 +95,7 @@ def restore(target: Path) -> None:
     if old.is_dir() and not target.exists():
         old.rename(target)
     elif old.is_dir():
-        shutil.rmtree(old)
+        _discard(old)
 
 
 def _aside(target: Path) -> Path:
@@ -107,10 +108,16 @@ def remove_left_overs(path: Path) -> None:
     for left_over in path.parent.glob(f"{glob.escape(prefix)}*-*.part"):
         owner = left_over.name.removeprefix(prefix).partition("-")[0]
         if owner.isdigit() and not is_running(int(owner)):
-            if left_over.is_dir():
-                shutil.rmtree(left_over, ignore_errors=True)
-            else:
-                left_over.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                _discard(left_over)
+
+
+def _discard(path: Path) -> None:
+    """Remove a file, a link (never what it leads to), or a folder."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _unfinished(path: Path) -> Path:

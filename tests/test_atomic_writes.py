@@ -68,6 +68,20 @@ def test_a_folder_that_cannot_be_moved_leaves_the_old_one(tmp_path, monkeypatch)
     assert [path.name for path in tmp_path.iterdir()] == ["old"]
 
 
+def test_a_link_is_replaced_and_what_it_leads_to_stays(tmp_path):
+    precious = tmp_path / "precious"
+    precious.mkdir()
+    (precious / "photo.jpg").write_text("mine")
+    link = tmp_path / "set"
+    link.symlink_to(precious)
+    for text in ("one", "two"):
+        with atomic_folder(link) as folder:
+            (folder / "a").write_text(text)
+    assert (link / "a").read_text() == "two"
+    assert (precious / "photo.jpg").read_text() == "mine"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["precious", "set"]
+
+
 # No process has this number: Linux stops at 4,194,304.
 _DEAD = 99999999
 
