@@ -104,7 +104,7 @@ class Explanation:
         small = Image.fromarray((effect.cells / largest).astype(np.float32))
         values = np.asarray(small.resize(size, Image.Resampling.BICUBIC), dtype=np.float64)
         strength = np.clip(np.abs(values), 0.0, 1.0)[..., None] * _OPACITY
-        colour = np.where(values[..., None] >= 0, _FOR, _AGAINST)
+        colour = np.where(values[..., None] >= 0, FOR, AGAINST)
         mixed = Image.fromarray((base * (1 - strength) + colour * strength).astype(np.uint8))
         _outline(mixed, effect.marked)
         return mixed
@@ -255,8 +255,10 @@ def _outline(image: Image.Image, mask: Mask) -> None:
             draw.line(line, fill=colour, width=width)
 
 
-_FOR = np.array([232.0, 113.0, 10.0])
-_AGAINST = np.array([47.0, 111.0, 222.0])
+FOR = (232, 113, 10)
+"""Red, green and blue of what speaks for an answer: the app's colour of the best guess."""
+AGAINST = (47, 111, 222)
+"""Of what speaks against it: the app's colour of candidates."""
 _OPACITY = 0.75
 _FULL_COLOUR = 0.1
 """Share of the support whose loss is drawn in full colour at the least."""

@@ -17,7 +17,7 @@ COMMANDS = {
     "evaluate": "predict a dataset and measure the errors",
     "report": "one self-contained HTML report of an evaluation",
     "runs": "list the training runs",
-    "benchmark": "measured comparisons: ablation, selection, engines, gallery, tables",
+    "benchmark": "measured comparisons; python -m train benchmark lists them",
     "climate-raster": "build the climate raster that ships with the package",
 }
 

@@ -32,7 +32,7 @@ def chromium():
     if path:
         return path
     reason = "Chromium is not installed: `apt-get install chromium`, or set CHROMIUM to its path."
-    if os.environ.get("CI") == "true":
+    if os.environ.get("CI"):
         pytest.fail(reason)
     pytest.skip(reason)
 

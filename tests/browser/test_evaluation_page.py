@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 from playwright.sync_api import expect
 
@@ -97,8 +98,8 @@ def choose(page, label, option):
 
 def resident_bytes(process):
     status = Path(f"/proc/{process.pid}/status")
-    if not status.exists():
-        pytest.skip("this system does not tell the memory of a process")
+    if not status.exists():  # not Linux: what it holds now instead of the most it has held
+        return psutil.Process(process.pid).memory_info().rss
     return int(re.search(r"VmHWM:\s+(\d+) kB", status.read_text()).group(1)) * 1024
 
 

@@ -4,12 +4,14 @@ import pytest
 from PIL import Image
 from streamlit.testing.v1 import AppTest
 
+from geoclip_core import explanation
 from geoclip_core.locator import Failure, Geolocator
 from tests.ui.conftest import photo_bytes
 from ui import photo_tray
 from ui.clipboard import _decoded
 from ui.loading import ServedModel, _duration, accuracy_sentence, locate_photos
 from ui.photo_tray import PhotoTray, TrayPhoto, example_photo, problem, thumbnail
+from ui.theme import LIGHT, rgb
 
 
 def test_choice_gives_way_when_its_option_is_gone():
@@ -74,10 +76,15 @@ def test_reasons_are_kept_without_the_photo(models):
     assert model.has_explained(photo)
     assert steps[-1][0] == steps[-1][1]
     assert not any("image" in vars(effect) for effect in model._effects["digest-42"].values())
-    explanation = model.explanation(photo)
-    assert explanation.file == "a.jpg"
-    assert explanation.image.size == (80, 60)
-    assert explanation.effects is model._effects["digest-42"]
+    found = model.explanation(photo)
+    assert found.file == "a.jpg"
+    assert found.image.size == (80, 60)
+    assert found.effects is model._effects["digest-42"]
+
+
+def test_reasons_wear_the_colours_of_the_app():
+    assert rgb(LIGHT.best) == explanation.FOR
+    assert rgb(LIGHT.candidate) == explanation.AGAINST
 
 
 def test_example_ships_with_the_app():
