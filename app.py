@@ -2,18 +2,13 @@
 
 import streamlit as st
 
-from geoclip_core.locator import Prediction
-from ui.exports import download_buttons
-from ui.loading import accuracy_sentence, choose_model, locate_photos, served_model
+from geoclip_core.prediction import Prediction
 from ui.maps import OfflineMap, show_map
 from ui.model_comparison import compared_models, model_comparison
-from ui.model_downloads import model_downloads
-from ui.page import open_page
-from ui.photo_input import EXAMPLE_NOTE, photo_input
-from ui.photo_tray import problem, shown_photos
-from ui.prediction_cards import prediction_cards
-from ui.prediction_map import LAYERS, prediction_map
-from ui.workbench import workbench
+from ui.models import accuracy_sentence, choose_model, locate_photos, model_downloads, served_model
+from ui.page import open_page, workbench
+from ui.photos import EXAMPLE_NOTE, photo_input, problem, shown_photos
+from ui.predictions import LAYERS, download_buttons, prediction_cards, prediction_map
 
 ALL, EACH, ONE_PLACE = "All photos", "One at a time", "As one place"
 

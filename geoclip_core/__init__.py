@@ -4,24 +4,23 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from geoclip_core.data.photos import PhotoError
-    from geoclip_core.explanation import Explanation
+    from geoclip_core.errors import CheckpointError, PhotoError
+    from geoclip_core.explain import Explanation
+    from geoclip_core.hub.models import bundled_models
     from geoclip_core.locator import Geolocator
-    from geoclip_core.model.checkpoint import CheckpointError
-    from geoclip_core.model_choice import bundled_models
     from geoclip_core.prediction import Candidate, Exif, Failure, Prediction
 
 # Handed on at first use (PEP 562): whoever only reads a table need not wait for torch.
 _HOMES = {
     "Candidate": "geoclip_core.prediction",
-    "CheckpointError": "geoclip_core.model.checkpoint",
+    "CheckpointError": "geoclip_core.errors",
     "Exif": "geoclip_core.prediction",
-    "Explanation": "geoclip_core.explanation",
+    "Explanation": "geoclip_core.explain",
     "Failure": "geoclip_core.prediction",
     "Geolocator": "geoclip_core.locator",
-    "PhotoError": "geoclip_core.data.photos",
+    "PhotoError": "geoclip_core.errors",
     "Prediction": "geoclip_core.prediction",
-    "bundled_models": "geoclip_core.model_choice",
+    "bundled_models": "geoclip_core.hub.models",
 }
 
 __all__ = [

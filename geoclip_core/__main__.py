@@ -5,8 +5,8 @@ import sys
 from collections.abc import Sequence
 
 from geoclip_core import explain_command, locate_command
+from geoclip_core.errors import CheckpointError
 from geoclip_core.hub import commands as hub_commands
-from geoclip_core.model.checkpoint import CheckpointError
 
 
 def main(argv: Sequence[str] | None = None) -> int:

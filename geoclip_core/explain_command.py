@@ -7,9 +7,9 @@ from typing import Any
 
 from tqdm import tqdm
 
-from geoclip_core.atomic_writes import atomic_file
-from geoclip_core.data.photos import PhotoError
-from geoclip_core.explanation import PLACE, Effect
+from geoclip_core.errors import PhotoError
+from geoclip_core.explain import PLACE, Effect
+from geoclip_core.files import atomic_file
 from geoclip_core.locator import Geolocator
 
 

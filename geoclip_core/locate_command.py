@@ -10,8 +10,9 @@ from typing import Any, TextIO
 
 from tqdm import tqdm
 
-from geoclip_core.atomic_writes import atomic_file
-from geoclip_core.data.photos import PHOTO_SUFFIXES, PhotoError
+from geoclip_core.data.photos import PHOTO_SUFFIXES
+from geoclip_core.errors import PhotoError
+from geoclip_core.files import atomic_file
 from geoclip_core.formats import csv_header, csv_row, to_geojson, to_json_line, to_text
 from geoclip_core.locator import MANY_PHOTOS, Geolocator
 from geoclip_core.prediction import Failure, Prediction

@@ -15,26 +15,151 @@ from itertools import islice, repeat
 from pathlib import Path
 from typing import Any, Literal, Self
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
-from geoclip_core.data.photos import PhotoError
-from geoclip_core.explanation import Explanation, explain_answers
-from geoclip_core.loops.onnx_engine import Engine, chosen_engine
+from geoclip_core.data.photos import Photo, open_photo
+from geoclip_core.earth.sphere import EARTH_RADIUS_KM
+from geoclip_core.errors import PhotoError
+from geoclip_core.explain import Explanation, explain_answers
+from geoclip_core.hub.models import load_model
 from geoclip_core.model.backbone import Preprocessing
 from geoclip_core.model.map_context import map_context
-from geoclip_core.model.pooling import pooled_posterior
-from geoclip_core.model_choice import load_model
-from geoclip_core.photo_reading import (
-    PhotoSource,
-    PreparedPhoto,
-    is_source,
-    prepare,
-    prepare_or_fail,
-    upright_photo,
-)
+from geoclip_core.model.posterior import Posterior
 from geoclip_core.prediction import Exif, Failure, Prediction, labelled
+from geoclip_core.training.embeddings import Engine, chosen_engine
+
+PhotoSource = str | os.PathLike[str] | bytes | Image.Image
+UPRIGHT_SIDES = (1024, 1024)
+"""Width and height that hold the picture on which answers are explained, in pixels."""
+
+
+@dataclass(frozen=True)
+class PreparedPhoto:
+    """A photo reduced to what the backbone needs, so that a batch does not hold big pictures."""
+
+    file: str
+    views: list[Tensor]
+    """(3, height, width) each."""
+    exif: Exif | None
+    seconds: float
+    """Time that reading took."""
+
+
+def prepare(source: PhotoSource, preprocessing: Preprocessing) -> PreparedPhoto:
+    """Read a photo and make the views of a backbone.
+
+    Raises:
+        PhotoError: it cannot be read.
+    """
+    started = time.perf_counter()
+    photo = open_photo(source, draft_size=preprocessing.draft_size)
+    views = preprocessing.pixels(photo.image)
+    return PreparedPhoto(photo.name, views, _exif(photo), time.perf_counter() - started)
+
+
+def prepare_or_fail(source: PhotoSource, preprocessing: Preprocessing) -> PreparedPhoto | Failure:
+    """The same, with a `Failure` for a photo that cannot be read."""
+    try:
+        return prepare(source, preprocessing)
+    except PhotoError as error:
+        return Failure(_name_of(source), str(error))
+
+
+def upright_photo(
+    source: PhotoSource, preprocessing: Preprocessing, name: str | None = None
+) -> Photo:
+    """A photo whose image is no larger than explaining an answer on it needs.
+
+    Args:
+        source: A path, the bytes of a file, or a PIL image.
+        preprocessing: Of the backbone.
+        name: What to call the photo; by default its file name.
+
+    Raises:
+        PhotoError: it cannot be read.
+    """
+    photo = open_photo(source, name=name, draft_size=preprocessing.draft_size)
+    image = photo.image.copy()
+    image.thumbnail(UPRIGHT_SIDES, Image.Resampling.BICUBIC)
+    return replace(photo, image=image)
+
+
+def is_source(value: Any) -> bool:
+    """Whether a value is one photo, rather than several."""
+    return isinstance(value, str | os.PathLike | bytes | Image.Image)
+
+
+def _exif(photo: Photo) -> Exif | None:
+    if photo.latitude is None and photo.captured_at is None:
+        return None
+    return Exif(photo.latitude, photo.longitude, photo.captured_at)
+
+
+def _name_of(source: PhotoSource) -> str:
+    if isinstance(source, str | os.PathLike):
+        return Path(source).name
+    return getattr(source, "filename", "") or "photo"
+
+
+OUTLIER_SHARE = 0.01
+"""Share of each photo's mass that is spread evenly over the Earth before pooling, so that a single
+misleading photo cannot veto the place that all others point to."""
+
+_EARTH_AREA_KM2 = 4 * np.pi * EARTH_RADIUS_KM**2
+
+
+def pooled_posterior(posteriors: Sequence[Posterior]) -> Posterior:
+    """Logarithmic pool (the normalised geometric mean) of the posteriors of one place.
+
+    Equal weights that sum to one: photos of one place are not independent, so the pool sharpens
+    where they agree but never as far as a product would (Genest & Zidek, "Combining Probability
+    Distributions", Statistical Science 1986, section 3). A radius that is calibrated for one photo
+    is therefore not made smaller than the photos themselves justify.
+
+    Args:
+        posteriors: One or more; of the same or of different points.
+
+    Returns:
+        A posterior over the union of the points, with the mean bandwidth.
+
+    Raises:
+        ValueError: there is no posterior.
+    """
+    if not posteriors:
+        raise ValueError("pooling needs at least one posterior")
+    first = posteriors[0]
+    if len(posteriors) == 1:
+        return first
+    scale = first.radius_scale
+    if all(np.array_equal(p.points, first.points) for p in posteriors[1:]):
+        floor = np.log(OUTLIER_SHARE / len(first))
+        logs = [np.logaddexp(np.log1p(-OUTLIER_SHARE) + p.log_weights, floor) for p in posteriors]
+        known = [p.scores for p in posteriors if p.scores is not None]
+        return Posterior(
+            first.points,
+            np.mean(logs, axis=0),
+            float(np.mean([p.bandwidth_km for p in posteriors])),
+            scores=np.mean(known, axis=0) if len(known) == len(posteriors) else None,
+            radius_scale=scale,
+        )
+    points = np.concatenate([p.points for p in posteriors])
+    # a point stands for the mass around it: weigh it by what its own photo put there
+    own = np.concatenate([p.log_weights for p in posteriors])
+    own_density = np.concatenate([p.log_density(p.points) for p in posteriors])
+    floor = np.log(OUTLIER_SHARE / _EARTH_AREA_KM2)
+    logs = [
+        np.logaddexp(np.log1p(-OUTLIER_SHARE) + p.log_density(points), floor) for p in posteriors
+    ]
+    return Posterior(
+        points,
+        np.mean(logs, axis=0) + own - own_density,
+        float(np.mean([p.bandwidth_km for p in posteriors])),
+        radius_scale=scale,
+    )
+
 
 MANY_PHOTOS = 40
 """From so many photos on, `Geolocator.accelerate` saves more time than it takes."""

@@ -1,16 +1,19 @@
 import streamlit as st
 
-from geoclip_core.data.photos import PhotoError
 from geoclip_core.earth.sphere import haversine_km
-from ui.context.facts import features_shown
-from ui.context.panels import choose_belt, comparison_map, head_panel, model_heading
-from ui.context.reasons import reasons
-from ui.loading import accuracy_sentence, choose_model, served_model
+from geoclip_core.errors import PhotoError
+from ui.context import (
+    choose_belt,
+    comparison_map,
+    features_shown,
+    head_panel,
+    model_heading,
+    reasons,
+)
 from ui.maps import OfflineMap, show_map
-from ui.page import open_page
-from ui.photo_input import EXAMPLE_NOTE, photo_input
-from ui.photo_tray import shown_photos, thumbnail
-from ui.session import CONTEXT_PHOTO, choose
+from ui.models import accuracy_sentence, choose_model, served_model
+from ui.page import CONTEXT_PHOTO, choose, open_page
+from ui.photos import EXAMPLE_NOTE, photo_input, shown_photos, thumbnail
 from ui.theme import kilometres, markdown_text
 
 open_page(

@@ -1,19 +1,22 @@
 import streamlit as st
 
-from ui.evaluation import map_panel as maps
-from ui.evaluation import panels
-from ui.evaluation import photo_panels as photos
-from ui.evaluation import trust_panels as trust
-from ui.evaluation.choices import choose_filters, choose_sources, clear_filters
-from ui.evaluation.data import View, find_sources, table
+from ui.evaluation import maps, panels, photos
+from ui.evaluation.sources import (
+    View,
+    choose_filters,
+    choose_sources,
+    clear_filters,
+    find_sources,
+    table,
+)
 from ui.page import open_page
 
 PANELS = {
     "Errors": panels.errors_panel,
     "Error map": maps.map_panel,
     "By place, climate, month": panels.groups_panel,
-    "Context heads": trust.heads_panel,
-    "Certainty": trust.trust_panel,
+    "Context heads": panels.heads_panel,
+    "Certainty": panels.trust_panel,
     "Difference map": maps.difference_panel,
     "Best and worst": photos.best_and_worst_panel,
     "All rows": photos.rows_panel,

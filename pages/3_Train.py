@@ -2,11 +2,10 @@ import streamlit as st
 
 from ui.page import open_page
 from ui.training.live import failure_panel, live_panel, run_actions, run_head, watch
-from ui.training.new import new_training
+from ui.training.new import choose_dataset, first_start, new_training
 from ui.training.overview import overview
 from ui.training.results import result_panel, run_details
 from ui.training.runs import choose_run, choose_runs_folder, run_views, unreadable_runs
-from ui.training.start import choose_dataset, first_start
 
 ONE, ALL, NEW = "This run", "All runs", "New training"
 

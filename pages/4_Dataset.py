@@ -1,15 +1,13 @@
 import streamlit as st
 
-from geoclip_core.data.osv_mini import DatasetError
+from geoclip_core.errors import DatasetError
 from ui.dataset.data import load
 from ui.dataset.explore import explore
 from ui.dataset.health import health
-from ui.dataset.make import first_steps, make
-from ui.dataset.progress import progress_strip
-from ui.datasets_folder import datasets_folder
-from ui.page import open_page
+from ui.dataset.make import first_steps, make, progress_strip
+from ui.page import datasets_folder, open_page
 from ui.theme import markdown_text
-from ui.training.start import choose_dataset
+from ui.training.new import choose_dataset
 
 EXPLORE, CHECK, ADD = "Explore", "Check", "Add a dataset"
 

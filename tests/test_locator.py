@@ -7,12 +7,13 @@ import pytest
 import torch
 from PIL import Image
 
-from geoclip_core.data.photos import PhotoError
 from geoclip_core.data.vocabulary import month_vocabulary
-from geoclip_core.locator import Failure, Geolocator, Prediction
+from geoclip_core.errors import PhotoError
+from geoclip_core.locator import Geolocator
 from geoclip_core.model.backbone import Preprocessing
 from geoclip_core.model.geolocation import Estimate
 from geoclip_core.model.posterior import Posterior
+from geoclip_core.prediction import Failure, Prediction
 
 ABILENE = (32.4487, -99.7331)
 PARIS = (48.8534, 2.3488)

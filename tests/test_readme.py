@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from geoclip_core.loops.baselines import baseline_title
-from geoclip_core.model_choice import BUNDLED, bundled_models
+from geoclip_core.evaluation.baselines import baseline_title
+from geoclip_core.hub.models import BUNDLED, bundled_models
 from train.__main__ import COMMANDS
-from train.benchmarks.ablation_table import markdown
+from train.benchmarks.ablation import markdown
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")

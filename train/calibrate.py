@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from geoclip_core.data.table import read_dataset
+from geoclip_core.data.dataset import read_dataset
 from train.measured_photos import Device, embed_split, load
 
 
@@ -48,7 +48,7 @@ class Options:
 
 def run(options: Options) -> int:
     """Calibrate and say what changed."""
-    from geoclip_core.loops import calibrate as loop
+    from geoclip_core.evaluation import calibrate as loop
     from train.progress import ProgressBar
 
     dataset = read_dataset(options.data, val_fraction=options.val_fraction, seed=options.split_seed)
@@ -77,7 +77,7 @@ def _check_target(choice: Any, options: Options) -> None:
     Raises:
         ValueError: a bundled model without an output, or an output that is something else.
     """
-    from geoclip_core.model_choice import BUNDLED
+    from geoclip_core.hub.models import BUNDLED
 
     if options.output is not None and options.output.exists() and any(options.output.iterdir()):
         raise ValueError(f"{options.output} is not empty: choose another folder")
@@ -93,7 +93,7 @@ def _check_target(choice: Any, options: Options) -> None:
 
 
 def _save(choice: Any, options: Options, result: Any) -> Path:
-    from geoclip_core.loops.calibrate import save_calibration
+    from geoclip_core.evaluation.calibrate import save_calibration
 
     if hasattr(choice.model, "keep_calibration"):
         return choice.model.keep_calibration(result.calibration)

@@ -4,7 +4,7 @@ import dataclasses
 from pathlib import Path
 from typing import ClassVar
 
-from geoclip_core.data.demo import write_demo
+from geoclip_core.demo.dataset import write_demo
 from train.progress import ProgressBar
 
 

@@ -4,7 +4,7 @@ import dataclasses
 from pathlib import Path
 from typing import ClassVar, Literal
 
-from geoclip_core.data.download import download_osv_mini
+from geoclip_core.data.kaggle import download_osv_mini
 from train.progress import ProgressBar
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Literal
 
-from geoclip_core.loops.training_options import TrainingOptions, view_sizes
+from geoclip_core.training.options import TrainingOptions, view_sizes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,12 +52,11 @@ def run(options: Options) -> int:
     """Embed all photos of the dataset and say where they are."""
     import torch
 
-    from geoclip_core.data.table import read_dataset
-    from geoclip_core.loops.embed import embed_dataset
-    from geoclip_core.loops.embedding_cache import EmbeddingCache
-    from geoclip_core.loops.fit import fit_backbone
-    from geoclip_core.loops.fit_options import FitOptions
+    from geoclip_core.data.dataset import read_dataset
     from geoclip_core.model.backbones import build_backbone
+    from geoclip_core.training.embeddings import EmbeddingCache, embed_dataset
+    from geoclip_core.training.fit import fit_backbone
+    from geoclip_core.training.options import FitOptions
     from train.progress import ProgressBar
 
     dataset = read_dataset(options.data)

@@ -12,13 +12,16 @@ from typing import Any, ClassVar, Literal
 
 import pandas as pd
 
-from geoclip_core.data.table import PhotoDataset, read_dataset
-from geoclip_core.loops import evaluate as loop
-from geoclip_core.loops.baselines import baseline_guesses, with_baselines
-from geoclip_core.loops.imported import imported_predictions, read_guesses
-from geoclip_core.loops.metrics import summarise, with_places
-from geoclip_core.loops.predictions import PredictionsError, read_predictions
-from geoclip_core.loops.reliability import seen_before
+from geoclip_core.data.dataset import PhotoDataset, read_dataset
+from geoclip_core.evaluation import evaluate as loop
+from geoclip_core.evaluation.baselines import baseline_guesses, with_baselines
+from geoclip_core.evaluation.metrics import seen_before, summarise, with_places
+from geoclip_core.evaluation.predictions import (
+    PredictionsError,
+    imported_predictions,
+    read_guesses,
+    read_predictions,
+)
 from train.measured_photos import Device, MeasuredPhotos, embed_split, load
 
 

@@ -5,7 +5,7 @@ Frozen backbones are run once; the heads then learn from cached embeddings in se
 
 from dataclasses import dataclass
 
-from geoclip_core.loops.fit_options import FitOptions
+from geoclip_core.training.options import FitOptions
 from train.run_command import run_training
 
 
@@ -15,10 +15,10 @@ class Options(FitOptions):
 
 
 def run(options: Options) -> int:
-    """Fit a model; see `geoclip_core.loops.fit`."""
+    """Fit a model; see `geoclip_core.training.fit`."""
 
     def work(chosen: Options, session: object, accelerator: object, folder: object) -> None:
-        from geoclip_core.loops.fit import FitRun, fit
+        from geoclip_core.training.fit import FitRun, fit
 
         fit(FitRun(chosen, session, accelerator, folder, folder.name))
 

@@ -4,7 +4,7 @@ import dataclasses
 from pathlib import Path
 from typing import ClassVar
 
-from geoclip_core.data.photo_import import NOT_IMPORTED_FILE, import_photos
+from geoclip_core.data.importing import NOT_IMPORTED_FILE, import_photos
 from train.progress import ProgressBar
 
 _SHOWN = 10

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from geoclip_core.data.table import PhotoDataset
+from geoclip_core.data.dataset import PhotoDataset
 
 if TYPE_CHECKING:
-    from geoclip_core.model_choice import LoadedModel
+    from geoclip_core.hub.models import LoadedModel
 
 Device = Literal["auto", "cpu", "cuda", "mps"]
 
@@ -34,7 +34,7 @@ def load(name: str, device: Device) -> "LoadedModel":
     """
     import torch
 
-    from geoclip_core.model_choice import load_model
+    from geoclip_core.hub.models import load_model
 
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -61,7 +61,7 @@ def embed_split(
     Raises:
         EmbeddingError: not one photo can be read.
     """
-    from geoclip_core.loops.embed import embed_dataset
+    from geoclip_core.training.embeddings import embed_dataset
     from train.progress import ProgressBar
 
     with ProgressBar(title, "photos") as bar:

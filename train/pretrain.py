@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from geoclip_core.loops.pretrain_options import PretrainOptions
+from geoclip_core.training.options import PretrainOptions
 from train.run_command import run_training
 
 
@@ -12,10 +12,10 @@ class Options(PretrainOptions):
 
 
 def run(options: Options) -> int:
-    """Pretrain two towers; see `geoclip_core.loops.pretrain`."""
+    """Pretrain two towers; see `geoclip_core.training.pretrain`."""
 
     def work(chosen: Options, session: object, accelerator: object, folder: object) -> None:
-        from geoclip_core.loops.pretrain import PretrainRun, pretrain
+        from geoclip_core.training.pretrain import PretrainRun, pretrain
 
         pretrain(PretrainRun(chosen, session, accelerator, folder, folder.name))
 

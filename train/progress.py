@@ -9,7 +9,7 @@ from typing import Any, Self
 
 from tqdm import tqdm
 
-from geoclip_core.atomic_writes import write_atomically
+from geoclip_core.files import write_atomically
 
 _EVERY_SECONDS = 0.2
 

@@ -11,9 +11,9 @@ from typing import Any, ClassVar
 
 import pandas as pd
 
-from geoclip_core.atomic_writes import write_atomically
-from geoclip_core.loops.evaluate import describe, predictions_of
-from geoclip_core.loops.predictions import PredictionsError, read_predictions
+from geoclip_core.evaluation.evaluate import describe, predictions_of
+from geoclip_core.evaluation.predictions import PredictionsError, read_predictions
+from geoclip_core.files import write_atomically
 
 BUNDLED = Path(__file__).resolve().parent.parent / "geoclip_core" / "checkpoints"
 
@@ -74,7 +74,7 @@ def _read(name: str) -> tuple[pd.DataFrame, dict[str, Any]]:
         raise PredictionsError(f"{path} holds no photo")
     if "country_key" in frame and "predicted_country_key" not in frame:
         from geoclip_core.earth.gazetteer import Gazetteer
-        from geoclip_core.loops.metrics import with_places
+        from geoclip_core.evaluation.metrics import with_places
 
         frame = with_places(frame, Gazetteer.load())
     return frame, describe(path)

@@ -6,9 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from geoclip_core.loops.run_session import RunSession, execute
-from geoclip_core.loops.runs import Run, RunError
-from geoclip_core.loops.training_options import TrainingOptions
+from geoclip_core.training.options import TrainingOptions
+from geoclip_core.training.runs import Run, RunError
+from geoclip_core.training.session import RunSession, execute
 from train.options import build, to_mapping
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ def run_training(options: T, task: str, work: Work) -> int:
     Returns:
         Exit status.
     """
-    from geoclip_core.loops.acceleration import build_accelerator, same_text_everywhere
+    from geoclip_core.training.distributed import build_accelerator, same_text_everywhere
 
     resumed = None
     if options.resume is not None:

@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 from typing import ClassVar
 
-from geoclip_core.loops.runs import Run, RunError, list_runs
+from geoclip_core.training.runs import Run, RunError, list_runs
 
 
 @dataclasses.dataclass(frozen=True)

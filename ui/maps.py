@@ -11,14 +11,169 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 import folium
-from branca.element import Element
+import folium.plugins
+from branca.element import Element, MacroElement
+from folium.map import Layer
+from folium.template import Template
 from numpy.typing import NDArray
 from streamlit_folium import st_folium
 
-from ui import map_shapes, static_files
-from ui.map_elements import Borders, Legend, Panes, Pin, Popup, View, online_tiles, variables
-from ui.map_shapes import Coordinate
-from ui.theme import Palette, palette
+from ui import geometry, static_files
+from ui.geometry import Coordinate
+from ui.theme import Palette, palette, translucent
+
+
+def variables(colours: Palette) -> str:
+    """The colours as CSS variables, for ``static/offline_map.css``."""
+    values = {
+        "ink": colours.ink,
+        "muted": colours.muted,
+        "paper": colours.paper,
+        "sea": colours.sea,
+        "land": colours.land,
+        "glass": translucent(colours.paper, 0.92),
+        "hairline": translucent(colours.muted, 0.3),
+        "icons": "invert(0.88)" if colours.dark else "none",
+    }
+    listed = "; ".join(f"--map-{name}: {value}" for name, value in values.items())
+    return f"<style>:root {{ {listed} }}</style>"
+
+
+class Panes(MacroElement):
+    """The planes of the map: land, images, border lines, names."""
+
+    _template = Template(
+        "{% macro script(this, kwargs) %}OfflineMap.panes({{ this._parent.get_name() }});"
+        "{% endmacro %}"
+    )
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._name = "Panes"
+
+
+class Borders(Layer):
+    """Land, borders and names from ``static/borders``, the base layer of every map."""
+
+    _template = Template(
+        "{% macro script(this, kwargs) %}var {{ this.get_name() }} = OfflineMap.borders("
+        "{{ this.base|tojson }}, {{ this.colours|tojson }});{% endmacro %}"
+    )
+
+    def __init__(self, colours: Palette) -> None:
+        super().__init__(name="Outlines (no internet)", overlay=False, control=True, show=True)
+        self._name = "Borders"
+        self.base = f"{static_files.FROM_COMPONENT}/borders"
+        self.colours = {
+            "land": colours.land,
+            "border": colours.border,
+            "subdivision": colours.subdivision,
+        }
+
+
+class Pin(MacroElement):
+    """A numbered disc. ``folium.Marker`` would fetch Leaflet's default icon before its own."""
+
+    _template = Template(
+        "{% macro script(this, kwargs) %}var {{ this.get_name() }} = OfflineMap.pin("
+        "{{ this.location|tojson }}, {{ this.text|tojson }}, {{ this.colour|tojson }})"
+        ".addTo({{ this._parent.get_name() }});{% endmacro %}"
+    )
+
+    def __init__(self, location: Coordinate, text: str, colour: str) -> None:
+        super().__init__()
+        self._name = "Pin"
+        self.location = location
+        self.text = text
+        self.colour = colour
+
+
+class Popup(MacroElement):
+    """What opens when its parent is clicked or tapped: ``html``, made safe by the caller.
+
+    ``folium.Popup`` gives its content a random id, so that the same map is never the same text.
+    """
+
+    _template = Template(
+        "{% macro script(this, kwargs) %}{{ this._parent.get_name() }}.bindPopup("
+        "{{ this.html|tojson }}, {maxWidth: 260});{% endmacro %}"
+    )
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self._name = "Popup"
+        self.html = html
+
+
+class View(MacroElement):
+    """The first view: ``bounds`` as south-west and north-east corner."""
+
+    _template = Template(
+        "{% macro script(this, kwargs) %}OfflineMap.view({{ this._parent.get_name() }}, "
+        "{{ this.bounds|tojson }}, {{ this.max_zoom|tojson }});{% endmacro %}"
+    )
+
+    def __init__(self, bounds: list[list[float]], max_zoom: float) -> None:
+        super().__init__()
+        self._name = "View"
+        self.bounds = bounds
+        self.max_zoom = max_zoom
+
+
+class Legend(MacroElement):
+    """Text and colour of each line, at the lower left."""
+
+    _template = Template(
+        "{% macro script(this, kwargs) %}{% if this.lines %}"
+        "OfflineMap.legend({{ this._parent.get_name() }}, {{ this.lines|tojson }});"
+        "{% endif %}{% endmacro %}"
+    )
+
+    def __init__(self, lines: dict[str, str]) -> None:
+        super().__init__()
+        self._name = "Legend"
+        self.lines = [[text, colour] for text, colour in lines.items()]
+
+
+def online_tiles() -> list[folium.TileLayer]:
+    """Base layers from the internet, switched off: their servers hear nothing until they are on."""
+    openstreetmap = folium.TileLayer(
+        "https://tile.openstreetmap.org/{z}/{x}/{y}.png",
+        attr="© OpenStreetMap contributors",
+        name="OpenStreetMap (asks the internet)",
+        overlay=False,
+        show=False,
+        max_zoom=18,
+    )
+    satellite = folium.TileLayer(
+        "https://server.arcgisonline.com/ArcGIS/rest/services/World_Imagery/MapServer"
+        "/tile/{z}/{y}/{x}",
+        attr="Imagery © Esri, Maxar, Earthstar Geographics and the GIS user community",
+        name="Satellite (asks the internet)",
+        overlay=False,
+        show=False,
+        max_zoom=18,
+    )
+    return [openstreetmap, satellite]
+
+
+class LocalMarkerCluster(folium.plugins.MarkerCluster):
+    """Markers that gather while the map is zoomed out, with the plug-in's files from here."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        folder = static_files.vendor_folder("leaflet_markercluster")
+        script, *styles = (
+            static_files.from_component(f"{folder}/{name}")
+            for name in (
+                "leaflet.markercluster.js",
+                "MarkerCluster.css",
+                "MarkerCluster.Default.css",
+            )
+        )
+        self.default_js = [("markercluster", script)]
+        self.default_css = [(f"markercluster_css_{i}", css) for i, css in enumerate(styles)]
+
 
 Role = Literal["truth", "best", "candidate", "other"]
 
@@ -54,7 +209,7 @@ class OfflineMap(folium.Map):
     ) -> None:
         self.colours = colours or palette()
         self.middle = (
-            map_shapes.middle_longitude([longitude for _, longitude in focus])
+            geometry.middle_longitude([longitude for _, longitude in focus])
             if middle is None
             else float(middle)
         )
@@ -93,7 +248,7 @@ class OfflineMap(folium.Map):
         for tiles in online_tiles():
             tiles.add_to(self)
         self._focus = [self.at(point) for point in focus]
-        self.window = map_shapes.window_around(self._focus, self.middle)
+        self.window = geometry.window_around(self._focus, self.middle)
         self._max_zoom = max_zoom
         self._roles: dict[Role, str] = {}
         self._finished = False
@@ -101,7 +256,7 @@ class OfflineMap(folium.Map):
     def at(self, coordinate: Coordinate) -> Coordinate:
         """Where the map draws a coordinate: its longitude at the copy nearest to the middle."""
         latitude, longitude = coordinate
-        return float(latitude), map_shapes.longitude_near(float(longitude), self.middle)
+        return float(latitude), geometry.longitude_near(float(longitude), self.middle)
 
     def add_point(
         self,
@@ -158,7 +313,7 @@ class OfflineMap(folium.Map):
     ) -> None:
         """What lies within ``radius_km`` of ``centre``, right at the poles and the date line."""
         layer = self if to is None else to
-        for rings in map_shapes.circle(centre, radius_km, self.middle):
+        for rings in geometry.circle(centre, radius_km, self.middle):
             folium.Polygon(
                 rings,
                 stroke=False,
@@ -167,7 +322,7 @@ class OfflineMap(folium.Map):
                 fill_opacity=0.05 if dashed else 0.1,
                 tooltip=folium.Tooltip(plain(label)),
             ).add_to(layer)
-            if lines := [line for line in map(map_shapes.edge, rings) if line]:
+            if lines := [line for line in map(geometry.edge, rings) if line]:
                 folium.PolyLine(
                     lines,
                     color=colour,
@@ -181,7 +336,7 @@ class OfflineMap(folium.Map):
     ) -> None:
         """The shortest way between two coordinates, dashed."""
         folium.PolyLine(
-            map_shapes.great_circle(start, end, self.middle),
+            geometry.great_circle(start, end, self.middle),
             color=colour or self.colours.ink,
             weight=1.8,
             opacity=0.75,
@@ -192,7 +347,7 @@ class OfflineMap(folium.Map):
     def add_image(
         self,
         rgba: NDArray[Any],
-        window: map_shapes.Window,
+        window: geometry.Window,
         name: str,
         *,
         opacity: float = 0.7,
@@ -207,7 +362,7 @@ class OfflineMap(folium.Map):
             opacity: of the whole layer.
             show: whether it is on at first.
         """
-        data = base64.b64encode(map_shapes.png(rgba)).decode()
+        data = base64.b64encode(geometry.png(rgba)).decode()
         group = folium.FeatureGroup(name=name, show=show)
         for shift in (-360, 0, 360) if window.is_world else (0,):
             folium.raster_layers.ImageOverlay(
@@ -229,7 +384,7 @@ class OfflineMap(folium.Map):
             lines = {self._roles[r]: getattr(self.colours, r) for r in _ORDER if r in self._roles}
             self.add_child(Legend({**lines, **(legend or {})}))
             bounds = (
-                map_shapes.bounds_of(self._focus, self.middle)
+                geometry.bounds_of(self._focus, self.middle)
                 if self._focus
                 else [[-52, self.middle - 165], [72, self.middle + 165]]
             )

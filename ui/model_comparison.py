@@ -6,20 +6,16 @@ from itertools import combinations
 import folium
 import streamlit as st
 
-from geoclip_core.data.photos import PhotoError
 from geoclip_core.earth.sphere import haversine_km
-from geoclip_core.locator import Prediction
-from ui import map_shapes
-from ui.loading import ServedModel, accuracy_sentence, available_models, served_model
-from ui.map_elements import Pin, Popup
-from ui.maps import OfflineMap, plain, show_map
-from ui.photo_input import EXAMPLE_NOTE
-from ui.photo_tray import TrayPhoto, thumbnail
-from ui.prediction_cards import radius_sentence
-from ui.probability_list import Share, probability_list
-from ui.session import choose
+from geoclip_core.errors import PhotoError
+from geoclip_core.prediction import Prediction
+from ui import geometry
+from ui.maps import OfflineMap, Pin, Popup, plain, show_map
+from ui.models import ServedModel, accuracy_sentence, available_models, served_model
+from ui.page import Workbench, choose
+from ui.photos import EXAMPLE_NOTE, TrayPhoto, thumbnail
+from ui.predictions import Share, probability_list, radius_sentence
 from ui.theme import Palette, kilometres, markdown_text
-from ui.workbench import Workbench
 
 LETTERS = "ABCD"
 KEY = "models to compare"
@@ -91,8 +87,8 @@ def comparison_map(rows: Sequence[Prediction]) -> OfflineMap:
     points = [(row.latitude, row.longitude) for row in rows]
     focus = [*points]
     for row, point in zip(rows, points, strict=True):
-        focus += map_shapes.around(point, row.radius_km[0.5])
-    world = OfflineMap(focus, middle=map_shapes.middle_longitude([point[1] for point in points]))
+        focus += geometry.around(point, row.radius_km[0.5])
+    world = OfflineMap(focus, middle=geometry.middle_longitude([point[1] for point in points]))
     colours = model_colours(world.colours)
     legend = {}
     for row, point, colour in zip(rows, points, colours, strict=False):

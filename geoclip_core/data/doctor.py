@@ -1,27 +1,359 @@
 """Health check of a dataset folder: what must be fixed, and what is worth knowing."""
 
+import collections
+import contextlib
 import dataclasses
+import hashlib
 import json
+import os
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 
-from geoclip_core.atomic_writes import atomic_file, write_atomically
-from geoclip_core.data import osv_mini
-from geoclip_core.data.doctor_files import check_photos
-from geoclip_core.data.doctor_findings import Finding, Findings
-from geoclip_core.data.doctor_tables import (
-    check_climates,
-    check_labels,
-    check_leaks,
-    check_places,
+from geoclip_core.data import dataset
+from geoclip_core.data.dataset import (
+    DESCRIPTION_FILE,
+    FILE_SPLITS,
+    Problem,
+    csv_path,
+    parse,
+    read_text,
 )
-from geoclip_core.data.osv_mini import DatasetError
+from geoclip_core.data.photos import PHOTO_SUFFIXES, open_photo
+from geoclip_core.data.splits import MIN_DISTANCE_KM, nearest_km
+from geoclip_core.earth.climate import UNKNOWN, ClimateRaster
+from geoclip_core.earth.gazetteer import Gazetteer
+from geoclip_core.earth.sphere import destination
+from geoclip_core.errors import DatasetError, PhotoError
+from geoclip_core.files import atomic_file, write_atomically
+from geoclip_core.jobs import in_processes
+
+EXAMPLES = 20
+# A photo is still good without these: a cleaned copy empties a wrong value and keeps the row.
+BLANKED = ("captured_at", "climate", "country", "sub-region", "city", "sequence")
+Severity = Literal["error", "warning"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Finding:
+    """One kind of problem.
+
+    Attributes:
+        check: A short name for programs, for example "file-missing".
+        severity: "error" must be fixed, "warning" is worth knowing.
+        message: What it is and what to do, in one sentence.
+        count: How many rows or files it concerns.
+        examples: Up to `EXAMPLES` of them: file, row (as a spreadsheet counts), id, value.
+    """
+
+    check: str
+    severity: Severity
+    message: str
+    count: int
+    examples: tuple[dict[str, Any], ...] = ()
+
+
+class Findings:
+    """Collects findings, and what a cleaned copy leaves out.
+
+    Attributes:
+        tables: The rows of each split, as `parse` gives them.
+        found: The findings so far.
+        drop: For each split which rows (n,) a cleaned copy leaves out.
+        blank: Split, column and rows of values that it empties instead.
+    """
+
+    def __init__(self, tables: dict[str, pd.DataFrame]) -> None:
+        self.tables = tables
+        self.found: list[Finding] = []
+        self.drop = {split: np.zeros(len(table), dtype=bool) for split, table in tables.items()}
+        self.blank: list[tuple[str, str, np.ndarray]] = []
+
+    def rows(
+        self,
+        check: str,
+        severity: Severity,
+        message: str,
+        masks: dict[str, np.ndarray],
+        values: Callable[[str, int], Any] = lambda split, row: None,
+        drop: bool | None = None,
+    ) -> None:
+        """Add a finding about rows, given as one mask a split."""
+        count = sum(int(mask.sum()) for mask in masks.values())
+        if not count:
+            return
+        examples = []
+        for split, mask in masks.items():
+            for row in np.flatnonzero(mask)[: EXAMPLES - len(examples)].tolist():
+                photo = self.tables[split]["id"].iloc[row]
+                file = dataset.csv_path(Path(), split).name
+                example = {"file": file, "row": row + 2, "id": str(photo)[:60]}
+                value = values(split, row)
+                examples.append(example if value is None else example | {"value": value})
+            if drop if drop is not None else severity == "error":
+                self.drop[split] |= mask
+        self.found.append(Finding(check, severity, message, count, tuple(examples)))
+
+    def problem(self, split: str, problem: Problem) -> None:
+        """Add what the reader found wrong in a column."""
+        mask = np.zeros(len(self.tables[split]), dtype=bool)
+        mask[problem.rows] = True
+        shown = dict(zip(problem.rows.tolist(), problem.values, strict=True))
+        if problem.column in BLANKED:
+            self.blank.append((split, problem.column, problem.rows))
+        self.rows(
+            f"{problem.column}-invalid",
+            "error",
+            f"{problem.column} {problem.reason}",
+            {split: mask},
+            lambda _, row: shown[row],
+            drop=problem.column not in BLANKED,
+        )
+
+
+FileProgress = Callable[[int, int], None]
+_CHUNK = 64
+_DECODED_SIDE = 64  # enough to read every block of a JPEG, and much faster than all its pixels
+
+
+@dataclasses.dataclass(frozen=True)
+class FileResult:
+    """What one photo file is: missing, wrong (with the reason), or fine with its digest."""
+
+    missing: bool = False
+    error: str | None = None
+    digest: bytes | None = None
+
+
+def check_files(
+    paths: Sequence[Path],
+    workers: int | None = None,
+    progress: FileProgress | None = None,
+) -> list[FileResult]:
+    """Open every file; the results are in the order of the paths.
+
+    Args:
+        paths: The photo files.
+        workers: Processes; by default one a core. 0 works in this process.
+        progress: Called with photos done and to do.
+    """
+    chunks = [list(paths[start : start + _CHUNK]) for start in range(0, len(paths), _CHUNK)]
+    results: list[FileResult] = []
+
+    def collect(parts: Iterator[list[FileResult]]) -> None:
+        for part in parts:
+            results.extend(part)
+            if progress:
+                progress(len(results), len(paths))
+
+    if workers == 0 or len(chunks) <= 2:
+        collect(map(_check_chunk, chunks))
+        return results
+    checking = in_processes(_check_chunk, chunks, workers)
+    with contextlib.closing(checking):
+        collect(checking)
+    return results
+
+
+def check_photos(
+    findings: Findings, root: Path, workers: int | None, progress: FileProgress | None
+) -> int:
+    """Check the files of all rows; returns how many were opened."""
+    listed = [
+        (split, row, path)
+        for split, table in findings.tables.items()
+        for row, path in enumerate(dataset.photo_paths(split, table["state"], table["id"]))
+        if _inside(path)
+    ]
+    results = check_files([root / path for _, _, path in listed], workers, progress)
+    checked = {(s, r): result for (s, r, _), result in zip(listed, results, strict=True)}
+    if results and all(result.missing for result in results):
+        message = (
+            "none of the photos is here, only the tables; put the photos at "
+            f"{listed[0][2].split('/')[0]}/STATE/ID.jpg"
+        )
+        findings.found.append(Finding("photos-absent", "error", message, len(results)))
+        return 0
+    for check, missing, message in (
+        ("file-missing", True, "photos that a table lists but the folder does not have"),
+        ("file-unreadable", False, "photos that are cut off, damaged or not images"),
+    ):
+        masks = {s: np.zeros(len(t), dtype=bool) for s, t in findings.tables.items()}
+        for (split, row), result in checked.items():
+            masks[split][row] = bool(result.error) and result.missing == missing
+        findings.rows(check, "error", message, masks, lambda s, r: checked[s, r].error)
+    _check_copies(findings, checked)
+    _check_orphans(findings, root, {path for _, _, path in listed})
+    return sum(not result.missing for result in results)
+
+
+def _check_copies(findings: Findings, checked: dict[tuple[str, int], FileResult]) -> None:
+    copies = collections.defaultdict(list)
+    for (split, row), result in checked.items():
+        if result.digest and not findings.drop[split][row]:
+            copies[result.digest].append((split, row))
+    leaks = {s: np.zeros(len(t), dtype=bool) for s, t in findings.tables.items()}
+    twice = {s: np.zeros(len(t), dtype=bool) for s, t in findings.tables.items()}
+    for group in copies.values():
+        in_test = any(split == "test" for split, _ in group)
+        for position, (split, row) in enumerate(group):
+            if split == "train" and in_test:
+                leaks[split][row] = True
+            elif position and split == group[position - 1][0]:
+                twice[split][row] = True
+    message = "training photos that are the same file as a test photo, under another id"
+    findings.rows("split-same-photo", "error", message, leaks)
+    message = "photos that are the same file as an earlier one, under another id"
+    findings.rows("file-repeated", "warning", message, twice)
+
+
+def _check_orphans(findings: Findings, root: Path, listed: set[str]) -> None:
+    orphans = []
+    for split in findings.tables:
+        for folder, _, names in os.walk(root / f"{split}_images"):
+            relative = Path(folder).relative_to(root).as_posix()
+            orphans += [
+                f"{relative}/{name}"
+                for name in names
+                if Path(name).suffix.lower() in PHOTO_SUFFIXES
+                and f"{relative}/{name}" not in listed
+            ]
+    if orphans:
+        message = "photo files that no table lists; they are not used"
+        examples = tuple({"file": path} for path in sorted(orphans)[:EXAMPLES])
+        findings.found.append(Finding("file-unlisted", "warning", message, len(orphans), examples))
+
+
+def _inside(path: str) -> bool:
+    """Whether a relative path stays in its folder: a hostile id could lead out of it."""
+    return "\0" not in path and ".." not in Path(path).parts and not Path(path).is_absolute()
+
+
+def _check_chunk(paths: list[Path]) -> list[FileResult]:
+    return [_check_file(path) for path in paths]
+
+
+def _check_file(path: Path) -> FileResult:
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        return FileResult(missing=True, error=f"{path.name} does not exist")
+    except OSError as error:
+        return FileResult(error=f"{path.name} cannot be read: {error.strerror or error}")
+    try:
+        open_photo(content, name=path.name, draft_size=_DECODED_SIDE)
+    except PhotoError as error:
+        return FileResult(error=str(error))
+    return FileResult(digest=hashlib.blake2b(content, digest_size=16).digest())
+
+
+MANY = 30  # climates that must be known before their mismatch says something about the column
+BORDER_KM = 30.0  # two gazetteers may disagree on the state this close to its border
+
+
+def check_places(findings: Findings) -> None:
+    """States that contradict the coordinates."""
+    wrong, border, truth = {}, {}, {}
+    for split, table in findings.tables.items():
+        known = table[["latitude", "longitude", "state_key"]].notna().all(axis=1).to_numpy()
+        coordinates = table.loc[known, ["latitude", "longitude"]].to_numpy()
+        claimed = table.loc[known, "state_key"].to_numpy(dtype=object)
+        found = Gazetteer.load().frame(coordinates)["unique_region"].to_numpy(dtype=object)
+        differs = np.flatnonzero(found != claimed)
+        near = np.zeros(len(differs), dtype=bool)
+        for heading in range(0, 360, 45):
+            around = destination(coordinates[differs], float(heading), BORDER_KM)
+            there = Gazetteer.load().frame(around)["unique_region"].to_numpy(dtype=object)
+            near |= there == claimed[differs]
+        rows = np.flatnonzero(known)
+        truth[split] = dict(zip(rows[differs].tolist(), found[differs].tolist(), strict=True))
+        for masks, chosen in ((wrong, differs[~near]), (border, differs[near])):
+            masks[split] = np.zeros(len(table), dtype=bool)
+            masks[split][rows[chosen]] = True
+
+    def value(split: str, row: int) -> str:
+        return f"{findings.tables[split]['state_key'].iloc[row]}, but lies in {truth[split][row]}"
+
+    message = "the state does not match the coordinates; are latitude and longitude swapped?"
+    findings.rows("state-mismatch", "error", message, wrong, value)
+    message = "photos close to a state border that the gazetteer puts on its other side"
+    findings.rows("state-border", "warning", message, border, value)
+
+
+def check_climates(findings: Findings) -> None:
+    """Climates that contradict the map."""
+    differs, total, count = {}, 0, 0
+    for split, table in findings.tables.items():
+        located = table[["latitude", "longitude"]].notna().all(axis=1)
+        known = ((table["climate"] >= 0) & located).to_numpy()
+        raster = ClimateRaster.load().indices(
+            table.loc[known, ["latitude", "longitude"]].to_numpy()
+        )
+        off = (raster != UNKNOWN) & (raster != table.loc[known, "climate"].to_numpy())
+        differs[split] = np.zeros(len(table), dtype=bool)
+        differs[split][np.flatnonzero(known)[off]] = True
+        total, count = total + int(known.sum()), count + int(off.sum())
+    if total >= MANY and count > 0.5 * total:
+        message = (
+            "most climates differ from the map of Beck et al. 2018; the column must hold its raw "
+            "codes (14 is Cfa), not class indices or another map"
+        )
+        findings.rows("climate-mismatch", "error", message, differs, drop=False)
+    else:
+        message = "the climate differs from the map of Beck et al. 2018 at the coordinates"
+        findings.rows("climate-mismatch", "warning", message, differs)
+
+
+def check_labels(findings: Findings) -> None:
+    """Labels that are not known, and rows that repeat another."""
+    for column in ("state_key", "county_key", "city_key", "climate", "month"):
+        masks = {}
+        for split, table in findings.tables.items():
+            missing = table[column] < 0 if column in ("climate", "month") else table[column].isna()
+            masks[split] = missing.to_numpy()
+        name = column.removesuffix("_key")
+        message = f"photos without a known {name}; they are left out of its training and score"
+        findings.rows(f"{name}-unknown", "warning", message, masks)
+    masks = {
+        split: table.duplicated(["latitude", "longitude", "captured_at"]).to_numpy()
+        & table["captured_at"].notna().to_numpy()
+        for split, table in findings.tables.items()
+    }
+    message = "photos with the coordinates and the time of an earlier row"
+    findings.rows("row-repeated", "warning", message, masks)
+
+
+def check_leaks(findings: Findings, drop_near_test: bool = False) -> None:
+    """Test photos that training gives away."""
+    if not {"train", "test"} <= set(findings.tables):
+        return
+    train, test = findings.tables["train"], findings.tables["test"]
+    same = {"train": train["id"].isin(test["id"]).to_numpy()}
+    message = "photos that are in both train and test; a cleaned copy keeps them in test only"
+    findings.rows("split-same-id", "error", message, same)
+    columns = ["latitude", "longitude"]
+    known_train, known_test = (t[columns].notna().all(axis=1).to_numpy() for t in (train, test))
+    at_train = train.loc[known_train, columns].to_numpy()
+    at_test = test.loc[known_test, columns].to_numpy()
+    near = {"test": np.zeros(len(test), dtype=bool)}
+    near["test"][known_test] = np.isfinite(nearest_km(at_test, at_train, MIN_DISTANCE_KM))
+    message = (
+        f"test photos closer than {MIN_DISTANCE_KM:g} km to a training photo; scores on them say "
+        "more about memory than about unseen places"
+    )
+    findings.rows("split-near", "warning", message, near)
+    if drop_near_test:
+        close = np.isfinite(nearest_km(at_train, at_test, MIN_DISTANCE_KM))
+        findings.drop["train"][np.flatnonzero(known_train)[close]] = True
+    known = test["sequence"].notna() & test["sequence"].isin(train["sequence"].dropna())
+    message = "test photos of a drive (sequence) that train has too"
+    findings.rows("split-same-sequence", "warning", message, {"test": known.to_numpy()})
+
 
 REPORT_FILE = "doctor.json"
 Progress = Callable[[int, int], None]
@@ -115,18 +447,18 @@ def examine(
     if not root.is_dir():
         raise DatasetError(f"{root}: no such folder")
     tables: dict[str, pd.DataFrame] = {}
-    problems: list[tuple[str, osv_mini.Problem]] = []
+    problems: list[tuple[str, Problem]] = []
     unreadable: list[Finding] = []
-    for split in osv_mini.FILE_SPLITS:
-        path = osv_mini.csv_path(root, split)
+    for split in FILE_SPLITS:
+        path = csv_path(root, split)
         if not path.is_file():
             continue
         try:
-            frame = osv_mini.read_text(path)
+            frame = read_text(path)
         except DatasetError as error:
             unreadable.append(Finding("table-unreadable", "error", str(error), 1))
             continue
-        tables[split], found = osv_mini.parse(frame, path.name)
+        tables[split], found = parse(frame, path.name)
         problems += [(split, problem) for problem in found]
     if not tables and not unreadable:
         raise DatasetError(f"{root}: neither train_mini.csv nor test_mini.csv is here")
@@ -144,7 +476,7 @@ def examine(
             opened = check_photos(findings, root, workers, progress)
     return Report(
         dataset=root.resolve().name,
-        rows={osv_mini.csv_path(root, s).name: len(table) for s, table in tables.items()},
+        rows={csv_path(root, s).name: len(table) for s, table in tables.items()},
         photos_checked=opened,
         findings=tuple(sorted(findings.found, key=lambda found: found.severity != "error")),
         drop=findings.drop,
@@ -181,8 +513,8 @@ def write_clean(root: Path | str, report: Report, folder: Path | str) -> dict[st
     folder.mkdir(parents=True, exist_ok=True)
     written = {}
     for split, drop in report.drop.items():
-        path = osv_mini.csv_path(root, split)
-        frame = osv_mini.read_text(path, columns=None)
+        path = csv_path(root, split)
+        frame = read_text(path, columns=None)
         if len(frame) != len(drop):
             raise DatasetError(f"{path}: has changed since it was checked; check it again")
         for where, column, rows in report.blank:
@@ -192,6 +524,6 @@ def write_clean(root: Path | str, report: Report, folder: Path | str) -> dict[st
         with atomic_file(folder / path.name) as unfinished:
             frame.to_csv(unfinished, index=False, lineterminator="\n")
         written[path.name] = len(frame)
-    if (root / osv_mini.DESCRIPTION_FILE).is_file():
-        shutil.copy2(root / osv_mini.DESCRIPTION_FILE, folder)
+    if (root / DESCRIPTION_FILE).is_file():
+        shutil.copy2(root / DESCRIPTION_FILE, folder)
     return written

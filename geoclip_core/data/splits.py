@@ -20,7 +20,7 @@ from scipy.spatial import cKDTree
 from geoclip_core.earth.sphere import EARTH_RADIUS_KM, unit_vectors
 
 if TYPE_CHECKING:
-    from geoclip_core.data.table import PhotoDataset
+    from geoclip_core.data.dataset import PhotoDataset
 
 MIN_DISTANCE_KM = 1.0
 # Small blocks first: val then has the towns that train has, as the test split does. The others are

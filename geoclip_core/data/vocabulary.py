@@ -13,7 +13,7 @@ from geoclip_core.earth.climate import UNKNOWN, climate_names
 from geoclip_core.earth.gazetteer import country_name
 
 if TYPE_CHECKING:
-    from geoclip_core.data.table import PhotoDataset
+    from geoclip_core.data.dataset import PhotoDataset
 
 IGNORE_INDEX = UNKNOWN  # a missing label: out of the loss and out of the denominator
 
@@ -216,3 +216,19 @@ def _place_vocabulary(table: pd.DataFrame, feature: str, parent: Vocabulary | No
     return Vocabulary(
         feature, tuple(rows[key]), tuple(names), tuple(indices.tolist()), parent.feature
     )
+
+
+def place_name(key: Any) -> str:
+    """A unique key as people write it: "Ada County_Idaho_US" is "Ada County, Idaho, US"."""
+    return ", ".join(part for part in str(key).split("_") if part)
+
+
+def class_name(feature: str, key: Any) -> str:
+    """A class as people write it: a climate symbol, a month, a country, or a place."""
+    if feature == "country":
+        return country_name(str(key))
+    if feature == "climate":
+        return climate_names()[int(key)].symbol if isinstance(key, int | np.integer) else str(key)
+    if feature == "month":
+        return MONTHS[int(key)] if isinstance(key, int | np.integer) else str(key)
+    return place_name(key)

@@ -9,8 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from geoclip_core.cache_folders import CACHE_VARIABLE, cache_folders
-from geoclip_core.hub.placement import DownloadError, readable
+from geoclip_core.errors import DownloadError
+from geoclip_core.files import CACHE_VARIABLE, cache_folders, readable
 
 
 def add_parsers(commands: Any) -> None:
@@ -59,9 +59,8 @@ def run_models(arguments: argparse.Namespace) -> int:
 
 def model_rows(root: Path | str | None = None) -> list[dict[str, Any]]:
     """Name, kind, state, bytes, licence, good_for and folder of everything there is to choose."""
-    from geoclip_core.hub.catalogue import CATALOGUE, catalogue_entry
-    from geoclip_core.hub.installed_models import installed_models
-    from geoclip_core.model_choice import BUNDLED, bundled_models
+    from geoclip_core.hub.catalogue import CATALOGUE, catalogue_entry, installed_models
+    from geoclip_core.hub.models import BUNDLED, bundled_models
 
     rows = []
     for name in bundled_models():
@@ -95,10 +94,8 @@ def model_rows(root: Path | str | None = None) -> list[dict[str, Any]]:
 
 def run_download(arguments: argparse.Namespace) -> int:
     """Fetch a model, after saying what it weighs and under which licence it is."""
-    from geoclip_core.hub.catalogue import GEOCLIP
-    from geoclip_core.hub.download_status import DownloadStatus, StatusWriter
-    from geoclip_core.hub.downloads import download
-    from geoclip_core.hub.installed_models import folder_name, installed_model
+    from geoclip_core.hub.catalogue import GEOCLIP, folder_name, installed_model
+    from geoclip_core.hub.download import DownloadStatus, StatusWriter, download
 
     name, root = arguments.name, arguments.cache_dir
     folder_name(name)
@@ -145,7 +142,7 @@ def run_download(arguments: argparse.Namespace) -> int:
 
 def run_push(arguments: argparse.Namespace) -> int:
     """Upload a checkpoint."""
-    from geoclip_core.hub.remote import push
+    from geoclip_core.hub.models import push
 
     address = push(
         arguments.checkpoint,
@@ -177,8 +174,8 @@ def _prepare_gallery(
     folder: Path, root: Path | None, progress: Callable[[str, int, int | None], None]
 ) -> None:
     """Encode the gallery now, so that the first photo does not wait for it."""
-    from geoclip_core.model.gallery import open_gallery
-    from geoclip_core.model.geoclip_release import read_release
+    from geoclip_core.geoclip.gallery import open_gallery
+    from geoclip_core.geoclip.weights import read_release
 
     release = read_release(folder)
     open_gallery(

@@ -1,7 +1,7 @@
 """What every backbone is: a photo's pixels in, one embedding out.
 
 A backbone hands out raw features. Standardising and normalising them with the statistics of the
-training photos is the heads' business (:mod:`geoclip_core.model.normaliser`), so that one cached
+training photos is the heads' business (:mod:`geoclip_core.model.geolocation`), so that one cached
 embedding serves every head.
 """
 
@@ -9,6 +9,7 @@ import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -248,3 +249,15 @@ def _centre_box(
         min(left + box_width, float(picture_width)),
         min(top + box_height, float(picture_height)),
     )
+
+
+IMAGE_TEXT_FORMAT = "geolocation-image-text"
+"""What config.json of a pretrained image tower with its own text tower calls itself."""
+
+
+def public_name(name: str) -> str:
+    """What to call a backbone in a checkpoint: a folder by its own name, not where it lies."""
+    path = Path(name).expanduser()
+    if not path.is_dir():
+        return name
+    return path.resolve().parent.name if path.name == "checkpoint" else path.resolve().name

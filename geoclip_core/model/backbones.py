@@ -8,13 +8,11 @@ from typing import Any
 
 import torch
 
-from geoclip_core.model.backbone import Backbone, BackboneConfig
-from geoclip_core.model.transformers_loading import BackboneError
+from geoclip_core.errors import BackboneError
+from geoclip_core.model.backbone import IMAGE_TEXT_FORMAT, Backbone, BackboneConfig
 
 BUNDLED = ("efficientnet-lite0", "efficientnet-lite1", "efficientnet-lite2")
 KINDS = ("efficientnet-lite", "transformers", "image-text", "geoclip-image")
-IMAGE_TEXT_FORMAT = "geolocation-image-text"
-"""What config.json of a pretrained image tower with its own text tower calls itself."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +60,7 @@ def backbone_config(name: str | Path, **changes: Any) -> BackboneConfig:
     if text in BUNDLED:
         config = BackboneConfig(text, "efficientnet-lite")
     elif text == "geoclip-image":
-        from geoclip_core.model.geoclip_image import CONFIG
+        from geoclip_core.geoclip.image import CONFIG
 
         config = CONFIG
     elif folder := model_folder(text):
@@ -119,14 +117,6 @@ def model_folder(name: str | Path) -> Path | None:
     return None
 
 
-def public_name(name: str) -> str:
-    """What to call a backbone in a checkpoint: a folder by its own name, not where it lies."""
-    path = Path(name).expanduser()
-    if not path.is_dir():
-        return name
-    return path.resolve().parent.name if path.name == "checkpoint" else path.resolve().name
-
-
 def _efficientnet(config: BackboneConfig, architecture: dict[str, Any] | None) -> Backbone:
     from geoclip_core.model.efficientnet_lite import EfficientNetLite
 
@@ -146,7 +136,7 @@ def _image_text(config: BackboneConfig, architecture: dict[str, Any] | None) -> 
 
 
 def _geoclip_image(config: BackboneConfig, architecture: dict[str, Any] | None) -> Backbone:
-    from geoclip_core.model.geoclip_image import build_geoclip_image
+    from geoclip_core.geoclip.image import build_geoclip_image
 
     return build_geoclip_image(config, architecture)
 

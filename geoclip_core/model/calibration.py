@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,8 +11,9 @@ from numpy.typing import NDArray
 from scipy.special import logsumexp
 
 from geoclip_core.earth.sphere import haversine_km, unit_vectors
-from geoclip_core.model.kernel import kernel
-from geoclip_core.model.posterior import Posterior
+from geoclip_core.errors import CheckpointError
+from geoclip_core.files import cache_folders, write_atomically
+from geoclip_core.model.posterior import Posterior, kernel
 
 LEVELS = (0.5, 0.9)
 """Masses whose circles are calibrated."""
@@ -172,3 +174,32 @@ def _fit_density(
 
 def _percent(level: float) -> str:
     return f"{100 * level:g}"
+
+
+def calibration_path(name: str, fingerprint: str) -> Path:
+    """The file of a model's calibration, whether there is one or not."""
+    return cache_folders().calibrations / f"{name}-{fingerprint}.json"
+
+
+def read_user_calibration(name: str, fingerprint: str) -> Calibration | None:
+    """The calibration of these very weights, or None.
+
+    Raises:
+        CheckpointError: if there is one that cannot be read.
+    """
+    path = calibration_path(name, fingerprint)
+    if not path.is_file():
+        return None
+    try:
+        return Calibration.from_json(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(
+            f"{path} is no calibration ({error}): delete it, or calibrate again"
+        ) from error
+
+
+def save_user_calibration(name: str, fingerprint: str, calibration: Calibration) -> Path:
+    """Keep a calibration, whole or not at all, and say where."""
+    path = calibration_path(name, fingerprint)
+    write_atomically(path, calibration.to_json())
+    return path

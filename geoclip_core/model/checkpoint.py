@@ -10,8 +10,9 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from geoclip_core.atomic_writes import atomic_folder
 from geoclip_core.data.vocabulary import Vocabulary
+from geoclip_core.errors import CheckpointError
+from geoclip_core.files import atomic_folder
 from geoclip_core.model.backbone import BackboneConfig
 from geoclip_core.model.calibration import Calibration
 from geoclip_core.model.geolocation import GeolocationModel, ModelConfig
@@ -19,10 +20,6 @@ from geoclip_core.model.geolocation import GeolocationModel, ModelConfig
 FORMAT = 1
 WEIGHTS, CONFIG, VOCABULARIES = "model.safetensors", "config.json", "vocabularies.json"
 CALIBRATION, METRICS, CARD = "calibration.json", "metrics.json", "README.md"
-
-
-class CheckpointError(ValueError):
-    """A checkpoint cannot be read or written; the message says which file and what to do."""
 
 
 def save_checkpoint(

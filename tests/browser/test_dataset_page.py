@@ -6,9 +6,9 @@ import time
 import pytest
 from playwright.sync_api import expect
 
-from geoclip_core.data.demo import write_demo
+from geoclip_core.demo.dataset import write_demo
 from tests.browser.conftest import PATIENCE_MS, click_until, running_app
-from ui.datasets_folder import DATASETS_VARIABLE
+from ui.page import DATASETS_VARIABLE
 
 pytestmark = pytest.mark.browser
 HEXAGONS = ".js-plotly-plot .choroplethlayer path"

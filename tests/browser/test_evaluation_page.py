@@ -14,10 +14,10 @@ import pytest
 from playwright.sync_api import expect
 
 from geoclip_core.earth.gazetteer import Gazetteer
-from geoclip_core.loops.baselines import with_baselines
-from geoclip_core.loops.evaluate import save_evaluation
-from geoclip_core.loops.metrics import summarise, with_places
-from geoclip_core.loops.predictions import write_predictions
+from geoclip_core.evaluation.baselines import with_baselines
+from geoclip_core.evaluation.evaluate import save_evaluation
+from geoclip_core.evaluation.metrics import summarise, with_places
+from geoclip_core.evaluation.predictions import write_predictions
 from tests.browser.conftest import (
     ROOT,
     Server,
@@ -26,7 +26,7 @@ from tests.browser.conftest import (
     click_until,
     stop,
 )
-from tests.loops.synthetic_predictions import synthetic_predictions
+from tests.evaluation.synthetic_predictions import synthetic_predictions
 from train.__main__ import main
 
 pytestmark = pytest.mark.browser

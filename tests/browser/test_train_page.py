@@ -7,10 +7,10 @@ import shutil
 import pytest
 from playwright.sync_api import expect
 
-from geoclip_core.data.demo import write_demo
-from geoclip_core.loops.runs import Run, list_runs
+from geoclip_core.demo.dataset import write_demo
+from geoclip_core.training.runs import Run, list_runs
 from tests.browser.conftest import map_frame, running_app
-from ui.runs_folder import RUNS_VARIABLE
+from ui.page import RUNS_VARIABLE
 from ui.training import process
 
 pytestmark = pytest.mark.browser

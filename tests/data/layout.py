@@ -5,7 +5,7 @@ from pathlib import Path
 import pandas as pd
 from PIL import Image
 
-from geoclip_core.data.osv_mini import COLUMNS
+from geoclip_core.data.dataset import COLUMNS
 
 # 2021-08-01T04:30Z: still July in all of the ten states, but August in UTC, which is what counts.
 MIDNIGHT = 1627792200000

@@ -3,7 +3,7 @@ import pandas as pd
 import pytest
 
 from geoclip_core.data.captions import caption, captions, climate_phrase
-from geoclip_core.data.table import read_dataset
+from geoclip_core.data.dataset import read_dataset
 from geoclip_core.data.vocabulary import climate_vocabulary
 from tests.data import layout
 

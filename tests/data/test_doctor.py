@@ -5,10 +5,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from geoclip_core.data.demo import write_demo
+from geoclip_core.data.dataset import read_dataset
 from geoclip_core.data.doctor import examine, write_clean, write_report
-from geoclip_core.data.osv_mini import DatasetError
-from geoclip_core.data.table import read_dataset
+from geoclip_core.demo.dataset import write_demo
+from geoclip_core.errors import DatasetError
 from tests.data import layout
 
 

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from geoclip_core.data.dataset import read_dataset
 from geoclip_core.data.splits import leakage, nearest_km, spatial_split
-from geoclip_core.data.table import read_dataset
 from geoclip_core.earth.sphere import haversine_km
 from tests.data import layout
 

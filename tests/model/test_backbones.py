@@ -5,13 +5,9 @@ import pytest
 import torch
 from PIL import Image
 
-from geoclip_core.model.backbones import (
-    BackboneError,
-    backbone_config,
-    build_backbone,
-    list_backbones,
-)
-from geoclip_core.model.transformers_loading import preprocessing_facts
+from geoclip_core.errors import BackboneError
+from geoclip_core.model.backbones import backbone_config, build_backbone, list_backbones
+from geoclip_core.model.transformers_backbone import preprocessing_facts
 from tests.model import tiny_networks
 
 

@@ -7,16 +7,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from geoclip_core.earth.sphere import fibonacci_sphere
+from geoclip_core.errors import CheckpointError
 from geoclip_core.model import checkpoint
 from geoclip_core.model.backbone import BackboneConfig
 from geoclip_core.model.backbones import build_backbone
 from geoclip_core.model.calibration import Calibration
-from geoclip_core.model.checkpoint import (
-    CheckpointError,
-    load_checkpoint,
-    read_metrics,
-    save_checkpoint,
-)
+from geoclip_core.model.checkpoint import load_checkpoint, read_metrics, save_checkpoint
 from geoclip_core.model.geolocation import GeolocationModel, ModelConfig
 from tests.model.test_geolocation import HEADS, WORDS, _model
 

@@ -6,10 +6,15 @@ import torch
 import transformers
 from PIL import Image
 
-from geoclip_core.model.backbones import BackboneError, backbone_config, build_backbone
-from geoclip_core.model.clip_pair import ClipPair
-from geoclip_core.model.image_text import LARGEST_SCALE, ImageTextModel
-from geoclip_core.model.text_tower import TextTower, build_tokenizer
+from geoclip_core.errors import BackboneError
+from geoclip_core.model.backbones import backbone_config, build_backbone
+from geoclip_core.model.image_text import (
+    LARGEST_SCALE,
+    ClipPair,
+    ImageTextModel,
+    TextTower,
+    build_tokenizer,
+)
 from tests.model import tiny_networks
 
 TEXTS = [

@@ -5,13 +5,19 @@ import json
 import numpy as np
 import pytest
 
-from geoclip_core.data.table import read_dataset
+from geoclip_core.data.dataset import read_dataset
 from geoclip_core.earth.sphere import geoscore
-from geoclip_core.loops.ablation import DEGREES, AblationResult, variants
-from tests.loops import tiny_photos
+from tests.training import tiny_photos
 from train.__main__ import main
-from train.benchmarks.ablation import Options, ablation_splits
-from train.benchmarks.ablation_table import AblationTable
+from train.benchmarks.ablation import (
+    DEGREES,
+    AblationResult,
+    AblationTable,
+    Options,
+    ablation_splits,
+    fit_degrees_model,
+    variants,
+)
 
 
 @pytest.fixture(scope="module")
@@ -85,3 +91,63 @@ def test_bad_options_are_refused_before_anything_is_loaded(capsys):
     with pytest.raises(SystemExit):
         main(["benchmark", "ablation", "--data", "x", "--folds", "1"])
     assert "folds" in capsys.readouterr().err
+
+
+def examples(count: int = 600):
+    rng = np.random.default_rng(0)
+    embeddings = rng.normal(size=(count, 8)).astype(np.float32)
+    state = (embeddings[:, 1] > 0).astype(np.int64)
+    coordinates = np.stack([embeddings[:, 1], embeddings[:, 2]], axis=1).astype(np.float64)
+    return embeddings, coordinates, state
+
+
+def test_it_learns_degrees():
+    embeddings, coordinates, _ = examples()
+    train, val = (embeddings[:400], coordinates[:400]), (embeddings[400:500], coordinates[400:500])
+    places, _ = fit_degrees_model(train, val, {}, {})(embeddings[500:])
+    error = np.abs(places - coordinates[500:]).mean(axis=0)
+    constant = np.abs(coordinates[:400].mean(axis=0) - coordinates[500:]).mean(axis=0)
+    assert (error < 0.6 * constant).all()
+
+
+def test_it_learns_context_where_the_degrees_leave_it_alone():
+    embeddings, _, state = examples()
+    still = np.zeros((len(state), 2))
+    train, val = (embeddings[:400], still[:400]), (embeddings[400:500], still[400:500])
+    _, logits = fit_degrees_model(train, val, {"state": state[:400]}, {"state": 2})(
+        embeddings[500:]
+    )
+    assert (logits["state"].argmax(axis=1) == state[500:]).mean() > 0.8
+
+
+def test_without_context_it_gives_no_logits():
+    embeddings, coordinates, _ = examples(100)
+    data = (embeddings, coordinates)
+    places, logits = fit_degrees_model(data, data, {}, {})(embeddings[:3])
+    assert places.shape == (3, 2)
+    assert logits == {}
+
+
+def test_unknown_labels_are_left_out():
+    embeddings, coordinates, state = examples(100)
+    unknown = np.full_like(state, -100)
+    data = (embeddings, coordinates)
+    _, logits = fit_degrees_model(data, data, {"state": unknown}, {"state": 2})(embeddings)
+    assert np.isfinite(logits["state"]).all()
+
+
+def test_the_epoch_is_chosen_on_val():
+    embeddings, coordinates, _ = examples(200)
+    train, elsewhere = (embeddings, coordinates), (embeddings, np.zeros_like(coordinates))
+    away = fit_degrees_model(train, elsewhere, {}, {})(embeddings)[0]
+    home = fit_degrees_model(train, train, {}, {})(embeddings)[0]
+    assert np.abs(away).mean() < np.abs(home).mean()
+
+
+def test_answers_stay_on_the_earth():
+    embeddings, _, _ = examples(200)
+    wild = np.stack([400 * embeddings[:, 1], 2000 * embeddings[:, 2]], axis=1).astype(np.float64)
+    data = (embeddings, wild)
+    places, _ = fit_degrees_model(data, data, {}, {})(1000 * embeddings)
+    assert (np.abs(places[:, 0]) <= 90).all()
+    assert ((places[:, 1] >= -180) & (places[:, 1] < 180)).all()

@@ -1,6 +1,6 @@
 import pytest
 
-from tests.geoclip_files import published_wheel
+from tests.geoclip.geoclip_files import published_wheel
 from train.benchmarks.gallery import benchmark_gallery
 
 SMALL = {

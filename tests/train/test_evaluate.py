@@ -7,12 +7,13 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from geoclip_core.data.demo import write_demo
-from geoclip_core.data.table import read_dataset
-from geoclip_core.loops import evaluate as loop
-from geoclip_core.loops.predictions import read_about, read_predictions
+from geoclip_core.data.dataset import read_dataset
+from geoclip_core.demo.dataset import write_demo
+from geoclip_core.evaluation import evaluate as loop
+from geoclip_core.evaluation.predictions import read_about, read_predictions
 from geoclip_core.model.calibration import Calibration
-from tests.ui.conftest import ABIDJAN, ABILENE, make_model, save_checkpoint
+from geoclip_core.model.checkpoint import save_checkpoint
+from tests.ui.conftest import ABIDJAN, ABILENE, make_model
 from train.__main__ import main
 
 

@@ -5,10 +5,10 @@ import re
 import numpy as np
 import pytest
 
-from geoclip_core.loops.baselines import with_baselines
-from geoclip_core.loops.evaluate import save_evaluation
-from geoclip_core.loops.metrics import summarise
-from tests.loops.synthetic_predictions import synthetic_predictions
+from geoclip_core.evaluation.baselines import with_baselines
+from geoclip_core.evaluation.evaluate import save_evaluation
+from geoclip_core.evaluation.metrics import summarise
+from tests.evaluation.synthetic_predictions import synthetic_predictions
 from train.__main__ import main
 
 HOSTILE = "</script><img src=x onerror=alert(1)>"

@@ -3,8 +3,8 @@
 import sys
 import time
 
-from geoclip_core.loops.run_session import RunSession, StopRequestedError, execute
-from geoclip_core.loops.runs import Run
+from geoclip_core.training.runs import Run
+from geoclip_core.training.session import RunSession, StopRequestedError, execute
 from ui.training import queue
 
 

@@ -8,12 +8,12 @@ import h3
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from geoclip_core.data.demo import write_demo
-from geoclip_core.data.table import read_dataset
+from geoclip_core.data.dataset import read_dataset
+from geoclip_core.demo.dataset import write_demo
 from tests.data import layout
 from tests.data.geotagged import write_photo
 from tests.ui.conftest import ROOT, texts
-from ui.datasets_folder import DATASETS_VARIABLE
+from ui.page import DATASETS_VARIABLE
 
 PAGE = "pages/4_Dataset.py"
 

@@ -9,10 +9,10 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from geoclip_core.earth.gazetteer import Gazetteer
-from geoclip_core.loops.baselines import with_baselines
-from geoclip_core.loops.metrics import distance_metrics, with_places
-from geoclip_core.loops.predictions import read_predictions, write_predictions
-from tests.loops.synthetic_predictions import synthetic_predictions
+from geoclip_core.evaluation.baselines import with_baselines
+from geoclip_core.evaluation.metrics import distance_metrics, with_places
+from geoclip_core.evaluation.predictions import read_predictions, write_predictions
+from tests.evaluation.synthetic_predictions import synthetic_predictions
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = str(ROOT / "pages" / "2_Evaluation.py")
@@ -260,8 +260,8 @@ def test_no_model_is_loaded_to_look_at_numbers():
     import sys
 
     code = (
-        "import sys; import ui.evaluation.panels, ui.evaluation.map_panel, "
-        "ui.evaluation.photo_panels, ui.evaluation.trust_panels, ui.evaluation.choices; "
+        "import sys; import ui.evaluation.panels, ui.evaluation.maps, "
+        "ui.evaluation.photos, ui.evaluation.panels, ui.evaluation.sources; "
         "print([m for m in ('torch', 'transformers', 'onnxruntime') if m in sys.modules])"
     )
     done = subprocess.run(
@@ -271,7 +271,7 @@ def test_no_model_is_loaded_to_look_at_numbers():
 
 
 def test_download_holds_the_filtered_rows(place, frames):
-    from ui.evaluation.data import Filters, find_sources, rows
+    from ui.evaluation.sources import Filters, find_sources, rows
 
     write(place, "with", frames[0])
     sources, problems = find_sources()

@@ -3,9 +3,9 @@
 import pytest
 import streamlit as st
 
-from geoclip_core.cache_folders import cache_folders
-from geoclip_core.hub.installed_models import write_manifest
-from tests.geoclip_files import make_geoclip
+from geoclip_core.files import cache_folders
+from geoclip_core.hub.catalogue import write_manifest
+from tests.geoclip.geoclip_files import make_geoclip
 from tests.ui.conftest import photo_bytes, texts
 
 

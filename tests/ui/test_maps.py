@@ -10,9 +10,8 @@ from streamlit_folium import generate_leaflet_string
 
 from tests.ui.conftest import SUVA
 from ui import static_files
-from ui.map_elements import LocalMarkerCluster
-from ui.map_shapes import Window, circle
-from ui.maps import OfflineMap, plain
+from ui.geometry import Window, circle
+from ui.maps import LocalMarkerCluster, OfflineMap, plain
 from ui.theme import DARK, LIGHT
 
 HOSTILE = "</div><script>alert(1)</script> `${alert(2)}` {{ 7 * 7 }} \\ 'x' \"y\"\nnext"

@@ -16,7 +16,7 @@ def rows(models):
 
 
 def test_the_page_shows_both_models(open_app, models, monkeypatch):
-    monkeypatch.setattr("ui.loading.available_models", lambda: list(models.values()))
+    monkeypatch.setattr("ui.models.available_models", lambda: list(models.values()))
     monkeypatch.setattr("ui.model_comparison.available_models", lambda: list(models.values()))
     app = open_app("texas")
     assert "The two guesses" not in texts(app)

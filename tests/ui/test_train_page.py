@@ -5,13 +5,12 @@ import time
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from geoclip_core.data.demo import write_demo
-from geoclip_core.loops.run_status import this_process
-from geoclip_core.loops.runs import Run, list_runs
-from geoclip_core.processes import console_tail
+from geoclip_core.demo.dataset import write_demo
+from geoclip_core.jobs import console_tail
+from geoclip_core.training.runs import Run, list_runs, this_process
 from tests.ui import slow_training
 from tests.ui.conftest import ROOT, texts
-from ui.runs_folder import RUNS_VARIABLE
+from ui.page import RUNS_VARIABLE
 from ui.training import estimate_panel, process
 from ui.training.estimate import Measurement
 from ui.training.timing import Estimate
@@ -101,9 +100,8 @@ def test_without_a_dataset_the_way_to_one_is_shown(open_train):
 @pytest.mark.parametrize("task", ["fit", "pretrain"])
 def test_every_option_has_a_field_and_its_help(open_train, task):
     from train.options import describe
-    from ui.training.layout import FIXED, irrelevant
+    from ui.training.form import FIXED, irrelevant, label, recipe_values
     from ui.training.new import options_class
-    from ui.training.values import label, recipe_values
 
     app = open_train(**{"train task": task})
     cls = options_class(task)

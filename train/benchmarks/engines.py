@@ -10,10 +10,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from geoclip_core.loops.onnx_engine import onnx_engine
-from geoclip_core.loops.training_options import view_sizes
 from geoclip_core.model.backbone import Backbone
 from geoclip_core.model.backbones import backbone_config, build_backbone
+from geoclip_core.training.embeddings import onnx_engine
+from geoclip_core.training.options import view_sizes
 
 Run = Callable[[Sequence[Tensor]], Any]
 

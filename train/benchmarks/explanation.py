@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 
-from geoclip_core.atomic_writes import write_atomically
+from geoclip_core.files import write_atomically
 from train.progress import ProgressBar
 
 if TYPE_CHECKING:
-    from geoclip_core.explanation import Effect
+    from geoclip_core.explain import Effect
 
 
 @dataclass(frozen=True)
@@ -67,8 +67,8 @@ def benchmark_explanation(options: Options) -> dict[str, Any]:
     Raises:
         ValueError: the split has no photo that can be read.
     """
-    from geoclip_core.data.photos import PhotoError
-    from geoclip_core.data.table import read_dataset
+    from geoclip_core.data.dataset import read_dataset
+    from geoclip_core.errors import PhotoError
     from geoclip_core.locator import Geolocator
 
     dataset = read_dataset(options.data).split(options.split)
@@ -104,7 +104,7 @@ def benchmark_explanation(options: Options) -> dict[str, Any]:
 
 def _summary(effects: Sequence["Effect"]) -> dict[str, Any]:
     """Mean shares of the support that go, with 95 % bootstrap intervals over photos."""
-    from geoclip_core.loops.intervals import mean_intervals
+    from geoclip_core.evaluation.intervals import mean_intervals
 
     marked = [effect.marked_loss / effect.support for effect in effects]
     elsewhere = [np.mean(effect.elsewhere) / effect.support for effect in effects]

@@ -16,12 +16,11 @@ import numpy as np
 import torch
 from PIL import Image
 
-from geoclip_core.hub.geoclip_wheel import REQUIREMENT, convert_wheel, fetch_wheel
-from geoclip_core.model.clip_tower import empty_tower
-from geoclip_core.model.gallery import Gallery, encode_gallery, gallery_key
-from geoclip_core.model.geoclip import GeoClip
-from geoclip_core.model.geoclip_image import CONFIG, GeoClipImage
-from geoclip_core.model.geoclip_release import read_release
+from geoclip_core.geoclip.gallery import Gallery, encode_gallery, gallery_key
+from geoclip_core.geoclip.image import CONFIG, GeoClipImage
+from geoclip_core.geoclip.model import GeoClip
+from geoclip_core.geoclip.weights import empty_tower, read_release
+from geoclip_core.hub.download import REQUIREMENT, convert_wheel, fetch_wheel
 
 VIT_L_14 = {
     "hidden_size": 1024,

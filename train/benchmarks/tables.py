@@ -8,9 +8,9 @@ from typing import ClassVar
 
 import pandas as pd
 
-from geoclip_core.data.demo import write_demo
-from geoclip_core.data.table import read_dataset
+from geoclip_core.data.dataset import read_dataset
 from geoclip_core.data.vocabulary import build_vocabularies
+from geoclip_core.demo.dataset import write_demo
 
 ROWS = 119_008
 """Rows of OSV-Mini-129k."""

@@ -7,9 +7,15 @@ import numpy as np
 import pandas as pd
 import streamlit as st
 
-from geoclip_core.data.osv_mini import DESCRIPTION_FILE, FILE_SPLITS, csv_path
+from geoclip_core.data.dataset import (
+    DESCRIPTION_FILE,
+    FILE_SPLITS,
+    SPLITS,
+    PhotoDataset,
+    csv_path,
+    read_dataset,
+)
 from geoclip_core.data.splits import Leakage, leakage
-from geoclip_core.data.table import SPLITS, PhotoDataset, read_dataset
 from geoclip_core.data.vocabulary import (
     DEFAULT_FEATURES,
     MONTHS,

@@ -1,13 +1,18 @@
 """The first view of the Dataset page: map, examples, counts and labels of the chosen photos."""
 
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
+import plotly.graph_objects as go
 import streamlit as st
 
-from geoclip_core.data.photo_import import NOT_IMPORTED_FILE
-from geoclip_core.data.table import PhotoDataset
+from geoclip_core.data.captions import caption
+from geoclip_core.data.dataset import PhotoDataset
+from geoclip_core.data.importing import NOT_IMPORTED_FILE
+from geoclip_core.data.vocabulary import MONTHS
+from geoclip_core.earth.climate import climate_names
 from ui.charts import show_chart
-from ui.dataset.charts import climate_bars, month_bars, place_bars
 from ui.dataset.data import (
     ALL_SPLITS,
     FEATURES,
@@ -15,12 +20,228 @@ from ui.dataset.data import (
     class_name,
     classes,
     coverage,
+    describe,
     leaks,
     rows_of,
 )
-from ui.dataset.photos import map_and_examples
-from ui.session import choose
-from ui.theme import palette, percent
+from ui.dataset.map import (
+    MOST_POINTS,
+    cell_name,
+    clicked,
+    hexagon_counts,
+    hexagon_figure,
+    in_cell,
+    points_figure,
+)
+from ui.evaluation.photos import thumbnail
+from ui.page import choose, kept
+from ui.theme import Palette, markdown_text, palette, percent
+
+_MOST_BARS = 15
+
+
+def place_bars(table: pd.DataFrame, colours: Palette) -> tuple[go.Figure, str]:
+    """Photos by state, or by country where there are several; and which of the two it is."""
+    feature = "country" if table["country_key"].nunique() > 1 else "state"
+    counts = table[f"{feature}_key"].value_counts()
+    shown = counts.head(_MOST_BARS)
+    names = [class_name(feature, key) for key in shown.index]
+    values = shown.tolist()
+    if len(counts) > _MOST_BARS:
+        names.append(f"{len(counts) - _MOST_BARS} others")
+        values.append(int(counts.iloc[_MOST_BARS:].sum()))
+    figure = _bars(names, values, [colours.candidate] * len(values))
+    return figure, feature
+
+
+def month_bars(table: pd.DataFrame, colours: Palette) -> go.Figure:
+    """Photos by month of capture (UTC), January first."""
+    month = table["month"].to_numpy()
+    counts = np.bincount(month[month >= 0], minlength=12).tolist()
+    return _bars(list(MONTHS), counts, [colours.candidate] * 12)
+
+
+def climate_bars(table: pd.DataFrame, colours: Palette) -> go.Figure:
+    """Photos by climate, in the colours of the climate map, the most frequent first."""
+    climate = table["climate"].to_numpy()
+    counts = pd.Series(climate[climate >= 0]).value_counts().head(_MOST_BARS)
+    classes = [climate_names()[index] for index in counts.index]
+    figure = _bars([c.symbol for c in classes], counts.tolist(), [c.hex for c in classes])
+    figure.update_traces(
+        customdata=[c.name for c in classes],
+        hovertemplate="%{y}, %{customdata}<br>%{x:,} photos<extra></extra>",
+        # Some of the map's colours are close to the page's own.
+        marker_line={"width": 0.6, "color": colours.muted},
+    )
+    return figure
+
+
+def _bars(names: list[str], values: list[int], fill: list[str]) -> go.Figure:
+    """Lying bars in the given order, the first on top; a scale from zero."""
+    bars = go.Bar(
+        x=values,
+        y=names,
+        orientation="h",
+        marker={"color": fill},
+        width=0.75,
+        hovertemplate="%{y}<br>%{x:,} photos<extra></extra>",
+    )
+    figure = go.Figure(bars)
+    rows = max(len(names), 5)
+    figure.update_layout(height=70 + 22 * rows, showlegend=False)
+    figure.update_yaxes(range=[rows - 0.5, -0.5], type="category", title=None)
+    # Half a photo is no mark on an axis.
+    steps = {"dtick": 1} if max(values, default=0) < 6 else {}
+    figure.update_xaxes(title="Photos", rangemode="tozero", **steps)
+    return figure
+
+
+_EXAMPLES = 6
+_FEW = 150  # so many photos need no hexagons
+_DEEPEST = 3  # hexagons inside hexagons, then points in any case
+_cached_thumbnail = st.cache_data(max_entries=400, show_spinner=False)(thumbnail)
+
+
+def map_and_examples(dataset: PhotoDataset, chosen: Chosen, rows: np.ndarray) -> np.ndarray:
+    """The map on the left; what was clicked, or examples, on the right.
+
+    Returns:
+        The rows in view: those in the hexagon that was opened.
+    """
+    trail = kept(f"dataset trail {dataset.root} {chosen}", list)
+    if trail:
+        rows = _rows_in(dataset, rows, f"{dataset.fingerprint} {chosen}", tuple(trail))
+    left, right = st.columns([3, 2], gap="large")
+    with left:
+        picked = _map(dataset, rows, trail, str(chosen))
+    with right:
+        if picked is not None:
+            _photo(dataset, picked)
+        else:
+            _examples(dataset, rows)
+    return rows
+
+
+def _map(dataset: PhotoDataset, rows: np.ndarray, trail: list[str], key: str) -> int | None:
+    """Draw the map of the rows; returns the photo that is picked on it."""
+    state = f"dataset picked {dataset.root} {key} {trail}"
+    picked = st.session_state.get(state)
+    points = len(rows) <= (MOST_POINTS if trail else _FEW) or len(trail) >= _DEEPEST
+    with st.container(horizontal=True, vertical_alignment="center"):
+        if trail:
+            if st.button("Back", icon=":material/arrow_back:", key="dataset back"):
+                trail.pop()
+                st.rerun()
+            st.markdown(f"**{len(rows):,} photos** around {markdown_text(cell_name(trail[-1]))}")
+        else:
+            what = "a point to see its photo" if points else "a hexagon to open it"
+            st.markdown(f"**{len(rows):,} photos**, click {what}")
+    if not len(rows):
+        st.warning("No photo is in this choice.", icon=":material/filter_alt_off:")
+        return None
+    if points:
+        shown = rows
+        if len(rows) > MOST_POINTS:
+            shown = np.sort(np.random.default_rng(0).choice(rows, MOST_POINTS, replace=False))
+            st.caption(f"{MOST_POINTS:,} of them are drawn.")
+        figure = points_figure(dataset, shown, palette(), picked)
+    else:
+        counts = _counts(dataset, rows, f"{dataset.fingerprint} {key}", tuple(trail))
+        figure = hexagon_figure(counts, palette(), trail[-1] if trail else None)
+    event = show_chart(
+        figure,
+        f"dataset map {dataset.fingerprint} {key} {trail} {picked}",
+        on_select="rerun",
+        selection_mode="points",
+    )
+    hit = clicked(event)
+    if hit is not None:
+        if points:
+            st.session_state[state] = int(hit)
+        else:
+            trail.append(str(hit))
+        st.rerun()
+    return picked
+
+
+@st.cache_data(max_entries=30, show_spinner=False)
+def _counts(
+    _dataset: PhotoDataset, _rows: np.ndarray, name: str, trail: tuple[str, ...]
+) -> pd.DataFrame:
+    return hexagon_counts(_dataset.coordinates[_rows])
+
+
+@st.cache_data(max_entries=30, show_spinner=False)
+def _rows_in(
+    _dataset: PhotoDataset, _rows: np.ndarray, name: str, trail: tuple[str, ...]
+) -> np.ndarray:
+    for cell in trail:
+        _rows = _rows[in_cell(_dataset.coordinates[_rows], cell)]
+    return _rows
+
+
+def _examples(dataset: PhotoDataset, rows: np.ndarray) -> None:
+    turn = kept("dataset examples turn", lambda: [0])
+    with st.container(horizontal=True, vertical_alignment="center"):
+        st.markdown("**Examples**")
+        if len(rows) > _EXAMPLES and st.button("Others", icon=":material/shuffle:"):
+            turn[0] += 1
+    if not len(rows):
+        return
+    chance = np.random.default_rng([len(rows), turn[0]])
+    picked = chance.choice(rows, min(_EXAMPLES, len(rows)), replace=False)
+    if not any((dataset.root / path).is_file() for path in dataset.table["path"].iloc[picked]):
+        st.warning(
+            "The photos of these rows are not in the folder, only the tables.",
+            icon=":material/broken_image:",
+        )
+        for row in picked:
+            st.caption(markdown_text(describe(dataset.table.iloc[row])))
+        return
+    columns = st.columns(2)
+    for number, row in enumerate(picked):
+        with columns[number % 2]:
+            _thumbnail(dataset, int(row))
+
+
+def _thumbnail(dataset: PhotoDataset, row: int) -> None:
+    facts = dataset.table.iloc[row]
+    image = _cached_thumbnail(str(dataset.root), facts["path"])
+    if image is None:
+        there = (dataset.root / facts["path"]).is_file()
+        st.warning(
+            f"{markdown_text(Path(facts['path']).name)} "
+            + ("cannot be read." if there else "is not in the folder."),
+            icon=":material/broken_image:",
+        )
+    else:
+        st.image(image, width="stretch", alt=f"Photo {facts['id']}")
+    st.caption(markdown_text(describe(facts)))
+
+
+def _photo(dataset: PhotoDataset, row: int) -> None:
+    """One photo with all that is known of it."""
+    facts = dataset.table.iloc[row]
+    _thumbnail(dataset, row)
+    known = {
+        "Split": facts["split"],
+        "Coordinates": f"{facts['latitude']:.5f}, {facts['longitude']:.5f}",
+        "City": facts["city"],
+        "County": facts["county"],
+        "State": facts["state"],
+        "Climate": class_name("climate", str(facts["climate"])) if facts["climate"] >= 0 else None,
+        "Taken (UTC)": None
+        if pd.isna(facts["captured_at"])
+        else facts["captured_at"].strftime("%Y-%m-%d %H:%M"),
+        "Id": facts["id"],
+    }
+    lines = [
+        f"**{name}** {markdown_text(str(value)) if isinstance(value, str) else '*unknown*'}"
+        for name, value in known.items()
+    ]
+    st.markdown("  \n".join(lines))
+    st.caption(f"Caption for pretraining: “{markdown_text(caption(facts))}”")
+
 
 _ALL = "All"
 

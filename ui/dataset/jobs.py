@@ -18,8 +18,8 @@ from typing import Any, Literal
 
 import psutil
 
-from geoclip_core.atomic_writes import remove_left_overs, write_atomically
-from geoclip_core.processes import console_tail, is_running, start_detached
+from geoclip_core.files import remove_left_overs, write_atomically
+from geoclip_core.jobs import console_tail, is_running, start_detached
 
 State = Literal["running", "finished", "failed", "stopped"]
 _JOB, _STATUS, _LOG = "job.json", "status.json", "log.txt"

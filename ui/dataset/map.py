@@ -9,17 +9,12 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from geoclip_core.data.table import PhotoDataset
+from geoclip_core.data.dataset import PhotoDataset
 from geoclip_core.earth.gazetteer import Gazetteer
 from ui.charts import world_figure
 from ui.dataset.data import describe
-from ui.evaluation.shapes import (
-    county_shapes,
-    hexagon_shapes,
-    hexagons,
-    state_shapes,
-)
-from ui.map_shapes import middle_longitude
+from ui.evaluation.maps import county_shapes, hexagon_shapes, hexagons, state_shapes
+from ui.geometry import middle_longitude
 from ui.theme import Palette, blend, translucent
 
 MOST_POINTS = 1500

@@ -6,14 +6,20 @@ way between the two is straight and true to scale, across the date line and the 
 """
 
 import functools
+import html
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pandas as pd
+import streamlit as st
 from PIL import Image
 
-from geoclip_core.data.photos import PhotoError, open_photo
+from geoclip_core.data.photos import open_photo
+from geoclip_core.data.vocabulary import class_name, place_name
+from geoclip_core.earth.climate import climate_names
 from geoclip_core.earth.sphere import (
     EARTH_RADIUS_KM,
     bearing,
@@ -21,8 +27,12 @@ from geoclip_core.earth.sphere import (
     haversine_km,
     spherical_mean,
 )
-from ui.evaluation.shapes import BORDERS
-from ui.theme import Palette, kilometres
+from geoclip_core.errors import PhotoError
+from geoclip_core.evaluation.predictions import head_features, read_candidates
+from ui.evaluation.sources import View
+from ui.geometry import BORDERS
+from ui.page import choose, download, plain_markdown, wrapping_columns
+from ui.theme import Palette, error_colour, kilometres, palette, percent
 
 THUMBNAIL = 420
 _WIDTH, _HEIGHT = 360, 220
@@ -178,3 +188,189 @@ def _round_distance(limit_km: float) -> float:
     """The largest of 1, 2, 5 × 10ⁿ km below a limit, for a scale bar."""
     power = 10 ** np.floor(np.log10(min(limit_km, np.pi * EARTH_RADIUS_KM)))
     return float(next(power * step for step in (5, 2, 1) if power * step <= limit_km))
+
+
+_SHOWN = 4
+_PAGE = 100
+_SORTS = {
+    "Largest error first": ("error_km", False),
+    "Smallest error first": ("error_km", True),
+    "Surest first": ("radius_50_km", True),
+    "Least sure first": ("radius_50_km", False),
+    "Sure and wrong first": ("surprise", False),
+    "By id": ("id", True),
+}
+
+
+def best_and_worst_panel(view: View) -> None:
+    """The photos with the smallest and the largest error, each with truth and guess on a map."""
+    frame = view.rows()
+    ordered = frame.sort_values("error_km", kind="stable")
+    for title, part in (("Best", ordered.head(_SHOWN)), ("Worst", ordered.tail(_SHOWN)[::-1])):
+        st.subheader(title, anchor=False)
+        columns = wrapping_columns(_SHOWN, title, 210)
+        for column, (_, row) in zip(columns, part.iterrows(), strict=False):
+            with column:
+                _card(view, row)
+    _legend(view)
+    download(
+        "Best and worst 100 (CSV)",
+        lambda: pd.concat([ordered.head(100), ordered.tail(100)]).drop_duplicates("id"),
+        "best_and_worst.csv",
+    )
+
+
+def _card(view: View, row: pd.Series) -> None:
+    image = thumbnail(view.main.root, row.get("path"))
+    if image is not None:
+        st.image(image, width="stretch")
+    st.image(small_map(_truth(row), _guess(row), palette()), width="stretch")
+    st.html(
+        f"<div style='line-height:1.45;font-size:0.9rem'>{_dot(error_colour(row['error_km']))}"
+        f"<b>{kilometres(row['error_km'])}</b> off{_stated(row)}"
+        f"<br><span style='color:{palette().muted}'>{_where(row)}</span></div>"
+    )
+
+
+def _legend(view: View) -> None:
+    colours = palette()
+    st.html(
+        f"<div style='font-size:0.85rem;color:{colours.muted}'>{_dot(colours.truth)}where it was "
+        f"taken &nbsp; {_dot(colours.best)}best guess &nbsp; {_dot(colours.candidate)}candidates"
+        "</div>"
+    )
+    if not view.main.root:
+        st.caption(
+            "The photos themselves are not here: only the predictions of this evaluation are. "
+            "Evaluate on a dataset of your own to see its photos."
+        )
+
+
+def rows_panel(view: View) -> None:
+    """A table of rows; the one that is chosen opens below with its photo."""
+    frame = view.rows()
+    left, middle = wrapping_columns([3, 1], "order", 150)
+    with left:
+        order = choose("Order", list(_SORTS), "evaluation order")
+    pages = max(1, -(-len(frame) // _PAGE))
+    with middle:
+        page = st.number_input(f"Page of {pages:,}", 1, pages, 1, key=f"page {view.filters}")
+    column, ascending = _SORTS[order]
+    keys = (
+        frame["error_km"] / frame["radius_50_km"].clip(lower=1e-6)
+        if column == "surprise"
+        else frame[column]
+    )
+    chosen = keys.sort_values(ascending=ascending, kind="stable").index
+    part = frame.loc[chosen[(page - 1) * _PAGE : page * _PAGE]]
+    event = st.dataframe(
+        _shown(part),
+        hide_index=True,
+        height=390,
+        on_select="rerun",
+        selection_mode="single-row-required",
+        selection_default={"selection": {"rows": [0], "columns": [], "cells": []}},
+        key=f"rows {order} {page} {hash(view.filters)}",
+        column_config={
+            "Error": st.column_config.NumberColumn(format="%.1f km"),
+            "50 % radius": st.column_config.NumberColumn(format="%.0f km"),
+            "90 % radius": st.column_config.NumberColumn(format="%.0f km"),
+        },
+    )
+    download("All rows (CSV)", lambda: frame, "predictions.csv")
+    picked = event.selection.rows
+    if picked and picked[0] < len(part):
+        _detail(view, part.iloc[picked[0]])
+
+
+def _shown(part: pd.DataFrame) -> pd.DataFrame:
+    columns: dict[str, Any] = {"Photo": part["id"].to_numpy(), "Error": part["error_km"].to_numpy()}
+    for name, column in (("50 % radius", "radius_50_km"), ("90 % radius", "radius_90_km")):
+        columns[name] = part[column].to_numpy()
+    columns["Taken in"] = [_where(row, escape=False) for _, row in part.iterrows()]
+    columns["Guessed"] = [_guessed_place(row) for _, row in part.iterrows()]
+    if "climate" in part:
+        names = climate_names()
+        columns["Climate"] = [names[i].symbol if i >= 0 else "" for i in part["climate"]]
+    if "month" in part and (part["month"] >= 0).any():
+        columns["Month"] = [class_name("month", i) if i >= 0 else "" for i in part["month"]]
+    return pd.DataFrame(columns)
+
+
+def _detail(view: View, row: pd.Series) -> None:
+    """A single photo: picture, map with candidates, and what each head said."""
+    st.subheader(f"Photo {row['id']}", anchor=False)
+    picture, world, facts = wrapping_columns(3, "photo", 240)
+    image = thumbnail(view.main.root, row.get("path"))
+    with picture:
+        if image is not None:
+            st.image(image, width="stretch")
+        elif view.main.root:
+            st.info(f"{row.get('path')} is not in the dataset's folder any more.")
+        else:
+            st.info("The photo itself is not part of these predictions.")
+    candidates = read_candidates(view.main.path, str(row["id"]))
+    with world:
+        st.image(small_map(_truth(row), _guess(row), palette(), candidates), width="stretch")
+    with facts:
+        st.markdown(
+            f"**{kilometres(row['error_km'])}** from the truth{_stated(row)} (50 % radius)  \n"
+            f"Taken in {plain_markdown(_where(row, escape=False))}  \n"
+            f"Guessed {plain_markdown(_guessed_place(row)) or 'a place without a name'}"
+        )
+    heads = _head_rows(view, row)
+    if len(heads):
+        st.dataframe(heads, hide_index=True)
+
+
+def _head_rows(view: View, row: pd.Series) -> pd.DataFrame:
+    records = []
+    for feature in head_features(view.rows()):
+        truth, rank = row[f"{feature}_truth"], row[f"{feature}_rank"]
+        records.append(
+            {
+                "Head": feature.capitalize(),
+                "Said": class_name(feature, row[f"{feature}_top1"]),
+                "Sure": percent(float(row[f"{feature}_probability"])),
+                "Truth": "unknown" if pd.isna(truth) else class_name(feature, truth),
+                "Rank": "" if pd.isna(rank) else f"{int(rank):,}",
+            }
+        )
+    return pd.DataFrame(records)
+
+
+def _truth(row: pd.Series) -> tuple[float, float]:
+    return float(row["latitude"]), float(row["longitude"])
+
+
+def _guess(row: pd.Series) -> tuple[float, float]:
+    return float(row["predicted_latitude"]), float(row["predicted_longitude"])
+
+
+def _where(row: pd.Series, escape: bool = True) -> str:
+    """The most exact true place that the dataset names, else the coordinates."""
+    for column in ("city_key", "county_key", "state_key", "country_key"):
+        if column in row and pd.notna(row[column]):
+            name = place_name(row[column])
+            return html.escape(name) if escape else name
+    return f"{row['latitude']:.2f}, {row['longitude']:.2f}"
+
+
+def _guessed_place(row: pd.Series) -> str:
+    for column in ("predicted_city_key", "predicted_state_key", "predicted_country_key"):
+        if column in row and pd.notna(row[column]):
+            return place_name(row[column])
+    return f"{row['predicted_latitude']:.2f}, {row['predicted_longitude']:.2f}"
+
+
+def _stated(row: pd.Series) -> str:
+    if pd.isna(row["radius_50_km"]):
+        return ""
+    return f", stated radius {kilometres(row['radius_50_km'])}"
+
+
+def _photo_panels_dot(colour: str) -> str:
+    return (
+        f"<i style='display:inline-block;width:10px;height:10px;border-radius:50%;"
+        f"background:{colour};margin-right:6px'></i>"
+    )

@@ -22,9 +22,8 @@ from typing import Any
 
 import yaml
 
-from geoclip_core.atomic_writes import write_atomically
-from geoclip_core.loops.run_status import RunStatus, is_alive, this_process
-from geoclip_core.loops.runs import CONFIG, Run, RunError
+from geoclip_core.files import write_atomically
+from geoclip_core.training.runs import CONFIG, Run, RunError, RunStatus, is_alive, this_process
 from ui.training.process import detached
 from ui.training.timing import (
     Counts,
@@ -94,7 +93,7 @@ def run(folder: Path) -> Estimate:
     Raises:
         ValueError: the dataset or the options cannot be used; the message is the command's own.
     """
-    from geoclip_core.data.table import read_dataset
+    from geoclip_core.data.dataset import read_dataset
 
     recipe = yaml.safe_load((folder / CONFIG).read_text(encoding="utf-8"))
     task, options = recipe["command"], recipe[recipe["command"]]

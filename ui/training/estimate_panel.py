@@ -6,7 +6,7 @@ from typing import Any
 
 import streamlit as st
 
-from geoclip_core.loops.runs import RunError
+from geoclip_core.training.runs import RunError
 from ui.theme import markdown_text
 from ui.training.estimate import begin, measurement
 from ui.training.live import LIVE_SECONDS, leave_message

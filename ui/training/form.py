@@ -1,27 +1,326 @@
 """A form made from an options dataclass: one widget an option, with its help and its error."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+import re
+import typing
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import streamlit as st
+import yaml
 
 from geoclip_core.data.vocabulary import KNOWN_FEATURES
-from train.options import Option, describe
+from train.command_line import RECIPES, load_recipe
+from train.options import Option, OptionsError, build, convert, describe, to_mapping
 from ui.theme import markdown_text
-from ui.training.layout import Layout, defaults, in_rows, in_sections, irrelevant
-from ui.training.values import (
-    Checked,
-    changes,
-    check,
-    comparable,
-    is_list,
-    is_mapping,
-    label,
-    plain,
-    shown,
+
+Rows = tuple[tuple[str, ...], ...]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The order of a form."""
+
+    rows: Rows
+    """Always in view, row by row; the second of two takes two thirds of the width."""
+    sections: tuple[tuple[str, tuple[str, ...]], ...]
+    """Folded away, under headings."""
+
+
+_RUN = ("recipe", "data", "output", "runs", "resume")
+FIXED = frozenset(_RUN)
+"""Options that the page decides."""
+
+_LEARNING = (
+    *("accumulation", "backbone_learning_rate", "weight_decay", "warmup", "clip_norm"),
+    *("patience", "augment", "val_fraction", "seed"),
 )
+_MACHINE = ("device", "precision", "workers", "cache_dir", "log_every", "save_seconds")
+_PHOTOS = ("views", "fit", "depths", "depth_pooling", "projection")
+_CELLS = ("cells", "smoothing", "offset_rank")
+_BANK = ("vote", "gammas", "ridges", "context_share", "folds", "repeats", "all_rows")
+_CONTEXT = ("context_weights", "class_balance", "context_hidden", "join_width")
+_GRADIENT = (
+    *("epochs", "batch_size", "learning_rate", "train", "dropout", "hidden"),
+    *("context_weights", "class_balance", "context_hidden", "coordinate_weight"),
+    *(name for name in _LEARNING if name not in ("val_fraction", "seed")),
+)
+"""What a closed form does not do."""
+
+LAYOUTS = {
+    "fit": Layout(
+        (
+            ("backbone", "train", "coordinate_head"),
+            ("use_context", "features"),
+            ("epochs", "batch_size", "learning_rate"),
+        ),
+        (
+            ("What the backbone sees", _PHOTOS),
+            ("Coordinate head", ("coordinate_weight", "hidden", "dropout", *_CELLS, *_BANK)),
+            ("Context heads", _CONTEXT),
+            ("Learning", _LEARNING),
+            ("This computer", _MACHINE),
+        ),
+    ),
+    "pretrain": Layout(
+        (
+            ("backbone", "train", "text"),
+            ("drop_probability", "features"),
+            ("epochs", "batch_size", "learning_rate"),
+        ),
+        (
+            ("What the backbone sees", _PHOTOS),
+            ("Text tower", ("train_text", "width")),
+            ("Learning", _LEARNING),
+            ("This computer", _MACHINE),
+        ),
+    ),
+}
+
+
+def irrelevant(values: Mapping[str, Any]) -> set[str]:
+    """Options that do nothing, given the others: the form leaves them out, at their defaults."""
+    found: set[str] = set()
+    head = values.get("coordinate_head")
+    if head is not None and head != "geocells":
+        found.update(_CELLS)
+    if head is not None and head != "retrieval":
+        found.update(_BANK)
+    if head == "retrieval":
+        found.update(_GRADIENT)
+    if values.get("use_context") is False:
+        found.update(("features", *_CONTEXT, "context_share"))
+    if values.get("train") == "backbone=none" or head == "retrieval":
+        found.update(("augment", "backbone_learning_rate"))
+    if not values.get("depths") and "depths" in values:
+        found.add("depth_pooling")
+    if str(values.get("backbone", "")).startswith("efficientnet-lite"):
+        found.add("projection")
+    if "drop_probability" in values:
+        found.add("accumulation")  # parts of a step would not see each other's captions
+    if values.get("vote") == "cosine":
+        found.add("ridges")
+    return found
+
+
+def defaults(cls: type, names: set[str]) -> dict[str, Any]:
+    """The plain default of some options."""
+    return {option.name: plain(option.default) for option in describe(cls) if option.name in names}
+
+
+def in_rows(layout: Layout, options: Sequence[Option]) -> list[list[Option]]:
+    """The options in view, row by row; those of the layout that do not exist are passed over."""
+    by_name = {option.name: option for option in options}
+    rows = [[by_name[name] for name in row if name in by_name] for row in layout.rows]
+    return [row for row in rows if row]
+
+
+def in_sections(layout: Layout, options: Sequence[Option]) -> list[tuple[str, list[Option]]]:
+    """The folded options under their headings; what the layout does not name comes last."""
+    by_name = {option.name: option for option in options}
+    for row in layout.rows:
+        for name in row:
+            by_name.pop(name, None)
+    sections = []
+    for title, names in layout.sections:
+        found = [by_name.pop(name) for name in names if name in by_name]
+        if found:
+            sections.append((title, found))
+    if by_name:
+        sections.append(("Other", list(by_name.values())))
+    return sections
+
+
+_LABELS = {
+    "train": "what learns of the backbone",
+    "fit": "photo into view",
+    "text": "text tower",
+}
+"""Names that need their flag to be understood."""
+
+
+@dataclass(frozen=True)
+class Checked:
+    """A form's values, looked at."""
+
+    values: dict[str, Any]
+    """All options as plain values, if they fit; else those of the form."""
+    options: Any = None
+    """The options dataclass; None if something does not fit."""
+    errors: dict[str, str] = field(default_factory=dict)
+    """Option → what is wrong with it, as a sentence."""
+    problem: str = ""
+    """What is wrong with the options together, as a sentence."""
+
+    @property
+    def fits(self) -> bool:
+        """Whether a training can be started with these values."""
+        return self.options is not None
+
+
+def recipe_values(cls: type, recipe: str | None) -> dict[str, Any]:
+    """Every option's plain value before anything is changed: the recipe's, else the default.
+
+    Args:
+        cls: the options dataclass.
+        recipe: name or YAML file of a recipe (a run's config.yaml is one too); None for defaults.
+
+    Raises:
+        OptionsError: there is no such recipe, or a value in it is of the wrong type.
+    """
+    given = load_recipe(cls, recipe) if recipe else {}
+    values = {}
+    for option in describe(cls):
+        value = option.default
+        if option.name in given:
+            value = convert(option, given[option.name], str(recipe))
+        values[option.name] = plain(value)
+    return values
+
+
+def recipe_description(name: str) -> str:
+    """What a shipped recipe says about itself."""
+    try:
+        content = yaml.safe_load((RECIPES / f"{name}.yaml").read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        return ""
+    text = content.get("description", "") if isinstance(content, dict) else ""
+    return " ".join(str(text).split())
+
+
+def recipe_options(cls: type, name: str) -> set[str]:
+    """Names of the options that a recipe sets.
+
+    Raises:
+        OptionsError: there is no such recipe.
+    """
+    return set(load_recipe(cls, name))
+
+
+def check(cls: type, values: Mapping[str, Any]) -> Checked:
+    """Build the options, or say in words what is wrong and where."""
+    options = {option.name: option for option in describe(cls)}
+    errors = {}
+    for name, value in values.items():
+        if name not in options or (value is None and options[name].required):
+            continue
+        try:
+            convert(options[name], value)
+        except OptionsError as error:
+            errors[name] = _sentence(str(error), options, name)
+    given = {k: v for k, v in values.items() if k not in errors and v is not None}
+    given |= {k: None for k, v in values.items() if v is None and _may_lack(options.get(k))}
+    try:
+        built = build(cls, given)
+    except OptionsError as error:
+        text = _sentence(str(error), options)
+        named = [name for name in options if _names(str(error), name)]
+        return Checked(dict(values), None, {**dict.fromkeys(named, text), **errors}, text)
+    if errors:
+        return Checked(dict(values), None, errors, "")
+    return Checked(to_mapping(built), built)
+
+
+def changes(
+    cls: type, before: Mapping[str, Any], after: Mapping[str, Any]
+) -> dict[str, tuple[Any, Any]]:
+    """Option → (value before, value now) where the two differ, in the dataclass's order."""
+    found = {}
+    for option in describe(cls):
+        old, new = plain(before.get(option.name)), plain(after.get(option.name))
+        if comparable(option, old) != comparable(option, new):
+            found[option.name] = (old, new)
+    return found
+
+
+def comparable(option: Option, value: Any) -> Any:
+    """A value in the one form in which equal ones compare equal: 1 and 1.0, "a, b" and ["a", "b"].
+
+    A value that does not fit its option stays as it is.
+    """
+    try:
+        return plain(convert(option, value)) if value is not None else None
+    except OptionsError:
+        return value
+
+
+def shown(value: Any) -> str:
+    """A value as it is written in a form: "0.0002", "climate, month", "city=0.3"."""
+    if value is None or value == "":
+        return "not set"
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key}={_number(item)}" for key, item in value.items()) or "none"
+    if isinstance(value, list | tuple):
+        return ", ".join(_values_number(item) for item in value) or "none"
+    return _values_number(value)
+
+
+def label(name: str) -> str:
+    """An option's name as people read it: "learning_rate" is "Learning rate"."""
+    text = _LABELS.get(name) or name.replace("_", " ")
+    return text[:1].upper() + text[1:]
+
+
+def is_list(option: Option) -> bool:
+    """Whether an option takes several values."""
+    return typing.get_origin(option.type) is tuple
+
+
+def is_mapping(option: Option) -> bool:
+    """Whether an option takes NAME=VALUE pairs."""
+    return typing.get_origin(option.type) is dict
+
+
+def plain(value: Any) -> Any:
+    """A value in types that YAML and a form know."""
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, tuple | list):
+        return [plain(item) for item in value]
+    return value
+
+
+def _may_lack(option: Option | None) -> bool:
+    return option is None or option.optional
+
+
+def _names(text: str, name: str) -> bool:
+    """Whether an error speaks of an option. Names that are common words ("fit", "train") count
+    only where the error can mean nothing else.
+    """
+    text = text.removeprefix("options: ")
+    flag = "--" + name.replace("_", "-")
+    word = rf"(?<!\w){re.escape(name)}(?!\w)"
+    if re.search(rf"{re.escape(flag)}(?![\w-])", text):
+        return True
+    if "_" in name:
+        return re.search(word, text) is not None
+    return re.search(rf"^{word}|{word}(?= must\b)", text) is not None
+
+
+def _sentence(text: str, options: Iterable[str], name: str = "") -> str:
+    """An error of the command line as a sentence of the form: "--batch-size" is "batch size"."""
+    text = text.removeprefix("options: ").removeprefix(f"{name} = ").removeprefix(f"{name} ")
+    for option in options:
+        words = option.replace("_", " ")
+        text = text.replace("--" + option.replace("_", "-"), words)
+        if "_" in option:
+            text = re.sub(rf"(?<!\w){re.escape(option)}(?!\w)", words, text)
+    return text[:1].upper() + text[1:] + ("" if text.endswith((".", "!", "?")) else ".")
+
+
+def _values_number(value: Any) -> str:
+    if isinstance(value, float):
+        short = f"{value:g}"
+        return short if float(short) == value else repr(value)
+    return str(value)
+
 
 COLUMNS = 3
 

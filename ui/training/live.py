@@ -8,11 +8,11 @@ from typing import Any
 
 import streamlit as st
 
-from geoclip_core.loops.runs import METRICS, Run, RunError
-from geoclip_core.processes import console_tail
+from geoclip_core.jobs import console_tail
+from geoclip_core.training.runs import METRICS, Run, RunError
 from ui.charts import show_chart
 from ui.theme import markdown_text, palette
-from ui.training.charts import curves_figure
+from ui.training.charts import Group, best_step, curves_figure, metric_groups
 from ui.training.load import load_strip, process_load, system_load
 from ui.training.process import CONSOLE, delete, end_now, resume, stop
 from ui.training.runs import (
@@ -24,7 +24,6 @@ from ui.training.runs import (
     took,
     view,
 )
-from ui.training.series import Group, best_step, metric_groups
 
 LIVE_SECONDS = 1.0
 CURVE_SECONDS = 3.0

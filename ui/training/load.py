@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 import streamlit as st
 
-from geoclip_core.loops.run_status import RunStatus, is_alive
+from geoclip_core.training.runs import RunStatus, is_alive
 from ui.theme import Palette, translucent
 
 _GPU_QUERY = "name,utilization.gpu,memory.used,memory.total"

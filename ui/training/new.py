@@ -1,32 +1,112 @@
 """A new training: task, recipe, dataset, options, and the button that starts it."""
 
 import importlib
+import json
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import streamlit as st
 
-from geoclip_core.loops.runs import CONFIG, RunError
+from geoclip_core.data.dataset import FILE_SPLITS, csv_path
+from geoclip_core.training.runs import CONFIG, RunError
 from train.command_line import recipes
 from train.options import OptionsError, describe
 from train.run_command import lasting_config
-from ui.runs_folder import runs_folder
-from ui.session import choose
-from ui.theme import markdown_text
+from ui.charts import show_chart
+from ui.page import choose, datasets_folder, kept, page_names, runs_folder
+from ui.static_files import STATIC
+from ui.theme import markdown_text, palette
+from ui.training.charts import best_step, curves_figure, metric_groups
 from ui.training.estimate_panel import time_panel
-from ui.training.form import Filled, options_form, reset, widget_key
-from ui.training.layout import FIXED, LAYOUTS
+from ui.training.form import (
+    FIXED,
+    LAYOUTS,
+    Checked,
+    Filled,
+    label,
+    options_form,
+    recipe_description,
+    recipe_values,
+    reset,
+    shown,
+    widget_key,
+)
 from ui.training.live import leave_message, show_message
 from ui.training.process import safe_name, start
 from ui.training.runs import RunView, run_labels, select_run
-from ui.training.start import no_dataset_hint
-from ui.training.values import (
-    Checked,
-    label,
-    recipe_description,
-    recipe_values,
-    shown,
-)
+
+EXAMPLE = STATIC / "examples" / "training-run.json"
+
+
+def choose_dataset() -> Path | None:
+    """The dataset of this session: one of the folder of datasets, or a folder that is typed."""
+    typed = kept("typed dataset", list)
+    # A hidden folder is a dataset that is still being written.
+    found = sorted(folder for folder in datasets_folder().glob("[!.]*/") if _is_dataset(folder))
+    options = [*map(str, found), *typed]
+    current = st.session_state.get("dataset")
+    if isinstance(current, str) and current.strip() and current not in options:
+        typed.append(current)
+        options.append(current)
+    chosen = choose(
+        "Dataset",
+        options,
+        "dataset",
+        format_func=lambda name: Path(name).name or name,
+        help="A folder with train_mini.csv and its photos; type a path for one elsewhere.",
+        placeholder="Type the path of a dataset" if not options else None,
+        accept_new_options=True,
+    )
+    if not chosen:
+        return None
+    folder = Path(chosen).expanduser()
+    if not _is_dataset(folder):
+        st.error(f"There is no train_mini.csv in `{folder}`.".replace("``", "`"))
+        return None
+    return folder
+
+
+def no_dataset_hint() -> None:
+    """Where a dataset comes from, with the way there."""
+    st.warning(
+        "There is no dataset yet. The Dataset page draws a synthetic demo set in half a minute, "
+        "or imports a folder of your own photos.",
+        icon=":material/photo_library:",
+    )
+    pages = page_names()
+    if "Dataset" in pages and st.button("Go to the Dataset page", icon=":material/arrow_forward:"):
+        st.switch_page(pages["Dataset"])
+
+
+def first_start() -> None:
+    """Before the first run: what a training looks like, from a recorded one."""
+    example = _example()
+    if not example:
+        return
+    with st.container(border=True):
+        st.markdown(f"**What a training looks like** · {example['about']}")
+        rows, colours = example["rows"], palette()
+        best = best_step(rows, example.get("best", {}))
+        groups = [group for group in metric_groups(rows) if not group.aside][:3]
+        for column, group in zip(st.columns(len(groups)), groups, strict=True):
+            with column:
+                st.caption(group.title + (f" ({group.unit})" if group.unit else ""))
+                figure = curves_figure(rows, group, colours, best)
+                show_chart(figure, f"example {group.title}", height=260)
+
+
+def _is_dataset(folder: Path) -> bool:
+    return any(csv_path(folder, split).is_file() for split in FILE_SPLITS)
+
+
+@cache
+def _example() -> dict[str, Any]:
+    try:
+        return json.loads(EXAMPLE.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+
 
 TASKS = {
     "fit": ("Geolocation", "Context heads and a coordinate head on a backbone."),

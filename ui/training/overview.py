@@ -6,14 +6,13 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from geoclip_core.loops.runs import RunError
+from geoclip_core.training.runs import RunError
 from ui.charts import show_chart
 from ui.theme import markdown_text, palette
-from ui.training.charts import comparison_figure
+from ui.training.charts import comparison_figure, metric_label, metric_names
+from ui.training.form import label, shown
 from ui.training.live import run_metrics
 from ui.training.runs import RunView, took
-from ui.training.series import metric_label, metric_names
-from ui.training.values import label, shown
 
 MOST_COMPARED = 8
 _UNSHOWN = {"output", "runs", "name", "resume", "recipe"}

@@ -18,9 +18,8 @@ from typing import Any
 
 import psutil
 
-from geoclip_core.loops.run_status import RunStatus, is_alive
-from geoclip_core.loops.runs import Run, RunError
-from geoclip_core.processes import start_detached
+from geoclip_core.jobs import start_detached
+from geoclip_core.training.runs import Run, RunError, RunStatus, is_alive
 
 CONSOLE = "console.txt"
 """What the process printed, in its run folder: the last words of one that died unlogged."""

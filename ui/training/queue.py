@@ -14,8 +14,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from geoclip_core.loops.run_status import RunStatus
-from geoclip_core.loops.runs import Run, RunError, list_runs
+from geoclip_core.training.runs import Run, RunError, RunStatus, list_runs
 
 POLL_SECONDS = 1.0
 _HANDSHAKE_SECONDS = 30.0

@@ -8,14 +8,14 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from geoclip_core.loops.runs import RunError
-from ui.evaluation.data import find_sources
+from geoclip_core.training.runs import RunError
+from ui.evaluation.sources import find_sources
 from ui.page import page_names
 from ui.theme import kilometres, markdown_text, percent
+from ui.training.form import label, recipe_values, shown
 from ui.training.live import leave_message
 from ui.training.new import fit_on, options_class, take_options
 from ui.training.runs import RunView
-from ui.training.values import label, recipe_values, shown
 
 RESULTS = "metrics.json"
 _ACCURACIES = ("25", "200", "750")

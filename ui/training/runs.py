@@ -9,10 +9,8 @@ from pathlib import Path
 
 import streamlit as st
 
-from geoclip_core.loops.run_status import RunStatus
-from geoclip_core.loops.runs import STATUS, Run, RunError, list_runs
-from ui.runs_folder import FOLDER_KEY, RUNS_VARIABLE, runs_folder
-from ui.session import choose
+from geoclip_core.training.runs import STATUS, Run, RunError, RunStatus, list_runs
+from ui.page import FOLDER_KEY, RUNS_VARIABLE, choose, runs_folder
 from ui.theme import markdown_text
 from ui.training.queue import goes_first
 

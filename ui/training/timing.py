@@ -10,8 +10,8 @@ from typing import Any
 
 import pandas as pd
 
-from geoclip_core.data.osv_mini import csv_path
-from geoclip_core.loops.run_status import RunStatus
+from geoclip_core.data.dataset import csv_path
+from geoclip_core.training.runs import RunStatus
 
 _FIRST_BATCH = 32
 """Photos embedded before the first progress, so that building the network is not counted."""

@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from geoclip_core.data.demo import write_demo
+from geoclip_core.demo.dataset import write_demo
 from ui.dataset.jobs import dismiss, jobs, log_tail, start, stop
 
 

@@ -6,9 +6,8 @@ import h3
 import numpy as np
 import pytest
 
-from geoclip_core.data.table import read_dataset
+from geoclip_core.data.dataset import read_dataset
 from tests.data import layout
-from ui.dataset.charts import climate_bars, month_bars, place_bars
 from ui.dataset.data import (
     Chosen,
     class_name,
@@ -17,6 +16,7 @@ from ui.dataset.data import (
     describe,
     rows_of,
 )
+from ui.dataset.explore import climate_bars, month_bars, place_bars
 from ui.dataset.map import (
     cell_name,
     clicked,

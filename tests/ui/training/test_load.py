@@ -3,7 +3,7 @@ import sys
 
 import pytest
 
-from geoclip_core.loops.run_status import RunStatus, this_process
+from geoclip_core.training.runs import RunStatus, this_process
 from ui.training import load
 
 

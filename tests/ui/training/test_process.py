@@ -6,9 +6,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from geoclip_core.loops.run_status import DIED, this_process
-from geoclip_core.loops.runs import Run, RunError, list_runs
-from geoclip_core.processes import console_tail
+from geoclip_core.jobs import console_tail
+from geoclip_core.training.runs import DIED, Run, RunError, list_runs, this_process
 from tests.ui import slow_training
 from ui.training import process, queue
 

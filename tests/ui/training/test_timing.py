@@ -1,9 +1,9 @@
 import pandas as pd
 import pytest
 
-from geoclip_core.data.demo import write_demo
-from geoclip_core.data.table import read_dataset
-from geoclip_core.loops.run_status import RunStatus, this_process
+from geoclip_core.data.dataset import read_dataset
+from geoclip_core.demo.dataset import write_demo
+from geoclip_core.training.runs import RunStatus, this_process
 from ui.training import estimate
 from ui.training.estimate_panel import sentence
 from ui.training.timing import (

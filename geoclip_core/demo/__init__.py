@@ -1,0 +1,1 @@
+"""Synthetic data: drawn scenes of ten US states."""

@@ -1,0 +1,1 @@
+"""Predictions of a dataset, and how good they are."""

@@ -1,0 +1,190 @@
+"""Evaluation of a model on a dataset: predict in shards, measure, compare, write it down.
+
+Predictions are made in shards, each written whole under a name that says which model, photos and
+settings it is of. A run that was killed finds its finished shards and goes on behind them.
+"""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+
+from geoclip_core.evaluation import metrics
+from geoclip_core.evaluation.predictions import (
+    PredictionsError,
+    predictions_frame,
+    read_about,
+    read_predictions,
+    write_predictions,
+)
+from geoclip_core.files import write_atomically
+
+PREDICTIONS, METRICS, SHARDS = "predictions.parquet", "metrics.json", "shards"
+SHARD_PHOTOS = 1024
+BATCH = 32  # a retrieval head answers with as many points a photo as its bank has
+Progress = Callable[[int, int], None]
+
+
+def model_fingerprint(model: Any) -> str:
+    """Sixteen hexadecimal digits that change with weights, vocabularies or calibration."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
+        digest.update(np.ascontiguousarray(tensor.detach().cpu().float().numpy()).tobytes())
+    for feature, vocabulary in model.vocabularies.items():
+        digest.update(json.dumps([feature, list(vocabulary.keys)]).encode())
+    digest.update(str(getattr(model, "fingerprint", "")).encode())
+    digest.update((model.calibration.to_json() if model.calibration else "uncalibrated").encode())
+    return digest.hexdigest()[:16]
+
+
+def predict_in_shards(
+    model: Any,
+    dataset: Any,
+    embeddings: np.ndarray,
+    folder: str | Path,
+    *,
+    shard_photos: int = SHARD_PHOTOS,
+    batch: int = BATCH,
+    progress: Progress | None = None,
+) -> pd.DataFrame:
+    """Predictions of every photo, resumed from the shards that are already in ``folder``.
+
+    Args:
+        model: offers ``predict(embedding) -> list[Estimate]``, ``vocabularies``, ``calibration``.
+        dataset: a ``PhotoDataset`` of n photos.
+        embeddings: (n, D), in the order of the photos.
+        folder: where shards are kept; shards of other models or photos there are not touched.
+        shard_photos: photos of a shard.
+        batch: photos that go through the heads together.
+        progress: called with (photos done, photos in all).
+
+    Returns:
+        The predictions table of the n photos.
+    """
+    if len(embeddings) != len(dataset):
+        raise PredictionsError(f"{len(embeddings)} embeddings for {len(dataset)} photos")
+    key = hashlib.sha256(f"{model_fingerprint(model)}{dataset.fingerprint}{shard_photos}".encode())
+    place = Path(folder) / key.hexdigest()[:16]
+    frames = []
+    for start in range(0, len(dataset), shard_photos):
+        rows = np.arange(start, min(start + shard_photos, len(dataset)))
+        path = place / f"{start:09d}.parquet"
+        frame = _finished_shard(path, dataset.table["id"].iloc[rows])
+        if frame is None:
+            part = dataset.select(rows)
+            estimates = (
+                estimate
+                for at in range(0, len(rows), batch)
+                for estimate in model.predict(
+                    np.array(embeddings[rows[at] : rows[0] + min(at + batch, len(rows))])
+                )
+            )
+            frame = predictions_frame(part, estimates, model.vocabularies)
+            write_predictions(frame, path)
+        frames.append(frame)
+        if progress:
+            progress(int(rows[-1]) + 1, len(dataset))
+    if not frames:
+        return predictions_frame(dataset, (), model.vocabularies)
+    return pd.concat(frames, ignore_index=True)
+
+
+def _finished_shard(path: Path, ids: pd.Series) -> pd.DataFrame | None:
+    """The shard if it is there and whole; a damaged one is made again."""
+    if not path.exists():
+        return None
+    try:
+        frame = read_predictions(path)
+    except PredictionsError:
+        return None
+    return frame if frame["id"].tolist() == ids.astype(str).tolist() else None
+
+
+def drop_shards(folder: str | Path) -> None:
+    """Remove the shards, once the whole table is written."""
+    shutil.rmtree(Path(folder), ignore_errors=True)
+
+
+def compare(
+    frame: pd.DataFrame, other: pd.DataFrame, *, resamples: int = 1000, seed: int = 0
+) -> dict[str, Any]:
+    """Two predictions tables on the photos that both have, paired by id.
+
+    Returns:
+        ``n`` photos in both, ``this`` and ``other`` (distance metrics of each on those photos) and
+        ``difference`` (:func:`metrics.paired_difference`, this minus other; None for none).
+
+    Raises:
+        PredictionsError: no photo is in both, or the two disagree on where a photo was taken.
+    """
+    both = frame.merge(other, on="id", suffixes=("", "_other"), how="inner")
+    if both.empty:
+        raise PredictionsError("the two tables have no photo in common")
+    apart = metrics.errors_km(both, both[["latitude_other", "longitude_other"]].to_numpy())
+    if (apart > 0.1).any():
+        photo = both["id"][apart > 0.1].iloc[0]
+        raise PredictionsError(
+            f"the two tables put the photo {photo!r} {apart.max():.1f} km apart: "
+            "they are of different datasets"
+        )
+    this_km = both["error_km"].to_numpy(np.float64)
+    other_km = both["error_km_other"].to_numpy(np.float64)
+    groups = both["sequence"].to_numpy() if "sequence" in both else None
+    return {
+        "n": len(both),
+        "this": metrics.distance_metrics(this_km),
+        "other": metrics.distance_metrics(other_km),
+        "difference": metrics.paired_difference(
+            this_km, other_km, resamples=resamples, seed=seed, groups=groups
+        ),
+    }
+
+
+def save_evaluation(
+    folder: str | Path, frame: pd.DataFrame, report: Mapping[str, Any], about: Mapping[str, Any]
+) -> Path:
+    """Write ``predictions.parquet`` and ``metrics.json``, the latter last and each whole.
+
+    Args:
+        folder: made if it is not there.
+        frame: the predictions table.
+        report: :func:`metrics.summarise`, with comparisons if there are any.
+        about: what the table is of: ``model``, ``dataset``, ``split``, ``root``, ``synthetic``,
+            ``note``; goes into both files.
+    """
+    folder = Path(folder)
+    write_predictions(frame, folder / PREDICTIONS, about)
+    text = json.dumps({"about": dict(about), **report}, indent=2, allow_nan=False) + "\n"
+    write_atomically(folder / METRICS, text)
+    return folder
+
+
+def predictions_of(place: str | Path) -> Path | None:
+    """The predictions table that a path means: itself, or in a run or evaluation folder."""
+    place = Path(place).expanduser()
+    if place.is_file() and place.suffix == ".parquet":
+        return place
+    for candidate in (place / PREDICTIONS, place / "checkpoint" / PREDICTIONS):
+        if candidate.is_file():
+            return candidate
+    return None
+
+
+def describe(path: Path) -> dict[str, Any]:
+    """``about`` of a predictions table, with what it does not say made from the file.
+
+    The model is called after its folder, and used context if the table has context heads.
+    """
+    about = read_about(path)
+    folder = path.parent.parent if path.parent.name == "checkpoint" else path.parent
+    about.setdefault("model", folder.name)
+    heads = any(name.endswith("_top1") for name in pq.read_schema(path).names)
+    about.setdefault("use_context", heads)
+    return about

@@ -1,0 +1,390 @@
+"""Predictions of any other system: a CSV of id, latitude and longitude, judged on our photos."""
+
+import io
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from geoclip_core.earth.sphere import haversine_km
+from geoclip_core.files import atomic_file
+
+#: Every predictions table has these columns; anything else is optional.
+CORE_COLUMNS = (
+    "id",
+    "latitude",
+    "longitude",
+    "predicted_latitude",
+    "predicted_longitude",
+    "error_km",
+    "radius_50_km",
+    "radius_90_km",
+    "log_density",
+)
+CANDIDATE_COLUMNS = ("candidate_latitudes", "candidate_longitudes", "candidate_probabilities")
+#: What the dataset knows about a photo, copied where it is there.
+TRUTH_COLUMNS = (
+    "path",
+    "country_key",
+    "state_key",
+    "county_key",
+    "city_key",
+    "climate",
+    "month",
+    "sequence",
+)
+#: One of each per context head: ``climate_truth``, ``climate_top1``, ...
+HEAD_SUFFIXES = ("truth", "top1", "probability", "rank", "truth_probability")
+TOP_K = 5
+_ABOUT = b"geolocation_predictions"
+
+
+class PredictionsError(ValueError):
+    """A predictions table that cannot be used, with the column or row that is wrong."""
+
+
+def predictions_frame(
+    dataset: Any,
+    estimates: Iterable[Any],
+    vocabularies: Mapping[str, Any],
+    *,
+    top_k: int = TOP_K,
+) -> pd.DataFrame:
+    """Put estimates beside the truth.
+
+    Args:
+        dataset: a ``PhotoDataset`` of n rows.
+        estimates: n ``Estimate`` objects in the order of the rows (``posterior``, calibrated if
+            the model is, and ``context``).
+        vocabularies: the vocabularies of the model, by context feature.
+        top_k: distinct places kept per photo.
+
+    Returns:
+        n rows with :data:`CORE_COLUMNS`, :data:`CANDIDATE_COLUMNS`, the five columns of each head
+        and those of :data:`TRUTH_COLUMNS` that the dataset has. ``f_rank`` counts from 1 and
+        agrees with ``f_top1`` (ties go to the lower class index, as in argmax); a truth that is
+        missing, or not in the vocabulary, leaves ``f_truth``, ``f_rank`` and
+        ``f_truth_probability`` empty.
+
+    Raises:
+        PredictionsError: the number of estimates differs from the number of rows, or a head gives
+            probabilities of another length than its vocabulary.
+    """
+    table = dataset.table.reset_index(drop=True)
+    truth = np.asarray(dataset.coordinates, dtype=np.float64)
+    labels = dataset.labels(vocabularies)
+    places: list[dict[str, Any]] = []
+    heads: dict[str, list[tuple[int, float, int, float]]] = {}
+    for row, estimate in enumerate(estimates):
+        if row >= len(table):
+            raise PredictionsError(f"more estimates than the {len(table)} photos of the dataset")
+        places.append(_place(estimate.posterior, truth[row], top_k))
+        for feature, probabilities in estimate.context.items():
+            if feature not in vocabularies:
+                raise PredictionsError(f"the head {feature!r} has no vocabulary")
+            probabilities = np.asarray(probabilities, dtype=np.float64)
+            if probabilities.shape != (len(vocabularies[feature]),):
+                raise PredictionsError(
+                    f"head {feature!r}: {probabilities.shape} probabilities for a vocabulary of "
+                    f"{len(vocabularies[feature])}"
+                )
+            heads.setdefault(feature, []).append(_ranked(probabilities, int(labels[feature][row])))
+    if len(places) != len(table):
+        raise PredictionsError(f"{len(places)} estimates for {len(table)} photos")
+
+    frame = pd.DataFrame({"id": table["id"].astype(str)})
+    frame["latitude"], frame["longitude"] = truth[:, 0], truth[:, 1]
+    best = np.array([place.pop("best") for place in places], dtype=np.float64).reshape(-1, 2)
+    frame["predicted_latitude"], frame["predicted_longitude"] = best[:, 0], best[:, 1]
+    frame["error_km"] = haversine_km(truth, best)
+    for column in ("radius_50_km", "radius_90_km", "log_density", *CANDIDATE_COLUMNS):
+        values = pd.Series([place[column] for place in places])
+        frame[column] = values if column in CANDIDATE_COLUMNS else values.astype(np.float64)
+    for feature, ranked in heads.items():
+        if len(ranked) != len(table):
+            raise PredictionsError(f"the head {feature!r} is missing from some estimates")
+        frame = pd.concat(
+            [frame, _head_columns(feature, ranked, labels[feature], vocabularies[feature])], axis=1
+        )
+    for column in TRUTH_COLUMNS:
+        if column in table:
+            text = column not in ("climate", "month")
+            frame[column] = table[column].astype("str") if text else table[column]
+    return frame
+
+
+def _place(posterior: Any, truth: np.ndarray, top_k: int) -> dict[str, Any]:
+    """The place columns of one photo."""
+    best = posterior.mode()
+    candidates = posterior.top_k(top_k)
+    return {
+        "best": (float(best[0]), float(best[1])),
+        "radius_50_km": float(posterior.radius_km(0.5, best)),
+        "radius_90_km": float(posterior.radius_km(0.9, best)),
+        "log_density": float(np.asarray(posterior.log_density(truth[None])).reshape(-1)[0]),
+        "candidate_latitudes": [float(candidate[0]) for candidate in candidates],
+        "candidate_longitudes": [float(candidate[1]) for candidate in candidates],
+        "candidate_probabilities": [float(candidate[2]) for candidate in candidates],
+    }
+
+
+def _ranked(probabilities: np.ndarray, label: int) -> tuple[int, float, int, float]:
+    """(top-1 index, its probability, rank of the truth or 0, probability of the truth or NaN)."""
+    top = int(np.argmax(probabilities))
+    if label < 0:
+        return top, float(probabilities[top]), 0, float("nan")
+    own = probabilities[label]
+    rank = 1 + int((probabilities > own).sum()) + int((probabilities[:label] == own).sum())
+    return top, float(probabilities[top]), rank, float(own)
+
+
+def _head_columns(
+    feature: str,
+    ranked: Sequence[tuple[int, float, int, float]],
+    labels: np.ndarray,
+    vocabulary: Any,
+) -> pd.DataFrame:
+    keys = np.asarray([*vocabulary.keys, None], dtype=object)  # label -1 and below: no truth
+    top, probability, rank, truth_probability = (
+        np.array(values) for values in zip(*ranked, strict=True)
+    )
+    return pd.DataFrame(
+        {
+            f"{feature}_truth": pd.Series(
+                keys[np.where(labels < 0, len(keys) - 1, labels)], dtype="str"
+            ),
+            f"{feature}_top1": pd.Series(keys[top], dtype="str"),
+            f"{feature}_probability": probability.astype(np.float32),
+            f"{feature}_rank": pd.Series(rank, dtype="Int32").mask(rank == 0),
+            f"{feature}_truth_probability": truth_probability.astype(np.float32),
+        }
+    )
+
+
+def head_features(frame: pd.DataFrame) -> list[str]:
+    """The context features of which a predictions table has all :data:`HEAD_SUFFIXES`."""
+    names = [column.removesuffix("_top1") for column in frame.columns if column.endswith("_top1")]
+    return [n for n in names if all(f"{n}_{suffix}" in frame for suffix in HEAD_SUFFIXES)]
+
+
+def validate_predictions(frame: pd.DataFrame, source: str = "predictions") -> pd.DataFrame:
+    """Return the table unchanged if it can be evaluated.
+
+    Raises:
+        PredictionsError: a core column is missing, an id occurs twice, a coordinate is missing or
+            out of range, or an error is not a distance.
+    """
+    missing = [column for column in CORE_COLUMNS if column not in frame]
+    if missing:
+        raise PredictionsError(f"{source}: the columns {', '.join(missing)} are missing")
+    twice = frame["id"].duplicated()
+    if twice.any():
+        raise PredictionsError(f"{source}: the id {frame['id'][twice].iloc[0]!r} occurs twice")
+    for column, bound in (
+        ("latitude", 90),
+        ("predicted_latitude", 90),
+        ("longitude", 180),
+        ("predicted_longitude", 180),
+    ):
+        values = pd.to_numeric(frame[column], errors="coerce").to_numpy(np.float64)
+        wrong = ~(np.abs(values) <= bound)
+        if wrong.any():
+            row = int(np.flatnonzero(wrong)[0])
+            raise PredictionsError(
+                f"{source}: {column} of id {frame['id'].iloc[row]!r} is "
+                f"{frame[column].iloc[row]!r}; it must lie between -{bound} and {bound} degrees"
+            )
+    errors = frame["error_km"].to_numpy(np.float64)
+    if not np.all(errors >= 0):
+        raise PredictionsError(f"{source}: error_km holds values that are no distance")
+    return frame
+
+
+def write_predictions(
+    frame: pd.DataFrame, path: str | Path, about: Mapping[str, Any] | None = None
+) -> Path:
+    """Write a predictions table as Parquet, whole or not at all.
+
+    Args:
+        frame: a predictions table.
+        path: the file; a file of that name is replaced.
+        about: what the table is (model, dataset, split, note, ...), as JSON values.
+    """
+    path = Path(path)
+    table = pa.Table.from_pandas(frame, preserve_index=False)
+    described = {_ABOUT: json.dumps(dict(about or {})).encode()}
+    table = table.replace_schema_metadata({**(table.schema.metadata or {}), **described})
+    with atomic_file(path) as unfinished:
+        pq.write_table(table, unfinished, compression="zstd")
+    return path
+
+
+def read_predictions(path: str | Path, *, candidates: bool = True) -> pd.DataFrame:
+    """Read and check a predictions table.
+
+    Args:
+        path: a Parquet file written by :func:`write_predictions`.
+        candidates: also read the list columns, which are most of a large table's memory.
+
+    Raises:
+        PredictionsError: the file is missing, is not Parquet, or cannot be evaluated.
+    """
+    try:
+        names = pq.read_schema(path).names
+        columns = [name for name in names if candidates or name not in CANDIDATE_COLUMNS]
+        frame = pd.read_parquet(path, columns=columns)
+    except (OSError, pa.ArrowException) as error:
+        raise PredictionsError(f"{path}: not a readable predictions table ({error})") from error
+    return validate_predictions(frame, str(path))
+
+
+def read_about(path: str | Path) -> dict[str, Any]:
+    """What :func:`write_predictions` was told about the table ({} if nothing)."""
+    try:
+        text = (pq.read_schema(path).metadata or {}).get(_ABOUT, b"{}")
+    except (OSError, pa.ArrowException) as error:
+        raise PredictionsError(f"{path}: not a readable predictions table ({error})") from error
+    return json.loads(text)
+
+
+def read_candidates(path: str | Path, photo_id: str) -> list[tuple[float, float, float]]:
+    """The candidates (latitude, longitude, probability) of one photo, read from its row alone."""
+    names = pq.read_schema(path).names
+    if not all(column in names for column in CANDIDATE_COLUMNS):
+        return []
+    rows = pq.read_table(path, columns=list(CANDIDATE_COLUMNS), filters=[("id", "=", photo_id)])
+    if rows.num_rows == 0:
+        return []
+    row = rows.slice(0, 1).to_pylist()[0]
+    return list(zip(*(row[column] or [] for column in CANDIDATE_COLUMNS), strict=False))
+
+
+MAX_BYTES = 200_000_000
+_NAMES = {
+    "id": ("id", "photo_id", "image_id", "file"),
+    "latitude": ("latitude", "predicted_latitude", "lat"),
+    "longitude": ("longitude", "predicted_longitude", "lon", "lng", "long"),
+}
+
+
+def read_guesses(source: str | Path | bytes, name: str = "the CSV") -> pd.DataFrame:
+    """Read a CSV of guesses.
+
+    Args:
+        source: a file, or its content.
+        name: what to call it in errors, for content.
+
+    Returns:
+        ``id`` (text), ``latitude``, ``longitude`` (degrees). A longitude between 180 and 360 is
+        taken as counted eastwards.
+
+    Raises:
+        PredictionsError: naming the column, or the row as a spreadsheet counts it.
+    """
+    if not isinstance(source, bytes):
+        name = Path(source).name
+        try:
+            if Path(source).stat().st_size > MAX_BYTES:
+                raise PredictionsError(f"{name} is larger than {MAX_BYTES // 10**6} MB")
+            source = Path(source).read_bytes()
+        except OSError as error:
+            raise PredictionsError(f"{name} cannot be read: {error.strerror}") from error
+    if len(source) > MAX_BYTES:
+        raise PredictionsError(f"{name} is larger than {MAX_BYTES // 10**6} MB")
+    try:
+        text = source.decode("utf-8-sig")
+        if "\x00" in text:
+            raise PredictionsError(f"{name} is not a text file")
+        table = pd.read_csv(io.StringIO(text), dtype=str, keep_default_na=False)
+    except UnicodeDecodeError as error:
+        raise PredictionsError(f"{name} is not UTF-8 text: save it as CSV UTF-8") from error
+    except pd.errors.EmptyDataError as error:
+        raise PredictionsError(f"{name} is empty") from error
+    except pd.errors.ParserError as error:
+        raise PredictionsError(f"{name} is not a CSV: {error}") from error
+    columns = {column.strip().lower(): column for column in table.columns}
+    found = {
+        wanted: next((columns[alias] for alias in aliases if alias in columns), None)
+        for wanted, aliases in _NAMES.items()
+    }
+    missing = [wanted for wanted, column in found.items() if column is None]
+    if missing:
+        raise PredictionsError(
+            f"{name} has no column {' or '.join(missing)}; its columns are "
+            f"{', '.join(map(str, table.columns))}. It must have id, latitude, longitude"
+        )
+    guesses = pd.DataFrame({"id": table[found["id"]].str.strip()})
+    for column, bound in (("latitude", 90.0), ("longitude", 360.0)):
+        texts = table[found[column]].str.strip()
+        values = pd.to_numeric(texts, errors="coerce").to_numpy(np.float64)
+        low = -90.0 if column == "latitude" else -180.0
+        wrong = ~((values >= low) & (values <= bound))
+        if wrong.any():
+            row = int(np.flatnonzero(wrong)[0])
+            raise PredictionsError(
+                f"{name}, row {row + 2}: the {column} {texts.iloc[row]!r} is not a number of "
+                f"degrees between {low:g} and {-low:g}"
+            )
+        guesses[column] = values
+    guesses["longitude"] = guesses["longitude"].where(
+        guesses["longitude"] <= 180, guesses["longitude"] - 360
+    )
+    twice = guesses["id"].duplicated()
+    if twice.any():
+        raise PredictionsError(
+            f"{name}: the id {guesses['id'][twice].iloc[0]!r} occurs twice; one guess a photo"
+        )
+    return guesses
+
+
+def imported_predictions(guesses: pd.DataFrame, photos: pd.DataFrame) -> pd.DataFrame:
+    """A predictions table of another system's guesses, for the photos that it answered.
+
+    Args:
+        guesses: :func:`read_guesses`.
+        photos: rows with ``id``, ``latitude``, ``longitude``: a dataset's table or a predictions
+            table. Ids may carry a folder or an ending in the CSV (``a/b/123.jpg`` is ``123``).
+
+    Returns:
+        The matched rows in the order of ``photos``; radii and density are missing, and there are
+        no heads. ``attrs["unmatched"]`` is the number of guesses without a photo, and
+        ``attrs["unanswered"]`` that of photos without a guess.
+
+    Raises:
+        PredictionsError: not one id matches.
+    """
+    ids = photos["id"].astype(str)
+    keys = guesses["id"]
+    if not keys.isin(set(ids)).any():
+        keys = keys.str.replace("\\", "/", regex=False).str.rsplit("/", n=1).str[-1]
+        keys = keys.str.replace(r"\.[A-Za-z]{3,4}$", "", regex=True)
+    position = pd.Index(keys).get_indexer(pd.Index(ids)) if keys.is_unique else None
+    if position is None:
+        raise PredictionsError("two guesses name the same photo once folders are taken off")
+    answered = position >= 0
+    if not answered.any():
+        raise PredictionsError(
+            f"none of the {len(guesses):,} ids is a photo of this dataset "
+            f"(it has ids like {ids.iloc[0]!r}, the CSV like {guesses['id'].iloc[0]!r})"
+            if len(guesses) and len(ids)
+            else "there are no guesses, or no photos, to match"
+        )
+    rows = photos[answered].reset_index(drop=True)
+    guess = guesses[["latitude", "longitude"]].to_numpy(np.float64)[position[answered]]
+    frame = rows[["id", "latitude", "longitude"]].copy()
+    frame["id"] = frame["id"].astype(str)
+    frame["predicted_latitude"], frame["predicted_longitude"] = guess[:, 0], guess[:, 1]
+    frame["error_km"] = haversine_km(rows[["latitude", "longitude"]].to_numpy(np.float64), guess)
+    for column in ("radius_50_km", "radius_90_km", "log_density"):
+        frame[column] = np.nan
+    for column in TRUTH_COLUMNS:
+        if column in rows:
+            frame[column] = rows[column]
+    frame.attrs["unmatched"] = int(len(guesses) - answered.sum())
+    frame.attrs["unanswered"] = int((~answered).sum())
+    return frame

@@ -1,0 +1,342 @@
+"""Coordinate head "geocells": which cell, and where in it."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from geoclip_core.earth.geocells import Geocells
+from geoclip_core.earth.sphere import (
+    EARTH_RADIUS_KM,
+    GEOSCORE_SCALE_KM,
+    coordinates_of,
+    destination,
+    haversine_km,
+    pairwise_km,
+    spherical_mean,
+    unit_vectors,
+)
+from geoclip_core.model.calibration import Calibration
+from geoclip_core.model.losses import distance_smoothed_cross_entropy, great_circle_km
+from geoclip_core.model.posterior import HALF_CIRCUMFERENCE_KM, Posterior
+
+
+class CoordinateHead(nn.Module, ABC):
+    """Base class of the heads "regression", "geocells" and "retrieval".
+
+    A joined vector is the normalised embedding, followed by the projected context logits where
+    context is used; `block_widths` are the widths of its blocks. `options` holds everything
+    (JSON types only) that `type(head)(block_widths, **options)` needs to build a head into which
+    the saved weights fit.
+    """
+
+    kind: ClassVar[str]
+
+    def __init__(self, block_widths: Sequence[int]) -> None:
+        super().__init__()
+        self.block_widths = tuple(int(width) for width in block_widths)
+        self.input_width = sum(self.block_widths)
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Keyword arguments (JSON types) that build the same head again."""
+        return {}
+
+    @abstractmethod
+    def forward(self, joined: Tensor) -> Any:
+        """(b, input_width) -> whatever `loss` and `raw_posteriors` of this head read."""
+
+    @abstractmethod
+    def loss(self, output: Any, coordinates: Tensor) -> Tensor:
+        """Scalar loss of an output against true coordinates (b, 2) in degrees."""
+
+    @abstractmethod
+    def raw_posteriors(self, output: Any) -> list[Posterior]:
+        """One uncalibrated posterior a photo."""
+
+    def posteriors(self, output: Any, calibration: Calibration | None = None) -> list[Posterior]:
+        """One posterior a photo, calibrated if a calibration is given."""
+        raw = self.raw_posteriors(output)
+        return raw if calibration is None else [calibration.apply(item) for item in raw]
+
+
+RING_QUANTILES = (1 / 7, 3 / 7, 5 / 7, 13 / 14)
+"""Shares of the mass inside each of the rings that stand for the spread around the point."""
+RING_POINTS = 8
+
+
+@dataclass(frozen=True)
+class RegressionOutput:
+    """Directions (b, 3), not of length 1, and logarithms (b,) of the distance scale in km."""
+
+    vectors: Tensor
+    log_scales: Tensor
+
+
+class RegressionHead(CoordinateHead):
+    """A direction in space, so that neither the date line nor the poles need care.
+
+    The spread around the point has density ∝ exp(−d / s), with s learnt for each photo.
+
+    Args:
+        block_widths: widths of the blocks of the joined vector.
+        hidden: width of a hidden layer; 0 for none.
+        dropout: share of the last layer's inputs dropped in training.
+    """
+
+    kind: ClassVar[str] = "regression"
+    centre: Tensor
+    extent_km: Tensor
+
+    def __init__(self, block_widths: Sequence[int], hidden: int = 0, dropout: float = 0.0) -> None:
+        super().__init__(block_widths)
+        self.hidden, self.dropout = int(hidden), float(dropout)
+        self.trunk, width = trunk(self.input_width, self.hidden, self.dropout)
+        self.direction = nn.Linear(width, 3)
+        self.scale = nn.Linear(width, 1)
+        for layer in (self.direction, self.scale):
+            nn.init.normal_(layer.weight, std=0.1 / width**0.5)
+            nn.init.zeros_(layer.bias)
+        self.register_buffer("centre", torch.tensor([1.0, 0.0, 0.0]))
+        self.register_buffer("extent_km", torch.tensor(HALF_CIRCUMFERENCE_KM / 2))
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Keyword arguments (JSON types) that build the same head again."""
+        return {"hidden": self.hidden, "dropout": self.dropout}
+
+    @torch.no_grad()
+    def start_from(self, coordinates: np.ndarray) -> None:
+        """Begin at the mean of the training coordinates (n, 2), with their spread as the unit."""
+        mean = spherical_mean(coordinates)
+        extent = float(np.sqrt(np.mean(haversine_km(coordinates, mean) ** 2)))
+        self.centre.copy_(torch.from_numpy(unit_vectors(mean)))
+        self.extent_km.fill_(max(extent, 1.0))
+
+    def forward(self, joined: Tensor) -> RegressionOutput:
+        """(b, input_width) -> directions and distance scales."""
+        shared = self.trunk(joined)
+        spread = (self.extent_km / EARTH_RADIUS_KM).clamp_max(1.0)
+        vectors = self.centre + spread * self.direction(shared)
+        log_scales = self.scale(shared).squeeze(1).clamp(-8, 3) + self.extent_km.log()
+        return RegressionOutput(vectors, log_scales)
+
+    def loss(self, output: RegressionOutput, coordinates: Tensor) -> Tensor:
+        """Mean great-circle distance in units of the training spread, plus the spread's own loss.
+
+        The scale is fitted by the negative log likelihood of density exp(−d / s) / (2π s²); it
+        does not pull on the direction.
+        """
+        distances = great_circle_km(output.vectors, coordinates)
+        log_scales = output.log_scales
+        spread = distances.detach() / log_scales.exp() + 2 * (log_scales - self.extent_km.log())
+        return (distances / self.extent_km).mean() + 0.1 * spread.mean()
+
+    @torch.no_grad()
+    def answers(self, output: RegressionOutput) -> Tensor:
+        """Best points (b, 2) in degrees, the fast way that validation uses."""
+        return coordinates_of(output.vectors)
+
+    def raw_posteriors(self, output: RegressionOutput) -> list[Posterior]:
+        """The point in the middle of rings that hold the learnt spread."""
+        centres = coordinates_of(output.vectors.detach().cpu().double()).numpy()
+        scales = output.log_scales.detach().cpu().double().exp().numpy()
+        radii = np.array([_radius(share) for share in RING_QUANTILES])
+        bearings = np.arange(RING_POINTS) * (360 / RING_POINTS)
+        posteriors = []
+        for centre, scale in zip(centres, scales, strict=True):
+            rings = np.minimum(radii * scale, HALF_CIRCUMFERENCE_KM * 0.9)
+            # every second ring is turned, so that the points cover more directions
+            turned = bearings[None, :] + (180 / RING_POINTS) * (np.arange(len(rings)) % 2)[:, None]
+            around = destination(centre, turned, rings[:, None]).reshape(-1, 2)
+            points = np.concatenate([centre[None], around])
+            weights = np.ones(len(points)) / RING_POINTS
+            weights[0] = 0.5
+            bandwidth = float(np.clip(0.5 * scale, 1.0, HALF_CIRCUMFERENCE_KM / 4))
+            posteriors.append(Posterior(points, np.log(weights), bandwidth))
+        return posteriors
+
+
+def trunk(width: int, hidden: int, dropout: float) -> tuple[nn.Sequential, int]:
+    """An optional hidden layer with dropout behind it, and the width that comes out."""
+    layers: list[nn.Module] = []
+    if hidden:
+        layers = [nn.Linear(width, hidden), nn.GELU()]
+        width = hidden
+    return nn.Sequential(*layers, nn.Dropout(dropout)), width
+
+
+def _radius(share: float) -> float:
+    """Radius in units of s inside which density exp(−d / s) on a plane holds a share of the mass.
+
+    Solves 1 − (1 + r) exp(−r) = share by Newton's method.
+    """
+    radius = 1.5
+    for _ in range(50):
+        radius -= (1 - (1 + radius) * np.exp(-radius) - share) / (radius * np.exp(-radius))
+        radius = max(radius, 1e-3)
+    return float(radius)
+
+
+LARGEST_OFFSET = 3.0
+"""In radii of the cell: farther away another cell is the right answer."""
+
+
+@dataclass(frozen=True)
+class GeocellOutput:
+    """Cell logits (b, k), and what the offset network knows of each photo (b, rank)."""
+
+    logits: Tensor
+    photo_factors: Tensor
+
+
+class GeocellHead(CoordinateHead):
+    """A classifier over cells and one offset network that all cells share.
+
+    An offset network per cell would starve: most cells hold a few dozen photos. The shared one
+    multiplies what it knows of the photo with what it knows of the cell, and moves the cell's
+    centre by up to `LARGEST_OFFSET` radii (OSV-5M, Astruc et al., CVPR 2024, section 5.2).
+
+    Args:
+        block_widths: widths of the blocks of the joined vector.
+        cells: number of cells k.
+        smoothing: decay length of the distance-smoothed targets, in typical distances between
+            neighbouring cells; 0 trains on the nearest cell alone.
+        hidden: width of a hidden layer; 0 for none.
+        dropout: share of the last layer's inputs dropped in training.
+        offset_rank: width in which photo and cell meet; 0 answers with the centres of the cells.
+    """
+
+    kind: ClassVar[str] = "geocells"
+    centres: Tensor
+    radii_km: Tensor
+    spacing_km: Tensor
+    scores: Tensor
+
+    def __init__(
+        self,
+        block_widths: Sequence[int],
+        cells: int,
+        smoothing: float = 0.5,
+        hidden: int = 0,
+        dropout: float = 0.0,
+        offset_rank: int = 32,
+    ) -> None:
+        super().__init__(block_widths)
+        if cells < 1 or smoothing < 0 or offset_rank < 0:
+            raise ValueError("cells must be at least 1; smoothing and offset_rank not below 0")
+        self.cells, self.smoothing = int(cells), float(smoothing)
+        self.hidden, self.dropout = int(hidden), float(dropout)
+        self.offset_rank = int(offset_rank)
+        self.trunk, width = trunk(self.input_width, self.hidden, self.dropout)
+        self.classifier = nn.Linear(width, self.cells)
+        nn.init.normal_(self.classifier.weight, std=0.1 / width**0.5)
+        nn.init.zeros_(self.classifier.bias)
+        if self.offset_rank:
+            self.photo_layer = nn.Linear(width, self.offset_rank)
+            self.cell_factors = nn.Parameter(torch.randn(self.cells, self.offset_rank) * 0.1)
+            self.offset_layer = nn.Linear(self.offset_rank, 2)
+            nn.init.zeros_(self.offset_layer.weight)
+            nn.init.zeros_(self.offset_layer.bias)
+        self.register_buffer("centres", torch.zeros(self.cells, 2))
+        self.register_buffer("radii_km", torch.ones(self.cells))
+        self.register_buffer("spacing_km", torch.tensor(1.0))
+        self.register_buffer("scores", torch.empty(0), persistent=False)
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Keyword arguments (JSON types) that build the same head again."""
+        return {
+            "cells": self.cells,
+            "smoothing": self.smoothing,
+            "hidden": self.hidden,
+            "dropout": self.dropout,
+            "offset_rank": self.offset_rank,
+        }
+
+    @torch.no_grad()
+    def start_from(self, geocells: Geocells, coordinates: np.ndarray) -> None:
+        """Take over cells that were made from the training coordinates (n, 2).
+
+        Raises:
+            ValueError: if their number is not that of the head.
+        """
+        if len(geocells) != self.cells:
+            raise ValueError(f"{len(geocells)} cells were made, the head has {self.cells}")
+        radii = np.maximum(geocells.radii_km(coordinates), 1.0)
+        self.centres.copy_(torch.from_numpy(geocells.centres))
+        self.radii_km.copy_(torch.from_numpy(radii))
+        distances = pairwise_km(geocells.centres, geocells.centres)
+        np.fill_diagonal(distances, np.inf)
+        nearest = distances.min(1) if self.cells > 1 else radii
+        self.spacing_km.fill_(float(np.median(nearest)))
+        counts = np.bincount(geocells.assign(coordinates), minlength=self.cells) + 1.0
+        self.classifier.bias.copy_(torch.from_numpy(np.log(counts / counts.sum())))
+        self.scores = torch.empty(0)
+
+    @property
+    def tau_km(self) -> float:
+        """Decay length of the smoothed targets."""
+        return self.smoothing * float(self.spacing_km)
+
+    def forward(self, joined: Tensor) -> GeocellOutput:
+        """(b, input_width) -> cell logits and photo factors."""
+        shared = self.trunk(joined)
+        factors = self.photo_layer(shared) if self.offset_rank else shared[:, :0]
+        return GeocellOutput(self.classifier(shared), factors)
+
+    def loss(self, output: GeocellOutput, coordinates: Tensor) -> Tensor:
+        """Smoothed cross entropy of the cells, plus the true cell's distance in radii."""
+        cells = distance_smoothed_cross_entropy(
+            output.logits, coordinates, self.centres, self.tau_km
+        )
+        if not self.offset_rank:
+            return cells
+        true = pairwise_km(coordinates.float(), self.centres).argmin(1, keepdim=True)
+        vectors = self._vectors(output.photo_factors, true)[:, 0]
+        radii = great_circle_km(vectors, coordinates) / self.radii_km[true[:, 0]]
+        # a photo far outside of its cell's radius must not drown the others
+        return cells + 0.5 * (2 * torch.sqrt(1 + radii / 2) - 2).mean()
+
+    @torch.no_grad()
+    def answers(self, output: GeocellOutput) -> Tensor:
+        """Best points (b, 2) in degrees, the fast way that validation uses.
+
+        The cell of the highest expected GeoScore over all centres, then its offset.
+        """
+        if len(self.scores) != self.cells:
+            distances = pairwise_km(self.centres, self.centres)
+            self.scores = torch.exp(-distances / GEOSCORE_SCALE_KM)
+        weights = output.logits.float().softmax(1)
+        best = (weights @ self.scores).argmax(1, keepdim=True)
+        return coordinates_of(self._vectors(output.photo_factors, best)[:, 0])
+
+    def raw_posteriors(self, output: GeocellOutput) -> list[Posterior]:
+        """All cells, each moved by its offset, weighted by the classifier."""
+        bandwidth = max(float(self.radii_km.median()) / 2, 1.0)
+        every = torch.arange(self.cells, device=self.centres.device)
+        log_weights = output.logits.detach().cpu().double().log_softmax(1).numpy()
+        posteriors = []
+        with torch.no_grad():
+            for row, weights in zip(output.photo_factors, log_weights, strict=True):
+                points = coordinates_of(self._vectors(row[None], every[None])[0])
+                posteriors.append(Posterior(points.cpu().numpy(), weights, bandwidth))
+        return posteriors
+
+    def _vectors(self, photo_factors: Tensor, cells: Tensor) -> Tensor:
+        """Directions (b, c, 3) of the moved centres of some cells (b, c) of each photo."""
+        centres = self.centres[cells]
+        vectors = unit_vectors(centres)
+        if not self.offset_rank:
+            return vectors
+        mixed = photo_factors[:, None, :] * (1 + self.cell_factors[cells])
+        shift = LARGEST_OFFSET * torch.tanh(self.offset_layer(mixed) / LARGEST_OFFSET)
+        shift = shift.float() * (self.radii_km[cells] / EARTH_RADIUS_KM)[..., None]
+        longitude = torch.deg2rad(centres[..., 1])
+        east = torch.stack([-longitude.sin(), longitude.cos(), torch.zeros_like(longitude)], -1)
+        north = torch.linalg.cross(vectors, east, dim=-1)
+        return vectors + shift[..., :1] * east + shift[..., 1:] * north

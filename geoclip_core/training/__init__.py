@@ -1,0 +1,1 @@
+"""Training: embeddings, the loops, runs."""

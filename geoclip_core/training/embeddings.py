@@ -1,0 +1,422 @@
+"""Embeddings of many photos: computed once, kept on disk, taken up again after a crash."""
+
+import contextlib
+import hashlib
+import io
+import json
+import logging
+import os
+import re
+import shutil
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor, nn
+
+from geoclip_core.data.dataset import PhotoDataset
+from geoclip_core.data.photos import open_photo
+from geoclip_core.errors import PhotoError
+from geoclip_core.files import atomic_file, cache_folders
+from geoclip_core.model.backbone import Backbone, cpu_parts
+
+logger = logging.getLogger(__name__)
+Engine = Callable[[Sequence[Tensor]], Tensor]
+MOST_PARAMETERS = 250_000_000
+TOLERANCE = 1e-3
+"""Largest difference from torch, in units of the embedding's own size, that is accepted."""
+
+
+class _Features(nn.Module):
+    def __init__(self, backbone: Backbone) -> None:
+        super().__init__()
+        self.backbone = backbone
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        return self.backbone.features(pixels)
+
+
+def chosen_engine(backbone: Backbone) -> Engine | None:
+    """`onnx_engine` where it is worth trying; None: leave it to torch.
+
+    Exporting holds a network several times over in memory, so large ones stay with torch.
+    """
+    parameters = sum(parameter.numel() for parameter in backbone.parameters())
+    if backbone.device.type != "cpu" or parameters > MOST_PARAMETERS:
+        return None
+    return onnx_engine(backbone)
+
+
+def onnx_engine(backbone: Backbone) -> Engine | None:
+    """A function from views to embeddings (b, D), equal to `backbone.embed` within rounding.
+
+    Returns:
+        None where ONNX Runtime is not installed, cannot hold the network, or gives other numbers;
+        the reason goes to the log.
+    """
+    try:
+        import onnxruntime
+    except ImportError:
+        return None
+    sessions = {}
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    options.log_severity_level = 3
+    for height, width in dict.fromkeys(backbone.preprocessing.views):
+        try:
+            model = _exported(backbone, height, width)
+            sessions[height, width] = onnxruntime.InferenceSession(
+                model, options, providers=["CPUExecutionProvider"]
+            )
+        # torch's exporter and the runtime raise whatever the network makes them raise
+        except Exception as error:
+            logger.info("no ONNX for %s: %s", backbone.config.name, str(error).splitlines()[:1])
+            return None
+
+    def run(views: Sequence[Tensor]) -> Tensor:
+        parts = []
+        for view in views:
+            session = sessions[view.shape[2], view.shape[3]]
+            inputs = [part.contiguous().numpy() for part in cpu_parts(view)]
+            features = [session.run(None, {"pixels": values})[0] for values in inputs]
+            parts.append(np.concatenate(features))
+        return torch.from_numpy(np.concatenate(parts, axis=1))
+
+    return run if _agrees(backbone, run) else None
+
+
+def _exported(backbone: Backbone, height: int, width: int) -> bytes:
+    buffer = io.BytesIO()
+    example = torch.zeros(2, 3, height, width)
+    # the exporter warns of every constant that it folds, and prints the graph where it fails
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            _Features(backbone).eval(),
+            (example,),
+            buffer,
+            dynamo=False,
+            input_names=["pixels"],
+            output_names=["features"],
+            dynamic_axes={"pixels": {0: "batch"}, "features": {0: "batch"}},
+        )
+    return buffer.getvalue()
+
+
+def _agrees(backbone: Backbone, engine: Engine) -> bool:
+    generator = torch.Generator().manual_seed(0)
+    views = [torch.randn(3, 3, h, w, generator=generator) for h, w in backbone.preprocessing.views]
+    with torch.inference_mode():
+        wanted = backbone.embed(views)
+    difference = float((engine(views) - wanted).abs().max() / wanted.abs().max().clamp_min(1e-6))
+    if not difference <= TOLERANCE:
+        logger.info("ONNX differs from torch by %.2g: using torch", difference)
+        return False
+    return True
+
+
+SHARD_PHOTOS = 512
+_ARRAY, _FAILURES, _PHOTOS = "embeddings.npy", "failures.json", "photos.npy"
+
+
+@dataclass(frozen=True)
+class Embeddings:
+    """Embeddings of n photos in the order of their dataset."""
+
+    values: NDArray[np.float16]
+    """(n, D), a memory map where they come from the disk. NaN where a photo cannot be read."""
+    failures: dict[int, str]
+    """Row -> why that photo cannot be read."""
+
+    @property
+    def readable(self) -> NDArray[np.bool_]:
+        """(n,) whether the photo could be read."""
+        mask = np.ones(len(self.values), dtype=bool)
+        mask[list(self.failures)] = False
+        return mask
+
+
+class EmbeddingCache:
+    """The embeddings of one dataset by one backbone.
+
+    The key is made of the backbone, its weights and preprocessing, and of the photos (path,
+    position, file size).
+    """
+
+    def __init__(
+        self, backbone: Backbone, dataset: PhotoDataset, folder: Path | str | None = None
+    ) -> None:
+        self._width = backbone.embedding_width
+        self._photos = _photo_hashes(dataset)
+        self._home = Path(folder or default_cache()).expanduser() / _backbone_key(backbone)
+        self.place = self._home / hashlib.sha256(self._photos.tobytes()).hexdigest()[:16]
+
+    def find(self) -> Embeddings | None:
+        """The complete embeddings, or those rows of a larger set that is complete."""
+        return _complete(self.place) or _part_of_larger(self._home, self._photos)
+
+    def has_shard(self, start: int) -> bool:
+        """Whether the shard that begins at a row is there; if it is, it is whole."""
+        return self._shard(start).exists()
+
+    def write_shard(self, start: int, part: Embeddings) -> None:
+        """Write the shard that begins at a row, whole or not at all."""
+        failures = np.frombuffer(json.dumps(part.failures).encode(), np.uint8)
+        with atomic_file(self._shard(start)) as unfinished, unfinished.open("wb") as file:
+            np.savez(file, values=part.values, failures=failures)
+
+    def join(self) -> None:
+        """Make one array of all shards; it appears by a rename, then the shards go."""
+        shape = (len(self._photos), self._width)
+        failures: dict[int, str] = {}
+        with atomic_file(self.place / _ARRAY) as unfinished:
+            array = np.lib.format.open_memmap(unfinished, "w+", np.float16, shape)
+            for start in range(0, len(self._photos), SHARD_PHOTOS):
+                with np.load(self._shard(start), allow_pickle=False) as shard:
+                    array[start : start + SHARD_PHOTOS] = shard["values"]
+                    wrong = json.loads(shard["failures"].tobytes().decode())
+                failures |= {start + int(row): text for row, text in wrong.items()}
+            array.flush()
+            del array
+            np.save(self.place / _PHOTOS, self._photos)
+            (self.place / _FAILURES).write_text(json.dumps(failures), encoding="utf-8")
+        for shard in [*self.place.glob("shard-*.npz"), *self.place.glob(".shard-*.part")]:
+            shard.unlink(missing_ok=True)
+
+    def _shard(self, start: int) -> Path:
+        return self.place / f"shard-{start:09d}.npz"
+
+
+def default_cache() -> Path:
+    """Where embeddings are kept unless a folder is named."""
+    return cache_folders().models.parent / "embeddings"
+
+
+def _backbone_key(backbone: Backbone) -> str:
+    config = {k: v for k, v in backbone.config.to_dict().items() if k != "name"}
+    facts = [config, backbone.preprocessing.to_dict(), backbone.weights_hash()]
+    digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:12]
+    name = re.sub(r"[^A-Za-z0-9.-]+", "-", Path(backbone.config.name).name).strip("-.")
+    return f"{name or 'backbone'}-{digest}"
+
+
+def _photo_hashes(dataset: PhotoDataset) -> NDArray[np.uint64]:
+    """One number a photo, of its path, position and file size: a replaced file is a new photo."""
+    hashes = np.empty(len(dataset), dtype=np.uint64)
+    rows = zip(dataset.table["path"], dataset.coordinates, dataset.paths, strict=True)
+    for row, (path, (latitude, longitude), file) in enumerate(rows):
+        try:
+            size = os.stat(file).st_size
+        except OSError:
+            size = -1
+        text = f"{path}|{latitude!r}|{longitude!r}|{size}"
+        hashes[row] = int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest())
+    return hashes
+
+
+def _complete(place: Path) -> Embeddings | None:
+    if not (place / _ARRAY).exists():
+        return None
+    try:
+        values = np.load(place / _ARRAY, mmap_mode="r", allow_pickle=False)
+        failures = json.loads((place / _FAILURES).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        logger.warning("embeddings in %s are damaged and made again: %s", place, error)
+        with contextlib.suppress(OSError):
+            shutil.rmtree(place)
+        return None
+    return Embeddings(values, {int(row): text for row, text in failures.items()})
+
+
+def _part_of_larger(home: Path, photos: NDArray[np.uint64]) -> Embeddings | None:
+    """The rows of these photos from another complete set of the same backbone."""
+    for place in sorted(home.glob("*/")):
+        if not (place / _PHOTOS).exists():
+            continue
+        whole, known = _complete(place), np.load(place / _PHOTOS, allow_pickle=False)
+        if whole is None or len(known) < len(photos):
+            continue
+        order = np.argsort(known)
+        at = np.minimum(np.searchsorted(known, photos, sorter=order), len(known) - 1)
+        rows = order[at]
+        if np.array_equal(known[rows], photos):
+            where = {int(r): i for i, r in enumerate(rows)}
+            failures = {where[r]: t for r, t in whole.failures.items() if r in where}
+            return Embeddings(whole.values[rows], failures)
+    return None
+
+
+Progress = Callable[[int, int], None]
+EngineName = Literal["auto", "torch", "onnx"]
+
+
+class EmbeddingError(ValueError):
+    """Photos that cannot be embedded, or embeddings that cannot be used."""
+
+
+def embed_images(
+    backbone: Backbone,
+    sources: Sequence[Path | str | Image.Image],
+    batch_size: int = 32,
+    progress: Progress | None = None,
+    engine: Engine | None = None,
+    workers: int = 2,
+) -> Embeddings:
+    """Embed photos in memory.
+
+    Args:
+        backbone: in evaluation mode, on its device.
+        sources: paths or PIL images.
+        batch_size: photos that go through the network together.
+        progress: called with (photos done, photos in all) after each batch.
+        engine: what runs the network; None: torch.
+        workers: threads that read photos.
+
+    Raises:
+        EmbeddingError: the backbone gives numbers that are not finite.
+    """
+    values = np.full((len(sources), backbone.embedding_width), np.nan, dtype=np.float16)
+    failures: dict[int, str] = {}
+    run = engine or backbone.embed
+    was_training = backbone.training
+    backbone.eval()
+    try:
+        for rows, views, wrong in _batches(backbone, sources, batch_size, workers):
+            failures |= wrong
+            if rows:
+                with torch.inference_mode():
+                    embedding = run(views).float().cpu().numpy()
+                if not np.isfinite(embedding).all() or np.abs(embedding).max() > 65000:
+                    raise EmbeddingError(
+                        f"{backbone.config.name} gives numbers that float16 cannot hold"
+                    )
+                values[rows] = embedding
+            if progress:
+                done = max([*rows, *wrong], default=-1) + 1
+                progress(done, len(sources))
+    finally:
+        backbone.train(was_training)
+    return Embeddings(values, failures)
+
+
+def embed_dataset(
+    backbone: Backbone,
+    dataset: PhotoDataset,
+    cache_dir: Path | str | None = None,
+    *,
+    batch_size: int = 32,
+    progress: Progress | None = None,
+    engine: EngineName = "auto",
+    workers: int = 2,
+    share: tuple[int, int] = (0, 1),
+    barrier: Callable[[], None] | None = None,
+) -> Embeddings:
+    """Embeddings of a dataset, from the cache as far as they are there.
+
+    Shards are written whole, so a crash costs at most one.
+
+    Args:
+        backbone: any; its weights are part of the key.
+        dataset: n photos.
+        cache_dir: where embeddings are kept; by default in the cache folder of the platform.
+        batch_size: photos that go through the network together.
+        progress: called with (photos done, photos in all).
+        engine: "onnx" or "torch"; "auto" takes ONNX Runtime on a CPU where it agrees with torch.
+        workers: threads that read photos.
+        share: (process, processes) of a distributed run: each makes its own shards.
+        barrier: waits for all processes.
+
+    Raises:
+        EmbeddingError: not one photo can be read, or the backbone's numbers are not finite.
+    """
+    if not len(dataset):
+        return Embeddings(np.zeros((0, backbone.embedding_width), dtype=np.float16), {})
+    cache = EmbeddingCache(backbone, dataset, cache_dir)
+    found = cache.find()
+    if found is not None:
+        return found
+    starts = list(range(share[0] * SHARD_PHOTOS, len(dataset), share[1] * SHARD_PHOTOS))
+    ends = [min(start + SHARD_PHOTOS, len(dataset)) for start in starts]
+    total = sum(ends) - sum(starts)
+    missing = [not cache.has_shard(start) for start in starts]
+    run = _engine_named(engine, backbone) if any(missing) else None
+    sources, done = dataset.paths, 0
+    for start, end, absent in zip(starts, ends, missing, strict=True):
+        if absent:
+            report = _shifted(progress, done, total)
+            part = embed_images(backbone, sources[start:end], batch_size, report, run, workers)
+            cache.write_shard(start, part)
+        done += end - start
+        if progress:
+            progress(done, total)
+    waiting = barrier or _nothing
+    waiting()
+    if share[0] == 0:
+        cache.join()
+    waiting()
+    joined = cache.find()
+    if joined is None:
+        raise EmbeddingError(f"the embeddings in {cache.place} were removed while they were made")
+    if len(joined.failures) == len(dataset):
+        raise EmbeddingError(
+            f"not one of the {len(dataset)} photos of {dataset.name} can be read, for example: "
+            f"{joined.failures[0]}"
+        )
+    return joined
+
+
+def _batches(
+    backbone: Backbone, sources: Sequence[Any], batch_size: int, workers: int
+) -> Iterator[tuple[list[int], list[Tensor], dict[int, str]]]:
+    """(rows, views, failures by row) of each batch, read ahead by threads."""
+    preprocessing = backbone.preprocessing
+
+    def read(row: int) -> list[Tensor] | str:
+        try:
+            photo = open_photo(sources[row], draft_size=preprocessing.draft_size)
+        except PhotoError as error:
+            return str(error)
+        return preprocessing.pixels(photo.image)
+
+    with ThreadPoolExecutor(max(workers, 1)) as pool:
+        starts = range(0, len(sources), batch_size)
+        ahead = [_submit(pool, read, s, batch_size, len(sources)) for s in starts[:2]]
+        for number in range(len(starts)):
+            pending = ahead.pop(0)
+            if number + 2 < len(starts):
+                ahead.append(_submit(pool, read, starts[number + 2], batch_size, len(sources)))
+            results = {row: future.result() for row, future in pending}
+            failures = {row: r for row, r in results.items() if isinstance(r, str)}
+            rows = [row for row in results if row not in failures]
+            views = [torch.stack(v) for v in zip(*(results[r] for r in rows), strict=True)]
+            yield rows, views, failures
+
+
+def _submit(
+    pool: ThreadPoolExecutor, read: Callable[[int], Any], start: int, size: int, count: int
+) -> list[tuple[int, Any]]:
+    return [(row, pool.submit(read, row)) for row in range(start, min(start + size, count))]
+
+
+def _engine_named(name: EngineName, backbone: Backbone) -> Engine | None:
+    run = None if name == "torch" else chosen_engine(backbone)
+    if run is None and name == "onnx":
+        raise EmbeddingError(f"ONNX Runtime cannot run {backbone.config.name}: use engine torch")
+    return run
+
+
+def _shifted(progress: Progress | None, before: int, total: int) -> Progress | None:
+    if progress is None:
+        return None
+    return lambda done, _: progress(before + done, total)
+
+
+def _nothing() -> None:
+    pass

@@ -1,0 +1,601 @@
+"""`fit`: context heads and a coordinate head on a backbone, from a dataset to a checkpoint."""
+
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from geoclip_core.data.dataset import PhotoDataset
+from geoclip_core.data.vocabulary import IGNORE_INDEX, Vocabulary, build_vocabularies
+from geoclip_core.earth.gazetteer import Gazetteer
+from geoclip_core.earth.geocells import Geocells, make_geocells
+from geoclip_core.earth.sphere import geoscore, haversine_km
+from geoclip_core.evaluation.baselines import baseline_guesses, with_baselines
+from geoclip_core.evaluation.calibrate import calibrate, save_calibration, summary
+from geoclip_core.evaluation.evaluate import SHARDS, drop_shards, predict_in_shards, save_evaluation
+from geoclip_core.evaluation.metrics import summarise, with_places
+from geoclip_core.evaluation.predictions import read_about, read_predictions
+from geoclip_core.model.backbone import Backbone, BackboneConfig, public_name
+from geoclip_core.model.backbones import backbone_config, build_backbone
+from geoclip_core.model.checkpoint import save_checkpoint
+from geoclip_core.model.geolocation import GeolocationModel, ModelConfig
+from geoclip_core.model.losses import (
+    balanced_logits,
+    label_weight,
+    log_priors,
+    masked_cross_entropy,
+)
+from geoclip_core.training.cards import fit_card
+from geoclip_core.training.fit_bank import PREDICTIONS, fit_bank
+from geoclip_core.training.inputs import (
+    CachedEmbeddings,
+    EmbeddedSplit,
+    Embedder,
+    LoadedPhotos,
+    PhotoLoader,
+    read_training_dataset,
+)
+from geoclip_core.training.loop import Indices, LoopSettings, TrainingLoop, build_optimizer
+from geoclip_core.training.options import FREEZE, FitOptions
+from geoclip_core.training.session import RunSession, StopRequestedError
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+PHOTOS_PER_CELL, MOST_CELLS, SMALLEST_CELL = 15, 1000, 3
+
+
+@dataclass(frozen=True)
+class TrainingPhotos:
+    """Labels and places of n photos, as tensors."""
+
+    coordinates: Tensor
+    """(n, 2) float32 degrees."""
+    labels: dict[str, Tensor]
+    """Feature -> (n,) class indices, `IGNORE_INDEX` where unknown."""
+
+    @classmethod
+    def of(cls, photos: PhotoDataset, vocabularies: Mapping[str, Vocabulary]) -> "TrainingPhotos":
+        """Of a dataset."""
+        return cls(
+            torch.from_numpy(photos.coordinates).float(),
+            {f: torch.from_numpy(v) for f, v in photos.labels(vocabularies).items()},
+        )
+
+
+def learnable_vocabularies(
+    train: PhotoDataset, features: tuple[str, ...]
+) -> tuple[dict[str, Vocabulary], list[str]]:
+    """Vocabularies of the features that the training photos can teach, and the names of the rest.
+
+    A feature with fewer than two classes among the labels has nothing to learn. Parents that are
+    left out are stepped over: cities then belong to states, if counties are unknown.
+    """
+    every = build_vocabularies(train, features)
+    known = {
+        feature: len(np.unique(labels[labels != IGNORE_INDEX]))
+        for feature, labels in train.labels(every).items()
+    }
+    kept = tuple(feature for feature in features if known[feature] >= 2)
+    left_out = [feature for feature in features if feature not in kept]
+    return (build_vocabularies(train, kept) if left_out else every), left_out
+
+
+def build_model(
+    options: FitOptions,
+    backbone: Backbone,
+    vocabularies: Mapping[str, Vocabulary],
+    coordinates: NDArray[np.float64],
+    embeddings: NDArray[np.floating],
+    name: str,
+) -> GeolocationModel:
+    """An untrained model that knows the statistics of the training photos.
+
+    Args:
+        options: which heads.
+        backbone: whose embeddings they read; it is not attached.
+        vocabularies: of the features to learn; empty without context.
+        coordinates: (n, 2) of the training photos: cells come from these alone.
+        embeddings: (m, D) of training photos, for the normaliser.
+        name: of the model.
+    """
+    torch.manual_seed(options.seed)
+    cells = _cells(options, coordinates)
+    use_context = options.use_context and bool(vocabularies)
+    config = ModelConfig(
+        features=tuple(vocabularies) if use_context else (),
+        use_context=use_context,
+        coordinate_head=options.coordinate_head,
+        head_options=_head_options(options, cells),
+        context_heads="linear",
+        context_options=_context_options(options) if use_context else {},
+        join_options={"width": options.join_width} if use_context else {},
+    )
+    model = GeolocationModel(
+        config, backbone.config, backbone.block_widths, vocabularies, name=name
+    )
+    model.normaliser.fit(torch.from_numpy(np.asarray(embeddings, dtype=np.float32)))
+    if cells is not None:
+        model.coordinate_head.start_from(cells, coordinates)
+    else:
+        model.coordinate_head.start_from(coordinates)
+    return model
+
+
+def _cells(options: FitOptions, coordinates: NDArray[np.float64]) -> Geocells | None:
+    if options.coordinate_head != "geocells":
+        return None
+    count = options.cells or min(MOST_CELLS, max(2, len(coordinates) // PHOTOS_PER_CELL))
+    return make_geocells(coordinates, count, seed=options.seed, min_photos=SMALLEST_CELL)
+
+
+def _head_options(options: FitOptions, cells: Geocells | None) -> dict[str, Any]:
+    shared = {"hidden": options.hidden, "dropout": options.dropout}
+    if cells is None:
+        return shared
+    return {
+        **shared,
+        "cells": len(cells),
+        "smoothing": options.smoothing,
+        "offset_rank": options.offset_rank,
+    }
+
+
+def _context_options(options: FitOptions) -> dict[str, Any]:
+    if options.context_hidden:
+        return {"kind": "mlp", "hidden": options.context_hidden, "dropout": options.dropout}
+    return {"kind": "linear", "dropout": options.dropout}
+
+
+VALIDATION_BATCH = 512
+Array = NDArray[np.floating]
+
+
+class FitObjective(nn.Module):
+    """Model and losses in one module, so that a distributed run sees one forward pass."""
+
+    def __init__(self, model: GeolocationModel, options: FitOptions, train: TrainingPhotos) -> None:
+        super().__init__()
+        self.model, self.options = model, options
+        for feature in model.features:
+            priors = log_priors(train.labels[feature], len(model.vocabularies[feature]))
+            self.register_buffer(f"priors_{feature}", priors, persistent=False)
+
+    def forward(
+        self,
+        inputs: Tensor | list[Tensor],
+        coordinates: Tensor,
+        labels: Mapping[str, Tensor],
+        denominators: Mapping[str, float],
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Loss of some photos as their share of the loss of a whole step.
+
+        Args:
+            inputs: embeddings (b, D), or the views of b photos.
+            coordinates: (b, 2) degrees.
+            labels: feature -> (b,).
+            denominators: "photos" and each feature -> number of (labelled) photos in the step.
+
+        Returns:
+            The loss, and its parts by name.
+        """
+        embedding = inputs if isinstance(inputs, Tensor) else self.model.backbone.embed(inputs)
+        output = self.model(embedding)
+        share = len(coordinates) / denominators["photos"]
+        parts = {"coordinates": self.model.coordinate_head.loss(output.coordinates, coordinates)}
+        parts["coordinates"] = parts["coordinates"] * share
+        total = self.options.coordinate_weight * parts["coordinates"]
+        for feature, logits in output.context.items():
+            priors = self.get_buffer(f"priors_{feature}")
+            logits = balanced_logits(logits, priors, self.options.class_balance)
+            summed = masked_cross_entropy(logits, labels[feature], reduction="sum")
+            parts[feature] = summed / max(denominators[feature], 1.0)
+            total = total + self.options.context_weight(feature) * parts[feature]
+        return total, {"loss": total.detach(), **{k: v.detach() for k, v in parts.items()}}
+
+
+class FitTask:
+    """Heads on cached embeddings, or end to end through the backbone (see `training.Task`).
+
+    Args:
+        model: with its backbone attached if that learns.
+        options: of the fit.
+        train, val: labels and places.
+        inputs: embeddings of the training photos or, end to end, the photos themselves.
+        val_embeddings: gives the validation embeddings (m, D) with the weights as they are.
+    """
+
+    criterion = "median_km"
+
+    def __init__(
+        self,
+        model: GeolocationModel,
+        options: FitOptions,
+        train: TrainingPhotos,
+        val: TrainingPhotos,
+        inputs: CachedEmbeddings | PhotoLoader,
+        val_embeddings: Callable[[], Array],
+    ) -> None:
+        self.model, self.options, self.train, self.val = model, options, train, val
+        self.source, self.val_embeddings = inputs, val_embeddings
+        self.module = FitObjective(model, options, train)
+        self.optimizer = build_optimizer(
+            self.module,
+            options.learning_rate,
+            options.backbone_learning_rate,
+            options.weight_decay,
+        )
+
+    def inputs(self, epoch: int, batches: Sequence[Sequence[Indices]]) -> Iterator[list[Any]]:
+        """Embeddings from the cache, or photos."""
+        return self.source.epoch(epoch, batches)
+
+    def loss(
+        self,
+        module: nn.Module,
+        inputs: Tensor | LoadedPhotos,
+        rows: Indices,
+        batch: Indices,
+        processes: int,
+    ) -> tuple[Tensor, dict[str, float]]:
+        """See `training.Task.loss`."""
+        device = next(module.parameters()).device
+        values: Any = inputs
+        if isinstance(inputs, LoadedPhotos):
+            rows, values = inputs.rows, [view.to(device) for view in inputs.views]
+        else:
+            values = inputs.to(device)
+        denominators = {"photos": float(len(batch))}
+        for feature in self.model.features:
+            denominators[feature] = float(label_weight(self.train.labels[feature][batch]))
+        labels = {f: self.train.labels[f][rows].to(device) for f in self.model.features}
+        coordinates = self.train.coordinates[rows].to(device)
+        total, parts = module(values, coordinates, labels, denominators)
+        # the gradients of the processes are averaged, the parts of a step are to be summed
+        return total * processes, {name: float(v) * processes for name, v in parts.items()}
+
+    @torch.no_grad()
+    def validate(self) -> dict[str, float]:
+        """Median and mean km, GeoScore, loss, and top-1 accuracy of each head."""
+        self.model.eval()
+        every = np.asarray(self.val_embeddings())
+        readable = np.flatnonzero(np.isfinite(every).all(axis=1))
+        device = self.model.normaliser.mean.device
+        answers, losses, hits = [], 0.0, {f: [0, 0] for f in self.model.features}
+        for start in range(0, len(readable), VALIDATION_BATCH):
+            rows = readable[start : start + VALIDATION_BATCH]
+            values = torch.from_numpy(every[rows].astype(np.float32))
+            output = self.model(values.to(device))
+            coordinates = self.val.coordinates[rows].to(device)
+            head = self.model.coordinate_head
+            answers.append(head.answers(output.coordinates).cpu().double().numpy())
+            losses += float(head.loss(output.coordinates, coordinates)) * len(coordinates)
+            for feature, logits in output.context.items():
+                truth = self.val.labels[feature][rows]
+                known = truth != IGNORE_INDEX
+                right = logits.argmax(1).cpu()[known] == truth[known]
+                hits[feature][0] += int(right.sum())
+                hits[feature][1] += int(known.sum())
+        truth = self.val.coordinates[readable].double().numpy()
+        distances = haversine_km(np.concatenate(answers), truth)
+        return {
+            "median_km": float(np.median(distances)),
+            "mean_km": float(np.mean(distances)),
+            "geoscore": float(np.mean(geoscore(distances))),
+            "coordinates": losses / len(readable),
+            **{f"{f}_top1": right / n for f, (right, n) in hits.items() if n},
+        }
+
+
+def write_result(
+    model: GeolocationModel,
+    options: FitOptions,
+    dataset: PhotoDataset,
+    splits: Mapping[str, EmbeddedSplit],
+    session: RunSession,
+    folder: Path,
+    best: Mapping[str, float],
+) -> None:
+    """Calibrate on val, evaluate on test (val where there is none), write the checkpoint.
+
+    Args:
+        model: trained, with its backbone attached.
+        options: of the fit.
+        dataset: all photos, with their splits.
+        splits: "train", "val", "test" embedded with the model's backbone.
+        session: of the run.
+        folder: of the run.
+        best: validation values of the chosen step.
+    """
+    session.progress("calibrating", 0.96)
+    calibration = calibrate(model, splits["val"].photos, splits["val"].embeddings)
+    model.calibration = calibration.calibration
+    split = "test" if len(splits["test"]) else "val"
+    measured = splits[split]
+
+    def report_progress(done: int, total: int) -> None:
+        session.raise_if_stopped()
+        session.progress("evaluating", 0.97 + 0.02 * done / total)
+
+    shards = folder / SHARDS
+    frame = predict_in_shards(
+        model, measured.photos, measured.embeddings, shards, progress=report_progress
+    )
+    guesses = baseline_guesses(
+        splits["train"].photos.table,
+        measured.photos.table,
+        train_embeddings=splits["train"].embeddings,
+        embeddings=measured.embeddings,
+    )
+    frame = with_places(with_baselines(frame, guesses), Gazetteer.load())
+    report = summarise(frame, seed=options.seed)
+    report["calibration"] = summary(calibration)
+    report["validation"] = dict(best)
+    about = {
+        "model": model.name,
+        "dataset": dataset.name,
+        "split": split,
+        "root": str(dataset.root),
+        "synthetic": dataset.synthetic,
+    }
+    session.progress("writing the checkpoint", 0.99, now=True)
+    own = keep_backbone(model, options)
+    card = fit_card(model, options, dataset, split, report)
+    save_checkpoint(
+        folder / "checkpoint",
+        model,
+        {"about": about, **report},
+        card,
+        save_backbone=own,
+    )
+    save_calibration(folder / "checkpoint", calibration)
+    save_evaluation(folder, frame, report, about)
+    drop_shards(shards)
+    shutil.rmtree(folder / "resume", ignore_errors=True)
+    session.log(
+        f"{split}: median {report['median_km']:.1f} km, GeoScore {report['geoscore']:.0f}, "
+        f"best constant guess {report['baselines']['constant']['median_km']:.1f} km"
+    )
+
+
+def write_stopped(
+    model: GeolocationModel,
+    options: FitOptions,
+    dataset: PhotoDataset,
+    val: EmbeddedSplit,
+    folder: Path,
+    where: str,
+    best: Mapping[str, float],
+) -> None:
+    """The checkpoint of a run that was stopped: usable and calibrated, but not evaluated."""
+    calibration = calibrate(model, val.photos, val.embeddings)
+    model.calibration = calibration.calibration
+    own = keep_backbone(model, options)
+    values: dict[str, Any] = {"stopped": where, "validation": dict(best)}
+    save_checkpoint(
+        folder / "checkpoint",
+        model,
+        values,
+        fit_card(model, options, dataset, "val", None, stopped=where),
+        save_backbone=own,
+    )
+    save_calibration(folder / "checkpoint", calibration)
+
+
+def keep_backbone(model: GeolocationModel, options: FitOptions) -> bool:
+    """Whether the backbone's weights belong into the checkpoint, and its name made fit for it.
+
+    They do if they were trained here, or come from a folder that need not stay where it is. The
+    checkpoint then needs that folder no more, and does not tell where on this computer it was.
+    """
+    config = model.backbone_config
+    model.backbone_config = replace(config, name=public_name(config.name))
+    return not options.frozen or Path(config.name).is_dir()
+
+
+STATISTICS_PHOTOS = 2000
+"""Training photos from which the normaliser takes its statistics where the backbone learns."""
+FEW_PHOTOS = 1000
+"""Fewer training photos favour a bank of them: its GeoScore is 1,038 with 280 photos, that of cells
+704; on the demo set cells have the smaller median error (`benchmark ablation`)."""
+TRAINED = 0.9
+"""Share of the run's progress at the end of training."""
+
+
+@dataclass(frozen=True)
+class FitRun:
+    """What every part of a fit needs."""
+
+    options: FitOptions
+    session: RunSession
+    accelerator: "Accelerator"
+    folder: Path
+    name: str
+
+
+def fit(run: FitRun) -> None:
+    """Train on a dataset and leave a checkpoint, predictions and metrics in the run folder.
+
+    Raises:
+        StopRequestedError: the run was asked to stop; its state and a checkpoint are saved.
+        ValueError: the dataset, the backbone or their combination cannot be trained.
+    """
+    options, session = run.options, run.session
+    dataset = read_training_dataset(options, session)
+    backbone = build_backbone(fit_backbone(options), run.accelerator.device)
+    embedder = Embedder(options, session, run.accelerator, backbone)
+    if options.coordinate_head == "retrieval":
+        _fit_retrieval(run, dataset, backbone, embedder)
+        return
+    train = dataset.split("train")
+    if options.frozen and len(train) < FEW_PHOTOS:
+        session.log(
+            f"{len(train)} training photos are few: --coordinate-head retrieval may well do better "
+            "(README, What helps)"
+        )
+    vocabularies: dict[str, Vocabulary] = {}
+    if options.use_context:
+        vocabularies, left_out = learnable_vocabularies(train, options.features)
+        if left_out:
+            session.log(f"no labels to learn from: {', '.join(left_out)} left out")
+    if options.frozen:
+        _fit_heads(run, dataset, backbone, embedder, vocabularies)
+    else:
+        _fit_end_to_end(run, dataset, backbone, embedder, vocabularies)
+
+
+def fit_backbone(options: FitOptions) -> BackboneConfig:
+    """The backbone that the options mean."""
+    changes: dict[str, Any] = {"depths": options.depths, "depth_pooling": options.depth_pooling}
+    if options.views:
+        changes["views"] = options.view_sizes
+    if options.fit != "squash":
+        changes["fit"] = options.fit
+    if options.projection:
+        changes["projection"] = True
+    return backbone_config(options.backbone, **changes)
+
+
+def _fit_heads(
+    run: FitRun,
+    dataset: PhotoDataset,
+    backbone: Backbone,
+    embedder: Embedder,
+    vocabularies: Mapping[str, Vocabulary],
+) -> None:
+    """On cached embeddings: the backbone is not even run."""
+    splits = embedder.splits(dataset, shares=(0.0, 0.4))
+    train, val = splits["train"], splits["val"]
+    model = build_model(
+        run.options,
+        backbone,
+        vocabularies,
+        train.photos.coordinates,
+        train.embeddings,
+        run.name,
+    )
+    task = FitTask(
+        model,
+        run.options,
+        TrainingPhotos.of(train.photos, vocabularies),
+        TrainingPhotos.of(val.photos, vocabularies),
+        CachedEmbeddings(train.embeddings),
+        lambda: val.embeddings,
+    )
+    loop = _loop(run, task, len(train), 0.4)
+    ended = loop.run()
+    model.attach_backbone(backbone)
+    _write(run, loop, model, dataset, splits, ended)
+
+
+def _fit_end_to_end(
+    run: FitRun,
+    dataset: PhotoDataset,
+    backbone: Backbone,
+    embedder: Embedder,
+    vocabularies: Mapping[str, Vocabulary],
+) -> None:
+    """Through the backbone, with augmentation."""
+    options = run.options
+    train, val = dataset.split("train"), dataset.split("val")
+    order = np.random.default_rng(options.seed).permutation(len(train))
+    sample = embedder.now(train.select(np.sort(order[:STATISTICS_PHOTOS])))
+    readable = np.isfinite(sample).all(axis=1)
+    model = build_model(
+        options, backbone, vocabularies, train.coordinates, sample[readable], run.name
+    )
+    model.attach_backbone(backbone)
+    backbone.freeze(FREEZE[options.train])
+    loader = PhotoLoader(
+        train.paths, backbone.preprocessing, options.augment, options.seed, options.workers
+    )
+    task = FitTask(
+        model,
+        options,
+        TrainingPhotos.of(train, vocabularies),
+        TrainingPhotos.of(val, vocabularies),
+        loader,
+        lambda: embedder.now(val),
+    )
+    loop = _loop(run, task, len(train), 0.05)
+    ended = loop.run()
+    model.eval()
+    own = run.folder / "embeddings"  # of weights that no other run will have
+    names = ("train", "val", "test") if ended else ("val",)
+    splits = embedder.splits(dataset, names, (TRAINED, 0.96), cache_dir=own)
+    _write(run, loop, model, dataset, splits, ended)
+    if run.accelerator.is_main_process:
+        shutil.rmtree(own, ignore_errors=True)
+
+
+def _loop(run: FitRun, task: FitTask, count: int, start: float) -> TrainingLoop:
+    settings = LoopSettings.of(run.options)
+    return TrainingLoop(
+        run.accelerator, run.session, run.folder, task, settings, count, start, TRAINED
+    )
+
+
+def _write(
+    run: FitRun,
+    loop: TrainingLoop,
+    model: GeolocationModel,
+    dataset: PhotoDataset,
+    splits: Mapping[str, EmbeddedSplit],
+    ended: bool,
+) -> None:
+    """Leave the result, in the main process.
+
+    Raises:
+        StopRequestedError: the run was stopped before its end.
+    """
+    model.eval()
+    if run.accelerator.is_main_process:
+        if ended:
+            write_result(
+                model, run.options, dataset, splits, run.session, run.folder, loop.best_values
+            )
+        else:
+            where = f"after {loop.step} of {loop.total} steps"
+            write_stopped(
+                model, run.options, dataset, splits["val"], run.folder, where, loop.best_values
+            )
+    run.accelerator.wait_for_everyone()
+    if not ended:
+        raise StopRequestedError
+
+
+def _fit_retrieval(
+    run: FitRun, dataset: PhotoDataset, backbone: Backbone, embedder: Embedder
+) -> None:
+    """The closed form: no steps, and cross-validation instead of a test split."""
+    options, session = run.options, run.session
+    embedded = embedder.every(dataset, shares=(0.0, 0.5))
+    if not run.accelerator.is_main_process:
+        return
+
+    def progress(done: int, total: int) -> None:
+        session.raise_if_stopped()
+        session.progress("cross-validating", 0.5 + 0.45 * done / total)
+
+    checkpoint = run.folder / "checkpoint"
+    metrics = fit_bank(
+        dataset,
+        embedded.values,
+        backbone,
+        options.bank_options,
+        checkpoint,
+        name=run.name,
+        command=f"python -m train fit --recipe {options.recipe or 'config.yaml'} --data DIR",
+        progress=progress,
+    )
+    frame = read_predictions(checkpoint / PREDICTIONS)
+    save_evaluation(run.folder, frame, metrics, read_about(checkpoint / PREDICTIONS))
+    session.log(
+        f"cross-validated: median {metrics['median_km']:.1f} km, GeoScore {metrics['geoscore']:.0f}"
+    )

@@ -1,0 +1,306 @@
+"""The photos of a fit and their embeddings, by split."""
+
+import io
+import logging
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image, ImageEnhance
+from torch import Tensor
+
+from geoclip_core.data.dataset import PhotoDataset, read_dataset
+from geoclip_core.data.photos import open_photo
+from geoclip_core.errors import PhotoError
+from geoclip_core.model.backbone import Backbone, Preprocessing
+from geoclip_core.training.embeddings import Embeddings, embed_dataset, embed_images
+from geoclip_core.training.loop import Indices
+from geoclip_core.training.options import TrainingOptions
+from geoclip_core.training.session import RunSession
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+SMALLEST_CROP = 0.6
+"""Share of each side that the smallest crop keeps at strength 1."""
+COLOUR = 0.25
+"""Largest change of brightness, contrast and saturation at strength 1, as a share."""
+JPEG_QUALITY = (40, 95)
+JPEG_PROBABILITY = 0.5
+
+
+def augmented(image: Image.Image, rng: np.random.Generator, strength: float = 1.0) -> Image.Image:
+    """A cropped, recoloured and perhaps recompressed copy of a photo.
+
+    Args:
+        image: RGB.
+        rng: chance; the same state gives the same copy.
+        strength: 0 leaves the photo as it is, 1 is the usual amount, up to 2.
+    """
+    if strength <= 0:
+        return image
+    image = _cropped(image, rng, 1 - (1 - SMALLEST_CROP) * min(strength, 2.0))
+    for enhancer in (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color):
+        factor = 1 + min(COLOUR * strength, 0.9) * rng.uniform(-1, 1)
+        image = enhancer(image).enhance(factor)
+    quality = int(rng.integers(*JPEG_QUALITY))
+    if rng.random() < JPEG_PROBABILITY * min(strength, 1.0):
+        buffer = io.BytesIO()
+        image.save(buffer, "JPEG", quality=quality)
+        image = Image.open(buffer).convert("RGB")
+    return image
+
+
+def _cropped(image: Image.Image, rng: np.random.Generator, smallest: float) -> Image.Image:
+    width, height = image.size
+    shares = rng.uniform(smallest, 1.0, size=2)
+    crop_width = max(1, round(width * shares[0]))
+    crop_height = max(1, round(height * shares[1]))
+    left = int(rng.integers(0, width - crop_width + 1))
+    top = int(rng.integers(0, height - crop_height + 1))
+    return image.crop((left, top, left + crop_width, top + crop_height))
+
+
+logger = logging.getLogger(__name__)
+AHEAD = 3
+"""Parts of steps that are read before they are needed."""
+TOLERATED_SHARE = 0.05
+
+
+@dataclass(frozen=True)
+class LoadedPhotos:
+    """The readable photos of a part of a step."""
+
+    rows: Indices
+    views: list[Tensor]
+
+
+class CachedEmbeddings:
+    """Hands out the embeddings of an epoch, where the backbone is frozen.
+
+    Args:
+        embeddings: (n, D) by row.
+    """
+
+    def __init__(self, embeddings: NDArray[np.floating]) -> None:
+        self.embeddings = embeddings
+
+    def epoch(self, epoch: int, steps: Sequence[Sequence[Indices]]) -> Iterator[list[Tensor]]:
+        """(b, D) float32 for each part of each step, in order; the epoch changes nothing."""
+        del epoch
+        for parts in steps:
+            yield [
+                torch.from_numpy(np.asarray(self.embeddings[rows], dtype=np.float32))
+                for rows in parts
+            ]
+
+
+class PhotoLoader:
+    """Reads and augments the photos of an epoch.
+
+    What chance does to a photo depends on (seed, epoch, row) alone, not on threads, processes or
+    where a run was resumed.
+
+    Args:
+        paths: photos by row.
+        preprocessing: of the backbone.
+        strength: of the augmentation; 0 for none.
+        seed: chance.
+        workers: threads.
+    """
+
+    def __init__(
+        self,
+        paths: Sequence[Path],
+        preprocessing: Preprocessing,
+        strength: float,
+        seed: int,
+        workers: int = 2,
+    ) -> None:
+        self.paths, self.preprocessing = list(paths), preprocessing
+        self.strength, self.seed, self.workers = strength, seed, workers
+        self._unreadable: set[int] = set()
+
+    def epoch(self, epoch: int, steps: Sequence[Sequence[Indices]]) -> Iterator[list[LoadedPhotos]]:
+        """The photos of each part of each step, in order."""
+        flat = [rows for parts in steps for rows in parts]
+        with ThreadPoolExecutor(self.workers) as pool:
+            waiting = [self._submit(pool, epoch, rows) for rows in flat[:AHEAD]]
+            following = AHEAD
+            for parts in steps:
+                loaded = []
+                for rows in parts:
+                    futures = waiting.pop(0)
+                    if following < len(flat):
+                        waiting.append(self._submit(pool, epoch, flat[following]))
+                        following += 1
+                    loaded.append(self._collect(rows, futures))
+                yield loaded
+
+    def _submit(
+        self, pool: ThreadPoolExecutor, epoch: int, rows: Indices
+    ) -> list[Future[list[Tensor] | None]]:
+        return [pool.submit(self._read, epoch, int(row)) for row in rows]
+
+    def _read(self, epoch: int, row: int) -> list[Tensor] | None:
+        try:
+            photo = open_photo(self.paths[row], draft_size=self.preprocessing.draft_size)
+        except PhotoError as error:
+            if row not in self._unreadable:
+                logger.warning("left out: %s", error)
+            self._unreadable.add(row)
+            if len(self._unreadable) > max(10, TOLERATED_SHARE * len(self.paths)):
+                raise ValueError(
+                    f"{len(self._unreadable)} of {len(self.paths)} photos cannot be read, for "
+                    f"example: {error} Check the dataset with python -m train doctor"
+                ) from error
+            return None
+        rng = np.random.default_rng([self.seed, epoch, row])
+        return self.preprocessing.pixels(augmented(photo.image, rng, self.strength))
+
+    def _collect(
+        self, rows: Indices, futures: Sequence[Future[list[Tensor] | None]]
+    ) -> LoadedPhotos:
+        results = [future.result() for future in futures]
+        kept = np.array([result is not None for result in results], dtype=bool)
+        pixels = [result for result in results if result is not None]
+        if not pixels:
+            raise ValueError("not one photo of a training step can be read")
+        return LoadedPhotos(rows[kept], [torch.stack(v) for v in zip(*pixels, strict=True)])
+
+
+SPLITS = ("train", "val", "test")
+LEAST_TRAIN, LEAST_VAL = 20, 10
+EMBED_BATCH = 32
+
+
+@dataclass(frozen=True)
+class EmbeddedSplit:
+    """The readable photos of a split and their embeddings (n, D)."""
+
+    photos: PhotoDataset
+    embeddings: NDArray[np.floating]
+
+    def __len__(self) -> int:
+        return len(self.photos)
+
+
+def read_training_dataset(options: TrainingOptions, session: RunSession) -> PhotoDataset:
+    """The dataset of a run, if it can be trained on.
+
+    Raises:
+        ValueError: too few photos in train or val.
+    """
+    dataset = read_dataset(options.data, val_fraction=options.val_fraction, seed=options.seed)
+    counts = {split: len(dataset.split(split)) for split in SPLITS}
+    shown = ", ".join(f"{n:,} {split}" for split, n in counts.items())
+    session.log(f"dataset {dataset.name}: {shown} photos")
+    for split, least in (("train", LEAST_TRAIN), ("val", LEAST_VAL)):
+        if counts[split] < least:
+            raise ValueError(
+                f"{dataset.root}: training needs at least {least} photos in the {split} split, "
+                f"and there are {shown}: give a larger dataset or another val_fraction"
+            )
+    return dataset
+
+
+class Embedder:
+    """Embeds photos of a run, sharing the work among its processes."""
+
+    def __init__(
+        self,
+        options: TrainingOptions,
+        session: RunSession,
+        accelerator: "Accelerator",
+        backbone: Backbone,
+    ) -> None:
+        self.options, self.session = options, session
+        self.accelerator, self.backbone = accelerator, backbone
+
+    def splits(
+        self,
+        dataset: PhotoDataset,
+        names: Iterable[str] = SPLITS,
+        shares: tuple[float, float] = (0.0, 0.4),
+        cache_dir: Path | None = None,
+    ) -> dict[str, EmbeddedSplit]:
+        """The readable photos of some splits with their embeddings, from the cache if there.
+
+        Args:
+            dataset: all photos; those of other splits are embedded as well where the cache serves
+                every run, so that another choice of splits finds them.
+            names: which splits.
+            shares: of the run's progress, before and after.
+            cache_dir: a cache for this run alone; None: the options' one.
+        """
+        names = tuple(names)
+        wanted = dataset
+        if cache_dir is not None:
+            wanted = dataset.select(dataset.table["split"].isin(names).to_numpy())
+        embedded = self.every(wanted, shares, cache_dir)
+        splits = {}
+        for name in SPLITS:
+            rows = np.flatnonzero((wanted.table["split"] == name).to_numpy() & embedded.readable)
+            splits[name] = EmbeddedSplit(wanted.select(rows), _rows(embedded.values, rows))
+        for name, least in (("train", LEAST_TRAIN), ("val", LEAST_VAL)):
+            if name in names and len(splits[name]) < least:
+                raise ValueError(
+                    f"only {len(splits[name])} photos of the {name} split can be read: check the "
+                    "dataset with python -m train doctor"
+                )
+        return splits
+
+    def every(
+        self,
+        dataset: PhotoDataset,
+        shares: tuple[float, float] = (0.0, 0.4),
+        cache_dir: Path | None = None,
+    ) -> Embeddings:
+        """The embeddings of all photos of a dataset, from the cache if there."""
+        accelerator = self.accelerator
+        embedded = embed_dataset(
+            self.backbone,
+            dataset,
+            cache_dir or self.options.cache_dir,
+            batch_size=EMBED_BATCH,
+            progress=self.session.embedding_progress(*shares),
+            workers=self.options.workers,
+            share=(accelerator.process_index, accelerator.num_processes),
+            barrier=accelerator.wait_for_everyone,
+        )
+        for row, reason in list(embedded.failures.items())[:5]:
+            self.session.log(f"left out {dataset.table['path'].iloc[row]}: {reason}")
+        if len(embedded.failures) > 5:
+            self.session.log(f"left out {len(embedded.failures)} unreadable photos in all")
+        return embedded
+
+    def now(self, photos: PhotoDataset) -> NDArray[np.float32]:
+        """Embeddings (n, D) with the weights as they are; NaN rows for unreadable photos."""
+        accelerator = self.accelerator
+        mine = np.arange(accelerator.process_index, len(photos), accelerator.num_processes)
+        paths = photos.paths
+        part = embed_images(
+            self.backbone, [paths[i] for i in mine], EMBED_BATCH, workers=self.options.workers
+        )
+        values = np.full((len(photos), self.backbone.embedding_width), np.nan, dtype=np.float32)
+        values[mine] = part.values
+        if accelerator.num_processes == 1:
+            return values
+        filled = torch.from_numpy(np.nan_to_num(values)).to(accelerator.device)
+        bad = torch.zeros(len(photos), device=accelerator.device)
+        bad[[int(mine[row]) for row in part.failures]] = 1
+        whole = accelerator.reduce(filled, "sum").cpu().numpy()
+        whole[accelerator.reduce(bad, "sum").cpu().numpy() > 0] = np.nan
+        return whole
+
+
+def _rows(values: NDArray[np.float16], rows: NDArray[np.int64]) -> NDArray[np.float16]:
+    """Rows of a memory map: a view where they follow each other, else a copy."""
+    if len(rows) and rows[-1] - rows[0] + 1 == len(rows):
+        return values[rows[0] : rows[-1] + 1]
+    return values[rows]

@@ -1,0 +1,241 @@
+"""Saving a training in all of its processes, and taking it up: weights, optimizer, chance."""
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from geoclip_core.files import atomic_file
+
+_TENSORS, _FACTS = "state.safetensors", "state.json"
+
+
+class StateError(ValueError):
+    """A saved state that cannot be used; the message says which file and what to do."""
+
+
+@dataclass(frozen=True)
+class TrainingState:
+    """A state as it was read."""
+
+    step: int
+    tensors: dict[str, Tensor]
+    facts: dict[str, Any]
+    folder: Path
+
+    def part(self, prefix: str) -> dict[str, Tensor]:
+        """The tensors under a prefix, without it."""
+        start = prefix + "."
+        return {k.removeprefix(start): v for k, v in self.tensors.items() if k.startswith(start)}
+
+
+def begin_state(folder: Path, step: int) -> Path:
+    """An empty folder in which every process puts its part of the state of a step."""
+    work = _unfinished(folder, step)
+    shutil.rmtree(work, ignore_errors=True)
+    work.mkdir(parents=True)
+    return work
+
+
+def write_random_state(folder: Path, step: int, process: int) -> None:
+    """Put the random generators of this process into the unfinished state."""
+    tensors = {"cpu": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        tensors["cuda"] = torch.cuda.get_rng_state()
+    save_file(tensors, _unfinished(folder, step) / f"random-{process}.safetensors")
+
+
+def restore_random_state(state: TrainingState, process: int) -> None:
+    """Set the random generators of this process to what they were."""
+    path = state.folder / f"random-{process}.safetensors"
+    if not path.exists():
+        raise StateError(
+            f"{state.folder} was saved by fewer processes than are running now: resume it with as "
+            "many as it was started with"
+        )
+    tensors = _read(path)
+    torch.set_rng_state(tensors["cpu"])
+    if "cuda" in tensors and torch.cuda.is_available():
+        torch.cuda.set_rng_state(tensors["cuda"])
+
+
+def finish_state(
+    folder: Path, step: int, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]
+) -> None:
+    """Add the shared part, make the state visible, and remove older ones."""
+    work = _unfinished(folder, step)
+    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    save_file(plain, work / _TENSORS)
+    (work / _FACTS).write_text(json.dumps({"step": step, **facts}), encoding="utf-8")
+    target = folder / f"step-{step:09d}"
+    shutil.rmtree(target, ignore_errors=True)
+    os.replace(work, target)
+    for other in folder.iterdir():
+        if other != target and other.name.startswith(("step-", ".step-")):
+            shutil.rmtree(other, ignore_errors=True)
+
+
+def read_state(folder: Path) -> TrainingState | None:
+    """The newest state; None if there is none yet.
+
+    Raises:
+        StateError: it is damaged.
+    """
+    found = sorted(folder.glob("step-*")) if folder.is_dir() else []
+    if not found:
+        return None
+    newest = found[-1]
+    try:
+        facts = json.loads((newest / _FACTS).read_text(encoding="utf-8"))
+        step = int(facts["step"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise StateError(f"{newest / _FACTS} is damaged: start the run anew ({error})") from error
+    return TrainingState(step, _read(newest / _TENSORS), facts, newest)
+
+
+def optimizer_tensors(
+    optimizer: torch.optim.Optimizer, names: Mapping[Tensor, str]
+) -> dict[str, Tensor]:
+    """What an optimizer remembers of each parameter, by the parameter's name.
+
+    Raises:
+        TypeError: it remembers something that is no tensor.
+    """
+    tensors = {}
+    for parameter, memory in optimizer.state.items():
+        for key, value in memory.items():
+            if not isinstance(value, Tensor):
+                raise TypeError(f"{type(optimizer).__name__} keeps a {type(value).__name__}: {key}")
+            tensors[f"{names[parameter]}|{key}"] = value
+    return tensors
+
+
+def restore_optimizer(
+    optimizer: torch.optim.Optimizer, names: Mapping[Tensor, str], tensors: Mapping[str, Tensor]
+) -> None:
+    """Give an optimizer its memory back."""
+    parameters = {name: parameter for parameter, name in names.items()}
+    for key, value in tensors.items():
+        name, _, what = key.rpartition("|")
+        if name not in parameters:
+            raise StateError(f"the saved optimizer knows a parameter {name} that the model has not")
+        parameter = parameters[name]
+        device = "cpu" if what == "step" else parameter.device
+        optimizer.state[parameter][what] = value.to(device)
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise StateError(f"{path} is damaged: start the run anew ({error})") from error
+
+
+def _unfinished(folder: Path, step: int) -> Path:
+    return folder / f".step-{step:09d}"
+
+
+class TrainingSaver:
+    """Keeps the states of a training in `resume/` of its run folder.
+
+    Args:
+        accelerator: of Accelerate.
+        folder: the run folder, seen by every process.
+        module: what learns, before Accelerate wraps it.
+        optimizer: of its parameters, before Accelerate wraps it.
+    """
+
+    def __init__(
+        self,
+        accelerator: Accelerator,
+        folder: Path,
+        module: nn.Module,
+        optimizer: torch.optim.Optimizer,
+    ) -> None:
+        self.accelerator, self.folder = accelerator, folder / "resume"
+        self.module, self.optimizer = module, optimizer
+        self._names = {p: n for n, p in module.named_parameters() if p.requires_grad}
+
+    def save(self, step: int, best_step: int, facts: Mapping[str, Any]) -> None:
+        """Write the state of a step, whole or not at all, and drop older ones."""
+        if self.accelerator.is_main_process:
+            begin_state(self.folder, step)
+        self.accelerator.wait_for_everyone()
+        write_random_state(self.folder, step, self.accelerator.process_index)
+        self.accelerator.wait_for_everyone()
+        if not self.accelerator.is_main_process:
+            return
+        tensors = {f"model.{n}": t for n, t in self._learnt().items()}
+        memory = optimizer_tensors(self.optimizer, self._names)
+        tensors |= {f"optimizer.{n}": t for n, t in memory.items()}
+        scaler = self.accelerator.scaler
+        computing = {
+            "threads": torch.get_num_threads(),
+            "scaler": scaler.state_dict() if scaler is not None else {},
+        }
+        finish_state(self.folder, step, tensors, {**facts, **computing})
+        for old in self.folder.glob("best-*.safetensors"):
+            if old != self._best_file(best_step):
+                old.unlink()
+
+    def take_up(self) -> tuple[int, dict[str, Any]] | None:
+        """Restore the newest state; its step and facts, None if there is none.
+
+        Raises:
+            StateError: it is damaged, or is of another model.
+        """
+        state = read_state(self.folder)
+        if state is None:
+            return None
+        own, saved = self._learnt(), state.part("model")
+        if own.keys() != saved.keys() or any(own[n].shape != saved[n].shape for n in own):
+            raise StateError(
+                f"{state.folder} does not fit the model: was the dataset changed since the run "
+                "was started?"
+            )
+        with torch.no_grad():
+            for name, tensor in own.items():
+                tensor.copy_(saved[name])
+        restore_optimizer(self.optimizer, self._names, state.part("optimizer"))
+        if state.facts["scaler"] and self.accelerator.scaler is not None:
+            self.accelerator.scaler.load_state_dict(state.facts["scaler"])
+        if torch.get_num_threads() != state.facts["threads"]:
+            torch.set_num_threads(state.facts["threads"])  # sums depend on it in their last bits
+        restore_random_state(state, self.accelerator.process_index)
+        return state.step, state.facts
+
+    def save_best(self, step: int) -> None:
+        """Keep the weights of a step as the best so far."""
+        if self.accelerator.is_main_process:
+            tensors = {n: t.detach().cpu().contiguous() for n, t in self._learnt().items()}
+            with atomic_file(self._best_file(step)) as unfinished:
+                save_file(tensors, unfinished)
+        self.accelerator.wait_for_everyone()
+
+    def restore_best(self, step: int) -> None:
+        """Give the module the weights of its best step."""
+        tensors = load_file(self._best_file(step))
+        with torch.no_grad():
+            for name, tensor in self._learnt().items():
+                tensor.copy_(tensors[name])
+
+    def _learnt(self) -> dict[str, Tensor]:
+        """Trained weights and all buffers; frozen weights are the same in every step."""
+        every = self.module.state_dict(keep_vars=True)
+        return {
+            name: tensor
+            for name, tensor in every.items()
+            if tensor.requires_grad or not isinstance(tensor, nn.Parameter)
+        }
+
+    def _best_file(self, step: int) -> Path:
+        return self.folder / f"best-{step:09d}.safetensors"

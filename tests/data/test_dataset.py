@@ -1,0 +1,345 @@
+"""Tests."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from geoclip_core.data.dataset import read_dataset
+from geoclip_core.data.vocabulary import (
+    IGNORE_INDEX,
+    Vocabulary,
+    VocabularyError,
+    build_vocabularies,
+    climate_vocabulary,
+)
+from geoclip_core.demo.dataset import write_demo
+from geoclip_core.earth.climate import climate_of_symbol
+from geoclip_core.errors import DatasetError
+from tests.data import layout
+from train.benchmarks.tables import benchmark_tables
+
+
+@pytest.fixture
+def dataset(tmp_path):
+    return read_dataset(layout.make(tmp_path / "osv"), val_fraction=0)
+
+
+def test_rows_paths_and_coordinates(dataset):
+    assert len(dataset) == 8
+    assert dataset.name == "osv"
+    assert not dataset.synthetic
+    assert list(dataset.table["split"]) == ["train"] * 6 + ["test"] * 2
+    assert dataset.table["path"][0] == "train_images/Idaho/844332109483204.jpg"
+    assert dataset.table["path"][6] == "test_images/Texas/1000000000000005.jpg"
+    assert all(path.is_file() for path in dataset.paths)
+    np.testing.assert_array_equal(dataset.coordinates[0], [43.6135, -116.2035])
+
+
+def test_ids_beyond_float_precision_stay_exact(dataset):
+    # 2**53 + 1 has no float64 of its own.
+    assert "9007199254740993" in set(dataset.table["id"])
+
+
+def test_months_are_those_of_utc(dataset):
+    # January; August 1st 00:00; August in UTC though July locally; unknown; December 31st, one
+    # millisecond before 2020; May; December 31st, one millisecond before 2022; January 1st.
+    assert dataset.table["month"].tolist() == [0, 7, 7, IGNORE_INDEX, 11, 4, 11, 0]
+    assert str(dataset.table["captured_at"][2]) == "2021-08-01 04:30:00+00:00"
+    assert dataset.table["captured_at"].isna().tolist() == [False] * 3 + [True] + [False] * 4
+
+
+def test_climate_codes_become_indices_and_water_is_unknown(dataset):
+    # Codes 7, 4, 7, 6, 25, 0; above 20 the index is one less, and 0 is no class.
+    symbols = ["BSk", "BWh", "BSk", "BSh", "Dfa"]
+    assert dataset.table["climate"].tolist()[:6] == [7, 4, 7, 6, 24, IGNORE_INDEX]
+    assert [climate_of_symbol(symbol).index for symbol in symbols] == [7, 4, 7, 6, 24]
+
+
+def test_labels_by_hand(dataset):
+    vocabularies = build_vocabularies(dataset)
+    assert list(vocabularies) == ["climate", "month", "state", "county", "city"]
+    assert vocabularies["state"].keys == (
+        "Idaho_US",
+        "Kansas_US",
+        "Montana_US",
+        "Nevada_US",
+        "Texas_US",
+    )
+    assert vocabularies["state"].names == ("Idaho", "Kansas", "Montana", "Nevada", "Texas")
+    assert vocabularies["state"].parent is None
+    # Two states have a Clark County, two an Abilene: two classes each.
+    assert vocabularies["county"].keys == (
+        "Ada County_Idaho_US",
+        "Clark County_Idaho_US",
+        "Clark County_Nevada_US",
+        "Dickinson County_Kansas_US",
+        "Taylor County_Texas_US",
+    )
+    assert vocabularies["county"].names[1:3] == ("Clark County", "Clark County")
+    assert vocabularies["county"].parent == (0, 0, 3, 1, 4)
+    assert vocabularies["county"].parent_feature == "state"
+    assert vocabularies["city"].names == ("Abilene", "Abilene", "Boise", "Dubois", "Las Vegas")
+    assert vocabularies["city"].parent == (3, 4, 0, 1, 2)
+    labels = dataset.labels(vocabularies)
+    unknown = IGNORE_INDEX
+    assert labels["state"].tolist() == [0, 3, 0, 4, 1, 2, 4, 3]
+    # Montana's photo has no county; El Paso County is only in test.
+    assert labels["county"].tolist() == [0, 2, 1, 4, 3, unknown, unknown, 2]
+    assert labels["city"].tolist() == [2, 4, 3, 1, 0, unknown, unknown, 4]
+    assert labels["month"].tolist() == [0, 7, 7, unknown, 11, 4, 11, 0]
+    assert labels["climate"][5] == unknown
+    assert all(values.dtype == np.int64 for values in labels.values())
+
+
+def test_vocabularies_know_the_training_rows_only(dataset):
+    only_test = dataset.split("test")
+    with pytest.raises(VocabularyError, match="no training rows"):
+        build_vocabularies(only_test)
+    assert len(build_vocabularies(only_test, ("climate", "month"))) == 2
+    city = build_vocabularies(dataset, ("city",))["city"]
+    assert city.parent is None
+    assert "El Paso_El Paso County_Texas_US" not in city.keys
+
+
+def test_country_is_a_feature_like_any_other(dataset):
+    vocabularies = build_vocabularies(dataset, ("country", "state", "city"))
+    assert vocabularies["country"].keys == ("US",)
+    assert vocabularies["state"].parent == (0,) * 5
+    assert vocabularies["city"].parent_feature == "state"
+    assert vocabularies["city"].parent == (1, 4, 0, 0, 3)
+
+
+def test_unknown_feature_is_named(dataset):
+    with pytest.raises(VocabularyError, match=r"'soil'.*climate, month"):
+        build_vocabularies(dataset, ("climate", "soil"))
+
+
+def test_vocabulary_survives_json(dataset):
+    for vocabulary in build_vocabularies(dataset, ("climate", "county", "state")).values():
+        assert Vocabulary.from_json(json.loads(json.dumps(vocabulary.to_json()))) == vocabulary
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"keys": ["a", "a"]}, "occurs twice"),
+        ({"keys": ["a"]}, "2 names"),
+        ({"keys": "ab"}, "must be a list of str"),
+        ({"names": [1, 2]}, "must be a list of str"),
+        ({"parent": [0]}, "1 parents"),
+        ({"parent": [0, 1.5]}, "must be a list of int"),
+        ({"parent": [0, -2]}, "below -1"),
+        ({"parent_feature": None}, "go together"),
+        ({"feature": "soil"}, "known features"),
+    ],
+)
+def test_damaged_vocabulary_is_refused(change, message):
+    content = {
+        "feature": "county",
+        "keys": ["a", "b"],
+        "names": ["A", "B"],
+        "parent": [0, 0],
+        "parent_feature": "state",
+    }
+    with pytest.raises(VocabularyError, match=message):
+        Vocabulary.from_json(content | change)
+
+
+def test_encode_takes_anything_unknown():
+    values = pd.Series(["Cfa", None, "Cfz", np.nan, "EF"], dtype="object")
+    assert climate_vocabulary().encode(values).tolist() == [14, -100, -100, -100, 29]
+    assert climate_vocabulary().encode([]).tolist() == []
+
+
+def test_namibia_and_the_town_of_none_are_places(tmp_path):
+    table = layout.frame(layout.TRAIN[:2])
+    table["country"] = table["unique_country"] = ["NA", "IT"]
+    table["region"] = ["Khomas", "Piedmont"]
+    table["unique_region"] = ["Khomas_NA", "Piedmont_IT"]
+    table["city"] = ["Windhoek", "None"]
+    layout.write(tmp_path, "train", table, photos=False)
+    read = read_dataset(tmp_path, val_fraction=0).table
+    assert read["country_key"].tolist() == ["NA", "IT"]
+    assert read["city"].tolist() == ["Windhoek", "None"]
+
+
+def test_date_line_and_poles(tmp_path):
+    rows = [
+        ("1", -16.79, 179.99, "", 3, "Northern", "", "Labasa"),
+        ("2", -16.79, -180, "", 3, "Northern", "", "Labasa"),
+        ("3", 90, 180, "", 0, "", "", ""),
+    ]
+    layout.write(tmp_path, "train", layout.frame(rows))
+    dataset = read_dataset(tmp_path, val_fraction=0)
+    assert dataset.coordinates[:, 1].tolist() == [179.99, -180, 180]
+    # No region: the folder is called unknown, and the key "_US" is no key.
+    assert dataset.table["path"][2] == "train_images/unknown/3.jpg"
+    assert dataset.table["state_key"].isna().tolist() == [False, False, True]
+    assert dataset.paths[2].is_file()
+
+
+def test_column_order_extra_columns_crlf_and_bom_change_nothing(tmp_path, dataset):
+    root = tmp_path / "osv"
+    for split in ("train", "test"):
+        path = root / f"{split}_mini.csv"
+        table = pd.read_csv(path, dtype="str", na_filter=False)
+        table = table[table.columns[::-1]].assign(weather="fine")
+        text = table.to_csv(index=False, lineterminator="\r\n")
+        path.write_bytes(b"\xef\xbb\xbf" + text.encode())
+    again = read_dataset(root, val_fraction=0)
+    pd.testing.assert_frame_equal(again.table, dataset.table)
+    assert again.fingerprint == dataset.fingerprint
+
+
+def test_absent_columns_are_unknown(tmp_path):
+    table = layout.frame(layout.TRAIN)[["latitude", "id", "longitude", "region"]]
+    layout.write(tmp_path, "train", table, photos=False)
+    dataset = read_dataset(tmp_path, val_fraction=0)
+    assert dataset.table["state_key"].tolist()[0] == "Idaho_"
+    labels = dataset.labels(build_vocabularies(dataset, ("climate", "month", "county", "city")))
+    assert all((values == IGNORE_INDEX).all() for values in labels.values())
+
+
+def test_keys_are_built_where_the_file_has_none(tmp_path):
+    table = layout.frame(layout.TRAIN)
+    table = table[[c for c in table if not c.startswith("unique_")]]
+    layout.write(tmp_path, "train", table, photos=False)
+    read = read_dataset(tmp_path, val_fraction=0).table
+    assert read["county_key"].tolist()[:2] == ["Ada County_Idaho_US", "Clark County_Nevada_US"]
+    assert read["city_key"].isna().tolist() == [False] * 5 + [True]
+
+
+def test_fingerprint_follows_content_and_order(dataset):
+    other = dataset.select(np.arange(len(dataset))[::-1])
+    assert dataset.fingerprint == dataset.select(np.arange(len(dataset))).fingerprint
+    assert dataset.fingerprint != other.fingerprint
+    assert len(dataset.fingerprint) == 16
+
+
+@pytest.mark.parametrize(
+    ("column", "value"), [("split", "val"), ("climate", 3), ("latitude", 1.0), ("city_key", None)]
+)
+def test_fingerprint_follows_every_column(dataset, column, value):
+    table = dataset.table.copy()
+    table.loc[1, column] = value
+    assert dataclasses.replace(dataset, table=table).fingerprint != dataset.fingerprint
+
+
+def test_splits_are_datasets(dataset):
+    assert len(dataset.split("train")) == 6
+    assert len(dataset.split("val")) == 0
+    assert len(dataset.split("val").labels(build_vocabularies(dataset))["city"]) == 0
+    assert dataset.split("test").table.index.tolist() == [0, 1]
+    with pytest.raises(DatasetError, match="no split 'dev'"):
+        dataset.split("dev")
+
+
+def _spoil(root, column, row, value, file="train_mini.csv"):
+    path = root / file
+    table = pd.read_csv(path, dtype="str", na_filter=False)
+    table.loc[row, column] = value
+    table.to_csv(path, index=False)
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "message"),
+    [
+        ("latitude", "91.5", r"'latitude', row 4: '91.5' is outside -90 to 90"),
+        ("latitude", "north", r"'latitude', row 4: 'north' is not a number"),
+        ("latitude", "", r"'latitude', row 4: '' is no coordinate"),
+        ("latitude", "NaN", r"'latitude', row 4: 'NaN' is no coordinate"),
+        ("latitude", "inf", r"'latitude', row 4: 'inf' is not a number"),
+        ("latitude", "45,5", r"'latitude', row 4: '45,5' is not a number"),
+        ("longitude", "-180.001", r"'longitude', row 4: '-180.001' is outside -180 to 180"),
+        ("id", "", r"'id', row 4: '' is no id"),
+        ("id", "844332109483204", r"'id', row 4: '844332109483204' is the id of an earlier row"),
+        ("id", "../../etc/passwd", r"'id', row 4: '../../etc/passwd' cannot be a file name"),
+        ("id", "..", r"'id', row 4: '..' cannot be a file name"),
+        ("id", "a\\b", r"cannot be a file name"),
+        ("id", "a\x00b", r"cannot be a file name"),
+        ("id", "8.44332E+14", r"was rounded by a spreadsheet"),
+        ("id", "9" * 5000, r"is longer than 300 characters"),
+        ("city", "x" * 100_000, r"'city', row 4: 'x+' is longer than 300"),
+        ("region", "..", r"'region', row 4: '..' is no name for a folder"),
+        ("captured_at", "July", r"'captured_at', row 4: 'July' is not a number"),
+        ("captured_at", "1627776000", r"is it seconds"),
+        ("captured_at", "1e300", r"is it seconds"),
+        ("climate", "Cfa", r"'climate', row 4: 'Cfa' is not|'climate', row 4: 'Cfa' is no climate"),
+        ("climate", "31", r"'climate', row 4: '31' is no climate code"),
+        ("climate", "-1", r"no climate code"),
+        ("climate", "14.5", r"no climate code"),
+    ],
+)
+def test_wrong_values_are_named_with_file_column_and_row(tmp_path, column, value, message):
+    root = layout.make(tmp_path, photos=False)
+    _spoil(root, column, 2, value)
+    with pytest.raises(DatasetError, match=message) as caught:
+        read_dataset(root)
+    assert "train_mini.csv" in str(caught.value)
+    assert "--write-clean" in str(caught.value)
+    assert len(str(caught.value)) < 500
+
+
+def test_many_wrong_rows_are_counted(tmp_path):
+    root = layout.make(tmp_path, photos=False)
+    for row in (1, 3, 4):
+        _spoil(root, "longitude", row, "east")
+    with pytest.raises(DatasetError, match=r"row 3: 'east'.*\(3 such rows\)"):
+        read_dataset(root)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "is empty"),
+        (b"\n\n", "no header row"),
+        (b"PK\x03\x04rest of an archive", "ZIP archive"),
+        (b"\x1f\x8b\x08rest", "gzip"),
+        (b"PAR1rest", "Parquet"),
+        ("id,latitude,longitude\n1,2,3\n".encode("utf-16"), "UTF-16"),
+        ("id,latitude,longitude,city\n1,2,3,Córdoba\n".encode("latin-1"), "not UTF-8"),
+        (b"id;latitude;longitude\n1;2;3\n", "separated by commas"),
+        (b"id,lat,lon\n1,2,3\n", "no column 'latitude', 'longitude'"),
+        (b"id,latitude,longitude\n", "have no rows|has no rows"),
+        (b'id,latitude,longitude\n"1,2,3\n', "not a table"),
+        (b"id,latitude,longitude\n1,2,3\n2,2,3,4,5\n", "not a table"),
+    ],
+)
+def test_wrong_files_say_what_they_are(tmp_path, content, message):
+    (tmp_path / "train_mini.csv").write_bytes(content)
+    with pytest.raises(DatasetError, match=message):
+        read_dataset(tmp_path)
+
+
+def test_missing_folder_and_missing_tables(tmp_path):
+    with pytest.raises(DatasetError, match="no such folder"):
+        read_dataset(tmp_path / "nowhere")
+    with pytest.raises(DatasetError, match=r"neither train_mini\.csv nor test_mini\.csv"):
+        read_dataset(tmp_path)
+
+
+def test_description_names_the_set_and_marks_it_synthetic(tmp_path):
+    root = layout.make(tmp_path, photos=False)
+    (root / "dataset.json").write_text('{"name": "Demo", "synthetic": true}')
+    assert read_dataset(root).name == "Demo"
+    assert read_dataset(root).split("test").synthetic
+    (root / "dataset.json").write_text("{")
+    with pytest.raises(DatasetError, match=r"dataset\.json: not JSON"):
+        read_dataset(root)
+
+
+def test_real_size_is_read_split_and_labelled_in_little_memory(tmp_path):
+    write_demo(tmp_path / "big", 119_008, metadata_only=True)
+    result = benchmark_tables(tmp_path / "big")
+    assert result.rows == 119_008
+    assert result.table_bytes < 2e8
+    assert "pandas alone" in result.text()
+
+
+def test_labels_tell_equal_names_apart():
+    keys = ("Lincoln County_Idaho_US", "Lincoln County_Nevada_US", "Ada County_Idaho_US")
+    counties = Vocabulary("county", keys, ("Lincoln County", "Lincoln County", "Ada County"))
+    assert counties.labels == ("Lincoln County, Idaho", "Lincoln County, Nevada", "Ada County")

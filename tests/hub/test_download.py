@@ -1,0 +1,515 @@
+"""Tests."""
+
+import hashlib
+import io
+import json
+import shutil
+import socket
+import zipfile
+from collections import namedtuple
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import CLIPModel
+
+from geoclip_core import files
+from geoclip_core.__main__ import main
+from geoclip_core.errors import DownloadError
+from geoclip_core.files import cache_folders, is_offline, readable, safe_path
+from geoclip_core.hub import download as download_module
+from geoclip_core.hub.catalogue import installed_model, installed_models
+from geoclip_core.hub.download import (
+    DownloadStatus,
+    RemoteFile,
+    StatusWriter,
+    download,
+    fetch,
+    read_status,
+)
+from geoclip_core.locator import Geolocator
+from tests.geoclip.geoclip_files import make_clip, make_release
+from tests.hub.fake_hub import COMMIT, fake_hub
+
+TOWER = "openai/clip-vit-large-patch14"
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("GEOCLIP_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("HF_TOKEN", "")
+    for name in ("GEOCLIP_OFFLINE", "HF_HUB_OFFLINE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(download_module.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(download_module, "TOWER_BYTES", 1_000_000)
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def model_hub(tmp_path, monkeypatch):
+    make_clip(tmp_path / "hub" / TOWER)
+    (tmp_path / "hub" / TOWER / "pytorch_model.bin").write_bytes(b"pickle")
+    (tmp_path / "hub" / TOWER / "run.py").write_text("raise SystemExit")
+    with fake_hub(tmp_path / "hub") as server:
+        monkeypatch.setenv("HF_ENDPOINT", server.url)
+        yield server
+
+
+@pytest.fixture
+def wheel(tmp_path, monkeypatch):
+    """A wheel in the layout of the published one, with small random weights."""
+    release = make_release(tmp_path / "release")
+    tensors = load_file(release / "model.safetensors")
+    image, location, scale, gallery = download_module.MEMBERS
+    contents = {
+        image: _pickled(_under(tensors, "image_encoder.mlp.")),
+        location: _pickled(_under(tensors, "location_encoder.")),
+        scale: _pickled(tensors["logit_scale"]),
+        gallery: (release / "coordinates_100K.csv").read_bytes(),
+    }
+    monkeypatch.setattr(download_module, "MEMBERS", {m: _facts(c) for m, c in contents.items()})
+    path = tmp_path / "geoclip-1.3.0-py3-none-any.whl"
+    info = "geoclip-1.3.0.dist-info"
+    with zipfile.ZipFile(path, "w") as archive:
+        for member, content in contents.items():
+            archive.writestr(member, content)
+        archive.writestr(f"{info}/METADATA", "Metadata-Version: 2.1\nName: geoclip\nVersion: 1.3.0")
+        archive.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nTag: py3-none-any\n")
+        archive.writestr(f"{info}/licenses/LICENSE", "MIT License")
+        archive.writestr(f"{info}/RECORD", "")
+    return path
+
+
+def _under(tensors, prefix):
+    return {k.removeprefix(prefix): t for k, t in tensors.items() if k.startswith(prefix)}
+
+
+def _pickled(content):
+    stream = io.BytesIO()
+    torch.save(content, stream)
+    return stream.getvalue()
+
+
+def _facts(content):
+    import hashlib
+
+    return len(content), hashlib.sha256(content).hexdigest()
+
+
+def no_registry(monkeypatch, index="http://127.0.0.1:9/simple"):
+    monkeypatch.setenv("PIP_CONFIG_FILE", "/dev/null")
+    monkeypatch.setenv("PIP_INDEX_URL", index)
+    monkeypatch.setenv("PIP_NO_CACHE_DIR", "1")
+    for name in ("PIP_FIND_LINKS", "PIP_EXTRA_INDEX_URL"):
+        monkeypatch.setenv(name, "")
+
+
+# geoclip ----------------------------------------------------------------------------------
+
+
+def test_geoclip_from_a_wheel_and_a_hub(wheel, model_hub, cache):
+    steps = []
+    item = download("geoclip", wheel=wheel, progress=lambda *step: steps.append(step))
+    assert (item.kind, item.licence, item.folder) == ("geoclip", "MIT", cache / "models/geoclip")
+    assert COMMIT in item.source
+    assert {what for what, _, _ in steps} >= {"model.safetensors", "config.json"}
+    names = {path.name for path in item.folder.rglob("*")}
+    assert "pytorch_model.bin" not in names
+    assert "run.py" not in names
+    assert {name for name, _ in model_hub.downloads()}.isdisjoint({"pytorch_model.bin", "run.py"})
+    tower = load_file(item.folder / "image_tower" / "model.safetensors")
+    assert not [name for name in tower if name.startswith("text_")]
+    whole = CLIPModel.from_pretrained(model_hub.root / TOWER)
+    assert torch.equal(tower["visual_projection.weight"], whole.visual_projection.weight)
+    assert not list((cache / "partial").glob("geoclip/*")), "nothing is left in the waiting room"
+    locator = Geolocator.load("geoclip")
+    assert locator.name == "geoclip"
+    assert locator.metrics["published"]["accuracy_at_km"]["750"] == 0.697
+    asked = len(model_hub.requests)
+    assert download("geoclip", wheel=wheel).folder == item.folder
+    assert len(model_hub.requests) == asked
+
+
+def test_geoclip_from_local_files_needs_no_network(wheel, tmp_path, monkeypatch):
+    monkeypatch.setenv("GEOCLIP_OFFLINE", "1")
+    tower = make_clip(tmp_path / "tower")
+    item = download("geoclip", wheel=wheel, image_tower=tower)
+    locator = Geolocator.load("geoclip")
+    assert locator.model.backbone.block_widths == (48, 32)
+    assert locator.metrics == {}, "published numbers are not those of any other tower"
+    assert "LICENSE" in {path.name for path in item.folder.iterdir()}
+
+
+def test_pip_fetches_the_wheel(wheel, tmp_path, monkeypatch):
+    no_registry(monkeypatch)
+    monkeypatch.setenv("PIP_FIND_LINKS", str(wheel.parent))
+    fetched = download_module.fetch_wheel(tmp_path / "to", lambda *_: None)
+    assert fetched.read_bytes() == wheel.read_bytes()
+    assert [path.name for path in (tmp_path / "to").iterdir()] == [wheel.name]
+
+
+def test_no_registry_is_one_sentence(model_hub, monkeypatch, cache):
+    no_registry(monkeypatch)
+    with pytest.raises(DownloadError, match="no network: pip cannot reach"):
+        download("geoclip")
+    assert installed_models() == []
+
+
+def test_a_changed_wheel_is_refused(wheel, model_hub, tmp_path, monkeypatch):
+    changed = dict(download_module.MEMBERS)
+    first = next(iter(changed))
+    changed[first] = (changed[first][0], "0" * 64)
+    monkeypatch.setattr(download_module, "MEMBERS", changed)
+    with pytest.raises(DownloadError, match="damaged or changed"):
+        download("geoclip", wheel=wheel)
+    assert installed_models() == []
+    assert wheel.exists(), "a wheel that the user gave is the user's"
+
+
+@pytest.mark.parametrize("content", [b"", b"no zip", None])
+def test_what_is_no_wheel_is_refused(wheel, tmp_path, content):
+    path = tmp_path / "broken.whl"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(DownloadError, match="cannot be read as a wheel"):
+        download("geoclip", wheel=path, image_tower=tmp_path)
+
+
+def test_another_wheel_is_refused(wheel, tmp_path):
+    path = tmp_path / "other.whl"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("other/__init__.py", "")
+    with pytest.raises(DownloadError, match="not the wheel of geoclip"):
+        download("geoclip", wheel=path, image_tower=tmp_path)
+
+
+def test_a_tower_of_another_size_is_refused(wheel, tmp_path):
+    tower = make_clip(tmp_path / "tower", projection=20)
+    with pytest.raises(DownloadError, match=r"not put in place.*gives 20 features"):
+        download("geoclip", wheel=wheel, image_tower=tower)
+    assert installed_models() == []
+
+
+# interruptions ----------------------------------------------------------------------------
+
+
+def test_a_cut_download_leaves_no_model_and_goes_on(wheel, model_hub, cache):
+    model_hub.cut_after, model_hub.ranges = 50_000, False
+    with pytest.raises(DownloadError, match="goes on from there"):
+        download("geoclip", wheel=wheel)
+    assert installed_models() == []
+    assert not (cache / "models" / "geoclip").exists()
+    model_hub.cut_after, model_hub.ranges = None, True
+    download("geoclip", wheel=wheel)
+    assert ("model.safetensors", "bytes=50000-") in model_hub.downloads()
+
+
+@pytest.mark.parametrize("trouble", ["cut", "changed", "gone", "full", "killed"])
+def test_the_old_state_stays(wheel, model_hub, cache, monkeypatch, trouble):
+    before = download("geoclip", wheel=wheel)
+    files = {path: path.read_bytes() for path in before.folder.rglob("*") if path.is_file()}
+    if trouble == "cut":
+        model_hub.cut_after, model_hub.ranges = 1000, False
+    elif trouble == "changed":
+        model_hub.changed["model.safetensors"] = bytes(
+            (model_hub.root / TOWER / "model.safetensors").stat().st_size
+        )
+    elif trouble == "gone":
+        model_hub.status["config.json"] = 404
+    elif trouble == "full":
+        usage = namedtuple("usage", "total used free")
+        monkeypatch.setattr(files.shutil, "disk_usage", lambda _: usage(1, 1, 0))
+    else:
+
+        def kill(*_):
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(download_module, "swap_in", kill)
+    with pytest.raises((DownloadError, KeyboardInterrupt)):
+        download("geoclip", wheel=wheel, force=True)
+    monkeypatch.undo()
+    monkeypatch.setenv("GEOCLIP_CACHE", str(cache))
+    assert installed_model("geoclip") == before
+    assert {p: p.read_bytes() for p in before.folder.rglob("*") if p.is_file()} == files
+    Geolocator.load("geoclip")
+
+
+@pytest.mark.parametrize(
+    "missing", ["model.safetensors", "download.json", "image_tower/config.json"]
+)
+def test_a_folder_without_a_file_does_not_count(wheel, model_hub, missing):
+    item = download("geoclip", wheel=wheel)
+    (item.folder / missing).unlink()
+    assert installed_model("geoclip") is None
+    assert download("geoclip", wheel=wheel) == item
+
+
+def test_two_downloads_of_one_model(wheel, model_hub, cache):
+    from filelock import FileLock
+
+    (cache / "partial").mkdir(parents=True)
+    with (
+        FileLock(cache / "partial" / "geoclip.lock"),
+        pytest.raises(DownloadError, match="already"),
+    ):
+        download("geoclip", wheel=wheel)
+    download("geoclip", wheel=wheel)
+
+
+# backbones --------------------------------------------------------------------------------
+
+
+def test_a_backbone_is_fetched_whole_and_used_without_network(model_hub, cache, monkeypatch):
+    item = download(TOWER)
+    assert item.kind == "backbone"
+    CLIPModel.from_pretrained(item.folder)
+    monkeypatch.setenv("GEOCLIP_OFFLINE", "1")
+    assert download(TOWER) == item
+    from geoclip_core.model.backbones import build_backbone
+
+    assert build_backbone(TOWER).embedding_width == 64
+    with pytest.raises(ValueError, match="backbone, not a model that locates"):
+        Geolocator.load(TOWER)
+
+
+def test_pickled_weights_are_not_taken(model_hub, tmp_path):
+    (model_hub.root / "user" / "old").mkdir(parents=True)
+    (model_hub.root / "user" / "old" / "config.json").write_text("{}")
+    (model_hub.root / "user" / "old" / "pytorch_model.bin").write_bytes(b"x")
+    with pytest.raises(DownloadError, match="only pickled ones"):
+        download("user/old")
+
+
+def test_a_repository_that_is_not_there(model_hub):
+    with pytest.raises(DownloadError, match="user/nothing does not exist there"):
+        download("user/nothing")
+
+
+@pytest.mark.parametrize("name", ["../x", "a/b/c", "mini2", "", "user/..", "/etc"])
+def test_names_that_cannot_be(name):
+    with pytest.raises(DownloadError, match="neither a model of the catalogue"):
+        download(name)
+
+
+def test_a_listing_that_is_no_listing(model_hub, monkeypatch):
+    from geoclip_core.hub import download as hub_repository
+
+    for answer in (b"<html>", b"[]", b'{"sha": "x"}', b'{"sha": "x", "siblings": [1]}'):
+        monkeypatch.setattr(hub_repository, "read_small", lambda *_, answer=answer: answer)
+        with pytest.raises(DownloadError, match="cannot be read"):
+            download("user/name")
+
+
+def test_a_token_is_sent_to_the_hub(model_hub, monkeypatch):
+    model_hub.token = "secret"
+    with pytest.raises(DownloadError, match="hf auth login"):
+        download(TOWER)
+    monkeypatch.setenv("HF_TOKEN", "secret")
+    assert download(TOWER).kind == "backbone"
+
+
+# offline, folders, commands ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["GEOCLIP_OFFLINE", "HF_HUB_OFFLINE"])
+def test_offline_is_respected(model_hub, monkeypatch, name):
+    monkeypatch.setenv(name, "1")
+    assert is_offline()
+    with pytest.raises(DownloadError, match="switched off"):
+        download(TOWER)
+    assert model_hub.requests == []
+
+
+def test_folders_follow_flag_then_variable_then_platform(tmp_path, monkeypatch):
+    assert cache_folders(tmp_path / "flag").models == tmp_path / "flag" / "models"
+    assert cache_folders().models == tmp_path / "cache" / "models"
+    monkeypatch.delenv("GEOCLIP_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    assert "geoclip-core" in str(cache_folders().models)
+    assert cache_folders().calibrations.parent != cache_folders().models.parent
+
+
+def test_the_commands(wheel, model_hub, capsys, tmp_path, monkeypatch):
+    assert main(["models"]) == 0
+    text = capsys.readouterr().out
+    assert "geoclip" in text
+    assert "1.75 GB" in text
+    assert "MIT" in text
+    assert main(["download", "geoclip", "--yes", "--wheel", str(wheel)]) == 0
+    text = capsys.readouterr().out
+    assert text.index("licence MIT") < text.index("is ready")
+    assert read_status("geoclip") == DownloadStatus("finished", "geoclip")
+    assert list(cache_folders().galleries.iterdir()), "the gallery is encoded with the download"
+    assert main(["models", "--format", "json"]) == 0
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    row = next(row for row in rows if row["name"] == "geoclip")
+    assert (row["state"], row["kind"]) == ("downloaded", "model")
+    assert main(["download", "geoclip"]) == 0
+    assert "already there" in capsys.readouterr().out
+
+
+def test_a_failed_command_says_why_in_a_line(model_hub, capsys):
+    model_hub.status["listing"] = 404
+    assert main(["download", "user/name", "--yes"]) == 1
+    captured = capsys.readouterr()
+    assert "user/name does not exist there" in captured.err
+    assert "Traceback" not in captured.err
+    assert read_status("user/name").state == "failed"
+
+
+def test_a_download_whose_process_is_gone_has_failed():
+    StatusWriter("geoclip").write(DownloadStatus("running", "x", 5, 10, pid=2**22 + 1))
+    status = read_status("geoclip")
+    assert (status.state, status.error) == ("failed", "it was interrupted: start it again")
+    assert read_status("nothing") is None
+
+
+def test_the_catalogue_is_shown_when_the_cache_is_a_wreck(cache, capsys):
+    (cache / "models" / "user--x").mkdir(parents=True)
+    (cache / "models" / "user--x" / "download.json").write_text("[1]")
+    (cache / "models" / "file").write_text("")
+    assert main(["models"]) == 0
+    shutil.rmtree(cache)
+    Path(cache).write_text("a file where the cache should be")
+    assert main(["models"]) == 0
+    assert main(["download", TOWER, "--offline"]) == 1
+    assert "switched off" in capsys.readouterr().err
+
+
+CONTENT = bytes(range(256)) * 5000
+
+
+@pytest.fixture(autouse=True)
+def no_waiting(monkeypatch):
+    monkeypatch.setattr(download.time, "sleep", lambda seconds: None)
+
+
+@pytest.fixture
+def hub(tmp_path):
+    (tmp_path / "hub" / "user" / "name").mkdir(parents=True)
+    (tmp_path / "hub" / "user" / "name" / "big.bin").write_bytes(CONTENT)
+    with fake_hub(tmp_path / "hub") as server:
+        yield server
+
+
+def remote(hub, **changes):
+    values = {
+        "name": "big.bin",
+        "url": f"{hub.url}/user/name/resolve/{COMMIT}/big.bin",
+        "size": len(CONTENT),
+        "sha256": hashlib.sha256(CONTENT).hexdigest(),
+    }
+    return RemoteFile(**(values | changes))
+
+
+def test_a_file_arrives_with_progress(hub, tmp_path):
+    seen = []
+    path = fetch(remote(hub), tmp_path / "to", lambda *step: seen.append(step))
+    assert path.read_bytes() == CONTENT
+    assert seen[-1] == ("big.bin", len(CONTENT), len(CONTENT))
+    assert [done for _, done, _ in seen] == sorted(done for _, done, _ in seen)
+    fetch(remote(hub), tmp_path / "to")
+    assert len(hub.downloads()) == 1, "what is there and right is not fetched again"
+
+
+def test_a_cut_connection_goes_on_by_itself(hub, tmp_path):
+    hub.cut_after, hub.cuts = 400_000, 2
+    assert fetch(remote(hub), tmp_path).read_bytes() == CONTENT
+    assert [wanted for _, wanted in hub.downloads()] == [None, "bytes=400000-", "bytes=800000-"]
+
+
+def test_a_download_that_stays_cut_is_kept_for_the_next_time(hub, tmp_path):
+    hub.cut_after = 300_000
+    hub.ranges = False
+    with pytest.raises(DownloadError, match=r"broke after 300 kB of 1 MB.*goes on from there"):
+        fetch(remote(hub), tmp_path)
+    assert not (tmp_path / "big.bin").exists()
+    hub.cut_after, hub.ranges = None, True
+    assert fetch(remote(hub), tmp_path).read_bytes() == CONTENT
+    assert hub.downloads()[-1] == ("big.bin", "bytes=300000-")
+
+
+def test_a_server_without_ranges_starts_over(hub, tmp_path):
+    (tmp_path / "big.bin.part").write_bytes(b"old" * 1000)
+    hub.ranges = False
+    assert fetch(remote(hub), tmp_path).read_bytes() == CONTENT
+
+
+def test_a_stale_part_is_thrown_away_once(hub, tmp_path):
+    (tmp_path / "big.bin.part").write_bytes(b"x" * 1000)
+    assert fetch(remote(hub), tmp_path).read_bytes() == CONTENT
+    (tmp_path / "big.bin.part").write_bytes(b"x" * (len(CONTENT) + 5))
+    (tmp_path / "big.bin").unlink()
+    assert fetch(remote(hub), tmp_path).read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize("known", [{}, {"sha256": None, "git_blob": "0" * 40}])
+def test_a_wrong_checksum_leaves_nothing(hub, tmp_path, known):
+    hub.changed["big.bin"] = b"y" + CONTENT[1:]
+    with pytest.raises(DownloadError, match="wrong checksum and was thrown away"):
+        fetch(remote(hub, **known), tmp_path)
+    assert list(tmp_path.glob("big*")) == []
+
+
+def test_git_blobs_are_checked(hub, tmp_path):
+    blob = hashlib.sha1(b"blob %d\0" % len(CONTENT) + CONTENT, usedforsecurity=False).hexdigest()
+    assert fetch(remote(hub, sha256=None, git_blob=blob), tmp_path).is_file()
+
+
+@pytest.mark.parametrize("size", [None, len(CONTENT)])
+def test_more_bytes_than_announced_are_not_kept(hub, tmp_path, size):
+    hub.changed["big.bin"] = CONTENT * 3
+    with pytest.raises(DownloadError, match=r"larger than announced|wrong checksum"):
+        fetch(remote(hub, size=size), tmp_path)
+    assert not (tmp_path / "big.bin").exists()
+
+
+@pytest.mark.parametrize(
+    ("status", "message"),
+    [(404, "does not exist"), (401, "hf auth login"), (403, "licence"), (503, "problem")],
+)
+def test_a_refusal_is_one_sentence(hub, tmp_path, status, message):
+    hub.status["big.bin"] = status
+    with pytest.raises(DownloadError, match=message):
+        fetch(remote(hub), tmp_path)
+
+
+def test_no_network_is_one_sentence(tmp_path):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    file = RemoteFile("big.bin", f"http://127.0.0.1:{port}/big.bin")
+    with pytest.raises(DownloadError, match=r"no network: big\.bin cannot be reached"):
+        fetch(file, tmp_path)
+
+
+def test_a_disk_that_is_too_small_is_refused_first(hub, tmp_path, monkeypatch):
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(files.shutil, "disk_usage", lambda _: usage(10, 9, 1_000_000))
+    with pytest.raises(DownloadError, match=r"needs 1 MB.*1 MB free.*GEOCLIP_CACHE"):
+        fetch(remote(hub), tmp_path)
+    assert list(tmp_path.glob("big*")) == []
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full on this system")
+def test_a_disk_that_fills_up_on_the_way(hub, tmp_path):
+    (tmp_path / "big.bin.part").symlink_to("/dev/full")
+    with pytest.raises(DownloadError, match="the disk is full"):
+        fetch(remote(hub), tmp_path)
+    assert list(tmp_path.glob("big*")) == []
+
+
+@pytest.mark.parametrize("name", ["../x", "/etc/x", "a/../../x", "", "a\\b", "C:x"])
+def test_names_stay_in_their_folder(tmp_path, name):
+    with pytest.raises(DownloadError, match="leads out"):
+        safe_path(tmp_path, name)
+
+
+def test_only_the_web_is_fetched(tmp_path):
+    with pytest.raises(DownloadError, match="no web address"):
+        fetch(RemoteFile("x", "file:///etc/hostname"), tmp_path)
+
+
+def test_sizes_read_well():
+    assert [readable(n) for n in (12, 41_000_000, 1_710_540_580)] == ["1 kB", "41 MB", "1.71 GB"]

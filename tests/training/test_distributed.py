@@ -1,0 +1,119 @@
+"""Two processes on a CPU (gloo) give the result of one."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from geoclip_core.training.distributed import gather_rows, scaled_gradient
+from geoclip_core.training.runs import Run
+from tests.model import tiny_networks
+from tests.training import tiny_photos
+from tests.training.tiny_training import call
+
+COMMON = ("--device", "cpu", "--log-every", "1", "--batch-size", "30", "--epochs", "2")
+# "--multi_gpu" is how Accelerate starts several processes without MPI; "--device cpu" keeps them
+# off the GPU that a computer may have.
+LAUNCH = (
+    *("accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1"),
+    *("--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"),
+)
+CASES = {
+    "heads": ("fit", ("--cells", "12", "--dropout", "0", "--learning-rate", "0.005")),
+    "end-to-end": (
+        "fit",
+        (
+            *("--train", "backbone=last-block", "--backbone-learning-rate", "0.001"),
+            *("--cells", "12", "--dropout", "0", "--accumulation", "2"),
+        ),
+    ),
+    "pretrain": ("pretrain", ("--width", "16")),
+}
+
+
+@pytest.fixture(scope="module")
+def places(tmp_path_factory):
+    root = tmp_path_factory.mktemp("distributed")
+    data = root / "photos"
+    data.mkdir()
+    return (
+        tiny_photos.write(data, train=101, test=20),
+        tiny_networks.write("resnet", root / "resnet", seed=1),
+    )
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_two_processes_equal_one(case, places, tmp_path):
+    task, options = CASES[case]
+    data, network = places
+    runs = []
+    for number, launcher in enumerate(((), LAUNCH)):
+        folder = tmp_path / f"run{number}"
+        done = call(
+            *(task, "--data", data, "--backbone", network, *COMMON, *options),
+            *("--output", folder, "--cache-dir", tmp_path / f"cache{number}"),
+            launcher=launcher,
+        )
+        assert done.returncode == 0, done.stderr[-3000:]
+        assert done.stderr.count("run folder:") == 1
+        runs.append(Run.open(folder))
+        assert runs[-1].status.state == "finished"
+    one, two = ([row for row in run.metrics()] for run in runs)
+    assert [row["step"] for row in one] == [row["step"] for row in two]
+    for first, second in zip(one, two, strict=True):
+        for name in first.keys() - {"time"}:
+            # a photo on the edge of two classes may fall to the other side
+            loose = name.endswith(("_top1", "_zero_shot", "_of_16", "_km"))
+            tolerance = {"rel": 0.05, "abs": 0.1} if loose else {"rel": 2e-3}
+            assert first[name] == pytest.approx(second[name], **tolerance), (first["step"], name)
+    weights = [load_file(run.checkpoint / "model.safetensors") for run in runs]
+    for name, tensor in weights[0].items():
+        assert torch.allclose(tensor, weights[1][name], rtol=1e-2, atol=2e-3), name
+    reports = [json.loads((run.folder / "metrics.json").read_text()) for run in runs]
+    assert reports[0].keys() == reports[1].keys()
+
+
+def test_the_second_process_was_really_there(places, tmp_path):
+    data, network = places
+    folder = tmp_path / "run"
+    done = call(
+        *("fit", "--data", data, "--backbone", network, *COMMON, "--batch-size", "1"),
+        *("--output", folder, "--cache-dir", tmp_path / "cache"),
+        launcher=LAUNCH,
+    )
+    assert done.returncode != 0
+    assert "cannot be shared by 2 processes" in (done.stderr + str(Run.open(folder).status.error))
+
+
+def test_one_process_gathers_nothing():
+    values = torch.randn(3, 2, requires_grad=True)
+    assert gather_rows(values, [3], 0) is values
+
+
+def test_gathered_rows_keep_the_gradient_of_their_own(monkeypatch):
+    others = torch.tensor([[5.0, 5.0], [6.0, 6.0]])
+
+    def all_gather(received, padded):
+        received[0].copy_(padded)
+        received[1][:2].copy_(others)
+
+    monkeypatch.setattr(torch.distributed, "all_gather", all_gather)
+    values = torch.randn(3, 2, requires_grad=True)
+    gathered = gather_rows(values, [3, 2], 0)
+    assert torch.equal(gathered, torch.cat([values, others]))
+    (gathered**2).sum().backward()
+    assert torch.allclose(values.grad, 2 * values)
+
+
+def test_a_scaled_gradient_leaves_the_value():
+    value = torch.tensor(3.0, requires_grad=True)
+    (scaled_gradient(value, 0.25) * 2).backward()
+    assert value.grad == 0.5
+    assert scaled_gradient(value, 1.0) is value
+
+
+def test_the_order_of_processes_is_the_order_of_the_batch():
+    batch = np.random.default_rng(0).permutation(11)
+    assert np.array_equal(np.concatenate(np.array_split(batch, 3)), batch)

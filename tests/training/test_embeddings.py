@@ -1,0 +1,211 @@
+"""Tests."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from geoclip_core.data.dataset import read_dataset
+from geoclip_core.model.backbones import backbone_config, build_backbone
+from geoclip_core.training import embeddings
+from geoclip_core.training.embeddings import (
+    EmbeddingError,
+    chosen_engine,
+    embed_dataset,
+    embed_images,
+    onnx_engine,
+)
+from tests.model import tiny_networks
+from tests.training import tiny_photos
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    return read_dataset(tiny_photos.write(tmp_path_factory.mktemp("photos"), train=50, test=15))
+
+
+@pytest.fixture(scope="module")
+def network(tmp_path_factory):
+    return tiny_networks.write("resnet", tmp_path_factory.mktemp("resnet"))
+
+
+@pytest.fixture
+def backbone(network):
+    return build_backbone(network)
+
+
+@pytest.fixture(autouse=True)
+def small_shards(monkeypatch):
+    monkeypatch.setattr(embeddings, "SHARD_PHOTOS", 16)
+    monkeypatch.setattr(embeddings, "SHARD_PHOTOS", 16)
+
+
+def test_embeddings_are_those_of_the_backbone(backbone, dataset, tmp_path):
+    embedded = embed_dataset(backbone, dataset, tmp_path, engine="torch")
+    assert embedded.values.dtype == np.float16
+    assert embedded.values.shape == (65, backbone.embedding_width)
+    assert embedded.failures == {}
+    with torch.inference_mode():
+        batch = backbone.preprocessing.batch([Image.open(dataset.paths[40])])
+        wanted = backbone.embed(batch)[0].numpy()
+    assert np.allclose(embedded.values[40], wanted, rtol=2e-3, atol=2e-3)
+
+
+def test_a_second_time_nothing_is_computed(backbone, dataset, tmp_path, monkeypatch):
+    first = embed_dataset(backbone, dataset, tmp_path, engine="torch")
+    monkeypatch.setattr(embeddings, "embed_images", None)
+    again = embed_dataset(backbone, dataset, tmp_path, engine="torch")
+    assert np.array_equal(first.values, again.values)
+    assert isinstance(again.values, np.memmap)
+
+
+def test_a_part_of_a_set_is_taken_from_the_whole(backbone, dataset, tmp_path, monkeypatch):
+    whole = embed_dataset(backbone, dataset, tmp_path, engine="torch")
+    monkeypatch.setattr(embeddings, "embed_images", None)
+    rows = np.array([33, 2, 64])
+    part = embed_dataset(backbone, dataset.select(rows), tmp_path, engine="torch")
+    assert np.array_equal(part.values, whole.values[rows])
+
+
+def test_a_crash_costs_at_most_one_shard(backbone, dataset, tmp_path, monkeypatch):
+    real, calls = embeddings.embed_images, []
+
+    def killed(*arguments, **options):
+        calls.append(1)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(embeddings, "embed_images", killed)
+    with pytest.raises(KeyboardInterrupt):
+        embed_dataset(backbone, dataset, tmp_path, engine="torch")
+    assert embeddings.EmbeddingCache(backbone, dataset, tmp_path).find() is None
+    monkeypatch.setattr(
+        embeddings, "embed_images", lambda *a, **o: calls.append(2) or real(*a, **o)
+    )
+    resumed = embed_dataset(backbone, dataset, tmp_path, engine="torch")
+    assert calls.count(2) == 3  # of five shards
+    other = embed_dataset(backbone, dataset, tmp_path / "other", engine="torch")
+    assert np.array_equal(resumed.values, other.values)
+
+
+def test_other_weights_other_views_and_other_files_are_other_embeddings(
+    backbone, dataset, network, tmp_path
+):
+    cache = embeddings.EmbeddingCache(backbone, dataset, tmp_path)
+    views = build_backbone(backbone_config(network, views=((48, 48),)))
+    changed = build_backbone(network)
+    with torch.no_grad():
+        next(changed.parameters()).add_(1e-3)
+    places = {embeddings.EmbeddingCache(b, dataset, tmp_path).place for b in (views, changed)}
+    assert len({cache.place, *places}) == 3
+    path = dataset.paths[0]
+    content = path.read_bytes()
+    try:
+        path.write_bytes(content + b"\0")
+        assert embeddings.EmbeddingCache(backbone, dataset, tmp_path).place != cache.place
+    finally:
+        path.write_bytes(content)
+    assert embeddings.EmbeddingCache(backbone, dataset, tmp_path).place == cache.place
+
+
+def test_unreadable_photos_are_rows_of_nan_with_a_reason(backbone, tmp_path):
+    root = tmp_path / "data"
+    root.mkdir()
+    dataset = read_dataset(tiny_photos.write(root, train=20, test=4))
+    dataset.paths[3].write_text("no photo")
+    dataset.paths[7].unlink()
+    embedded = embed_dataset(backbone, dataset, tmp_path / "cache", engine="torch")
+    assert set(embedded.failures) == {3, 7}
+    assert np.isnan(embedded.values[[3, 7]]).all()
+    assert np.isfinite(embedded.values[embedded.readable]).all()
+    again = embed_dataset(backbone, dataset, tmp_path / "cache", engine="torch")
+    assert again.failures == embedded.failures
+
+
+def test_a_set_without_one_readable_photo_is_an_error(backbone, tmp_path):
+    root = tmp_path / "data"
+    root.mkdir()
+    dataset = read_dataset(tiny_photos.write(root, train=6, test=2))
+    for path in dataset.paths:
+        path.unlink()
+    with pytest.raises(EmbeddingError, match="not one of the 8 photos"):
+        embed_dataset(backbone, dataset, tmp_path / "cache")
+
+
+def test_damaged_files_are_made_again(backbone, dataset, tmp_path):
+    first = np.array(embed_dataset(backbone, dataset, tmp_path, engine="torch").values)
+    place = embeddings.EmbeddingCache(backbone, dataset, tmp_path).place
+    (place / "embeddings.npy").write_bytes(b"short")
+    again = embed_dataset(backbone, dataset, tmp_path, engine="torch")
+    assert np.array_equal(first, again.values)
+
+
+def test_two_processes_make_the_shards_of_one(backbone, dataset, tmp_path):
+    whole = embed_dataset(backbone, dataset, tmp_path / "one", engine="torch")
+
+    class Waited(Exception):
+        pass
+
+    def barrier():
+        raise Waited
+
+    with pytest.raises(Waited):
+        embed_dataset(
+            backbone, dataset, tmp_path / "two", engine="torch", share=(1, 2), barrier=barrier
+        )
+    both = embed_dataset(
+        backbone, dataset, tmp_path / "two", engine="torch", share=(0, 2), barrier=lambda: None
+    )
+    assert np.array_equal(whole.values, both.values)
+
+
+def test_progress_ends_at_all(backbone, dataset, tmp_path):
+    seen = []
+    embed_dataset(
+        backbone, dataset, tmp_path, progress=lambda d, t: seen.append((d, t)), batch_size=8
+    )
+    assert seen[-1] == (65, 65)
+    assert seen == sorted(seen)
+
+
+def test_numbers_that_are_not_finite_are_refused(backbone):
+    with torch.no_grad():
+        next(backbone.parameters()).fill_(float("nan"))
+    with pytest.raises(EmbeddingError, match="float16"):
+        embed_images(backbone, [Image.new("RGB", (40, 40))])
+
+
+@pytest.mark.parametrize("family", ["resnet", "clip", "convnext"])
+def test_onnx_gives_the_same_numbers(family, tmp_path):
+    folder = tiny_networks.write(family, tmp_path)
+    backbone = build_backbone(backbone_config(folder, views=((32, 32), (32, 64)), depths=(1,)))
+    engine = onnx_engine(backbone)
+    assert engine is not None
+    for count in (1, 5):
+        views = [torch.randn(count, 3, h, w) for h, w in backbone.preprocessing.views]
+        with torch.inference_mode():
+            wanted = backbone.embed(views)
+        assert torch.allclose(engine(views), wanted, atol=1e-4, rtol=1e-4)
+
+
+def test_onnx_that_differs_is_not_used(backbone, dataset, tmp_path, monkeypatch):
+    monkeypatch.setattr("geoclip_core.training.embeddings.TOLERANCE", -1.0)
+    assert onnx_engine(backbone) is None
+    with pytest.raises(EmbeddingError, match="engine torch"):
+        embed_dataset(backbone, dataset, tmp_path, engine="onnx")
+
+
+def test_a_network_that_is_too_large_to_export_stays_with_torch(backbone, monkeypatch):
+    assert chosen_engine(backbone) is not None
+    monkeypatch.setattr("geoclip_core.training.embeddings.MOST_PARAMETERS", 10)
+    assert chosen_engine(backbone) is None
+
+
+def test_failures_are_kept_as_json(backbone, dataset, tmp_path):
+    embed_dataset(backbone, dataset, tmp_path, engine="torch")
+    place = embeddings.EmbeddingCache(backbone, dataset, tmp_path).place
+    assert json.loads((place / "failures.json").read_text()) == {}
+    assert not list(place.glob("*shard*"))

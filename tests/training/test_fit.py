@@ -1,0 +1,268 @@
+"""Tests."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from geoclip_core.data.dataset import read_dataset
+from geoclip_core.evaluation.predictions import read_predictions
+from geoclip_core.model.backbones import build_backbone
+from geoclip_core.model.checkpoint import load_checkpoint
+from geoclip_core.training.fit import learnable_vocabularies
+from geoclip_core.training.options import FitOptions
+from tests.model import tiny_networks
+from tests.training import tiny_photos
+from tests.training.tiny_training import run_fit
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return tiny_photos.write(tmp_path_factory.mktemp("photos"), train=260, test=50)
+
+
+@pytest.fixture(scope="module")
+def network(tmp_path_factory):
+    return tiny_networks.write("resnet", tmp_path_factory.mktemp("resnet"), seed=1)
+
+
+@pytest.fixture(scope="module")
+def fitted(tmp_path_factory, data, network):
+    folder = tmp_path_factory.mktemp("fit") / "run"
+    return run_fit(folder, data, network, epochs=12)
+
+
+def test_a_run_leaves_everything_that_the_pages_read(fitted):
+    assert fitted.status.state == "finished", fitted.status.error
+    names = {path.name for path in fitted.folder.iterdir()}
+    assert {
+        "config.yaml",
+        "status.json",
+        "metrics.jsonl",
+        "log.txt",
+        "checkpoint",
+        "predictions.parquet",
+        "metrics.json",
+        "tensorboard",
+    } <= names
+    assert "resume" not in names
+    checkpoint = {path.name for path in fitted.checkpoint.iterdir()}
+    assert {
+        "model.safetensors",
+        "config.json",
+        "vocabularies.json",
+        "calibration.json",
+    } <= checkpoint
+    assert {"metrics.json", "README.md"} <= checkpoint
+    assert not [p for p in fitted.folder.rglob("*") if p.suffix in (".pt", ".pth", ".pkl", ".bin")]
+
+
+def test_it_beats_the_constant_guess_and_the_majority(fitted, data):
+    report = json.loads((fitted.folder / "metrics.json").read_text())
+    assert report["about"]["split"] == "test"
+    assert report["median_km"] < report["baselines"]["constant"]["median_km"] / 2
+    assert set(report["context"]) == {"climate", "month", "state", "county", "city"}
+    assert report["context"]["state"]["top1"] > 0.5
+    frame = read_predictions(fitted.folder / "predictions.parquet")
+    assert len(frame) == 50
+    assert np.median(frame["error_km"]) == pytest.approx(report["median_km"])
+
+
+def test_the_best_epoch_by_val_median_is_kept(fitted):
+    rows = [row for row in fitted.metrics() if "val/median_km" in row]
+    best = min(rows, key=lambda row: row["val/median_km"])
+    assert fitted.status.best["median_km"] == pytest.approx(best["val/median_km"])
+    report = json.loads((fitted.folder / "metrics.json").read_text())
+    assert report["validation"] == fitted.status.best
+
+
+def test_the_checkpoint_answers_and_is_calibrated(fitted, data):
+    model = load_checkpoint(fitted.checkpoint)
+    assert model.calibration is not None
+    assert "validation" in model.calibration.source
+    paths = read_dataset(data).split("test").paths
+    from PIL import Image
+
+    batch = model.backbone.preprocessing.batch([Image.open(paths[0])])
+    (estimate,) = model.predict(model.backbone.embed(batch))
+    assert set(estimate.context) == {"climate", "month", "state", "county", "city"}
+    state, county = estimate.context["state"], estimate.context["county"]
+    parents = np.array(model.vocabularies["county"].parent)
+    summed = np.bincount(parents, county, minlength=len(state))
+    assert np.allclose(summed, state, atol=1e-6)
+
+
+def test_the_card_says_what_it_is(fitted):
+    card = (fitted.checkpoint / "README.md").read_text()
+    assert "constant" in card
+    assert "Calibration" in card
+    assert "/tmp" not in card
+
+
+def test_without_context_no_context_parameter_exists(data, network, tmp_path):
+    run = run_fit(tmp_path / "run", data, network, use_context=False, epochs=2)
+    assert run.status.state == "finished", run.status.error
+    names = list(load_file(run.checkpoint / "model.safetensors"))
+    assert names
+    assert not [name for name in names if "context" in name]
+    assert load_checkpoint(run.checkpoint).features == ()
+
+
+@pytest.mark.parametrize(("head", "options"), [("regression", {"hidden": 16}), ("retrieval", {})])
+def test_the_other_coordinate_heads(data, network, tmp_path, head, options):
+    if head == "retrieval":
+        options = {"features": ("climate", "state"), "folds": 2, "repeats": 1}
+    run = run_fit(tmp_path / "run", data, network, coordinate_head=head, **options)
+    assert run.status.state == "finished", run.status.error
+    assert load_checkpoint(run.checkpoint).coordinate_head.kind == head
+    assert json.loads((run.folder / "metrics.json").read_text())["median_km"] > 0
+
+
+@pytest.mark.parametrize("train", ["backbone=none", "backbone=last-block"])
+def test_frozen_parts_do_not_change_by_a_bit(data, network, tmp_path, train):
+    before = build_backbone(network)
+    run = run_fit(
+        tmp_path / "run",
+        data,
+        network,
+        train=train,
+        epochs=1,
+        backbone_learning_rate=0.01,
+        patience=0,
+    )
+    assert run.status.state == "finished", run.status.error
+    after = load_checkpoint(run.checkpoint).backbone.state_dict()
+    changed = {n for n, t in before.state_dict().items() if not torch.equal(t, after[n])}
+    if train == "backbone=none":
+        assert not changed
+        return
+    before.freeze("last-block")
+    learning = {n for n, p in before.named_parameters() if p.requires_grad}
+    assert changed
+    assert changed <= learning  # BatchNorm statistics, the last block's too, stay as they are
+
+
+def test_end_to_end_learns_the_whole_backbone(data, network, tmp_path):
+    run = run_fit(
+        tmp_path / "run",
+        data,
+        network,
+        train="backbone=all",
+        epochs=1,
+        accumulation=2,
+        backbone_learning_rate=0.001,
+    )
+    assert run.status.state == "finished", run.status.error
+    before = build_backbone(network).state_dict()
+    after = load_checkpoint(run.checkpoint).backbone.state_dict()
+    weights = [n for n in before if n.endswith("convolution.weight")]
+    assert all(not torch.equal(before[n], after[n]) for n in weights)
+    statistics = [n for n in before if "running" in n]
+    assert all(torch.equal(before[n], after[n]) for n in statistics)
+    assert not (run.folder / "embeddings").exists()
+
+
+def test_accumulated_parts_take_the_step_of_the_whole(data, network, tmp_path):
+    options = {"epochs": 1, "dropout": 0.0, "patience": 0}
+    whole = run_fit(tmp_path / "whole", data, network, **options)
+    parts = run_fit(tmp_path / "parts", data, network, accumulation=4, **options)
+    for one, other in zip(whole.metrics(), parts.metrics(), strict=True):
+        for name in one.keys() - {"time"}:
+            assert one[name] == pytest.approx(other[name], rel=2e-4), name
+
+
+def test_few_photos_are_told_of_the_head_that_suits_them(data, network, tmp_path):
+    run = run_fit(tmp_path / "run", data, network, epochs=1)
+    assert "training photos are few: --coordinate-head retrieval" in "\n".join(run.log_tail(50))
+
+
+def test_features_that_nobody_labelled_are_left_out(tmp_path, network):
+    root = tmp_path / "data"
+    root.mkdir()
+    tiny_photos.write(root, train=120, test=20)
+    for split in ("train", "test"):
+        path = root / f"{split}_mini.csv"
+        lines = path.read_text().splitlines()
+        column = lines[0].split(",").index("captured_at")
+        kept = [lines[0]]
+        for line in lines[1:]:
+            cells = line.split(",")
+            cells[column] = ""
+            kept.append(",".join(cells))
+        path.write_text("\n".join(kept) + "\n")
+    train = read_dataset(root).split("train")
+    vocabularies, left_out = learnable_vocabularies(train, ("month", "state"))
+    assert list(vocabularies) == ["state"]
+    assert left_out == ["month"]
+    run = run_fit(tmp_path / "run", root, network, epochs=1)
+    assert run.status.state == "finished", run.status.error
+    assert "month" not in load_checkpoint(run.checkpoint).features
+    assert any("month left out" in line for line in run.log_tail())
+
+
+def test_unreadable_photos_are_left_out_and_named(tmp_path, network):
+    root = tmp_path / "data"
+    root.mkdir()
+    tiny_photos.write(root, train=120, test=20)
+    dataset = read_dataset(root)
+    for split in ("train", "val", "test"):
+        dataset.split(split).paths[0].write_bytes(b"no photo")
+    for train in ("backbone=none", "backbone=last-block"):
+        run = run_fit(tmp_path / train, root, network, epochs=1, train=train)
+        assert run.status.state == "finished", run.status.error
+        assert any("left out" in line for line in run.log_tail(50))
+        assert len(read_predictions(run.folder / "predictions.parquet")) == 19
+
+
+def test_a_wrong_table_is_a_failed_run_with_a_sentence(tmp_path, network):
+    root = tmp_path / "data"
+    root.mkdir()
+    tiny_photos.write(root, train=40, test=10)
+    path = root / "train_mini.csv"
+    lines = path.read_text().splitlines()
+    lines[5] = lines[5].replace(lines[5].split(",")[1], "north", 1)
+    path.write_text("\n".join(lines) + "\n")
+    run = run_fit(tmp_path / "run", root, network)
+    assert run.status.state == "failed"
+    assert "train_mini.csv" in run.status.error
+    assert "latitude" in run.status.error
+    assert "row 6" in run.status.error
+
+
+def test_too_small_a_dataset_is_refused(tmp_path, network):
+    root = tmp_path / "data"
+    root.mkdir()
+    tiny_photos.write(root, train=14, test=4)
+    run = run_fit(tmp_path / "run", root, network)
+    assert run.status.state == "failed"
+    assert "at least" in run.status.error
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({}, "data must be given"),
+        ({"data": "x", "features": ("weather",)}, "weather"),
+        ({"data": "x", "features": ()}, "no-use-context"),
+        ({"data": "x", "coordinate_head": "retrieval", "train": "backbone=all"}, "backbone=none"),
+        ({"data": "x", "coordinate_head": "regression", "cells": 50}, "cells belongs to"),
+        ({"data": "x", "gammas": (3.0,)}, "gammas belongs to"),
+        ({"data": "x", "projection": True}, "projection"),
+        ({"data": "x", "accumulation": 64, "batch_size": 32}, "accumulation"),
+        ({"data": "x", "val_fraction": 0.0}, "val_fraction"),
+        ({"data": "x", "device": "cpu", "precision": "fp16"}, "fp16"),
+        ({"data": "x", "views": ("wide",)}, "HEIGHTxWIDTH"),
+        ({"data": "x", "learning_rate": 5.0}, "learning_rate"),
+        ({"data": "x", "learning_rate": float("nan")}, "learning_rate"),
+        ({"data": "x", "dropout": 1.0}, "dropout"),
+        ({"data": "x", "context_weights": {"city": -1.0}}, "negative"),
+        ({"data": "x", "context_weights": {"town": 1.0}}, "town"),
+        ({"resume": "r", "epochs": 7}, "leave out epochs"),
+        ({"data": "x", "epochs": 0}, "epochs"),
+    ],
+)
+def test_impossible_options_are_refused_before_anything_is_loaded(options, message):
+    with pytest.raises(ValueError, match=message):
+        FitOptions(**options)

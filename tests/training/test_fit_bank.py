@@ -1,0 +1,254 @@
+"""Tests."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from torch import nn
+
+from geoclip_core.data.dataset import PhotoDataset
+from geoclip_core.earth.sphere import destination, haversine_km
+from geoclip_core.evaluation.predictions import read_about, read_predictions
+from geoclip_core.model.backbone import Backbone, BackboneConfig, Preprocessing
+from geoclip_core.model.checkpoint import load_checkpoint
+from geoclip_core.training.fit_bank import (
+    BankData,
+    BankSubject,
+    cross_validate,
+    fit_bank,
+    fit_bank_model,
+    hold_out,
+    random_folds,
+    spatial_folds,
+)
+from geoclip_core.training.options import BankOptions
+
+# four cities of four countries and climates; a photo's embedding knows which one it is, noisily
+CITIES = [
+    (-33.45, -70.67, "Chile", "CL", 7),
+    (60.17, 24.94, "Finland", "FI", 25),
+    (-1.29, 36.82, "Kenya", "KE", 14),
+    (35.68, 139.69, "Japan", "JP", 13),
+]
+WIDTHS = (8, 5)
+QUICK = {"folds": 4, "repeats": 1}
+
+
+class Stub(Backbone):
+    def __init__(self):
+        super().__init__(BackboneConfig("stub", "test"))
+        self.preprocessing = Preprocessing(((32, 32),))
+        self.view_block_widths = WIDTHS
+        self.layer = nn.Linear(2, 2)
+
+    def features(self, pixels):
+        raise AssertionError("its embeddings are given")
+
+    def last_block(self):
+        return [self.layer]
+
+
+def _photos(count=80, seed=0):
+    rng = np.random.default_rng(seed)
+    city = np.arange(count) % len(CITIES)
+    places = np.array([c[:2] for c in CITIES])[city]
+    places = destination(places, rng.uniform(0, 360, count), rng.uniform(0, 80, count))
+    signal = np.eye(4)[city] @ rng.normal(size=(4, sum(WIDTHS))) * 2
+    embeddings = signal + rng.normal(size=(count, sum(WIDTHS)))
+    country = [CITIES[c][2] for c in city]
+    keys = [CITIES[c][3] for c in city]
+    table = pd.DataFrame(
+        {
+            "id": [f"p{i}" for i in range(count)],
+            "path": [f"train_images/{i}.jpg" for i in range(count)],
+            "latitude": places[:, 0],
+            "longitude": places[:, 1],
+            "captured_at": pd.NaT,
+            "climate": np.array([CITIES[c][4] for c in city], dtype=np.int16),
+            "month": np.int16(-100),
+            "country": pd.array(country, dtype="str"),
+            "country_key": pd.array(keys, dtype="str"),
+            "sequence": pd.array([None] * count, dtype="str"),
+            "split": np.where(np.arange(count) % 10 == 0, "test", "train"),
+        }
+    )
+    for place in ("state", "county", "city"):
+        table[place] = pd.array([None] * count, dtype="str")
+        table[f"{place}_key"] = pd.array([None] * count, dtype="str")
+    return table, embeddings.astype(np.float32)
+
+
+def _dataset(tmp_path, **changes):
+    table, embeddings = _photos(**changes)
+    return PhotoDataset(tmp_path, "four cities", table), embeddings
+
+
+def _subject(options, count=80):
+    table, embeddings = _photos(count)
+    dataset = PhotoDataset(None, "four cities", table.assign(split="train"))
+    from geoclip_core.data.vocabulary import build_vocabularies
+
+    words = build_vocabularies(dataset, options.features) if options.use_context else {}
+    data = BankData(torch.from_numpy(embeddings), dataset.coordinates, dataset.labels(words))
+    return BankSubject(data, words, options, BackboneConfig("stub", "test"), WIDTHS)
+
+
+def _errors(subject, estimates):
+    modes = np.array([estimate.posterior.mode() for estimate in estimates])
+    return haversine_km(modes, subject.data.coordinates)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        BankOptions(**QUICK),
+        BankOptions(features=(), use_context=False, **QUICK),
+        BankOptions(features=(), use_context=False, vote="cosine", **QUICK),
+        BankOptions(gammas=(1.0, 2.0), ridges=(0.03, 0.3), context_ridges=(0.1, 1.0), **QUICK),
+    ],
+)
+def test_held_out_photos_are_located(options):
+    subject = _subject(options)
+    estimates = hold_out(subject, random_folds(80, 4, 0))
+    assert np.median(_errors(subject, estimates)) < 150
+    if options.use_context:
+        for feature in options.features:
+            top = [int(estimate.context[feature].argmax()) for estimate in estimates]
+            assert (np.array(top) == subject.data.labels[feature]).mean() > 0.8
+
+
+def test_embeddings_without_a_signal_do_no_better_than_a_constant():
+    subject = _subject(BankOptions(features=(), use_context=False, **QUICK))
+    noise = torch.randn(80, sum(WIDTHS), generator=torch.Generator().manual_seed(3))
+    blind = BankSubject(
+        BankData(noise, subject.data.coordinates, {}), {}, subject.options, *_rest(subject)
+    )
+    errors = _errors(blind, hold_out(blind, random_folds(80, 4, 0)))
+    # one city in four is right by chance; a leak of the held-out photo would find it every time
+    assert (errors < 500).mean() < 0.5
+
+
+def _rest(subject):
+    return subject.backbone_config, subject.block_widths
+
+
+def test_a_fold_is_not_calibrated_on_itself():
+    subject = _subject(BankOptions(features=(), use_context=False, **QUICK))
+    validation = cross_validate(subject, random_folds(80, 4, 0))
+    bandwidths = {estimate.posterior.bandwidth_km for estimate in validation.estimates}
+    assert len(bandwidths) > 1  # one calibration a fold
+    inside = [
+        haversine_km(np.array(e.posterior.mode()), place) <= e.posterior.radius_km(0.9)
+        for e, place in zip(validation.estimates, subject.data.coordinates, strict=True)
+    ]
+    assert np.mean(inside) > 0.8
+
+
+def test_folds_are_even_and_their_own_seed():
+    folds = random_folds(103, 10, 5)
+    assert sorted(np.bincount(folds)) == [10] * 7 + [11] * 3
+    assert np.array_equal(folds, random_folds(103, 10, 5))
+    assert not np.array_equal(folds, random_folds(103, 10, 6))
+
+
+def test_spatial_folds_keep_neighbours_together():
+    coordinates = np.array(
+        [[0.0, 179.95], [0.0, -179.95], [10.0, 0.0], [10.2, 0.0], [10.4, 0.0], [50, 50]]
+    )
+    folds = spatial_folds(coordinates, 3, 0, group_km=30.0)
+    assert folds[0] == folds[1]  # 11 km apart across the date line
+    assert folds[2] == folds[3] == folds[4]  # a chain of 22 km steps
+    assert len({folds[0], folds[2], folds[5]}) == 3
+
+
+def test_the_checkpoint_holds_the_model_its_numbers_and_its_predictions(tmp_path):
+    dataset, embeddings = _dataset(tmp_path)
+    (tmp_path / "ATTRIBUTION.md").write_text("# title\nPhotos by Ada, CC BY-SA 4.0.\n")
+    options = BankOptions(use_all_rows=True, license="CC BY-SA 4.0", note="Take care.", **QUICK)
+    seen = []
+    metrics = fit_bank(
+        dataset,
+        embeddings,
+        Stub(),
+        options,
+        tmp_path / "mini",
+        name="mini",
+        command="python -m train fit --recipe mini --data DIR",
+        progress=lambda done, total: seen.append((done, total)),
+    )
+    assert seen[-1] == (12, 12)
+    assert metrics["geoscore"] > 4000 > metrics["baselines"]["constant"]["geoscore"]
+    assert metrics["photos"] == 80
+    assert 0.4 < metrics["coverage"]["50"] <= 1.0
+    saved = json.loads((tmp_path / "mini" / "metrics.json").read_text())
+    assert saved["cross_validation"]["geoscore_of_repeats"] == pytest.approx([metrics["geoscore"]])
+    frame = read_predictions(tmp_path / "mini" / "predictions.parquet")
+    assert list(frame["id"]) == list(dataset.table["id"])
+    assert frame["error_km"].median() == pytest.approx(metrics["median_km"])
+    assert {"climate_top1", "country_rank", "radius_90_km", "log_density"} <= set(frame.columns)
+    assert read_about(tmp_path / "mini" / "predictions.parquet")["split"] == "cross-validation"
+    card = (tmp_path / "mini" / "README.md").read_text()
+    assert "license: cc-by-sa-4.0" in card
+    assert "> Photos by Ada" in card
+    assert f"{metrics['geoscore']:,.0f}" in card
+    assert "best constant guess" in card
+    assert "**Take care.**" in card
+    assert "--recipe mini" in card
+    model = load_checkpoint(tmp_path / "mini", with_backbone=False)
+    assert model.calibration is not None
+    assert model.calibration.n == 80
+    # the saved options are those that were chosen, not those that it started from
+    assert model.config.context_options["sharpness"].keys() == {"climate", "country"}
+    estimate = model.predict(embeddings[:1])[0]
+    assert haversine_km(np.array(estimate.posterior.mode()), dataset.coordinates[0]) < 200
+
+
+def test_test_rows_and_unreadable_photos_are_left_out(tmp_path):
+    dataset, embeddings = _dataset(tmp_path)
+    embeddings[[3, 7]] = np.nan
+    options = BankOptions(features=(), use_context=False, **QUICK)
+    metrics = fit_bank(dataset, embeddings, Stub(), options, tmp_path / "m", name="m")
+    assert metrics["photos"] == 80 - 8 - 2
+    assert metrics["unreadable"] == 2
+    frame = read_predictions(tmp_path / "m" / "predictions.parquet")
+    assert not set(frame["id"]) & {"p0", "p3", "p7", "p10"}
+    assert set(dataset.table["split"]) == {"train", "test"}  # the caller's table is untouched
+
+
+def test_the_same_data_give_the_same_weights(tmp_path):
+    subject = _subject(BankOptions(**QUICK))
+    arguments = (subject.data, subject.vocabularies, subject.options, *_rest(subject))
+    first, second = (fit_bank_model(*arguments).state_dict() for _ in range(2))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_what_cannot_be_fitted_is_refused(tmp_path):
+    dataset, embeddings = _dataset(tmp_path)
+    with pytest.raises(ValueError, match="width 13"):
+        fit_bank(dataset, embeddings[:, :5], Stub(), BankOptions(), tmp_path / "x", name="x")
+    few, rows = _dataset(tmp_path, count=20)
+    with pytest.raises(ValueError, match="at least 30 photos"):
+        fit_bank(few, rows, Stub(), BankOptions(), tmp_path / "x", name="x")
+    with pytest.raises(ValueError, match="not finite"):
+        BankData(torch.full((40, 3), torch.nan), np.zeros((40, 2)), {})
+    with pytest.raises(ValueError, match="above zero"):
+        BankOptions(ridges=(0.0,))
+    with pytest.raises(ValueError, match="context_weight"):
+        BankOptions(context_weight=1.0)
+    with pytest.raises(ValueError, match="switch it off"):
+        BankOptions(features=())
+
+
+def test_a_stop_in_the_progress_leaves_nothing_behind(tmp_path):
+    dataset, embeddings = _dataset(tmp_path)
+
+    def stop(done, total):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fit_bank(
+            dataset, embeddings, Stub(), BankOptions(), tmp_path / "x", name="x", progress=stop
+        )
+    assert not (tmp_path / "x").exists()

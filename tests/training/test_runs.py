@@ -1,0 +1,235 @@
+"""Tests."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+from geoclip_core.training.runs import DIED, Run, RunError, list_runs, this_process
+from geoclip_core.training.session import RunSession, StopRequestedError, describe, execute
+
+
+def _run(root, name="test", **status):
+    run = Run.create(root, name, {"data": "x", "epochs": 3}, "fit")
+    if status:
+        run.update(**status)
+    return run
+
+
+def test_a_new_run_knows_its_options_and_is_a_recipe(tmp_path):
+    run = _run(tmp_path / "runs", "São Paulo / 1")
+    assert run.config == {"data": "x", "epochs": 3}
+    assert run.status.state == "queued"
+    assert run.folder.parent == tmp_path / "runs"
+    assert run.folder.name.endswith("-S-o-Paulo-1")
+    assert Run.open(run.folder).status.task == "fit"
+
+
+def test_a_folder_may_be_named_but_not_used_twice(tmp_path):
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    run = Run.create(tmp_path, "x", {}, "fit", folder)
+    assert run.folder == folder
+    with pytest.raises(RunError, match="--resume"):
+        Run.create(tmp_path, "x", {}, "fit", folder)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "holiday.jpg").touch()
+    with pytest.raises(RunError, match="not empty"):
+        Run.create(tmp_path, "x", {}, "fit", tmp_path / "other")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["mine", "other"]
+
+
+def test_two_runs_of_the_same_second_have_different_folders(tmp_path):
+    assert len({_run(tmp_path).folder for _ in range(3)}) == 3
+
+
+def test_runs_are_listed_newest_first_and_rubbish_is_passed_over(tmp_path):
+    first, second = _run(tmp_path, "a"), _run(tmp_path, "b")
+    first.update(created_at=5.0)
+    (tmp_path / "no-run").mkdir()
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "status.json").write_text("{")
+    assert [run.name for run in list_runs(tmp_path)] == [second.name, first.name]
+    assert list_runs(tmp_path / "nowhere") == []
+
+
+def test_what_is_no_run_is_refused_by_name(tmp_path):
+    with pytest.raises(RunError, match="nothing"):
+        Run.open(tmp_path / "nothing")
+
+
+def test_a_dead_process_is_a_failed_run(tmp_path):
+    child = subprocess.Popen([sys.executable, "-c", ""])
+    child.wait()
+    run = _run(tmp_path, state="running", pid=child.pid, host=this_process()["host"])
+    assert run.status.state == "failed"
+    assert run.status.error == DIED
+    assert run.recorded_status.state == "running"
+
+
+def test_a_zombie_is_dead(tmp_path):
+    child = subprocess.Popen([sys.executable, "-c", ""])
+    run = _run(tmp_path, state="running", pid=child.pid, host=this_process()["host"])
+    deadline = time.monotonic() + 60
+    while run.status.state == "running" and time.monotonic() < deadline:
+        time.sleep(0.05)  # never waited for: it becomes a zombie
+    assert run.status.state == "failed"
+    child.wait()
+
+
+def test_a_process_number_that_was_given_again_is_another_process(tmp_path):
+    run = _run(tmp_path, state="running", **this_process())
+    assert run.status.state == "running"
+    run.update(pid_started_at=12345.0)
+    assert run.status.state == "failed"
+
+
+def test_another_computer_is_believed(tmp_path):
+    run = _run(tmp_path, state="running", pid=1, host="another-computer")
+    assert run.status.state == "running"
+
+
+def test_metrics_forget_what_a_resumed_run_writes_again(tmp_path):
+    run = _run(tmp_path)
+    for step in (10, 20, 30):
+        run.log_metrics({"step": step, "loss": 1 / step})
+    with (run.folder / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 40, "lo')  # killed while writing
+    assert [row["step"] for row in run.metrics()] == [10, 20, 30]
+    run.forget_metrics_after(20)
+    run.log_metrics({"step": 30, "loss": 5.0})
+    assert [row["step"] for row in run.metrics()] == [10, 20, 30]
+
+
+def test_status_is_never_half_written(tmp_path):
+    run = _run(tmp_path, state="running", **this_process())
+    stop = threading.Event()
+
+    def write():
+        while not stop.is_set():
+            run.update(phase="x" * 5000)
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    try:
+        for _ in range(200):
+            assert run.recorded_status.task == "fit"
+    finally:
+        stop.set()
+        writer.join()
+
+
+def test_execute_records_the_end(tmp_path):
+    run = _run(tmp_path)
+    seen = []
+
+    def work(session):
+        seen.append(run.status.state)
+        session.log("hello")
+        session.metrics(1, {"loss": 2.0})
+        session.progress("training", 0.5, now=True)
+
+    assert execute(run, work) == 0
+    assert seen == ["running"]
+    assert run.status.state == "finished"
+    assert run.status.progress == 1.0
+    assert "hello" in run.log_tail()[-1]
+    assert any((run.folder / "tensorboard").iterdir())
+
+
+def test_a_failure_is_a_sentence_in_the_status_and_a_traceback_in_the_log(tmp_path):
+    run = _run(tmp_path)
+
+    def work(session):
+        raise ValueError("train_mini.csv: column 'latitude', row 7: 'abc' is not a number")
+
+    assert execute(run, work) == 1
+    assert run.status.state == "failed"
+    assert run.status.error.startswith("train_mini.csv: column 'latitude', row 7")
+    assert any("Traceback" in line for line in run.log_tail(50))
+
+
+def test_a_full_disk_is_said_even_on_a_full_disk(tmp_path, monkeypatch):
+    run = _run(tmp_path)
+    real = os.replace
+    full = {"on": False}
+
+    def replace(source, target):
+        if full["on"] and (run.folder / ".reserve").exists():
+            raise OSError(28, "No space left on device", str(target))
+        real(source, target)
+
+    monkeypatch.setattr(os, "replace", replace)
+    monkeypatch.setattr("pathlib.Path.replace", lambda self, target: replace(self, target))
+
+    def work(session):
+        full["on"] = True
+        raise OSError(28, "No space left on device", "checkpoint/model.safetensors")
+
+    assert execute(run, work) == 1
+    assert run.status.state == "failed"
+    assert "disk is full" in run.status.error
+    assert "model.safetensors" in run.status.error
+
+
+def test_a_stop_request_ends_cleanly_and_is_forgotten_by_the_next_start(tmp_path):
+    run = _run(tmp_path)
+
+    def work(session):
+        run.request_stop()
+        session.raise_if_stopped()
+        raise AssertionError("went on")
+
+    assert execute(run, work) == 0
+    assert run.status.state == "stopped"
+    assert execute(run, lambda session: session.raise_if_stopped()) == 0
+    assert run.status.state == "finished"
+
+
+def test_sigterm_is_a_stop_request(tmp_path):
+    run = _run(tmp_path)
+
+    def work(session):
+        assert not session.stop_requested()
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert session.stop_requested()
+        raise StopRequestedError
+
+    before = signal.getsignal(signal.SIGTERM)
+    assert execute(run, work) == 0
+    assert run.status.state == "stopped"
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_a_run_is_worked_on_by_one_process(tmp_path):
+    run = _run(tmp_path, state="running", **this_process())
+    with pytest.raises(RunError, match="running already"):
+        execute(run, lambda session: None)
+    with pytest.raises(RunError, match="stop it"):
+        run.delete()
+
+
+def test_time_left_is_that_of_the_phase(tmp_path, monkeypatch):
+    run = _run(tmp_path)
+    clock = [0.0]
+    monkeypatch.setattr("geoclip_core.training.session.time.monotonic", lambda: clock[0])
+    session = RunSession(run)
+    session.progress("embedding", 0.0)
+    clock[0] = 1000.0
+    session.progress("training, epoch 1", 0.5, until=0.9)
+    assert run.status.eta_seconds is None
+    clock[0] = 1010.0
+    session.progress("training, epoch 1", 0.6, until=0.9)
+    assert run.status.eta_seconds == pytest.approx(30)
+
+
+def test_errors_are_said_in_one_line():
+    assert describe(ValueError("a\n  b")) == "a b"
+    assert describe(KeyError("x")) == "KeyError: 'x'"
+    assert "smaller batch" in describe(RuntimeError("CUDA out of memory. Tried to allocate"))
+    assert json.dumps(describe(OSError(28, "No space left on device")))

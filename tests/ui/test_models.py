@@ -1,0 +1,75 @@
+"""The fold that offers models: nothing there, on its way, failed, arrived."""
+
+import os
+
+import pytest
+from streamlit.testing.v1 import AppTest
+
+from geoclip_core.files import cache_folders
+from geoclip_core.hub.catalogue import write_manifest
+from geoclip_core.hub.download import DownloadStatus, StatusWriter
+from tests.geoclip.geoclip_files import make_geoclip
+from ui import models
+
+
+def page():
+    from ui.models import models as render
+
+    render()
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("GEOCLIP_CACHE", str(tmp_path))
+    for name in ("GEOCLIP_OFFLINE", "HF_HUB_OFFLINE"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def shown():
+    app = AppTest.from_function(page, default_timeout=180).run()
+    assert not app.exception
+    return app
+
+
+def text(app):
+    elements = [*app.markdown, *app.caption, *app.warning]
+    return "\n".join(str(element.value) for element in elements)
+
+
+def test_size_and_licence_come_before_the_button(monkeypatch):
+    started = []
+    monkeypatch.setattr(models, "start_download", started.append)
+    app = shown()
+    assert "**geoclip** · 1.75 GB · licence MIT" in text(app)
+    app.button(key="download geoclip").click().run()
+    assert started == ["geoclip"]
+
+
+def test_offline_offers_nothing_to_click(monkeypatch):
+    monkeypatch.setenv("GEOCLIP_OFFLINE", "1")
+    app = shown()
+    assert "switched off" in text(app)
+    assert not app.button
+
+
+def test_a_running_download_shows_how_far_it_is():
+    running = DownloadStatus("running", "model.safetensors", 500_000_000, 10**9, pid=os.getpid())
+    StatusWriter("geoclip").write(running)
+    app = shown()
+    assert "geoclip** is being downloaded" in text(app)
+    assert not app.button
+
+
+def test_a_failed_download_says_why_and_can_be_tried_again():
+    StatusWriter("geoclip").write(DownloadStatus("failed", error="no network: it is off"))
+    app = shown()
+    assert "no network" in text(app)
+    assert app.button(key="download geoclip").label == "Try again"
+
+
+def test_what_is_here_is_not_offered():
+    folder = make_geoclip(cache_folders().models / "geoclip")
+    write_manifest(folder, {"name": "geoclip", "kind": "geoclip", "source": "x", "licence": "MIT"})
+    app = shown()
+    assert not app.button
+    assert not app.expander

@@ -1,0 +1,146 @@
+"""What a viewer chose or dropped is still there on the next page."""
+
+import pytest
+from PIL import Image
+from streamlit.testing.v1 import AppTest
+
+from geoclip_core import explain
+from geoclip_core.locator import Geolocator
+from geoclip_core.prediction import Failure
+from tests.ui.conftest import photo_bytes
+from ui import photos
+from ui.models import ServedModel, _duration, accuracy_sentence, locate_photos
+from ui.photos import PhotoTray, TrayPhoto, _decoded, example_photo, problem, thumbnail
+from ui.theme import LIGHT, rgb
+
+
+def test_choice_gives_way_when_its_option_is_gone():
+    def page():
+        import streamlit as st
+
+        from ui.page import choose
+
+        options = st.session_state.get("options", ["a", "b"])
+        st.write(f"chosen {choose('Run', options, 'run', default='b')}")
+
+    app = AppTest.from_function(page).run()
+    assert app.markdown[0].value == "chosen b"
+    app.selectbox[0].select("a").run()
+    app.session_state["options"] = ["b", "c"]
+    app.run()
+    assert app.markdown[0].value == "chosen b"
+    app.session_state["options"] = []
+    app.run()
+    assert app.markdown[0].value == "chosen None"
+    assert app.selectbox[0].disabled
+
+
+def test_tray_takes_the_same_bytes_once():
+    tray = PhotoTray()
+    assert tray.add("a", b"1")
+    assert not tray.add("b", b"1")
+    assert [photo.name for photo in tray] == ["a"]
+    tray.remove(next(iter(tray)).digest)
+    tray.remove("never there")
+    assert len(tray) == 0
+
+
+def test_thumbnail_is_small_upright_and_without_exif():
+    import io
+
+    photo = TrayPhoto("big", photo_bytes(position=(10.0, 20.0), size=(2000, 1000)), "digest-big")
+    image = Image.open(io.BytesIO(thumbnail(photo)))
+    assert image.size == (640, 320)
+    assert not image.getexif()
+
+
+@pytest.mark.parametrize("way", ["remove", "clear"])
+def test_a_forgotten_photo_leaves_no_picture(way):
+    tray, other = PhotoTray(), PhotoTray()
+    tray.add("mine.jpg", photo_bytes(40))
+    other.add("theirs.jpg", photo_bytes(41))
+    (mine,), (theirs,) = tray, other
+    kept = {photo.digest: thumbnail(photo) for photo in (mine, theirs)}
+    assert photos._CACHE.keys() >= kept.keys()
+    tray.remove(mine.digest) if way == "remove" else tray.clear()
+    assert mine.digest not in photos._CACHE
+    assert photos._CACHE[theirs.digest] == kept[theirs.digest]
+
+
+def test_reasons_are_kept_without_the_photo(models):
+    model = ServedModel(Geolocator.load(models["texas"]))
+    photo = TrayPhoto("a.jpg", photo_bytes(42, size=(80, 60)), "digest-42")
+    steps = []
+    assert not model.has_explained(photo)
+    model.explain(photo, lambda *step: steps.append(step))
+    assert model.has_explained(photo)
+    assert steps[-1][0] == steps[-1][1]
+    assert not any("image" in vars(effect) for effect in model._effects["digest-42"].values())
+    found = model.explanation(photo)
+    assert found.file == "a.jpg"
+    assert found.image.size == (80, 60)
+    assert found.effects is model._effects["digest-42"]
+
+
+def test_reasons_wear_the_colours_of_the_app():
+    assert rgb(LIGHT.best) == explain.FOR
+    assert rgb(LIGHT.candidate) == explain.AGAINST
+
+
+def test_example_ships_with_the_app():
+    assert problem(example_photo()) is None
+    assert example_photo().example
+
+
+def test_only_images_are_taken_from_the_clipboard():
+    assert _decoded({"name": "x.png", "data": "data:image/png;base64,AQID"}) == (
+        "x.png",
+        b"\x01\x02\x03",
+    )
+    for wrong in (None, {}, {"data": 5}, {"data": "data:text/html;base64,AQID"}, {"data": "x"}):
+        assert _decoded(wrong) is None
+    assert _decoded({"data": "data:image/png;base64,%%%"}) is None
+
+
+class Locator:
+    """Counts how often it is asked."""
+
+    name = "counter"
+    asked = 0
+
+    def locate(self, photo, top_k, name):
+        from dataclasses import dataclass
+
+        @dataclass
+        class Answer:
+            file: str
+
+        self.asked += 1
+        return Answer(name)
+
+
+def test_nothing_is_located_twice_and_failures_do_not_stop_the_rest():
+    model = ServedModel(Locator())
+    good = TrayPhoto("good.jpg", photo_bytes(5), "digest-5")
+    again = TrayPhoto("renamed.jpg", good.content, good.digest)
+    bad = TrayPhoto("bad.jpg", b"text", "digest-bad")
+    rows = locate_photos(model, [[bad], [good], [again]])
+    assert isinstance(rows[0], Failure)
+    assert "bad.jpg" in rows[0].error
+    assert [row.file for row in rows[1:]] == ["good.jpg", "renamed.jpg"]
+    assert model.locator.asked == 1
+
+
+def test_durations():
+    assert _duration(0.2) == "1 s"
+    assert _duration(45) == "45 s"
+    assert _duration(600) == "10 min"
+
+
+def test_good_model_is_not_called_small():
+    locator = Locator()
+    locator.metrics = {"n": 12000, "median_km": 90.0, "accuracy_at_km": {"750": 0.9}}
+    sentence = accuracy_sentence(locator)
+    assert "small" not in sentence
+    assert "90 km" in sentence
+    assert "12,000 photos" in sentence

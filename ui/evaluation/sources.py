@@ -1,0 +1,403 @@
+"""What the Evaluation page shows: the choices in its sidebar and the filters above its panels."""
+
+import hashlib
+from collections import Counter, OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import streamlit as st
+
+import geoclip_core
+from geoclip_core.data.vocabulary import MONTHS, place_name
+from geoclip_core.earth.climate import climate_names
+from geoclip_core.earth.gazetteer import country_name
+from geoclip_core.evaluation.evaluate import describe, predictions_of
+from geoclip_core.evaluation.metrics import with_places
+from geoclip_core.evaluation.predictions import (
+    PredictionsError,
+    imported_predictions,
+    read_guesses,
+    read_predictions,
+)
+from ui.page import choose, kept, runs_folder, wrapping_columns
+from ui.theme import ERROR_LIMIT_KM, kilometres
+
+_IMPORT = "import:"
+_IMPORTS_KEPT = 16
+
+
+@dataclass(frozen=True)
+class Source:
+    """A predictions table that can be chosen."""
+
+    model: str
+    dataset: str
+    split: str
+    path: str
+    """The Parquet file, or the mark of an imported CSV."""
+    changed: float
+    """Time of the file's last change, so that caches notice a new one."""
+    note: str = ""
+    root: str = ""
+    """Folder of the photos, if it is known."""
+    use_context: bool | None = None
+    warning: str = ""
+
+    @property
+    def data(self) -> str:
+        """The dataset and split, as the dataset is chosen."""
+        return f"{self.dataset}, {self.split}" if self.split else self.dataset
+
+
+@dataclass(frozen=True)
+class Filters:
+    """What is kept of a table; empty means everything."""
+
+    countries: tuple[str, ...] = ()
+    states: tuple[str, ...] = ()
+    climates: tuple[int, ...] = ()
+    months: tuple[int, ...] = ()
+    error_km: tuple[float, float] = (0.0, np.inf)
+    radius_km: tuple[float, float] = (0.0, np.inf)
+    """Range of the stated 50 % radius: the confidence."""
+
+
+def prediction_places() -> tuple[Path, ...]:
+    """Where predictions are looked for: what ships, then what training and evaluation write."""
+    shipped = Path(geoclip_core.__file__).parent / "checkpoints"
+    return shipped, runs_folder(), Path("evaluations")
+
+
+def find_sources(places: Sequence[Path] | None = None) -> tuple[list[Source], list[str]]:
+    """Every predictions table in the folders, the newest first, those of the first folder last.
+
+    Args:
+        places: by default those of :func:`prediction_places`.
+
+    Returns:
+        The sources, and a sentence for each table that cannot be used.
+    """
+    sources, problems = [], []
+    places = prediction_places() if places is None else places
+    for place in places:
+        found = []
+        for folder in sorted(place.glob("*")):
+            path = predictions_of(folder) if folder.is_dir() else None
+            if path is None:
+                continue
+            try:
+                found.append(_source(path))
+            except (PredictionsError, ValueError) as error:
+                problems.append(str(error))
+        if place != places[0]:  # what ships has no age that means anything: by name
+            found.sort(key=lambda source: -source.changed)
+        sources = [*found, *sources]
+    return sources, problems
+
+
+def _source(path: Path) -> Source:
+    about = describe(path)
+    context = about.get("use_context")
+    return Source(
+        model=str(about["model"]),
+        dataset=str(about.get("dataset") or "unnamed dataset"),
+        split=str(about.get("split") or ""),
+        path=str(path),
+        changed=path.stat().st_mtime,
+        note=str(about.get("note") or ""),
+        root=str(about.get("root") or ""),
+        use_context=context if isinstance(context, bool) else None,
+        warning=str(about.get("warning") or ""),
+    )
+
+
+@st.cache_resource
+def _imports() -> OrderedDict[str, pd.DataFrame]:
+    """The guesses of imported CSVs, the latest last."""
+    return OrderedDict()
+
+
+def import_csv(name: str, content: bytes, main: Source) -> Source:
+    """A CSV of another system as a source beside the chosen one.
+
+    Raises:
+        PredictionsError: it is not a CSV of id, latitude and longitude.
+    """
+    mark = _IMPORT + hashlib.sha256(content).hexdigest()[:16]
+    imports = _imports()
+    if mark not in imports:
+        imports[mark] = read_guesses(content, name)
+        while len(imports) > _IMPORTS_KEPT:
+            imports.popitem(last=False)
+    model = Path(name).stem[:40] or "imported"
+    return Source(model, main.dataset, main.split, mark, 0.0, "imported CSV", main.root)
+
+
+@st.cache_resource(max_entries=8, show_spinner="Reading predictions …")
+def table(source: Source, main: Source) -> pd.DataFrame:
+    """The rows of a source in the order of the main one's, without the long list columns.
+
+    Photos that the main table does not have are left out; photos that this one does not have stay,
+    with an ``error_km`` that is missing.
+
+    Raises:
+        PredictionsError: the table cannot be used, or has no photo of the main one.
+    """
+    if source.path.startswith(_IMPORT):
+        if source.path not in _imports():
+            raise PredictionsError(f"the CSV {source.model} is no longer here: upload it again")
+        frame = imported_predictions(_imports()[source.path], table(main, main))
+    else:
+        frame = read_predictions(source.path, candidates=False)
+    if source != main:
+        ids = table(main, main)["id"]
+        frame = frame.set_index(frame["id"].astype(str)).reindex(ids.astype(str))
+        frame = frame.assign(id=ids.to_numpy()).reset_index(drop=True)
+        if frame["error_km"].isna().all():
+            raise PredictionsError(
+                f"{source.model} and {main.model} have no photo in common to compare"
+            )
+    if "predicted_country_key" not in frame and "country_key" in frame:
+        frame = _named(frame)
+    return frame
+
+
+def _named(frame: pd.DataFrame) -> pd.DataFrame:
+    """Names of the predicted points, for tables that were written without them."""
+    from geoclip_core.earth.gazetteer import Gazetteer
+
+    answered = frame["error_km"].notna()
+    named = with_places(frame[answered], Gazetteer.load())
+    return frame.join(named[[c for c in named if c.startswith("predicted_") and c not in frame]])
+
+
+def mask(frame: pd.DataFrame, filters: Filters) -> np.ndarray:
+    """(n,) bool: the rows of the main table that the filters keep."""
+    keep = np.ones(len(frame), dtype=bool)
+    for column, wanted in (
+        ("country_key", filters.countries),
+        ("state_key", filters.states),
+        ("climate", filters.climates),
+        ("month", filters.months),
+    ):
+        if wanted and column in frame:
+            keep &= frame[column].isin(wanted).to_numpy()
+    for column, (low, high) in (
+        ("error_km", filters.error_km),
+        ("radius_50_km", filters.radius_km),
+    ):
+        if low > 0 or np.isfinite(high):
+            values = frame[column].to_numpy(np.float64)
+            keep &= (values >= low) & (values <= high)
+    return keep
+
+
+@st.cache_resource(max_entries=12, show_spinner=False)
+def rows(source: Source, main: Source, filters: Filters) -> pd.DataFrame:
+    """The rows of a source for the photos that the filters keep of the main table.
+
+    Their order is that of the main table; photos that the source did not answer are left out.
+    Whoever gets this table must not change it.
+    """
+    frame = table(source, main)
+    keep = mask(table(main, main), filters) & frame["error_km"].notna().to_numpy()
+    return frame if keep.all() else frame[keep].reset_index(drop=True)
+
+
+@dataclass(frozen=True)
+class View:
+    """What all panels show: a model, those beside it, and the filters."""
+
+    main: Source
+    beside: tuple[Source, ...]
+    filters: Filters
+
+    @property
+    def sources(self) -> tuple[Source, ...]:
+        """The model and those beside it."""
+        return self.main, *self.beside
+
+    def rows(self, source: Source | None = None) -> pd.DataFrame:
+        """The filtered rows of a source, by default of the model; not to be changed."""
+        return rows(source or self.main, self.main, self.filters)
+
+    def names(self) -> dict[Source, str]:
+        """What to call each source; where two models are alike, with their folders."""
+        return source_names(self.sources)
+
+
+def source_names(sources: Sequence[Source]) -> dict[Source, str]:
+    """A name for each source that no other of them has."""
+    counts = Counter(source.model for source in sources)
+    names = {}
+    for source in sources:
+        folder = Path(source.path).parent
+        folder = folder.parent if folder.name == "checkpoint" else folder
+        alone = counts[source.model] == 1 or folder.name in ("", source.model)
+        names[source] = source.model if alone else f"{source.model} ({folder.name})"
+    return names
+
+
+MOST_BESIDE = 3
+_STEPS_KM = (0, 1, 5, 25, 50, 100, 200, 400, 750, 1000, 1500, 2500, 5000, 10_000, ERROR_LIMIT_KM)
+_MULTI = ("countries", "states", "climates", "months")
+_RANGES = ("error", "radius")
+
+
+def choose_sources(sources: Sequence[Source]) -> tuple[Source, list[Source]]:
+    """Dataset, model, and what stands beside it, in the sidebar."""
+    data = choose("Dataset", list(dict.fromkeys(s.data for s in sources)), "evaluation dataset")
+    on_data = [source for source in sources if source.data == data]
+    names = source_names(on_data)
+    main = choose("Model", on_data, "evaluation model", format_func=names.get)
+    others = [source for source in on_data if source != main]
+    imported: list[Source] = kept("imported predictions", list)
+    others += [source for source in imported if source.data == data]
+    names |= source_names(others)
+    if "evaluation beside" not in st.session_state and main.use_context:
+        # What context is worth is the first thing to ask of a model that uses it.
+        plain = [source for source in others if source.use_context is False]
+        st.session_state["evaluation beside"] = plain[:1]
+    beside = _multiselect(
+        "Beside it",
+        others,
+        "evaluation beside",
+        format_func=lambda source: names.get(source, source.model),
+        max_selections=MOST_BESIDE,
+        placeholder="Other models on these photos" if others else "No other model yet",
+        help="Measured on the photos that both have answered, so that differences are paired.",
+    )
+    with st.expander("Predictions of another system"):
+        file = st.file_uploader(
+            "A CSV with the columns id, latitude and longitude", type="csv", key="evaluation csv"
+        )
+        if file is not None:
+            _take(file.name, file.getvalue(), main, imported)
+    return main, [source for source in beside if _usable(source, main)]
+
+
+def _take(name: str, content: bytes, main: Source, imported: list[Source]) -> None:
+    try:
+        source = import_csv(name, content, main)
+        rows = table(source, main)
+    except PredictionsError as error:
+        st.error(str(error))
+        return
+    answered = int(rows["error_km"].notna().sum())
+    if source not in imported:
+        imported.append(source)
+        chosen = st.session_state.get("evaluation beside", [])
+        if len(chosen) < MOST_BESIDE:
+            st.session_state["evaluation beside next"] = [*chosen, source]
+        st.rerun()
+    st.caption(f"{source.model}: {answered:,} of {len(rows):,} photos answered.")
+
+
+def _usable(source: Source, main: Source) -> bool:
+    try:
+        table(source, main)
+    except PredictionsError as error:
+        st.sidebar.error(f"{source.model}: {error}")
+        return False
+    return True
+
+
+def choose_filters(frame: pd.DataFrame) -> Filters:
+    """Filters of the rows, above the panels that they all change."""
+    columns = wrapping_columns([3, 2, 2, 3, 3], "filters", 130)
+    with columns[0]:
+        countries = frame["country_key"].nunique() if "country_key" in frame else 0
+        if countries > 1:
+            place = _multiselect(
+                "Country",
+                _values(frame, "country_key"),
+                "filter countries",
+                format_func=lambda key: country_name(str(key)),
+                placeholder="All countries",
+            )
+        else:
+            place = _multiselect(
+                "State",
+                _values(frame, "state_key"),
+                "filter states",
+                format_func=lambda key: place_name(key).removesuffix(", US"),
+                placeholder="All states",
+            )
+    with columns[1]:
+        climates = _multiselect(
+            "Climate",
+            [int(i) for i in _values(frame, "climate") if i >= 0],
+            "filter climates",
+            format_func=lambda index: climate_names()[index].symbol,
+            placeholder="All climates",
+        )
+    with columns[2]:
+        months = _multiselect(
+            "Month",
+            sorted(int(i) for i in _values(frame, "month") if i >= 0),
+            "filter months",
+            format_func=lambda index: MONTHS[index],
+            placeholder="All months",
+            empty="No capture dates",
+        )
+    with columns[3]:
+        error = _range("Error", "filter error")
+    with columns[4]:
+        stated = bool(frame["radius_50_km"].notna().any())
+        radius = _range(
+            "Confidence: 50 % radius",
+            "filter radius",
+            disabled=not stated,
+            help="The radius that the model says holds the truth half of the time.",
+        )
+    return Filters(
+        countries=tuple(place) if countries > 1 else (),
+        states=tuple(place) if countries <= 1 else (),
+        climates=tuple(climates),
+        months=tuple(months),
+        error_km=error,
+        radius_km=radius if stated else (0.0, np.inf),
+    )
+
+
+def clear_filters() -> None:
+    """Forget every filter; a callback."""
+    for name in (*_MULTI, *_RANGES):
+        st.session_state.pop(f"filter {name}", None)
+
+
+def _values(frame: pd.DataFrame, column: str) -> list[Any]:
+    """The values of a column, the commonest first."""
+    return frame[column].dropna().value_counts().index.tolist() if column in frame else []
+
+
+def _range(label: str, key: str, **options: Any) -> tuple[float, float]:
+    low, high = st.select_slider(
+        label,
+        _STEPS_KM,
+        value=st.session_state.get(key, (_STEPS_KM[0], _STEPS_KM[-1])),
+        format_func=lambda km: "any" if km == ERROR_LIMIT_KM else kilometres(km) if km else "0",
+        key=key,
+        persist_state="session",
+        **options,
+    )
+    return float(low), float(high) if high < ERROR_LIMIT_KM else np.inf
+
+
+def _multiselect(
+    label: str, values: Sequence[Any], key: str, empty: str | None = None, **options: Any
+) -> list[Any]:
+    """A multiselect that lasts, and forgets what is no longer offered."""
+    if f"{key} next" in st.session_state:
+        st.session_state[key] = st.session_state.pop(f"{key} next")
+    if key in st.session_state:
+        st.session_state[key] = [value for value in st.session_state[key] if value in values]
+    if not values:
+        options["placeholder"] = empty or options.get("placeholder", "Nothing to choose from")
+    return st.multiselect(
+        label, values, key=key, disabled=not values, persist_state="session", **options
+    )

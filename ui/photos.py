@@ -1,0 +1,301 @@
+"""Where photos come in: dropped or chosen, pasted, taken with the camera."""
+
+import base64
+import binascii
+import hashlib
+import io
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import streamlit as st
+
+from geoclip_core.data.photos import PHOTO_SUFFIXES, open_photo
+from geoclip_core.errors import PhotoError
+from ui.page import kept
+from ui.static_files import STATIC
+
+_HTML = """
+<button type="button" title="Paste a photo from the clipboard (Ctrl+V or ⌘V also works)">
+  <svg viewBox="0 0 24 24" width="18" height="18" aria-hidden="true"><path fill="currentColor"
+    d="M19 3h-4.2a3 3 0 0 0-5.6 0H5a2 2 0 0 0-2 2v15c0 1.1.9 2 2 2h14a2 2 0 0 0 2-2V5a2 2 0 0
+    0-2-2Zm-7 0a1 1 0 1 1 0 2 1 1 0 0 1 0-2Zm7 17H5V5h2v3h10V5h2v15Z"/></svg>
+  <span>Paste</span>
+</button>
+<small role="status"></small>
+"""
+
+_CSS = """
+:host { display: flex; }
+button {
+  align-items: center; background: var(--st-background-color); border: 1px solid
+  var(--st-border-color); border-radius: var(--st-button-radius); color: var(--st-text-color);
+  cursor: pointer; display: inline-flex; font: inherit; font-size: .875rem; gap: .45rem;
+  line-height: 1.6;
+  min-height: 2.5rem; padding: .25rem .75rem;
+}
+button:hover { border-color: var(--st-primary-color); color: var(--st-primary-color); }
+button:focus-visible { outline: 2px solid var(--st-primary-color); outline-offset: 2px; }
+small { color: var(--st-text-color); margin-left: .6rem; opacity: .75; }
+small:empty { display: none; }
+"""
+
+_JS = """
+export default function ({ parentElement, setTriggerValue }) {
+  const status = parentElement.querySelector("small");
+  const button = parentElement.querySelector("button");
+  // Called again at every rerun: the listeners of the last time make way.
+  if (parentElement.pasting) parentElement.pasting.abort();
+  const pasting = new AbortController();
+  parentElement.pasting = pasting;
+
+  const dataUrl = (blob) => new Promise((resolve, reject) => {
+    const reader = new FileReader();
+    reader.onload = () => resolve(reader.result);
+    reader.onerror = () => reject(reader.error);
+    reader.readAsDataURL(blob);
+  });
+
+  async function send(blobs) {
+    const photos = [];
+    for (const blob of blobs) {
+      photos.push({ name: blob.name || "", type: blob.type, data: await dataUrl(blob) });
+    }
+    status.textContent = "";
+    setTriggerValue("pasted", photos);
+  }
+
+  document.addEventListener("paste", (event) => {
+    const images = [...(event.clipboardData?.items || [])]
+      .filter((item) => item.kind === "file" && item.type.startsWith("image/"))
+      .map((item) => item.getAsFile()).filter(Boolean);
+    if (!images.length) return;
+    event.preventDefault();
+    send(images);
+  }, { signal: pasting.signal });
+
+  button.onclick = async () => {
+    try {
+      const blobs = [];
+      for (const item of await navigator.clipboard.read()) {
+        const type = item.types.find((name) => name.startsWith("image/"));
+        if (type) blobs.push(await item.getType(type));
+      }
+      if (blobs.length) await send(blobs);
+      else status.textContent = "There is no picture in the clipboard.";
+    } catch (error) {
+      status.textContent = "The browser keeps the clipboard closed: press Ctrl+V or ⌘V instead.";
+    }
+  };
+
+  return () => pasting.abort();
+}
+"""
+
+
+def paste_button(key: str) -> list[tuple[str, bytes]]:
+    """A "Paste" button that also listens to Ctrl+V.
+
+    Returns:
+        Name and bytes of each image pasted since the last run; mostly none.
+    """
+    result = _component()(key=key, on_pasted_change=lambda: None, width="content", height="content")
+    photos = result.pasted if isinstance(result.pasted, list) else []
+    return [photo for photo in map(_decoded, photos) if photo is not None]
+
+
+def _decoded(photo: Any) -> tuple[str, bytes] | None:
+    """Name and bytes of what the browser sent; None for what is no image in a data URL."""
+    data = photo.get("data") if isinstance(photo, dict) else None
+    if not isinstance(data, str) or not data.startswith("data:image/") or "," not in data:
+        return None
+    try:
+        content = base64.b64decode(data.split(",", 1)[1], validate=True)
+    except (binascii.Error, ValueError):
+        return None
+    return str(photo.get("name") or "image"), content
+
+
+@st.cache_resource(show_spinner=False)
+def _component() -> Callable[..., Any]:
+    # Registered once a process: a second time would be logged as a clash of names.
+    return st.components.v2.component("photo_paste", html=_HTML, css=_CSS, js=_JS)
+
+
+EXAMPLE = STATIC / "examples" / "summer-palace.jpg"
+THUMBNAIL = (640, 480)
+"""Width and height that hold a thumbnail, in pixels."""
+
+_THUMBNAILS_KEPT = 512
+
+
+@dataclass(frozen=True)
+class TrayPhoto:
+    """A photo as it came: its name, its bytes, and a digest of them that identifies it."""
+
+    name: str
+    content: bytes
+    digest: str
+    example: bool = False
+
+
+class PhotoTray:
+    """Photos in the order they came, each once."""
+
+    def __init__(self) -> None:
+        self._photos: dict[str, TrayPhoto] = {}
+        self.uploads = 0
+        """How often the upload field was emptied into the tray: then it starts anew."""
+        self.clears = 0
+
+    def __len__(self) -> int:
+        return len(self._photos)
+
+    def __iter__(self) -> Iterator[TrayPhoto]:
+        return iter(tuple(self._photos.values()))
+
+    def add(self, name: str, content: bytes) -> bool:
+        """Take a photo in; False if these very bytes are here already."""
+        photo = TrayPhoto(name, content, hashlib.sha256(content).hexdigest())
+        if photo.digest in self._photos:
+            return False
+        self._photos[photo.digest] = photo
+        return True
+
+    def remove(self, digest: str) -> None:
+        """Forget one photo."""
+        self._photos.pop(digest, None)
+        _forget([digest])
+
+    def clear(self) -> None:
+        """Forget all photos, and what the camera shows."""
+        _forget(self._photos)
+        self._photos.clear()
+        self.clears += 1
+
+
+def photo_tray() -> PhotoTray:
+    """The tray of this session."""
+    return kept("photo tray", PhotoTray)
+
+
+def example_photo() -> TrayPhoto:
+    """The photo that the pages show until there is one of the viewer's own."""
+    content = EXAMPLE.read_bytes()
+    return TrayPhoto("Example photo", content, hashlib.sha256(content).hexdigest(), example=True)
+
+
+def shown_photos() -> list[TrayPhoto]:
+    """What the pages show: the tray's photos, or the example if it is empty."""
+    return list(photo_tray()) or [example_photo()]
+
+
+def thumbnail(photo: TrayPhoto) -> bytes:
+    """A small upright JPEG of a photo, without its EXIF.
+
+    Raises:
+        PhotoError: if it cannot be read; the message names the file.
+    """
+    with _LOCK:
+        if photo.digest in _CACHE:
+            _CACHE.move_to_end(photo.digest)
+            return _CACHE[photo.digest]
+    image = open_photo(photo.content, name=photo.name, draft_size=THUMBNAIL).image
+    image.thumbnail(THUMBNAIL)
+    stream = io.BytesIO()
+    image.save(stream, "JPEG", quality=85)
+    with _LOCK:
+        _CACHE[photo.digest] = stream.getvalue()
+        while len(_CACHE) > _THUMBNAILS_KEPT:
+            _CACHE.popitem(last=False)
+    return stream.getvalue()
+
+
+def problem(photo: TrayPhoto) -> str | None:
+    """Why a photo cannot be read, in a sentence; None if it can."""
+    try:
+        thumbnail(photo)
+    except PhotoError as error:
+        return str(error)
+    return None
+
+
+def _forget(digests: Iterable[str]) -> None:
+    with _LOCK:
+        for digest in digests:
+            _CACHE.pop(digest, None)
+
+
+_LOCK = threading.Lock()
+_CACHE: OrderedDict[str, bytes] = OrderedDict()
+
+
+PRIVACY = (
+    "Photos stay on the computer that runs this app: read in memory, sent to nobody, not stored. "
+    "A position in the EXIF is shown, never used for the guess."
+)
+
+EXAMPLE_NOTE = (
+    ":material/lightbulb: An example to begin with: the Summer Palace in Beijing, by danielbuechele"
+    " ([CC BY 2.0](https://creativecommons.org/licenses/by/2.0/)). It goes when your photos come."
+)
+
+_COMMON = (".jpg", ".png", ".webp", ".heic")
+_SUFFIXES = [*_COMMON, *sorted(PHOTO_SUFFIXES.difference(_COMMON))]
+
+
+def photo_input(label: str = "Drop photos here") -> PhotoTray:
+    """The upload field with "Paste", "Camera" and "Clear"; new photos go to the tray.
+
+    Returns:
+        The tray of this session, with what came in.
+    """
+    tray = photo_tray()
+    key = f"upload-{tray.uploads}"
+    st.file_uploader(
+        label,
+        type=_SUFFIXES,
+        accept_multiple_files=True,
+        key=key,
+        on_change=_take_uploads,
+        args=(key,),
+        help="JPEG, PNG, WebP, HEIC, AVIF, GIF, BMP or TIFF; as many as you like.",
+    )
+    with st.container(horizontal=True, vertical_alignment="center"):
+        for name, content in paste_button("paste"):
+            _tell(tray.add(f"Pasted {len(tray) + 1}: {name}", content), name)
+        camera = st.toggle("Camera", key="camera on", help="Asks for the camera once it is on.")
+        if len(tray):
+            st.button(
+                "Clear all",
+                icon=":material/delete:",
+                on_click=tray.clear,
+                help="Forget all photos and their results.",
+            )
+    if camera:
+        shot = f"camera-{tray.clears}"
+        st.camera_input("Take a photo", key=shot, on_change=_take_shot, args=(shot,), width=480)
+    st.caption(f":material/lock: {PRIVACY}")
+    return tray
+
+
+def _take_uploads(key: str) -> None:
+    tray = photo_tray()
+    for file in st.session_state.get(key) or []:
+        _tell(tray.add(file.name, file.getvalue()), file.name)
+    # The field starts anew, so that a photo is listed once: on its card, where it can be removed.
+    tray.uploads += 1
+
+
+def _take_shot(key: str) -> None:
+    tray = photo_tray()
+    shot = st.session_state.get(key)
+    if shot is not None:
+        tray.add(f"Camera {len(tray) + 1}", shot.getvalue())
+
+
+def _tell(is_new: bool, name: str) -> None:
+    if not is_new:
+        st.toast(f"{name} is here already.", icon=":material/content_copy:")
