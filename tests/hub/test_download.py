@@ -382,7 +382,7 @@ CONTENT = bytes(range(256)) * 5000
 
 @pytest.fixture(autouse=True)
 def no_waiting(monkeypatch):
-    monkeypatch.setattr(download.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(download_module.time, "sleep", lambda seconds: None)
 
 
 @pytest.fixture

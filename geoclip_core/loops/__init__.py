@@ -1,1 +1,0 @@
-"""Floor 4: embedding, training, evaluation, calibration, run folders."""
