@@ -60,14 +60,6 @@ def error_axis(title: str = "Error (km)") -> dict[str, Any]:
     }
 
 
-def add_error_marks(figure: go.Figure, axis: str = "x") -> go.Figure:
-    """Thin dotted lines at the benchmark thresholds across an error axis."""
-    add = figure.add_vline if axis == "x" else figure.add_hline
-    for mark in ERROR_MARKS_KM:
-        add(mark, line={"width": 1, "dash": "dot", "color": palette().border}, layer="below")
-    return figure
-
-
 def error_marker(errors_km: Sequence[float], colorbar: bool = True, **options: Any) -> dict:
     """A trace's ``marker`` whose colour is the error in km, on the scale of the house."""
     return {

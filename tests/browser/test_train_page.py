@@ -92,7 +92,6 @@ def test_start_watch_reload_stop_resume_open_on_the_map(open_page, demo, root):
     (run,) = list_runs(root)
     expect(page.get_by_test_id("stProgress")).to_contain_text("of 4000", timeout=LONG)
     expect(page.get_by_text("Error on the validation photos")).to_be_visible(timeout=LONG)
-    expect(page.get_by_role("group", name="System load")).to_contain_text("cores")
 
     page.reload()
     state(page, "running")

@@ -2,7 +2,6 @@
 
 import math
 
-import plotly.graph_objects as go
 import pytest
 from streamlit.testing.v1 import AppTest
 
@@ -61,8 +60,6 @@ def test_error_marker_and_axis_share_the_marks():
     assert marker["color"] == [0, pytest.approx(math.log10(25)), pytest.approx(math.log10(2500))]
     assert marker["size"] == 5
     assert charts.error_axis()["tickvals"] == list(theme.ERROR_MARKS_KM)
-    figure = charts.add_error_marks(go.Figure())
-    assert len(figure.layout.shapes) == len(theme.ERROR_MARKS_KM)
 
 
 def test_maps_of_a_scope_keep_its_projection():

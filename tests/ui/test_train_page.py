@@ -11,9 +11,7 @@ from geoclip_core.training.runs import Run, list_runs, this_process
 from tests.ui import slow_training
 from tests.ui.conftest import ROOT, texts
 from ui.page import RUNS_VARIABLE
-from ui.training import estimate_panel, process
-from ui.training.estimate import Measurement
-from ui.training.timing import Estimate
+from ui.training import process
 
 PAGE = "pages/3_Train.py"
 
@@ -87,7 +85,6 @@ def test_first_start_offers_a_form_and_no_empty_frame(open_train):
     assert field(app, "Recipe").value == "demo"
     assert not button(app, "Start training").disabled
     assert field(app, "Epochs").value > 0
-    assert "How long will it take?" in labels(app)
 
 
 def test_without_a_dataset_the_way_to_one_is_shown(open_train):
@@ -145,29 +142,6 @@ def test_options_that_do_nothing_are_left_out(open_train):
     assert not button(app, "Start training").disabled
 
 
-@pytest.mark.parametrize(
-    ("found", "words"),
-    [
-        (Measurement("running"), "Measuring on a few of your photos"),
-        (Measurement("done", Estimate(6, 540, 200, 192)), "About **12 min** on this computer"),
-        (Measurement("failed", error="no photo *can* be read"), "no photo \\*can\\* be read"),
-    ],
-)
-def test_the_time_is_measured_before_the_start(open_train, monkeypatch, found, words):
-    monkeypatch.setattr(estimate_panel, "measurement", lambda *_: found)
-    assert words in texts(open_train())
-
-
-def test_measuring_hands_the_form_to_the_measurement(open_train, monkeypatch, demo):
-    begun = []
-    monkeypatch.setattr(estimate_panel, "begin", lambda root, task, options: begun.append(options))
-    app = open_train()
-    field(app, "Epochs").set_value(7).run()
-    button(app, "How long will it take?").click().run()
-    (options,) = begun
-    assert (options["epochs"], options["data"]) == (7, str(demo))
-
-
 def wait_for(app, run, *states):
     limit = time.monotonic() + 120
     while run.status.state not in states:
@@ -209,7 +183,6 @@ def test_a_second_start_waits_and_says_for_what(open_train, root):
     wait_for(app, first, "running")
     app.session_state["train view"] = "New training"
     app.run()
-    assert "A training is running" in texts(app)
     field(app, "Name of the run").set_value("second").run()
     button(app, "Start training").click().run()
     second = next(run for run in list_runs(root) if "second" in run.name)

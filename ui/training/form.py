@@ -253,7 +253,7 @@ def shown(value: Any) -> str:
     if isinstance(value, bool):
         return "on" if value else "off"
     if isinstance(value, Mapping):
-        return ", ".join(f"{key}={_number(item)}" for key, item in value.items()) or "none"
+        return ", ".join(f"{key}={_values_number(item)}" for key, item in value.items()) or "none"
     if isinstance(value, list | tuple):
         return ", ".join(_values_number(item) for item in value) or "none"
     return _values_number(value)

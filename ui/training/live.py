@@ -13,7 +13,6 @@ from geoclip_core.training.runs import METRICS, Run, RunError
 from ui.charts import show_chart
 from ui.theme import markdown_text, palette
 from ui.training.charts import Group, best_step, curves_figure, metric_groups
-from ui.training.load import load_strip, process_load, system_load
 from ui.training.process import CONSOLE, delete, end_now, resume, stop
 from ui.training.runs import (
     RunView,
@@ -77,7 +76,7 @@ def run_actions(root: Path, item: RunView) -> None:
 
 
 def live_panel(item: RunView) -> None:
-    """Progress and load every second while the run is at work, curves and log every third."""
+    """Show the progress of a running training, updated every second, with its curves and log."""
     if item.status.state != "finished":
         _every(LIVE_SECONDS, item, _progress)
     _every(CURVE_SECONDS, item, _curves)
@@ -131,9 +130,6 @@ def leave_message(kind: str, text: str) -> None:
 
 def _progress(item: RunView) -> None:
     st.progress(min(max(item.status.progress, 0.0), 1.0), progress_sentence(item))
-    if item.active:
-        load = system_load(item.run.folder.parent)
-        st.html(load_strip(load, process_load(item.status), palette()))
 
 
 def _curves(item: RunView) -> None:

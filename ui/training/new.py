@@ -18,7 +18,6 @@ from ui.page import choose, datasets_folder, kept, page_names, runs_folder
 from ui.static_files import STATIC
 from ui.theme import markdown_text, palette
 from ui.training.charts import best_step, curves_figure, metric_groups
-from ui.training.estimate_panel import time_panel
 from ui.training.form import (
     FIXED,
     LAYOUTS,
@@ -159,9 +158,6 @@ def new_training(views: list[RunView], data: Path | None) -> None:
     )
     _changed_line(cls, key, filled)
     _start_bar(task, recipe, filled.checked, data)
-    if filled.checked.fits:
-        busy = any(item.status.state == "running" for item in views)
-        time_panel(runs_folder(), task, lasting_config(filled.checked.options), busy)
 
 
 def take_options(item: RunView) -> None:
