@@ -9,7 +9,6 @@ shape is covered elsewhere in the photo for comparison (deletion: Petsiuk et al.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +16,7 @@ from PIL import Image, ImageDraw, ImageStat
 
 from geoclip_core.earth.gazetteer import Gazetteer
 from geoclip_core.earth.sphere import GEOSCORE_MAXIMUM
+from geoclip_core.model.geolocation import Estimate
 
 Floats = NDArray[np.float64]
 Mask = NDArray[np.bool_]
@@ -112,7 +112,7 @@ class Explanation:
 
 def explain_answers(
     image: Image.Image,
-    estimate: Callable[[Sequence[Image.Image]], Sequence[Any]],
+    estimate: Callable[[Sequence[Image.Image]], Sequence[Estimate]],
     labels: Mapping[str, Sequence[str]],
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Effect]:
@@ -132,7 +132,7 @@ def explain_answers(
     place = Gazetteer.load().places([point])[0].label
     tops = {f: int(np.argmax(whole.context[f])) for f in labels if f in whole.context}
 
-    def supports(one: Any) -> dict[str, float]:
+    def supports(one: Estimate) -> dict[str, float]:
         expected = float(one.posterior.expected_scores(np.array([point]))[0])
         shares = {feature: float(one.context[feature][top]) for feature, top in tops.items()}
         return {PLACE: GEOSCORE_MAXIMUM * expected, **shares}

@@ -25,7 +25,8 @@ from geoclip_core.earth.sphere import EARTH_RADIUS_KM
 from geoclip_core.errors import PhotoError
 from geoclip_core.explain import Explanation, explain_answers
 from geoclip_core.hub.models import load_model
-from geoclip_core.model.backbone import Preprocessing
+from geoclip_core.model.backbone import Backbone, Preprocessing
+from geoclip_core.model.geolocation import ContextSource, Estimate, Locatable
 from geoclip_core.model.map_context import map_context
 from geoclip_core.model.posterior import Posterior
 from geoclip_core.prediction import Exif, Failure, Prediction, labelled
@@ -169,11 +170,10 @@ MANY_PHOTOS = 40
 class Geolocator:
     """Answers where photos were taken, with one model on one device.
 
-    Make it with `Geolocator.load`. `model` is anything with `name`, `backbone`, `vocabularies`,
-    `calibration` and `predict(embedding) -> list[Estimate]`.
+    Make it with `Geolocator.load`. `model` needs its backbone.
     """
 
-    model: Any
+    model: Locatable
     name: str
     device: str = "cpu"
     folder: Path | None = None
@@ -198,9 +198,20 @@ class Geolocator:
         return tuple(self.model.vocabularies)
 
     @property
-    def context_source(self) -> Literal["photo", "map"]:
+    def context_source(self) -> ContextSource:
         """Whether context is read in the photo or looked up on the map under the posterior."""
-        return getattr(self.model, "context_source", "photo")
+        return self.model.context_source
+
+    @property
+    def backbone(self) -> Backbone:
+        """The network that embeds photos.
+
+        Raises:
+            ValueError: the model was loaded without it.
+        """
+        if self.model.backbone is None:
+            raise ValueError(f"{self.name} was loaded without its backbone and cannot read photos")
+        return self.model.backbone
 
     @property
     def calibrated(self) -> bool:
@@ -217,7 +228,7 @@ class Geolocator:
             False where torch stays: not on a CPU, too large, or ONNX gives other numbers.
         """
         if not self._engine_tried:
-            self._engine = chosen_engine(self.model.backbone)
+            self._engine = chosen_engine(self.backbone)
             self._engine_tried = True
         return self._engine is not None
 
@@ -310,7 +321,7 @@ class Geolocator:
         with guard:
             self.accelerate()
 
-        def estimate(images: Sequence[Image.Image]) -> Sequence[Any]:
+        def estimate(images: Sequence[Image.Image]) -> Sequence[Estimate]:
             with guard, torch.inference_mode():
                 return self.model.predict(self._embed(self._preprocessing.batch(images)))
 
@@ -329,7 +340,7 @@ class Geolocator:
 
     @property
     def _preprocessing(self) -> Preprocessing:
-        return self.model.backbone.preprocessing
+        return self.backbone.preprocessing
 
     def _embeddings(self, prepared: Sequence[PreparedPhoto]) -> Tensor:
         views = [torch.stack(view) for view in zip(*(p.views for p in prepared), strict=True)]
@@ -337,7 +348,7 @@ class Geolocator:
 
     def _embed(self, views: Sequence[Tensor]) -> Tensor:
         with torch.inference_mode():
-            return (self._engine or self.model.backbone.embed)(views)
+            return (self._engine or self.backbone.embed)(views)
 
     def _predict(self, prepared: Sequence[PreparedPhoto], top_k: int) -> list[Prediction]:
         if not prepared:
@@ -371,7 +382,7 @@ class Geolocator:
         return self._prediction(label, first, top_k, exif or prepared[0].exif, seconds)
 
     def _prediction(
-        self, file: str, estimate: Any, top_k: int, exif: Exif | None, seconds: float
+        self, file: str, estimate: Estimate, top_k: int, exif: Exif | None, seconds: float
     ) -> Prediction:
         started = time.perf_counter()
         context = (

@@ -36,8 +36,8 @@ class MeanColour:
 class RedOrBlue:
     """Red photos are from Abilene, blue ones from Paris; the month is the amount of green."""
 
-    name = "red-or-blue"
     calibration = None
+    context_source = "photo"
 
     def __init__(self):
         self.backbone = MeanColour()

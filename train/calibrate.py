@@ -77,11 +77,12 @@ def _check_target(choice: Any, options: Options) -> None:
     Raises:
         ValueError: a bundled model without an output, or an output that is something else.
     """
+    from geoclip_core.geoclip.model import GeoClip
     from geoclip_core.hub.models import BUNDLED
 
     if options.output is not None and options.output.exists() and any(options.output.iterdir()):
         raise ValueError(f"{options.output} is not empty: choose another folder")
-    if hasattr(choice.model, "keep_calibration"):
+    if isinstance(choice.model, GeoClip):
         return
     if choice.folder is None:
         raise ValueError(f"{choice.name} has no checkpoint folder to write to")
@@ -94,8 +95,9 @@ def _check_target(choice: Any, options: Options) -> None:
 
 def _save(choice: Any, options: Options, result: Any) -> Path:
     from geoclip_core.evaluation.calibrate import save_calibration
+    from geoclip_core.geoclip.model import GeoClip
 
-    if hasattr(choice.model, "keep_calibration"):
+    if isinstance(choice.model, GeoClip):
         return choice.model.keep_calibration(result.calibration)
     if options.output is not None:
         shutil.copytree(choice.folder, options.output, dirs_exist_ok=True)

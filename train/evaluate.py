@@ -134,7 +134,7 @@ def _evaluate_model(
         )
         frame = with_baselines(frame, guesses)
     about = _about(choice.name, options, dataset)
-    about["use_context"] = bool(getattr(choice.model, "features", ()))
+    about["use_context"] = bool(choice.model.vocabularies)
     about["calibrated"] = choice.model.calibration is not None
     about["unreadable"] = len(measured.unreadable)
     return _measured(folder, frame, about, options)

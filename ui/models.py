@@ -82,7 +82,7 @@ class ServedModel:
             KeyError: they were not looked for.
         """
         effects = self._effects[photo.digest]
-        preprocessing = self.locator.model.backbone.preprocessing
+        preprocessing = self.locator.backbone.preprocessing
         image = upright_photo(photo.content, preprocessing, photo.name).image
         return Explanation(photo.name, self.locator.name, image, effects)
 

@@ -13,12 +13,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from geoclip_core.data.dataset import PhotoDataset
 from geoclip_core.earth.sphere import haversine_km
 from geoclip_core.evaluation import metrics
 from geoclip_core.evaluation.metrics import coverage_at_scales
 from geoclip_core.evaluation.predictions import predictions_frame
 from geoclip_core.files import write_atomically
 from geoclip_core.model.calibration import MAX_FIT_PHOTOS, Calibration, fit_calibration
+from geoclip_core.model.geolocation import Estimate, Locatable
 
 _WIDTH, _HEIGHT = 680, 300
 _PANEL, _TOP, _LEFT, _GAP, _DEEP = 270, 54, 56, 60, 190
@@ -125,8 +127,8 @@ class CalibrationResult:
 
 
 def calibrate(
-    model: Any,
-    photos: Any,
+    model: Locatable,
+    photos: PhotoDataset,
     embeddings: np.ndarray,
     *,
     source: str | None = None,
@@ -138,8 +140,8 @@ def calibrate(
     The model is left with its calibration as it was; give it ``result.calibration`` to use it.
 
     Args:
-        model: offers ``predict``, ``vocabularies`` and ``calibration``.
-        photos: a ``PhotoDataset`` of validation rows.
+        model: any model.
+        photos: photos of the validation split.
         embeddings: (n, D), in the order of the photos.
         source: where the photos came from, in words; by default the dataset's name.
         max_photos: every k-th photo of a larger split: three numbers do not need more.
@@ -165,7 +167,7 @@ def calibrate(
     photos = photos.select(rows)
     previous, model.calibration = model.calibration, None
     try:
-        estimates = []
+        estimates: list[Estimate] = []
         for at in range(0, len(rows), _BATCH):
             estimates += model.predict(np.array(embeddings[rows[at : at + _BATCH]]))
             if progress:
@@ -187,8 +189,8 @@ def calibrate(
     )
 
 
-def _with(estimate: Any, calibration: Calibration) -> Any:
-    return type(estimate)(calibration.apply(estimate.posterior), estimate.context)
+def _with(estimate: Estimate, calibration: Calibration) -> Estimate:
+    return Estimate(calibration.apply(estimate.posterior), estimate.context)
 
 
 def summary(result: CalibrationResult) -> dict[str, Any]:

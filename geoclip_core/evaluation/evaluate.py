@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 
+from geoclip_core.data.dataset import PhotoDataset
 from geoclip_core.evaluation import metrics
 from geoclip_core.evaluation.predictions import (
     PredictionsError,
@@ -24,6 +25,7 @@ from geoclip_core.evaluation.predictions import (
     write_predictions,
 )
 from geoclip_core.files import write_atomically
+from geoclip_core.model.geolocation import Locatable
 
 PREDICTIONS, METRICS, SHARDS = "predictions.parquet", "metrics.json", "shards"
 SHARD_PHOTOS = 1024
@@ -31,22 +33,18 @@ BATCH = 32  # a retrieval head answers with as many points a photo as its bank h
 Progress = Callable[[int, int], None]
 
 
-def model_fingerprint(model: Any) -> str:
-    """Sixteen hexadecimal digits that change with weights, vocabularies or calibration."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
-        digest.update(np.ascontiguousarray(tensor.detach().cpu().float().numpy()).tobytes())
+def model_fingerprint(model: Locatable) -> str:
+    """Return sixteen hexadecimal digits that change with weights, vocabularies or calibration."""
+    digest = hashlib.sha256(model.weights_hash().encode())
     for feature, vocabulary in model.vocabularies.items():
         digest.update(json.dumps([feature, list(vocabulary.keys)]).encode())
-    digest.update(str(getattr(model, "fingerprint", "")).encode())
     digest.update((model.calibration.to_json() if model.calibration else "uncalibrated").encode())
     return digest.hexdigest()[:16]
 
 
 def predict_in_shards(
-    model: Any,
-    dataset: Any,
+    model: Locatable,
+    dataset: PhotoDataset,
     embeddings: np.ndarray,
     folder: str | Path,
     *,
@@ -57,8 +55,8 @@ def predict_in_shards(
     """Predictions of every photo, resumed from the shards that are already in ``folder``.
 
     Args:
-        model: offers ``predict(embedding) -> list[Estimate]``, ``vocabularies``, ``calibration``.
-        dataset: a ``PhotoDataset`` of n photos.
+        model: any model.
+        dataset: n photos.
         embeddings: (n, D), in the order of the photos.
         folder: where shards are kept; shards of other models or photos there are not touched.
         shard_photos: photos of a shard.

@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from geoclip_core.data.vocabulary import Vocabulary
 from geoclip_core.earth.sphere import EARTH_RADIUS_KM, unit_vectors
 from geoclip_core.errors import CheckpointError
 from geoclip_core.files import cache_folders
@@ -28,7 +29,7 @@ from geoclip_core.geoclip.image import (
 from geoclip_core.geoclip.weights import GeoClipRelease, read_release, tower_digest
 from geoclip_core.model.backbone import BackboneConfig
 from geoclip_core.model.calibration import Calibration, read_user_calibration, save_user_calibration
-from geoclip_core.model.geolocation import Estimate
+from geoclip_core.model.geolocation import ContextSource, Estimate
 from geoclip_core.model.posterior import Posterior
 
 KIND = "geoclip"
@@ -45,11 +46,11 @@ UNCALIBRATED_BANDWIDTH_KM = 25.0
 class GeoClip(nn.Module):
     """The published model behind the same interface as a trained `GeolocationModel`.
 
-    It answers coordinates only: `features` is empty, and context comes from the map under the
+    It answers coordinates only: `vocabularies` is empty, and context comes from the map under the
     posterior (`context_source`), not from the photo.
     """
 
-    context_source = "map"
+    context_source: ContextSource = "map"
 
     def __init__(
         self,
@@ -76,8 +77,7 @@ class GeoClip(nn.Module):
             fingerprint: sixteen digits that tell these weights from others.
         """
         super().__init__()
-        self.features: tuple[str, ...] = ()
-        self.vocabularies: dict[str, object] = {}
+        self.vocabularies: dict[str, Vocabulary] = {}
         self.backbone = backbone
         self.backbone_config = backbone_config if backbone is None else backbone.config
         self.block_widths = tuple(block_widths or (backbone.block_widths if backbone else ()))
@@ -140,6 +140,10 @@ class GeoClip(nn.Module):
                 posterior = self.calibration.apply(posterior)
             estimates.append(Estimate(posterior, {}))
         return estimates
+
+    def weights_hash(self) -> str:
+        """Return the fingerprint: it covers the image tower even if that is not loaded."""
+        return self.fingerprint
 
     def keep_calibration(self, calibration: Calibration) -> Path:
         """Use a calibration from now on, and at every later load of these weights."""

@@ -31,6 +31,7 @@ from geoclip_core.model.checkpoint import (
     load_checkpoint,
     read_metrics,
 )
+from geoclip_core.model.geolocation import Locatable
 
 BUNDLED = Path(__file__).resolve().parents[1] / "checkpoints"
 
@@ -40,13 +41,13 @@ class LoadedModel:
     """A model that is ready to answer.
 
     Attributes:
-        model: Offers `backbone`, `vocabularies`, `calibration` and `predict(embedding)`.
+        model: The model, with its backbone.
         name: What to call it.
         folder: Where its files are, or None.
         metrics: Its metrics.json; empty where there is none.
     """
 
-    model: Any
+    model: Locatable
     name: str
     folder: Path | None = None
     metrics: dict[str, Any] = field(default_factory=dict)

@@ -226,13 +226,18 @@ class Backbone(nn.Module, ABC):
         return self
 
     def weights_hash(self) -> str:
-        """Sixteen hexadecimal digits that change with any weight: part of an embedding's key."""
-        digest = hashlib.sha256()
-        for name, tensor in sorted(self.state_dict().items()):
-            digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
-            contiguous = tensor.detach().cpu().contiguous()
-            digest.update(contiguous.view(-1).view(torch.uint8).numpy().tobytes())
-        return digest.hexdigest()[:16]
+        """Return sixteen hexadecimal digits that change with any weight."""
+        return weights_hash(self)
+
+
+def weights_hash(module: nn.Module) -> str:
+    """Return sixteen hexadecimal digits that change with any weight or buffer of a module."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(module.state_dict().items()):
+        digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
+        contiguous = tensor.detach().cpu().contiguous()
+        digest.update(contiguous.view(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:16]
 
 
 def _centre_box(

@@ -7,7 +7,7 @@ logits it would get had it been left out, so that what joins the bank is honest.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -78,7 +78,7 @@ class RetrievalOutput:
     """(b, n) what agreeing contexts add to the votes, in the same units."""
 
 
-class RetrievalHead(CoordinateHead):
+class RetrievalHead(CoordinateHead[RetrievalOutput]):
     """Bank of n training photos.
 
     vote="cosine": softmax of the similarity / temperature, over the nearest `neighbours`.
@@ -107,7 +107,6 @@ class RetrievalHead(CoordinateHead):
         bandwidth_km: kernel width of the uncalibrated posterior.
     """
 
-    kind: ClassVar[str] = "retrieval"
     bank: Tensor
     coordinates: Tensor
 
@@ -294,6 +293,10 @@ class RetrievalHead(CoordinateHead):
         raise TypeError(
             "a retrieval head has no loss: fill its bank with geoclip_core.training.fit_bank"
         )
+
+    def answers(self, output: RetrievalOutput) -> Tensor:
+        """Return the modes (b, 2) of the posteriors, in degrees."""
+        return torch.tensor([posterior.mode() for posterior in self.raw_posteriors(output)])
 
     @torch.no_grad()
     def raw_posteriors(self, output: RetrievalOutput) -> list[Posterior]:

@@ -3,10 +3,11 @@
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from geoclip_core.earth.geocells import Geocells
@@ -24,17 +25,16 @@ from geoclip_core.model.calibration import Calibration
 from geoclip_core.model.losses import distance_smoothed_cross_entropy, great_circle_km
 from geoclip_core.model.posterior import HALF_CIRCUMFERENCE_KM, Posterior
 
+HeadOutput = TypeVar("HeadOutput")
 
-class CoordinateHead(nn.Module, ABC):
-    """Base class of the heads "regression", "geocells" and "retrieval".
 
-    A joined vector is the normalised embedding, followed by the projected context logits where
-    context is used; `block_widths` are the widths of its blocks. `options` holds everything
-    (JSON types only) that `type(head)(block_widths, **options)` needs to build a head into which
-    the saved weights fit.
+class CoordinateHead(nn.Module, ABC, Generic[HeadOutput]):
+    """Base class of the heads "regression", "geocells" and "bank".
+
+    A joined vector is the normalised embedding, followed by the projected context logits if the
+    model uses context; `block_widths` are the widths of its blocks. `HeadOutput` is what `forward`
+    returns; the other methods read it.
     """
-
-    kind: ClassVar[str]
 
     def __init__(self, block_widths: Sequence[int]) -> None:
         super().__init__()
@@ -42,24 +42,40 @@ class CoordinateHead(nn.Module, ABC):
         self.input_width = sum(self.block_widths)
 
     @property
+    @abstractmethod
     def options(self) -> dict[str, Any]:
-        """Keyword arguments (JSON types) that build the same head again."""
-        return {}
+        """Keyword arguments (JSON types) with which `type(head)(block_widths, **options)` builds a
+        head that the saved weights fit.
+        """
 
     @abstractmethod
-    def forward(self, joined: Tensor) -> Any:
-        """(b, input_width) -> whatever `loss` and `raw_posteriors` of this head read."""
+    def forward(self, joined: Tensor) -> HeadOutput:
+        """Compute the output for joined vectors (b, input_width)."""
 
     @abstractmethod
-    def loss(self, output: Any, coordinates: Tensor) -> Tensor:
-        """Scalar loss of an output against true coordinates (b, 2) in degrees."""
+    def loss(self, output: HeadOutput, coordinates: Tensor) -> Tensor:
+        """Return the scalar loss against true coordinates (b, 2) in degrees."""
 
     @abstractmethod
-    def raw_posteriors(self, output: Any) -> list[Posterior]:
-        """One uncalibrated posterior a photo."""
+    def answers(self, output: HeadOutput) -> Tensor:
+        """Return the best points (b, 2) in degrees, faster than from posteriors."""
 
-    def posteriors(self, output: Any, calibration: Calibration | None = None) -> list[Posterior]:
-        """One posterior a photo, calibrated if a calibration is given."""
+    @abstractmethod
+    def raw_posteriors(self, output: HeadOutput) -> list[Posterior]:
+        """Return one uncalibrated posterior per photo."""
+
+    def start_from(self, coordinates: NDArray[np.float64], geocells: Geocells | None) -> None:
+        """Set what training starts from. A head without such a state does nothing.
+
+        Args:
+            coordinates: (n, 2) of the training photos, in degrees.
+            geocells: cells made from them; needed by the head "geocells" alone.
+        """
+
+    def posteriors(
+        self, output: HeadOutput, calibration: Calibration | None = None
+    ) -> list[Posterior]:
+        """Return one posterior per photo, calibrated if a calibration is given."""
         raw = self.raw_posteriors(output)
         return raw if calibration is None else [calibration.apply(item) for item in raw]
 
@@ -77,7 +93,7 @@ class RegressionOutput:
     log_scales: Tensor
 
 
-class RegressionHead(CoordinateHead):
+class RegressionHead(CoordinateHead[RegressionOutput]):
     """A direction in space, so that neither the date line nor the poles need care.
 
     The spread around the point has density ∝ exp(−d / s), with s learnt for each photo.
@@ -88,7 +104,6 @@ class RegressionHead(CoordinateHead):
         dropout: share of the last layer's inputs dropped in training.
     """
 
-    kind: ClassVar[str] = "regression"
     centre: Tensor
     extent_km: Tensor
 
@@ -110,8 +125,8 @@ class RegressionHead(CoordinateHead):
         return {"hidden": self.hidden, "dropout": self.dropout}
 
     @torch.no_grad()
-    def start_from(self, coordinates: np.ndarray) -> None:
-        """Begin at the mean of the training coordinates (n, 2), with their spread as the unit."""
+    def start_from(self, coordinates: NDArray[np.float64], geocells: Geocells | None) -> None:
+        """Start at the mean of the training coordinates (n, 2), with their spread as the unit."""
         mean = spherical_mean(coordinates)
         extent = float(np.sqrt(np.mean(haversine_km(coordinates, mean) ** 2)))
         self.centre.copy_(torch.from_numpy(unit_vectors(mean)))
@@ -194,7 +209,7 @@ class GeocellOutput:
     photo_factors: Tensor
 
 
-class GeocellHead(CoordinateHead):
+class GeocellHead(CoordinateHead[GeocellOutput]):
     """A classifier over cells and one offset network that all cells share.
 
     An offset network per cell would starve: most cells hold a few dozen photos. The shared one
@@ -211,7 +226,6 @@ class GeocellHead(CoordinateHead):
         offset_rank: width in which photo and cell meet; 0 answers with the centres of the cells.
     """
 
-    kind: ClassVar[str] = "geocells"
     centres: Tensor
     radii_km: Tensor
     spacing_km: Tensor
@@ -259,14 +273,15 @@ class GeocellHead(CoordinateHead):
         }
 
     @torch.no_grad()
-    def start_from(self, geocells: Geocells, coordinates: np.ndarray) -> None:
+    def start_from(self, coordinates: NDArray[np.float64], geocells: Geocells | None) -> None:
         """Take over cells that were made from the training coordinates (n, 2).
 
         Raises:
-            ValueError: if their number is not that of the head.
+            ValueError: there are no cells, or their number differs from the head's.
         """
-        if len(geocells) != self.cells:
-            raise ValueError(f"{len(geocells)} cells were made, the head has {self.cells}")
+        if geocells is None or len(geocells) != self.cells:
+            given = 0 if geocells is None else len(geocells)
+            raise ValueError(f"{given} cells were given, the head has {self.cells}")
         radii = np.maximum(geocells.radii_km(coordinates), 1.0)
         self.centres.copy_(torch.from_numpy(geocells.centres))
         self.radii_km.copy_(torch.from_numpy(radii))

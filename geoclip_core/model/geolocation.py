@@ -1,9 +1,8 @@
 """The whole model behind a photo's embedding: normaliser, context heads, coordinate head."""
 
-import importlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
@@ -11,10 +10,14 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from geoclip_core.data.vocabulary import Vocabulary
-from geoclip_core.model.backbone import Backbone, BackboneConfig
+from geoclip_core.model.backbone import Backbone, BackboneConfig, weights_hash
+from geoclip_core.model.bank_heads import KernelContextHeads, KernelContextJoin, RetrievalHead
 from geoclip_core.model.calibration import Calibration
-from geoclip_core.model.coordinate_heads import CoordinateHead
+from geoclip_core.model.context_heads import ContextHeads, ContextJoin
+from geoclip_core.model.coordinate_heads import CoordinateHead, GeocellHead, RegressionHead
 from geoclip_core.model.posterior import Posterior
+
+ContextSource = Literal["photo", "map"]
 
 
 class EmbeddingNormaliser(nn.Module):
@@ -60,19 +63,12 @@ class EmbeddingNormaliser(nn.Module):
         return torch.cat(blocks, dim=1)
 
 
-COORDINATE_HEADS = {
-    "regression": ("geoclip_core.model.coordinate_heads", "RegressionHead"),
-    "geocells": ("geoclip_core.model.coordinate_heads", "GeocellHead"),
-    "retrieval": ("geoclip_core.model.bank_heads", "RetrievalHead"),
+COORDINATE_HEADS: dict[str, Callable[..., CoordinateHead[Any]]] = {
+    "regression": RegressionHead,
+    "geocells": GeocellHead,
+    "retrieval": RetrievalHead,
 }
-CONTEXT_HEADS = {
-    "linear": ("geoclip_core.model.context_heads", "ContextHeads", "ContextJoin"),
-    "kernel-ridge": (
-        "geoclip_core.model.bank_heads",
-        "KernelContextHeads",
-        "KernelContextJoin",
-    ),
-}
+CONTEXT_HEADS = ("linear", "kernel-ridge")
 
 
 @dataclass(frozen=True)
@@ -116,11 +112,36 @@ class ModelConfig:
 
 @dataclass(frozen=True)
 class Estimate:
-    """What the model says of one photo."""
+    """Prediction of a model for one photo."""
 
     posterior: Posterior
     context: dict[str, NDArray[np.float64]]
     """Feature -> probabilities (classes,) in the order of its vocabulary."""
+
+
+class Locatable(Protocol):
+    """What every model that locates photos offers: `GeolocationModel` and `GeoClip`."""
+
+    calibration: Calibration | None
+    """Applied by `predict`; None: posteriors are left as the model gives them."""
+
+    @property
+    def backbone(self) -> Backbone | None:
+        """The network that embeds photos; None: the model was loaded without it."""
+
+    @property
+    def vocabularies(self) -> Mapping[str, Vocabulary]:
+        """Classes of each context feature that `predict` returns; empty without context heads."""
+
+    @property
+    def context_source(self) -> ContextSource:
+        """Whether context is read in the photo by heads or looked up on the map."""
+
+    def predict(self, embedding: Tensor | NDArray[np.floating]) -> list[Estimate]:
+        """Return one estimate for each raw embedding (b, D) of the backbone."""
+
+    def weights_hash(self) -> str:
+        """Return sixteen hexadecimal digits that change with any weight of the model."""
 
 
 @dataclass(frozen=True)
@@ -130,7 +151,7 @@ class Output:
     context: dict[str, Tensor]
     """Feature -> logits (b, classes)."""
     coordinates: Any
-    """What the coordinate head put out; its own `loss` and `posteriors` read it."""
+    """Output of the coordinate head, which its own `loss`, `answers` and `posteriors` read."""
 
 
 class GeolocationModel(nn.Module):
@@ -139,6 +160,8 @@ class GeolocationModel(nn.Module):
     The context path is one switch: with `config.use_context` the heads' logits join the normalised
     embedding at the coordinate head, without it the coordinate head sees the embedding alone.
     """
+
+    context_source: ContextSource = "photo"
 
     def __init__(
         self,
@@ -164,23 +187,22 @@ class GeolocationModel(nn.Module):
         self.vocabularies = {feature: known[feature] for feature in self.features}
         self.normaliser = EmbeddingNormaliser(self.block_widths)
         joined_widths = self.block_widths
-        self.context_heads: nn.Module | None = None
-        self.context_join: nn.Module | None = None
+        self.context_heads: ContextHeads | KernelContextHeads | None = None
+        self.context_join: ContextJoin | KernelContextJoin | None = None
         if config.use_context:
-            module, heads_name, join_name = CONTEXT_HEADS[config.context_heads]
-            heads, join = (
-                getattr(importlib.import_module(module), n) for n in (heads_name, join_name)
-            )
-            width = sum(self.block_widths)
-            self.context_heads = heads(width, self.vocabularies, **config.context_options)
-            self.context_join = join(self.vocabularies, **config.join_options)
+            width, words = sum(self.block_widths), self.vocabularies
+            if config.context_heads == "linear":
+                self.context_heads = ContextHeads(width, words, **config.context_options)
+                self.context_join = ContextJoin(words, **config.join_options)
+            else:
+                self.context_heads = KernelContextHeads(width, words, **config.context_options)
+                self.context_join = KernelContextJoin(words, **config.join_options)
             joined_widths = (*self.block_widths, self.context_join.output_width)
-        module, head_name = COORDINATE_HEADS[config.coordinate_head]
-        head = getattr(importlib.import_module(module), head_name)
-        self.coordinate_head: CoordinateHead = head(joined_widths, **config.head_options)
-        if config.use_context and config.context_heads == "kernel-ridge":
+        head = COORDINATE_HEADS[config.coordinate_head](joined_widths, **config.head_options)
+        self.coordinate_head: CoordinateHead[Any] = head
+        if isinstance(self.context_heads, KernelContextHeads):
             # both read the same bank of training embeddings, which is kept once
-            self.context_heads.attach(self.coordinate_head)
+            self.context_heads.attach(head)
         self.backbone: Backbone | None = None
         if backbone is not None:
             self.attach_backbone(backbone)
@@ -202,6 +224,10 @@ class GeolocationModel(nn.Module):
                 f"the heads were made for {self.block_widths}"
             )
         self.backbone = backbone
+
+    def weights_hash(self) -> str:
+        """Return sixteen hexadecimal digits that change with any weight, backbone included."""
+        return weights_hash(self)
 
     def forward(self, embedding: Tensor) -> Output:
         """(b, D) raw backbone embedding -> logits and coordinate output."""

@@ -1,6 +1,7 @@
 """Photos and captions in one space: an image tower, a text tower, and what brings them together."""
 
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -178,7 +179,54 @@ class ImageProjection(nn.Module):
         return self.linear(self.norm(features))
 
 
-class ImageTextModel(nn.Module):
+class ImageTextPair(nn.Module, ABC):
+    """An image tower and a text tower with one space of P dimensions: what pretraining needs.
+
+    A subclass sets `backbone`.
+    """
+
+    backbone: Backbone
+
+    @property
+    @abstractmethod
+    def log_scale_parameter(self) -> nn.Parameter:
+        """Natural logarithm of the inverse temperature of the similarities."""
+
+    @abstractmethod
+    def tokens(self, texts: Sequence[str]) -> dict[str, Tensor]:
+        """Return token ids and mask, (b, t) each; longer texts are cut."""
+
+    @abstractmethod
+    def text_modules(self) -> list[nn.Module]:
+        """Return the modules that are trained if the text tower is."""
+
+    @abstractmethod
+    def bridges(self) -> list[nn.Parameter]:
+        """Return the parameters that are always trained."""
+
+    @abstractmethod
+    def encode_embedding(self, embedding: Tensor) -> Tensor:
+        """Turn raw embeddings (b, D) of the backbone into vectors (b, P) of length 1."""
+
+    @abstractmethod
+    def encode_tokens(self, tokens: dict[str, Tensor]) -> Tensor:
+        """Turn the tokens of b texts into vectors (b, P) of length 1."""
+
+    @abstractmethod
+    def save(self, folder: Path) -> None:
+        """Write both towers into an empty folder, which `backbone_config` then accepts."""
+
+    def encode_images(self, views: Sequence[Tensor]) -> Tensor:
+        """Turn the views of b photos into vectors (b, P) of length 1."""
+        return self.encode_embedding(self.backbone.embed(views))
+
+    @property
+    def scale(self) -> Tensor:
+        """Inverse temperature of the similarities."""
+        return self.log_scale_parameter.exp().clamp_max(LARGEST_SCALE)
+
+
+class ImageTextModel(ImageTextPair):
     """Any backbone and any text tower, each with a projection to P shared dimensions."""
 
     def __init__(self, backbone: Backbone, text: TextTower, width: int = 256) -> None:
@@ -202,18 +250,14 @@ class ImageTextModel(nn.Module):
         return [*(p for m in projections for p in m.parameters()), self.log_scale]
 
     @property
-    def scale(self) -> Tensor:
-        """Inverse temperature of the similarities."""
-        return self.log_scale.exp().clamp_max(LARGEST_SCALE)
+    def log_scale_parameter(self) -> nn.Parameter:
+        """Natural logarithm of the inverse temperature of the similarities."""
+        return self.log_scale
 
     def encode_embedding(self, embedding: Tensor) -> Tensor:
         """Raw embeddings (b, D) of the backbone -> (b, P) of length 1; views are averaged."""
         views = embedding.unflatten(1, (-1, sum(self.backbone.view_block_widths)))
         return functional.normalize(self.image_projection(views).mean(1), dim=1)
-
-    def encode_images(self, views: Sequence[Tensor]) -> Tensor:
-        """Views of b photos -> (b, P) of length 1."""
-        return self.encode_embedding(self.backbone.embed(views))
 
     def encode_tokens(self, tokens: dict[str, Tensor]) -> Tensor:
         """Tokens of b texts -> (b, P) of length 1."""
@@ -349,7 +393,7 @@ def _load(module: nn.Module, tensors: dict[str, Tensor], folder: Path) -> None:
         ) from error
 
 
-class ClipPair(nn.Module):
+class ClipPair(ImageTextPair):
     """`CLIPModel` behind the interface of `ImageTextModel`.
 
     It keeps CLIP's names for its weights, so that the result is a CLIP checkpoint that anything
@@ -406,9 +450,9 @@ class ClipPair(nn.Module):
         return [self.clip.logit_scale]
 
     @property
-    def scale(self) -> Tensor:
-        """Inverse temperature of the similarities."""
-        return self.clip.logit_scale.exp().clamp_max(LARGEST_SCALE)
+    def log_scale_parameter(self) -> nn.Parameter:
+        """Natural logarithm of the inverse temperature of the similarities."""
+        return self.clip.logit_scale
 
     def tokens(self, texts: Sequence[str]) -> dict[str, Tensor]:
         """Token ids and mask, (b, t) each."""
@@ -418,10 +462,6 @@ class ClipPair(nn.Module):
         """Projected features (b, P × views) -> (b, P) of length 1; views are averaged."""
         views = embedding.unflatten(1, (-1, sum(self.backbone.view_block_widths)))
         return functional.normalize(views.mean(1), dim=1)
-
-    def encode_images(self, views: Sequence[Tensor]) -> Tensor:
-        """Views of b photos -> (b, P) of length 1."""
-        return self.encode_embedding(self.backbone.embed(views))
 
     def encode_tokens(self, tokens: dict[str, Tensor]) -> Tensor:
         """Tokens of b texts -> (b, P) of length 1."""

@@ -121,10 +121,7 @@ def build_model(
         config, backbone.config, backbone.block_widths, vocabularies, name=name
     )
     model.normaliser.fit(torch.from_numpy(np.asarray(embeddings, dtype=np.float32)))
-    if cells is not None:
-        model.coordinate_head.start_from(cells, coordinates)
-    else:
-        model.coordinate_head.start_from(coordinates)
+    model.coordinate_head.start_from(coordinates, cells)
     return model
 
 

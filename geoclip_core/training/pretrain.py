@@ -23,7 +23,13 @@ from geoclip_core.data.vocabulary import (
 )
 from geoclip_core.files import atomic_folder, write_atomically
 from geoclip_core.model.backbones import backbone_config, build_backbone
-from geoclip_core.model.image_text import SMALL, ClipPair, ImageTextModel, TextTower
+from geoclip_core.model.image_text import (
+    SMALL,
+    ClipPair,
+    ImageTextModel,
+    ImageTextPair,
+    TextTower,
+)
 from geoclip_core.model.losses import contrastive_loss
 from geoclip_core.model.transformers_backbone import model_type
 from geoclip_core.training.cards import pretrain_card
@@ -72,11 +78,11 @@ class PairEncoder:
         self.labels = photos.labels(vocabularies)
 
     @torch.no_grad()
-    def measure(self, pair: Any, quick: bool = False) -> dict[str, Any]:
+    def measure(self, pair: ImageTextPair, quick: bool = False) -> dict[str, Any]:
         """Loss, retrieval accuracies in batches of 16, zero-shot accuracies.
 
         Args:
-            pair: `ImageTextModel` or `ClipPair`.
+            pair: both towers.
             quick: flat numbers alone, for a validation between epochs.
         """
         pair.eval()
@@ -139,7 +145,7 @@ class PairEncoder:
         return {**{name: float(np.mean(right)) for name, right in hits.items()}, "among": size}
 
     def _zero_shot(
-        self, pair: Any, images: Tensor, feature: str, rows: NDArray[np.int64]
+        self, pair: ImageTextPair, images: Tensor, feature: str, rows: NDArray[np.int64]
     ) -> dict[str, float | int | None]:
         """Classes by the caption that says nothing but the class; the majority class beside it."""
         vocabulary, labels = self.vocabularies[feature], self.labels[feature][rows]
@@ -161,7 +167,7 @@ def class_captions(vocabulary: Vocabulary) -> list[str]:
 
 
 @torch.no_grad()
-def encode_texts(pair: Any, texts: list[str]) -> Tensor:
+def encode_texts(pair: ImageTextPair, texts: list[str]) -> Tensor:
     """Vectors (n, P) of length 1; each different text is encoded once."""
     different = sorted(set(texts))
     device = pair.scale.device
@@ -215,7 +221,7 @@ class EpochCaptions:
 class PretrainObjective(nn.Module):
     """Both towers and the loss in one module."""
 
-    def __init__(self, pair: nn.Module, process: int, processes: int) -> None:
+    def __init__(self, pair: ImageTextPair, process: int, processes: int) -> None:
         super().__init__()
         self.pair, self.process, self.processes = pair, process, processes
 
@@ -257,7 +263,7 @@ class PretrainTask:
 
     def __init__(
         self,
-        pair: Any,
+        pair: ImageTextPair,
         options: PretrainOptions,
         table: pd.DataFrame,
         inputs: CachedEmbeddings | PhotoLoader,
@@ -440,7 +446,7 @@ def _moving(embedder: Embedder, dataset: PhotoDataset, run: PretrainRun) -> _Pre
     )
 
 
-def build_pair(options: PretrainOptions, train: PhotoDataset) -> Any:
+def build_pair(options: PretrainOptions, train: PhotoDataset) -> ImageTextPair:
     """Both towers: CLIP's own, those of an earlier pretraining, or a backbone and a text tower."""
     changes: dict[str, Any] = {}
     if options.views:
@@ -466,7 +472,7 @@ def build_pair(options: PretrainOptions, train: PhotoDataset) -> Any:
     return ImageTextModel(backbone, TextTower.pretrained(options.text), options.width)
 
 
-def freeze_pair(pair: Any, options: PretrainOptions) -> None:
+def freeze_pair(pair: ImageTextPair, options: PretrainOptions) -> None:
     """Choose what learns: the asked part of the image tower, the text tower, the bridges."""
     pair.backbone.freeze(FREEZE[options.train])
     small = isinstance(pair, ImageTextModel) and options.text == SMALL
@@ -479,7 +485,7 @@ def freeze_pair(pair: Any, options: PretrainOptions) -> None:
 
 def write_pair(
     run: PretrainRun,
-    pair: Any,
+    pair: ImageTextPair,
     dataset: PhotoDataset,
     reports: Mapping[str, Mapping[str, Any]],
     stopped: str,

@@ -20,7 +20,7 @@ from geoclip_core.model.coordinate_heads import (
 def test_an_untrained_head_answers_with_the_mean_of_the_training_photos():
     coordinates = destination(np.array([0.0, 180.0]), np.array([0.0, 90, 180, 270]), 300.0)
     head = RegressionHead((4,))
-    head.start_from(coordinates)
+    head.start_from(coordinates, None)
     torch.nn.init.zeros_(head.direction.weight)
     answer = head.answers(head(torch.randn(1, 4)))[0].numpy()
     assert haversine_km(answer, np.array([0.0, 180.0])) < 0.1
@@ -65,7 +65,7 @@ def test_it_learns_across_the_date_line():
     longitude = (180 + 5 * inputs[:, 1].numpy() + 180) % 360 - 180
     coordinates = np.stack([-17 + 3 * inputs[:, 0].numpy(), longitude], 1)
     head = RegressionHead((4,), hidden=16)
-    head.start_from(coordinates)
+    head.start_from(coordinates, None)
     truth = torch.from_numpy(coordinates)
     optimizer = torch.optim.AdamW(head.parameters(), lr=2e-2)
     for _ in range(150):
@@ -94,7 +94,7 @@ def _head(**options):
     torch.manual_seed(0)
     head = GeocellHead((4,), 3, **options)
     around = np.concatenate([destination(CENTRES, bearing, 50.0) for bearing in (0, 90, 180, 270)])
-    head.start_from(Geocells(CENTRES), around)
+    head.start_from(around, Geocells(CENTRES))
     return head
 
 
@@ -144,7 +144,7 @@ def test_it_learns_and_its_two_readouts_agree():
     )
     cells = make_geocells(coordinates, 20, seed=0)
     head = GeocellHead((4,), len(cells))
-    head.start_from(cells, coordinates)
+    head.start_from(coordinates, cells)
     truth = torch.from_numpy(coordinates)
     optimizer = torch.optim.AdamW(head.parameters(), lr=2e-2)
     for _ in range(120):
@@ -181,12 +181,12 @@ def test_without_offsets_no_offset_parameter_exists():
 def test_a_single_cell_works():
     head = GeocellHead((4,), 1)
     coordinates = np.array([[10.0, 20.0], [10.2, 20.2]])
-    head.start_from(make_geocells(coordinates, 1), coordinates)
+    head.start_from(coordinates, make_geocells(coordinates, 1))
     loss = head.loss(head(torch.randn(2, 4)), torch.from_numpy(coordinates))
     assert torch.isfinite(loss)
 
 
 def test_another_number_of_cells_is_refused():
     head = GeocellHead((4,), 2)
-    with pytest.raises(ValueError, match="3 cells were made"):
-        head.start_from(Geocells(CENTRES), CENTRES)
+    with pytest.raises(ValueError, match="3 cells were given"):
+        head.start_from(CENTRES, Geocells(CENTRES))

@@ -69,7 +69,7 @@ def _model(kind, use_context, context_heads="linear"):
     rows = torch.randn(30, 10)
     model.normaliser.fit(rows)
     if kind == "geocells":
-        model.coordinate_head.start_from(Geocells(fibonacci_sphere(12)), fibonacci_sphere(50))
+        model.coordinate_head.start_from(fibonacci_sphere(50), Geocells(fibonacci_sphere(12)))
     if kind == "retrieval":
         if context_heads == "kernel-ridge" and use_context:
             model.context_heads.fit({"climate": np.arange(30) % 3, "country": np.arange(30) % 2})

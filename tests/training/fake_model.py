@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import torch
 
 from geoclip_core.data.dataset import PhotoDataset
 from geoclip_core.data.vocabulary import Vocabulary
@@ -23,12 +22,13 @@ class FakeModel:
 
     spread_km: float = 100.0
     calibration: Calibration | None = None
-    name: str = "fake"
     vocabularies: dict = field(default_factory=lambda: {"state": STATES})
     photos_predicted: int = 0
+    backbone = None
+    context_source = "photo"
 
-    def state_dict(self) -> dict[str, torch.Tensor]:
-        return {"spread_km": torch.tensor(self.spread_km)}
+    def weights_hash(self) -> str:
+        return f"{self.spread_km}"
 
     def predict(self, embedding: np.ndarray) -> list[Estimate]:
         self.photos_predicted += len(embedding)

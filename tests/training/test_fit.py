@@ -116,7 +116,7 @@ def test_the_other_coordinate_heads(data, network, tmp_path, head, options):
         options = {"features": ("climate", "state"), "folds": 2, "repeats": 1}
     run = run_fit(tmp_path / "run", data, network, coordinate_head=head, **options)
     assert run.status.state == "finished", run.status.error
-    assert load_checkpoint(run.checkpoint).coordinate_head.kind == head
+    assert load_checkpoint(run.checkpoint).config.coordinate_head == head
     assert json.loads((run.folder / "metrics.json").read_text())["median_km"] > 0
 
 
