@@ -1,4 +1,4 @@
-"""The map: photos in, places out. Start it with ``streamlit run app.py``."""
+"""The Map page, the first page of the app: ``streamlit run app.py``."""
 
 import streamlit as st
 
@@ -13,9 +13,9 @@ from ui.predictions import LAYERS, download_buttons, prediction_cards, predictio
 ALL, EACH, ONE_PLACE = "All photos", "One at a time", "As one place"
 
 open_page(
+    "Map",
     "Where was this photo taken?",
-    "Drop one photo or many: each becomes a pin with the places it may show, and how sure that is.",
-    name="Map",
+    "Drop photos to see where each may have been taken, and how sure the model is.",
 )
 with st.sidebar:
     model_name = choose_model()
@@ -27,7 +27,7 @@ with bench.controls:
 model = served_model(model_name) if model_name else None
 if model is None:
     with bench.map_side:
-        show_map(OfflineMap(), key="map")
+        show_map(OfflineMap())
     st.stop()
 
 photos = shown_photos()
@@ -67,8 +67,8 @@ with bench.map_side:
     if view == EACH:
         names = [f"{i + 1} · {row.file}" for i, row in enumerate(rows)]
         shown = [st.selectbox("Photo", shown, format_func=names.__getitem__, key="photo")]
-    found = [(rows[i], i + 1) for i in shown if isinstance(rows[i], Prediction)]
-    show_map(prediction_map([r for r, _ in found], [n for _, n in found], layers), key="map")
+    found = [(row, i + 1) for i in shown if isinstance(row := rows[i], Prediction)]
+    show_map(prediction_map([r for r, _ in found], [n for _, n in found], layers))
     st.caption(f":material/info: {accuracy_sentence(model.locator)}")
     download_buttons(rows)
 with bench.cards:

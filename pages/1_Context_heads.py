@@ -1,26 +1,26 @@
 import streamlit as st
 
-from geoclip_core.earth.sphere import haversine_km
 from geoclip_core.errors import PhotoError
 from ui.context import (
+    add_belt,
     choose_belt,
-    comparison_map,
     features_shown,
     head_panel,
     model_heading,
     reasons,
 )
 from ui.maps import OfflineMap, show_map
+from ui.model_comparison import apart_sentence, comparison_map
 from ui.models import accuracy_sentence, choose_model, served_model
 from ui.page import CONTEXT_PHOTO, choose, open_page
 from ui.photos import EXAMPLE_NOTE, photo_input, shown_photos, thumbnail
-from ui.theme import kilometres, markdown_text
+from ui.theme import markdown_text
 
 open_page(
+    "Context heads",
     "What the model reads in a photo",
-    "Each context head guesses one fact from the photo alone. Framed in green is what the map says "
-    "at the predicted point, so that you see where the two agree and where they do not.",
-    name="Context heads",
+    "Each context head guesses one fact from the photo alone. A green frame marks what the map "
+    "says at the predicted point, so that you can compare the two.",
 )
 with st.sidebar:
     first = choose_model("Model A")
@@ -37,7 +37,7 @@ models = [served_model(name) for name in (first, second) if name]
 models = [model for model in models if model is not None]
 if not models:
     with world:
-        show_map(OfflineMap(), key="map")
+        show_map(OfflineMap())
     st.stop()
 
 try:
@@ -52,11 +52,12 @@ except PhotoError as error:
     st.stop()
 
 with world:
-    belt = choose_belt(predictions[0])
-    show_map(comparison_map(predictions, belt), key="map")
+    map_of_guesses = comparison_map(predictions)
+    if belt := choose_belt(predictions[0]):
+        add_belt(map_of_guesses, belt)
+    show_map(map_of_guesses)
     if len(predictions) == 2:
-        a, b = ((p.latitude, p.longitude) for p in predictions)
-        st.markdown(f"The two guesses are **{kilometres(float(haversine_km(a, b)))}** apart.")
+        st.markdown(apart_sentence(*predictions))
 
 features = features_shown(*(p.context for p in predictions)) or ["climate", "country"]
 panels = [(letter, *pair) for letter, *pair in zip("AB", models, predictions, strict=False)]

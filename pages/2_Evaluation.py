@@ -28,7 +28,9 @@ python -m train evaluate --model runs/NAME --data datasets/osv-mini
 python -m train report evaluations/NAME --output report.html"""
 
 open_page(
-    "Evaluation", "How far off the guesses are, where, and whether their stated certainty holds."
+    "Evaluation",
+    "Evaluation",
+    "How far off the guesses are, where, and whether their stated certainty holds.",
 )
 
 sources, problems = find_sources()

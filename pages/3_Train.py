@@ -10,10 +10,10 @@ from ui.training.runs import choose_run, choose_runs_folder, run_views, unreadab
 ONE, ALL, NEW = "This run", "All runs", "New training"
 
 open_page(
+    "Train",
     "Train a model of your own",
     "Choose a recipe and a dataset, start, and watch. A training goes on without this page: close "
     "it, come back later, it will be here.",
-    name="Train",
 )
 with st.sidebar:
     data = choose_dataset()

@@ -12,10 +12,10 @@ from ui.training.new import choose_dataset
 EXPLORE, CHECK, ADD = "Explore", "Check", "Add a dataset"
 
 open_page(
+    "Dataset",
     "The photos behind a model",
     "Look at a dataset before you train on it: where its photos are, what is known of them, and "
     "what is wrong with them.",
-    name="Dataset",
 )
 datasets = datasets_folder()
 with st.sidebar:

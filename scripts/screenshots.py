@@ -70,7 +70,7 @@ def find_reasons(page: Page) -> None:
     """Have the model look for the parts of the photo that its answer rests on."""
     drop("china.jpg", shown="china.jpg")(page)
     page.get_by_role("button", name="Find the reasons").click()
-    page.get_by_text("with the outlined fifth covered").first.wait_for(timeout=PATIENCE_MS)
+    page.get_by_text("Hiding the outlined part costs").first.wait_for(timeout=PATIENCE_MS)
     page.get_by_role("button", name="Picture").last.scroll_into_view_if_needed()
     page.wait_for_timeout(1500)
 

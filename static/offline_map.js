@@ -232,5 +232,7 @@ window.OfflineMap = (() => {
     control.addTo(map);
   }
 
-  return { panes, view, pin, legend, borders: (base, colours) => new Borders(base, colours) };
+  const popup = (marker, content) => marker.bindPopup(content, { maxWidth: 260 });
+
+  return { panes, view, pin, popup, legend, borders: (base, colours) => new Borders(base, colours) };
 })();

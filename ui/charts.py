@@ -1,7 +1,7 @@
-"""Plotly charts in the look of the house, with geography from this server.
+"""Plotly charts of the pages, with geography from this server.
 
-Every chart goes through :func:`show_chart`: it sets the address of the local topojson, without
-which plotly's geo charts would ask a CDN.
+Every chart is shown by ``show_chart``, which sets the address of the local topojson; plotly's geo
+charts would fetch it from a CDN otherwise.
 """
 
 import math
@@ -11,11 +11,11 @@ from typing import Any
 import plotly.graph_objects as go
 import streamlit as st
 
-from ui import static_files
-from ui.theme import ERROR_LIMIT_KM, ERROR_MARKS_KM, ERROR_SCALE, Palette, palette
+from ui.page import STATIC_ADDRESS
+from ui.theme import ERROR_LIMIT_KM, ERROR_MARKS_KM, ERROR_SCALE, Palette
 
 CONFIG: dict[str, Any] = {
-    "topojsonURL": f"{static_files.FROM_PAGE}/topojson/",
+    "topojsonURL": f"{STATIC_ADDRESS}/topojson/",
     "displaylogo": False,
     "modeBarButtonsToRemove": ["lasso2d", "select2d", "autoScale2d"],
 }
@@ -50,7 +50,7 @@ def show_chart(figure: go.Figure, key: str, *, height: int | None = None, **opti
 
 
 def error_axis(title: str = "Error (km)") -> dict[str, Any]:
-    """A log axis in km with ticks at the benchmark thresholds, for ``update_xaxes``/``yaxes``."""
+    """Return a log axis in km with ticks at the thresholds, for ``update_xaxes``/``yaxes``."""
     return {
         "type": "log",
         "title": title,
@@ -60,33 +60,25 @@ def error_axis(title: str = "Error (km)") -> dict[str, Any]:
     }
 
 
-def error_marker(errors_km: Sequence[float], colorbar: bool = True, **options: Any) -> dict:
-    """A trace's ``marker`` whose colour is the error in km, on the scale of the house."""
+def error_marker(errors_km: Sequence[float], **options: Any) -> dict[str, Any]:
+    """Return a trace's ``marker`` coloured by the error in km; ``options`` are added to it."""
     return {
         "color": [math.log10(max(float(error), 1.0)) for error in errors_km],
         "colorscale": ERROR_COLORSCALE,
         "cmin": 0,
         "cmax": ERROR_COLOR_LIMIT,
-        "showscale": colorbar,
-        "colorbar": {
-            "title": {"text": "Error (km)", "side": "right"},
-            "tickvals": [math.log10(mark) for mark in ERROR_MARKS_KM],
-            "ticktext": [f"{mark:,}" for mark in ERROR_MARKS_KM],
-            "thickness": 12,
-            "outlinewidth": 0,
-        },
+        "showscale": True,
         **options,
     }
 
 
-def world_figure(colours: Palette | None = None, **geo: Any) -> go.Figure:
-    """An empty world with local coastlines and countries, to add ``Scattergeo`` traces to.
+def world_figure(colours: Palette, **geo: Any) -> go.Figure:
+    """Return an empty world with local coastlines and countries, for ``Scattergeo`` traces.
 
     Args:
-        colours: the palette; by default the one of the viewer's theme.
-        geo: further settings of ``layout.geo``, such as ``scope="usa"`` or ``fitbounds``.
+        colours: of land, sea and borders.
+        geo: further settings of ``layout.geo``, such as ``scope="usa"``.
     """
-    colours = colours or palette()
     settings: dict[str, Any] = {
         "projection": {"type": "natural earth"},
         "bgcolor": "rgba(0,0,0,0)",

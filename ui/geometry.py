@@ -9,7 +9,7 @@ import io
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,7 +26,8 @@ Coordinate = tuple[float, float]
 Ring = list[Coordinate]
 """Points (latitude, longitude) in degrees; longitudes may lie outside [−180, 180)."""
 
-_COPIES = (-360, 0, 360)
+COPIES = (-360, 0, 360)
+"""Shifts in degrees at which everything that has an extent is drawn."""
 
 
 def longitude_near(longitude: float, middle: float) -> float:
@@ -76,10 +77,10 @@ def circle(
     if not (holds_north or holds_south):
         # Such a circle is less than 180° wide: near its centre is where its longitudes belong.
         ring = [(float(lat), longitude_near(float(lon), longitude)) for lat, lon in outline]
-        return [[[(lat, lon + shift) for lat, lon in ring]] for shift in _COPIES]
+        return [[[(lat, lon + shift) for lat, lon in ring]] for shift in COPIES]
     # The outline goes round the pole once: in order of longitude it is the edge of a cap.
     edge = sorted((longitude_near(float(lon), middle), float(lat)) for lat, lon in outline)
-    ring = [(lat, lon + shift) for shift in _COPIES for lon, lat in edge]
+    ring = [(lat, lon + shift) for shift in COPIES for lon, lat in edge]
     pole = 90.0 if holds_north else -90.0
     return [[[*ring, (pole, ring[-1][1]), (pole, ring[0][1])]]]
 
@@ -145,14 +146,14 @@ class Window:
         return np.stack(np.meshgrid(latitude, longitude, indexing="ij"), axis=-1)
 
 
-def window_around(points: Sequence[Coordinate], middle: float, margin: float = 1.0) -> Window:
-    """The part of the map that holds ``points`` and ``margin`` of their extent on every side.
+def window_around(points: Sequence[Coordinate], middle: float) -> Window:
+    """Return the part of the map that holds ``points``, and once their extent on every side.
 
     The whole world, centred on ``middle``, if there are no points or they are far apart.
     """
     if points:
         (south, west), (north, east) = bounds_of(points, middle)
-        reach = margin * max(east - west, north - south, 0.5)
+        reach = max(east - west, north - south, 0.5)
         if east - west + 2 * reach < 180:
             south, north = max(south - reach, -MERCATOR_LIMIT), min(north + reach, MERCATOR_LIMIT)
             return Window(west - reach, east + reach, south, north)
@@ -160,9 +161,14 @@ def window_around(points: Sequence[Coordinate], middle: float, margin: float = 1
 
 
 def sample_lattice(
-    lattice: NDArray[np.float64], values: Callable[[NDArray[np.float64]], NDArray[np.float64]]
-) -> NDArray[np.float64]:
-    """``values`` (n, 2) → (n,) on every pixel of a lattice (height, width, 2), by blocks."""
+    lattice: NDArray[np.float64], values: Callable[[NDArray[np.float64]], NDArray[Any]]
+) -> NDArray[Any]:
+    """Return ``values`` at every pixel of a lattice (height, width, 2), computed by blocks.
+
+    Args:
+        lattice: coordinates in degrees.
+        values: maps coordinates (n, 2) to (n,) values.
+    """
     rows = max(1, 20_000 // lattice.shape[1])
     blocks = (lattice[at : at + rows] for at in range(0, len(lattice), rows))
     return np.concatenate([values(b.reshape(-1, 2)).reshape(b.shape[:2]) for b in blocks])
@@ -182,6 +188,3 @@ def _mercator(latitude: float) -> float:
 def _world(middle: float) -> Ring:
     west, east = middle - 540, middle + 540
     return [(-90.0, west), (90.0, west), (90.0, east), (-90.0, east)]
-
-
-BORDERS = Path(__file__).resolve().parents[1] / "static" / "borders"

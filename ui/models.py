@@ -1,7 +1,8 @@
-"""Models to be had: what each weighs, allows and is good for, and a button that fetches it.
+"""Models on the pages: choosing, loading, asking and downloading them.
 
-A download runs in a process of its own and writes how it is getting on to the cache folder, so
-that a reload, a second tab or a closed browser loses nothing.
+A model is loaded once for all sessions, when a page first asks for it. Its answers are kept by the
+photos' digests, so that a rerun computes nothing twice. Downloads run in processes of their own
+and write their progress to the cache folder, so that a reload loses nothing.
 """
 
 import threading
@@ -23,15 +24,15 @@ from geoclip_core.model.checkpoint import CONFIG
 from geoclip_core.prediction import Failure, Prediction
 from ui.page import choose, kept, runs_folder
 from ui.photos import TrayPhoto, problem
-from ui.theme import kilometres, markdown_text, percent
+from ui.theme import duration, kilometres, markdown_text, percent
 
-NONE = "None"
-TOP_K = 5
+_NO_MODEL = "None"
+_TOP_K = 5
 _ANSWERS_KEPT = 1024
 
 
 class ServedModel:
-    """A loaded model with the answers that it has given."""
+    """A loaded model with its answers so far; shared by all sessions."""
 
     def __init__(self, locator: Geolocator) -> None:
         self.locator = locator
@@ -40,46 +41,46 @@ class ServedModel:
         self._lock = threading.Lock()
 
     def known(self, photos: Sequence[TrayPhoto]) -> Prediction | None:
-        """The answer for these photos as one place, if it was given before."""
+        """Return the prediction for these photos as one place, if it is kept."""
         return self._answers.get(tuple(photo.digest for photo in photos))
 
     def accelerate(self) -> None:
-        """Get ready for many photos."""
+        """Prepare the model for many photos (``Geolocator.accelerate``)."""
         with self._lock:
             self.locator.accelerate()
 
     def locate(self, photos: Sequence[TrayPhoto]) -> Prediction:
-        """One place from one or more photos of it.
+        """Predict one place from one or more photos of it.
 
         Raises:
-            PhotoError: naming the photo that cannot be read.
+            PhotoError: if a photo cannot be read; the message names it.
         """
         for photo in photos:
             if (reason := problem(photo)) is not None:
                 raise PhotoError(reason)
         key = tuple(photo.digest for photo in photos)
         name = " + ".join(photo.name for photo in photos)
-        # One photo at a time: two sessions that compute at once are both slower.
+        # One photo at a time: two at once would both take longer.
         with self._lock:
             if key not in self._answers:
                 contents = [photo.content for photo in photos]
                 source = contents[0] if len(contents) == 1 else contents
-                self._answers[key] = self.locator.locate(source, TOP_K, name=name)
+                self._answers[key] = self.locator.locate(source, _TOP_K, name=name)
             self._answers.move_to_end(key)
             while len(self._answers) > _ANSWERS_KEPT:
                 self._answers.popitem(last=False)
-            # The same bytes may come again under another name.
+            # The same bytes may have been kept under another name.
             return replace(self._answers[key], file=name)
 
     def has_explained(self, photo: TrayPhoto) -> bool:
-        """Whether the reasons for the answers about a photo were looked for before."""
+        """Whether ``explain`` has finished for a photo."""
         return photo.digest in self._effects
 
     def explanation(self, photo: TrayPhoto) -> Explanation:
-        """The reasons that :meth:`explain` found.
+        """Return what ``explain`` found.
 
         Raises:
-            KeyError: they were not looked for.
+            KeyError: if ``explain`` was not called for this photo.
         """
         effects = self._effects[photo.digest]
         preprocessing = self.locator.backbone.preprocessing
@@ -87,12 +88,12 @@ class ServedModel:
         return Explanation(photo.name, self.locator.name, image, effects)
 
     def explain(self, photo: TrayPhoto, progress: Callable[[int, int], None]) -> None:
-        """Look for the parts of a photo on which the answers rest; other sessions go on meanwhile.
+        """Find the parts of a photo that support the answers; other sessions are not blocked.
 
-        What is kept is no picture: photos are their session's alone.
+        Only the effects are kept, not the photo, which belongs to its session.
 
         Raises:
-            PhotoError: the photo cannot be read.
+            PhotoError: if the photo cannot be read.
         """
         found = self.locator.explain(photo.content, photo.name, progress=progress, lock=self._lock)
         with self._lock:
@@ -102,7 +103,7 @@ class ServedModel:
 
 
 def available_models() -> list[str]:
-    """Bundled models, runs with a finished checkpoint (the newest first), downloaded models."""
+    """Return bundled models, runs with a checkpoint (newest first) and downloaded models."""
     finished = runs_folder().glob(f"*/checkpoint/{CONFIG}")
     runs = sorted((config.parent.parent for config in finished), reverse=True)
     downloaded = [item.name for item in installed_models() if item.kind != "backbone"]
@@ -112,16 +113,19 @@ def available_models() -> list[str]:
 def choose_model(
     label: str = "Model", key: str = "model", default: str = "mini", *, optional: bool = False
 ) -> str | None:
-    """A select box for a model; a checkpoint folder or hub id may be typed as well.
+    """Draw a select box for a model; a checkpoint folder or hub id may be typed.
 
     Args:
         label: what the model is for.
         key: the same on every page that offers this choice.
-        default: chosen at first, if it is there.
-        optional: whether "none" may be chosen too.
+        default: selected at first if it is among the options.
+        optional: whether "None" is an option.
+
+    Returns:
+        The name, or None if there is none.
     """
-    typed = kept(f"typed {key}", list)
-    options = [*([NONE] if optional else []), *available_models(), *typed]
+    typed: list[str] = kept(f"typed {key}", list)
+    options = [*([_NO_MODEL] if optional else []), *available_models(), *typed]
     current = st.session_state.get(key)
     if isinstance(current, str) and current and current not in options:
         typed.append(current)
@@ -134,13 +138,13 @@ def choose_model(
         help="Bundled models and your own runs; or type a checkpoint folder or a hub id.",
         accept_new_options=True,
     )
-    return None if chosen == NONE else chosen
+    return None if chosen == _NO_MODEL else chosen
 
 
 def served_model(name: str) -> ServedModel | None:
-    """The model of a name, loaded once; None, with an error on the page, if it cannot be."""
+    """Return the model of a name, loaded once; on failure show an error and return None."""
     folder = checkpoint_folder(name)
-    # A run that was trained again is another model under the same name.
+    # A run that was trained again must be loaded again.
     stamp = (folder / CONFIG).stat().st_mtime_ns if folder else 0
     try:
         return _load(name, stamp)
@@ -157,10 +161,10 @@ def _load(name: str, stamp: int) -> ServedModel:
 def locate_photos(
     model: ServedModel, groups: Sequence[Sequence[TrayPhoto]]
 ) -> list[Prediction | Failure]:
-    """The answer for each group of photos (a group is one place), with progress on the page.
+    """Predict a place for each group of photos, with a progress bar.
 
-    A photo that cannot be read gives a ``Failure`` in its place; the rest go on. What was located
-    before a rerun interrupted this is not located again.
+    A group with a photo that cannot be read gives a ``Failure``. After an interrupted run, the
+    photos that were finished are not located again.
     """
     waiting = sum(model.known(group) is None for group in groups)
     report = progress_bar("Located", "photos") if waiting > 1 else None
@@ -181,18 +185,21 @@ def locate_photos(
 
 
 def progress_bar(verb: str, unit: str) -> Callable[[int, int], None]:
-    """A bar with the time that is left, to be told (done, total); it goes when all is done."""
+    """Draw a progress bar; return a function of (done, total) that updates it.
+
+    The bar shows the time left, and disappears when all is done.
+    """
     bar = st.progress(0.0, "Getting ready …")
     first: tuple[float, int] | None = None
 
     def report(done: int, total: int) -> None:
         nonlocal first
         text = f"{verb} {done} of {total} {unit}"
-        if first is None:  # until now it was getting ready as well: no measure for the rest
+        if first is None:  # the first step includes loading, so it says nothing about the rest
             first = time.monotonic(), done
         else:
             left = (time.monotonic() - first[0]) / (done - first[1]) * (total - done)
-            text += f" · about {_duration(left)} left"
+            text += f" · about {duration(left)} left"
         if done < total:
             bar.progress(done / total, text)
         else:
@@ -201,40 +208,35 @@ def progress_bar(verb: str, unit: str) -> Callable[[int, int], None]:
     return report
 
 
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{max(1, round(seconds))} s"
-    return f"{round(seconds / 60)} min"
-
-
 def accuracy_sentence(locator: Geolocator) -> str:
-    """How far to trust a model, in plain words, from the numbers saved with it."""
+    """Say how far to trust a model, from the metrics saved with it, in Markdown."""
     metrics = locator.metrics
     median, near = metrics.get("median_km"), metrics.get("accuracy_at_km", {}).get("750")
     if median is None and (published := metrics.get("published")):
         shares = published["accuracy_at_km"]
         return (
-            f"Of **{locator.name}** its authors report {percent(shares['25'])} of the photos of "
+            f"The authors of **{locator.name}** report {percent(shares['25'])} of the photos of "
             f"{published['test']} within 25 km and {percent(shares['750'])} within 750 km "
-            f"({published['source']}). Photos of another kind may fare worse."
+            f"({published['source']}). Other kinds of photos may be harder."
         )
     if median is None:
         return (
-            f"How good **{locator.name}** is has not been measured: no metrics were saved with it. "
-            "Take its answers as hints."
+            f"The accuracy of **{locator.name}** has not been measured: no metrics were saved with "
+            "it. Treat its answers as hints."
         )
-    size = "a small model" if median > 1000 else "a model"
-    photos = f" on {metrics['n']:,} photos that it had not seen" if metrics.get("n") else ""
+    is_weak = median > 1000
+    photos = f" on {metrics['n']:,} photos that it was not trained on" if metrics.get("n") else ""
     within = f", and {percent(near)} were within 750 km" if near is not None else ""
-    hint = "Its answers are hints, often wrong" if median > 1000 else "Its answers are estimates"
+    hint = "Its answers are hints and often wrong" if is_weak else "Its answers are estimates"
     return (
-        f"**{locator.name}** is {size}: tested{photos}, half of its guesses were more than "
-        f"**{kilometres(median)}** off{within}. {hint}: read the radius with the pin."
+        f"**{locator.name}** is {'a small model' if is_weak else 'a model'}: tested{photos}, half "
+        f"of its guesses were more than **{kilometres(median)}** off{within}. {hint}: read the "
+        "radius together with the pin."
     )
 
 
 def model_downloads() -> None:
-    """A fold in the sidebar with the models of the catalogue that are not here yet."""
+    """Draw an expander with the models of the catalogue that are not installed."""
     entries = [
         entry
         for entry in CATALOGUE
@@ -242,13 +244,11 @@ def model_downloads() -> None:
     ]
     if not entries:
         return
-    told = any(read_status(entry.name) is not None for entry in entries)
-    with st.expander("More models", icon=":material/cloud_download:", expanded=told):
+    was_started = any(read_status(entry.name) is not None for entry in entries)
+    with st.expander("More models", icon=":material/cloud_download:", expanded=was_started):
         for entry in entries:
             _watch(entry.name) if _is_running(entry) else _offer(entry)
-        st.caption(
-            "All that can be had, backbones for training too: `python -m geoclip_core models`"
-        )
+        st.caption("All models and training backbones: `python -m geoclip_core models`")
 
 
 def _offer(entry: CatalogueEntry) -> None:
@@ -260,14 +260,14 @@ def _offer(entry: CatalogueEntry) -> None:
         st.caption(f":material/wifi_off: The network is switched off ({OFFLINE_VARIABLE}).")
         return
     status = read_status(entry.name)
-    if status is not None and status.state == "failed":
+    failed = status is not None and status.state == "failed"
+    if status is not None and failed:
         st.warning(markdown_text(status.error), icon=":material/error:")
-    again = status is not None and status.state == "failed"
     st.button(
-        "Try again" if again else f"Download {readable(entry.bytes)}",
+        "Try again" if failed else f"Download {readable(entry.bytes)}",
         key=f"download {entry.name}",
         icon=":material/download:",
-        help=f"To {cache_folders().models}. It goes on where it was interrupted.",
+        help=f"To {cache_folders().models}. An interrupted download is continued.",
         on_click=_start,
         args=(entry.name,),
     )
@@ -282,7 +282,7 @@ def _start(name: str) -> None:
 
 @st.fragment(run_every=1.0)
 def _watch(name: str) -> None:
-    """The progress of a running download; the whole page runs again when it ends."""
+    """Draw the progress of a running download; rerun the page when it ends."""
     status = read_status(name)
     if status is None or status.state != "running":
         if status is not None and status.state == "finished":
@@ -291,7 +291,7 @@ def _watch(name: str) -> None:
         return
     st.markdown(f"**{name}** is being downloaded")
     st.progress(status.share or 0.0, markdown_text(_step(status)))
-    st.caption("You can go on working, and close this page.")
+    st.caption("You can keep working or close this page.")
 
 
 def _step(status: DownloadStatus) -> str:

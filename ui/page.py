@@ -1,4 +1,4 @@
-"""What every page begins with: its name, what it is for, and the way to the others."""
+"""The frame of every page: head, navigation, layout, folders, and values kept for a session."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -10,69 +10,46 @@ import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 from streamlit.errors import StreamlitPageNotFoundError
 
-from ui import static_files
-
 T = TypeVar("T")
 
+APP = "GeoCLIP"
+
+STATIC = Path(__file__).resolve().parent.parent / "static"
+"""Files that Streamlit serves to the browser: borders, topojson, Leaflet, examples."""
+
+STATIC_ADDRESS = "app/static"
+"""Address of ``STATIC`` relative to a page."""
+
 CONTEXT_PHOTO = "context photo"
-"""Where the digest of the photo is kept that the context page shows."""
+"""Session key: digest of the photo that the Context heads page shows."""
+
+RUNS_KEY = "runs folder"
+"""Session key: the folder typed on the Train page."""
+
+RUNS_VARIABLE = "GEOCLIP_RUNS"
+"""Environment variable for the folder of training runs; by default ``runs``."""
+
+DATASETS_VARIABLE = "GEOCLIP_DATASETS"
+"""Environment variable for the folder of datasets; by default ``datasets``."""
 
 
-def choose(
-    label: str,
-    options: Sequence[T],
-    key: str,
-    *,
-    default: T | None = None,
-    format_func: Callable[[Any], str] = str,
-    help: str | None = None,
-    **widget: Any,
-) -> T | None:
-    """A select box whose value survives a change of page.
+class PageLink(NamedTuple):
+    """File of a page, relative to app.py, and its icon."""
 
-    A value that has meanwhile gone from the options (a run that was deleted) gives way to
-    ``default``, or to the first option.
-
-    Args:
-        label: what is chosen.
-        options: hashable values; none: the box is drawn disabled.
-        key: the same on every page that offers this choice.
-        default: chosen at first, if it is among the options.
-        format_func: how an option is shown.
-        help: a tooltip.
-        widget: further arguments of ``st.selectbox``.
-
-    Returns:
-        The chosen option; None if there are none.
-    """
-    values = list(options)
-    if st.session_state.get(key) not in values:
-        st.session_state.pop(key, None)
-        if values:
-            st.session_state[key] = default if default in values else values[0]
-    return st.selectbox(
-        label,
-        values,
-        key=key,
-        format_func=format_func,
-        help=help,
-        # Where a value may be typed, an empty list is no reason to close the box.
-        disabled=not values and not widget.get("accept_new_options"),
-        placeholder=widget.pop("placeholder", None if values else "Nothing to choose from"),
-        persist_state="session",
-        **widget,
-    )
+    file: str
+    icon: str
 
 
-def kept(key: str, make: Callable[[], T]) -> T:
-    """The object of this session under ``key``, made when it is first asked for."""
-    name = f"kept:{key}"
-    if name not in st.session_state:
-        st.session_state[name] = make()
-    return st.session_state[name]
+PAGES = {
+    "Map": PageLink("app.py", ":material/map:"),
+    "Context heads": PageLink("pages/1_Context_heads.py", ":material/psychology_alt:"),
+    "Evaluation": PageLink("pages/2_Evaluation.py", ":material/query_stats:"),
+    "Train": PageLink("pages/3_Train.py", ":material/model_training:"),
+    "Dataset": PageLink("pages/4_Dataset.py", ":material/photo_library:"),
+}
+"""Every page by its name, in the order of the navigation."""
 
-
-_STYLE = """<style>
+_WORKBENCH_STYLE = """<style>
 @media (min-width: 900px) {
   .st-key-workbench {
     display: grid;
@@ -88,8 +65,101 @@ _STYLE = """<style>
 </style>"""
 
 
+def open_page(name: str, title: str, purpose: str) -> None:
+    """Configure a page and write its head. Every page calls this first.
+
+    Args:
+        name: key of ``PAGES``; shown in the browser's tab.
+        title: the heading.
+        purpose: one sentence on what the page is for (Markdown).
+    """
+    st.set_page_config(
+        page_title=f"{name} · {APP}",
+        page_icon=str(STATIC / "icon.svg"),  # Streamlit fetches named icons from a CDN.
+        layout="wide",
+        initial_sidebar_state="auto",
+    )
+    with st.sidebar:
+        _navigation()
+    st.title(title, anchor=False)
+    st.markdown(purpose)
+
+
+def _navigation() -> None:
+    st.markdown(f"**:material/public: {APP}**")
+    for name, page in PAGES.items():
+        try:
+            st.page_link(page.file, label=name, icon=page.icon)
+        except StreamlitPageNotFoundError:
+            # A page that is started without app.py has no other pages to link to.
+            return
+    st.space("small")
+
+
+def runs_folder() -> Path:
+    """Return the folder typed on the Train page, else ``GEOCLIP_RUNS``, else ``runs``."""
+    typed = str(st.session_state.get(RUNS_KEY) or "").strip()
+    return Path(typed or os.environ.get(RUNS_VARIABLE, "").strip() or "runs").expanduser()
+
+
+def datasets_folder() -> Path:
+    """Return ``GEOCLIP_DATASETS``, else ``datasets``."""
+    return Path(os.environ.get(DATASETS_VARIABLE, "").strip() or "datasets").expanduser()
+
+
+def kept(key: str, make: Callable[[], T]) -> T:
+    """Return this session's object under ``key``; call ``make`` for it the first time."""
+    name = f"kept:{key}"
+    if name not in st.session_state:
+        st.session_state[name] = make()
+    return st.session_state[name]
+
+
+def choose(
+    label: str,
+    options: Sequence[T],
+    key: str,
+    *,
+    default: T | None = None,
+    format_func: Callable[[Any], str] = str,
+    **widget: Any,
+) -> T | None:
+    """Draw a select box whose value survives a change of page.
+
+    If the chosen value is no longer among the options (such as a deleted run), ``default`` or the
+    first option is selected.
+
+    Args:
+        label: what is chosen.
+        options: hashable values; if there are none the box is disabled.
+        key: the same on every page that offers this choice.
+        default: selected at first if it is among the options.
+        format_func: returns the text of an option.
+        widget: further arguments of ``st.selectbox``.
+
+    Returns:
+        The selected option, or None if there are no options.
+    """
+    values = list(options)
+    if st.session_state.get(key) not in values:
+        st.session_state.pop(key, None)
+        if values:
+            st.session_state[key] = default if default in values else values[0]
+    return st.selectbox(
+        label,
+        values,
+        key=key,
+        format_func=format_func,
+        # A box that accepts typed values stays enabled without options.
+        disabled=not values and not widget.get("accept_new_options"),
+        placeholder=widget.pop("placeholder", None if values else "Nothing to choose from"),
+        persist_state="session",
+        **widget,
+    )
+
+
 class Workbench(NamedTuple):
-    """Three containers: ``with bench.map_side: ...``."""
+    """Containers of a page around a map: ``with bench.map_side: ...``."""
 
     controls: DeltaGenerator
     map_side: DeltaGenerator
@@ -97,99 +167,21 @@ class Workbench(NamedTuple):
 
 
 def workbench() -> Workbench:
-    """Lay out the page; once a page."""
-    st.html(_STYLE)
+    """Lay out controls and cards on the left and the map on the right; call once per page.
+
+    The map stays in view while the cards scroll. On narrow screens the three are stacked.
+    """
+    st.html(_WORKBENCH_STYLE)
     with st.container(key="workbench"):
         return Workbench(
             st.container(key="controls"), st.container(key="map-side"), st.container(key="cards")
         )
 
 
-RUNS_VARIABLE = "GEOCLIP_RUNS"
-"""Environment variable: where runs are kept, instead of ``runs`` in the working directory."""
-
-FOLDER_KEY = "runs folder"
-
-
-def runs_folder() -> Path:
-    """As typed on the Train page in this session, else ``GEOCLIP_RUNS``, else ``runs``."""
-    chosen = str(st.session_state.get(FOLDER_KEY) or "").strip()
-    return Path(chosen or os.environ.get(RUNS_VARIABLE, "").strip() or "runs").expanduser()
-
-
-DATASETS_VARIABLE = "GEOCLIP_DATASETS"
-"""Environment variable: where datasets are kept, instead of ``datasets`` in the working folder."""
-
-
-def datasets_folder() -> Path:
-    """``GEOCLIP_DATASETS``, else ``datasets``."""
-    return Path(os.environ.get(DATASETS_VARIABLE, "").strip() or "datasets").expanduser()
-
-
-APP = "GeoCLIP"
-ROOT = Path(__file__).resolve().parent.parent
-
-_ICONS = {
-    "Map": ":material/map:",
-    "Context heads": ":material/psychology_alt:",
-    "Evaluation": ":material/query_stats:",
-    "Train": ":material/model_training:",
-    "Dataset": ":material/photo_library:",
-}
-
-
-def open_page(title: str, purpose: str, *, name: str | None = None) -> None:
-    """Configure the page and write its head; the first call of every page.
-
-    Args:
-        title: the heading.
-        purpose: one sentence of what the page is for (Markdown).
-        name: as in the navigation and the browser's tab; by default the title.
-    """
-    name = name or title
-    st.set_page_config(
-        page_title=f"{name} · {APP}",
-        page_icon=str(static_files.STATIC / "icon.svg"),  # an icon by name would come from a CDN
-        layout="wide",
-        initial_sidebar_state="auto",
-    )
-    _install_static_files()
-    with st.sidebar:
-        _navigation()
-    st.title(title, anchor=False)
-    st.markdown(purpose)
-
-
-def page_names() -> dict[str, str]:
-    """Name → file of every page, the map first, in the order of their numbers."""
-    pages = {"Map": "app.py"}
-    for file in sorted((ROOT / "pages").glob("[0-9]*_*.py")):
-        name = file.stem.split("_", 1)[1].replace("_", " ")
-        pages[name] = f"pages/{file.name}"
-    return pages
-
-
-def _navigation() -> None:
-    st.markdown(f"**:material/public: {APP}**")
-    for name, file in page_names().items():
-        try:
-            st.page_link(file, label=name, icon=_ICONS.get(name))
-        except StreamlitPageNotFoundError:
-            # A page that is run by itself, without app.py, has no neighbours to link to.
-            return
-    st.space("small")
-
-
-@st.cache_resource(show_spinner=False)
-def _install_static_files() -> list[Path]:
-    return static_files.install_vendor_files()
-
-
 def wrapping_columns(spec: int | Sequence[float], key: str, least: int) -> list[DeltaGenerator]:
-    """Columns that go below each other where one would be narrower than ``least`` pixels.
+    """Return columns that wrap onto a new row before one is narrower than ``least`` pixels.
 
-    Streamlit's own columns do so on phones alone, and beside an open sidebar a tablet has no more
-    room than a phone.
+    Streamlit's own columns wrap on phones only, but a tablet with an open sidebar is as narrow.
     """
     name = f"wrapping-{key.replace(' ', '-')}"
     row, column = "[data-testid=stHorizontalBlock]", "[data-testid=stColumn]"
@@ -202,7 +194,7 @@ def wrapping_columns(spec: int | Sequence[float], key: str, least: int) -> list[
 
 
 def note_and_downloads(words: str, *downloads: tuple[str, Callable[[], pd.DataFrame], str]) -> None:
-    """A caption, and downloads (label, table, file) in a row below it."""
+    """Draw a caption, and below it a row of downloads (label, table, file)."""
     st.caption(words)
     with st.container(horizontal=True):
         for label, make, file in downloads:
@@ -210,7 +202,7 @@ def note_and_downloads(words: str, *downloads: tuple[str, Callable[[], pd.DataFr
 
 
 def download(label: str, make: Callable[[], pd.DataFrame], file: str) -> None:
-    """A button that makes a CSV when it is pressed."""
+    """Draw a button that downloads the table of ``make`` as CSV; it is made on the click."""
     st.download_button(
         label,
         lambda: make().to_csv(index=False).encode("utf-8"),
@@ -221,8 +213,3 @@ def download(label: str, make: Callable[[], pd.DataFrame], file: str) -> None:
         type="tertiary",
         on_click="ignore",
     )
-
-
-def plain_markdown(text: str) -> str:
-    """Text from a file with Markdown's marks made plain."""
-    return "".join(f"\\{c}" if c in "\\`*_{}[]()#+-.!|<>$~:" else c for c in text)

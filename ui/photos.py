@@ -1,4 +1,7 @@
-"""Where photos come in: dropped or chosen, pasted, taken with the camera."""
+"""Photos of a session: dropped, chosen, pasted or taken, and kept in memory only.
+
+Nothing is written to disk. "Clear all" or the end of the session forgets the photos.
+"""
 
 import base64
 import binascii
@@ -14,9 +17,182 @@ import streamlit as st
 
 from geoclip_core.data.photos import PHOTO_SUFFIXES, open_photo
 from geoclip_core.errors import PhotoError
-from ui.page import kept
-from ui.static_files import STATIC
+from ui.page import STATIC, kept
+from ui.theme import markdown_text
 
+EXAMPLE_NOTE = (
+    ":material/lightbulb: An example: the Summer Palace in Beijing, by danielbuechele"
+    " ([CC BY 2.0](https://creativecommons.org/licenses/by/2.0/)). Your own photos replace it."
+)
+
+_EXAMPLE = STATIC / "examples" / "summer-palace.jpg"
+
+_PRIVACY = (
+    "Photos stay on the computer that runs this app: they are read in memory, not sent and not "
+    "stored. A GPS position in a photo is shown, but not used for the guess."
+)
+
+_THUMBNAIL = (640, 480)
+"""Largest width and height of a thumbnail in pixels."""
+
+_THUMBNAILS_KEPT = 512
+
+_COMMON = (".jpg", ".png", ".webp", ".heic")
+_SUFFIXES = [*_COMMON, *sorted(PHOTO_SUFFIXES.difference(_COMMON))]
+"""Shown by the upload field, so the common ones come first."""
+
+_thumbnails: OrderedDict[str, bytes] = OrderedDict()
+_thumbnails_lock = threading.Lock()
+
+
+@dataclass(frozen=True)
+class TrayPhoto:
+    """A photo as it came: its name, its bytes, and a digest of them that identifies it."""
+
+    name: str
+    content: bytes
+    digest: str
+    example: bool = False
+
+
+class PhotoTray:
+    """Photos in the order they came, each once."""
+
+    def __init__(self) -> None:
+        self._photos: dict[str, TrayPhoto] = {}
+        self.uploads = 0
+        """Counts uploads; a part of the upload field's key, so that it is empty after each."""
+        self.clears = 0
+        """Counts calls of ``clear``; a part of the camera's key."""
+
+    def __len__(self) -> int:
+        return len(self._photos)
+
+    def __iter__(self) -> Iterator[TrayPhoto]:
+        return iter(tuple(self._photos.values()))
+
+    def add(self, name: str, content: bytes) -> bool:
+        """Add a photo; return False if the same bytes are already here."""
+        photo = TrayPhoto(name, content, hashlib.sha256(content).hexdigest())
+        if photo.digest in self._photos:
+            return False
+        self._photos[photo.digest] = photo
+        return True
+
+    def remove(self, digest: str) -> None:
+        """Forget one photo and its thumbnail."""
+        self._photos.pop(digest, None)
+        _forget([digest])
+
+    def clear(self) -> None:
+        """Forget all photos, their thumbnails, and the camera's picture."""
+        _forget(self._photos)
+        self._photos.clear()
+        self.clears += 1
+
+
+def photo_tray() -> PhotoTray:
+    """Return the tray of this session."""
+    return kept("photo tray", PhotoTray)
+
+
+def example_photo() -> TrayPhoto:
+    """Return the photo that the pages show while the tray is empty."""
+    content = _EXAMPLE.read_bytes()
+    return TrayPhoto("Example photo", content, hashlib.sha256(content).hexdigest(), example=True)
+
+
+def shown_photos() -> list[TrayPhoto]:
+    """Return the tray's photos, or the example if there are none."""
+    return list(photo_tray()) or [example_photo()]
+
+
+def thumbnail(photo: TrayPhoto) -> bytes:
+    """Return a small upright JPEG of a photo, without its EXIF.
+
+    Raises:
+        PhotoError: if it cannot be read; the message names the file.
+    """
+    with _thumbnails_lock:
+        if photo.digest in _thumbnails:
+            _thumbnails.move_to_end(photo.digest)
+            return _thumbnails[photo.digest]
+    image = open_photo(photo.content, name=photo.name, draft_size=_THUMBNAIL).image
+    image.thumbnail(_THUMBNAIL)
+    stream = io.BytesIO()
+    image.save(stream, "JPEG", quality=85)
+    with _thumbnails_lock:
+        _thumbnails[photo.digest] = stream.getvalue()
+        while len(_thumbnails) > _THUMBNAILS_KEPT:
+            _thumbnails.popitem(last=False)
+    return stream.getvalue()
+
+
+def _forget(digests: Iterable[str]) -> None:
+    with _thumbnails_lock:
+        for digest in digests:
+            _thumbnails.pop(digest, None)
+
+
+def problem(photo: TrayPhoto) -> str | None:
+    """Return why a photo cannot be read, in a sentence; None if it can."""
+    try:
+        thumbnail(photo)
+    except PhotoError as error:
+        return str(error)
+    return None
+
+
+def photo_input() -> None:
+    """Draw the upload field with "Paste", "Camera" and "Clear all"; new photos go to the tray."""
+    tray = photo_tray()
+    key = f"upload-{tray.uploads}"
+    st.file_uploader(
+        "Drop photos here",
+        type=_SUFFIXES,
+        accept_multiple_files=True,
+        key=key,
+        on_change=_take_uploads,
+        args=(key,),
+        help="JPEG, PNG, WebP, HEIC, AVIF, GIF, BMP or TIFF; as many as you like.",
+    )
+    with st.container(horizontal=True, vertical_alignment="center"):
+        for name, content in _paste_button():
+            _add(f"Pasted {len(tray) + 1}: {name}", content)
+        camera = st.toggle("Camera", key="camera on", help="Asks for the camera once it is on.")
+        if len(tray):
+            st.button(
+                "Clear all",
+                icon=":material/delete:",
+                on_click=tray.clear,
+                help="Forget all photos and their results.",
+            )
+    if camera:
+        shot = f"camera-{tray.clears}"
+        st.camera_input("Take a photo", key=shot, on_change=_take_shot, args=(shot,), width=480)
+    st.caption(f":material/lock: {_PRIVACY}")
+
+
+def _take_uploads(key: str) -> None:
+    for file in st.session_state.get(key) or []:
+        _add(file.name, file.getvalue())
+    # An empty field leaves each photo in one place only: its card, where it can be removed.
+    photo_tray().uploads += 1
+
+
+def _take_shot(key: str) -> None:
+    shot = st.session_state.get(key)
+    if shot is not None:
+        photo_tray().add(f"Camera {len(photo_tray()) + 1}", shot.getvalue())
+
+
+def _add(name: str, content: bytes) -> None:
+    if not photo_tray().add(name, content):
+        st.toast(f"{markdown_text(name)} is here already.", icon=":material/content_copy:")
+
+
+# Streamlit has no widget for the clipboard. The component runs in the page itself and sends pasted
+# images as data URLs over the page's own connection.
 _HTML = """
 <button type="button" title="Paste a photo from the clipboard (Ctrl+V or ⌘V also works)">
   <svg viewBox="0 0 24 24" width="18" height="18" aria-hidden="true"><path fill="currentColor"
@@ -46,7 +222,7 @@ _JS = """
 export default function ({ parentElement, setTriggerValue }) {
   const status = parentElement.querySelector("small");
   const button = parentElement.querySelector("button");
-  // Called again at every rerun: the listeners of the last time make way.
+  // Called again at every rerun: remove the previous listeners.
   if (parentElement.pasting) parentElement.pasting.abort();
   const pasting = new AbortController();
   parentElement.pasting = pasting;
@@ -86,7 +262,7 @@ export default function ({ parentElement, setTriggerValue }) {
       if (blobs.length) await send(blobs);
       else status.textContent = "There is no picture in the clipboard.";
     } catch (error) {
-      status.textContent = "The browser keeps the clipboard closed: press Ctrl+V or ⌘V instead.";
+      status.textContent = "The browser does not allow this. Press Ctrl+V or ⌘V instead.";
     }
   };
 
@@ -95,19 +271,27 @@ export default function ({ parentElement, setTriggerValue }) {
 """
 
 
-def paste_button(key: str) -> list[tuple[str, bytes]]:
-    """A "Paste" button that also listens to Ctrl+V.
+def _paste_button() -> list[tuple[str, bytes]]:
+    """Draw a "Paste" button that also listens to Ctrl+V.
 
     Returns:
-        Name and bytes of each image pasted since the last run; mostly none.
+        Name and bytes of each image pasted since the last run.
     """
-    result = _component()(key=key, on_pasted_change=lambda: None, width="content", height="content")
+    result = _component()(
+        key="paste", on_pasted_change=lambda: None, width="content", height="content"
+    )
     photos = result.pasted if isinstance(result.pasted, list) else []
     return [photo for photo in map(_decoded, photos) if photo is not None]
 
 
+@st.cache_resource(show_spinner=False)
+def _component() -> Callable[..., Any]:
+    # Registered once a process: Streamlit logs a second time as a clash of names.
+    return st.components.v2.component("photo_paste", html=_HTML, css=_CSS, js=_JS)
+
+
 def _decoded(photo: Any) -> tuple[str, bytes] | None:
-    """Name and bytes of what the browser sent; None for what is no image in a data URL."""
+    """Return name and bytes of an image sent by the browser; None if it is not one."""
     data = photo.get("data") if isinstance(photo, dict) else None
     if not isinstance(data, str) or not data.startswith("data:image/") or "," not in data:
         return None
@@ -116,186 +300,3 @@ def _decoded(photo: Any) -> tuple[str, bytes] | None:
     except (binascii.Error, ValueError):
         return None
     return str(photo.get("name") or "image"), content
-
-
-@st.cache_resource(show_spinner=False)
-def _component() -> Callable[..., Any]:
-    # Registered once a process: a second time would be logged as a clash of names.
-    return st.components.v2.component("photo_paste", html=_HTML, css=_CSS, js=_JS)
-
-
-EXAMPLE = STATIC / "examples" / "summer-palace.jpg"
-THUMBNAIL = (640, 480)
-"""Width and height that hold a thumbnail, in pixels."""
-
-_THUMBNAILS_KEPT = 512
-
-
-@dataclass(frozen=True)
-class TrayPhoto:
-    """A photo as it came: its name, its bytes, and a digest of them that identifies it."""
-
-    name: str
-    content: bytes
-    digest: str
-    example: bool = False
-
-
-class PhotoTray:
-    """Photos in the order they came, each once."""
-
-    def __init__(self) -> None:
-        self._photos: dict[str, TrayPhoto] = {}
-        self.uploads = 0
-        """How often the upload field was emptied into the tray: then it starts anew."""
-        self.clears = 0
-
-    def __len__(self) -> int:
-        return len(self._photos)
-
-    def __iter__(self) -> Iterator[TrayPhoto]:
-        return iter(tuple(self._photos.values()))
-
-    def add(self, name: str, content: bytes) -> bool:
-        """Take a photo in; False if these very bytes are here already."""
-        photo = TrayPhoto(name, content, hashlib.sha256(content).hexdigest())
-        if photo.digest in self._photos:
-            return False
-        self._photos[photo.digest] = photo
-        return True
-
-    def remove(self, digest: str) -> None:
-        """Forget one photo."""
-        self._photos.pop(digest, None)
-        _forget([digest])
-
-    def clear(self) -> None:
-        """Forget all photos, and what the camera shows."""
-        _forget(self._photos)
-        self._photos.clear()
-        self.clears += 1
-
-
-def photo_tray() -> PhotoTray:
-    """The tray of this session."""
-    return kept("photo tray", PhotoTray)
-
-
-def example_photo() -> TrayPhoto:
-    """The photo that the pages show until there is one of the viewer's own."""
-    content = EXAMPLE.read_bytes()
-    return TrayPhoto("Example photo", content, hashlib.sha256(content).hexdigest(), example=True)
-
-
-def shown_photos() -> list[TrayPhoto]:
-    """What the pages show: the tray's photos, or the example if it is empty."""
-    return list(photo_tray()) or [example_photo()]
-
-
-def thumbnail(photo: TrayPhoto) -> bytes:
-    """A small upright JPEG of a photo, without its EXIF.
-
-    Raises:
-        PhotoError: if it cannot be read; the message names the file.
-    """
-    with _LOCK:
-        if photo.digest in _CACHE:
-            _CACHE.move_to_end(photo.digest)
-            return _CACHE[photo.digest]
-    image = open_photo(photo.content, name=photo.name, draft_size=THUMBNAIL).image
-    image.thumbnail(THUMBNAIL)
-    stream = io.BytesIO()
-    image.save(stream, "JPEG", quality=85)
-    with _LOCK:
-        _CACHE[photo.digest] = stream.getvalue()
-        while len(_CACHE) > _THUMBNAILS_KEPT:
-            _CACHE.popitem(last=False)
-    return stream.getvalue()
-
-
-def problem(photo: TrayPhoto) -> str | None:
-    """Why a photo cannot be read, in a sentence; None if it can."""
-    try:
-        thumbnail(photo)
-    except PhotoError as error:
-        return str(error)
-    return None
-
-
-def _forget(digests: Iterable[str]) -> None:
-    with _LOCK:
-        for digest in digests:
-            _CACHE.pop(digest, None)
-
-
-_LOCK = threading.Lock()
-_CACHE: OrderedDict[str, bytes] = OrderedDict()
-
-
-PRIVACY = (
-    "Photos stay on the computer that runs this app: read in memory, sent to nobody, not stored. "
-    "A position in the EXIF is shown, never used for the guess."
-)
-
-EXAMPLE_NOTE = (
-    ":material/lightbulb: An example to begin with: the Summer Palace in Beijing, by danielbuechele"
-    " ([CC BY 2.0](https://creativecommons.org/licenses/by/2.0/)). It goes when your photos come."
-)
-
-_COMMON = (".jpg", ".png", ".webp", ".heic")
-_SUFFIXES = [*_COMMON, *sorted(PHOTO_SUFFIXES.difference(_COMMON))]
-
-
-def photo_input(label: str = "Drop photos here") -> PhotoTray:
-    """The upload field with "Paste", "Camera" and "Clear"; new photos go to the tray.
-
-    Returns:
-        The tray of this session, with what came in.
-    """
-    tray = photo_tray()
-    key = f"upload-{tray.uploads}"
-    st.file_uploader(
-        label,
-        type=_SUFFIXES,
-        accept_multiple_files=True,
-        key=key,
-        on_change=_take_uploads,
-        args=(key,),
-        help="JPEG, PNG, WebP, HEIC, AVIF, GIF, BMP or TIFF; as many as you like.",
-    )
-    with st.container(horizontal=True, vertical_alignment="center"):
-        for name, content in paste_button("paste"):
-            _tell(tray.add(f"Pasted {len(tray) + 1}: {name}", content), name)
-        camera = st.toggle("Camera", key="camera on", help="Asks for the camera once it is on.")
-        if len(tray):
-            st.button(
-                "Clear all",
-                icon=":material/delete:",
-                on_click=tray.clear,
-                help="Forget all photos and their results.",
-            )
-    if camera:
-        shot = f"camera-{tray.clears}"
-        st.camera_input("Take a photo", key=shot, on_change=_take_shot, args=(shot,), width=480)
-    st.caption(f":material/lock: {PRIVACY}")
-    return tray
-
-
-def _take_uploads(key: str) -> None:
-    tray = photo_tray()
-    for file in st.session_state.get(key) or []:
-        _tell(tray.add(file.name, file.getvalue()), file.name)
-    # The field starts anew, so that a photo is listed once: on its card, where it can be removed.
-    tray.uploads += 1
-
-
-def _take_shot(key: str) -> None:
-    tray = photo_tray()
-    shot = st.session_state.get(key)
-    if shot is not None:
-        tray.add(f"Camera {len(tray) + 1}", shot.getvalue())
-
-
-def _tell(is_new: bool, name: str) -> None:
-    if not is_new:
-        st.toast(f"{name} is here already.", icon=":material/content_copy:")

@@ -1,8 +1,8 @@
-"""The one visual language: what a colour means, in light and in dark.
+"""Colours in light and dark, and the format of numbers and text on the pages.
 
-Truth is green, the best guess orange, candidates blue. Errors in km run through one scale that is
-even in perceived lightness (short is calm, far is bright) on a log axis. Climate classes wear the
-colours of their raster and are not listed here.
+Truth is green, the best guess orange, candidates blue. Errors in km have one scale that is even in
+perceived lightness on a log axis: small errors are dark, large ones bright. Climate classes have
+the colours of their raster.
 """
 
 import math
@@ -15,7 +15,9 @@ ERROR_MARKS_KM = (1, 25, 200, 750, 2500)
 """The benchmark thresholds: street, city, region, country, continent (Vo et al., IM2GPS 2017)."""
 
 ERROR_LIMIT_KM = 20_015.0
-"""Half the Earth's circumference: no error is larger."""
+"""Half the Earth's circumference, the largest possible error."""
+
+_MARKDOWN = set("\\`*_{}[]()<>#+-.!|~$:&")
 
 ERROR_SCALE = (
     "#4147b4",
@@ -79,28 +81,19 @@ DARK = Palette(
 )
 
 
-def is_dark() -> bool:
-    """Whether the viewer's browser shows the dark theme now."""
-    return st.context.theme.type == "dark"
-
-
 def palette() -> Palette:
-    """The colours for the theme that the viewer's browser shows now."""
-    return DARK if is_dark() else LIGHT
-
-
-def error_position(error_km: float) -> float:
-    """Where an error lies on the scale: 0 at 1 km or less, 1 at half the circumference (log)."""
-    return math.log(min(max(error_km, 1.0), ERROR_LIMIT_KM)) / math.log(ERROR_LIMIT_KM)
+    """Return the colours for the theme that the viewer's browser shows now."""
+    return DARK if st.context.theme.type == "dark" else LIGHT
 
 
 def error_colour(error_km: float) -> str:
-    """Colour of an error in km, as a hex string."""
-    return blend(ERROR_SCALE, error_position(error_km))
+    """Return the colour of an error in km as a hex string, on a log scale from 1 km."""
+    position = math.log(max(error_km, 1.0)) / math.log(ERROR_LIMIT_KM)
+    return blend(ERROR_SCALE, position)
 
 
 def blend(colours: Sequence[str], position: float) -> str:
-    """Colour at ``position`` in [0, 1] along evenly spaced hex ``colours``."""
+    """Return the colour at ``position`` along evenly spaced hex ``colours``, clipped to [0, 1]."""
     place = min(max(position, 0.0), 1.0) * (len(colours) - 1)
     low = min(int(place), len(colours) - 2)
     start, end = rgb(colours[low]), rgb(colours[low + 1])
@@ -109,17 +102,17 @@ def blend(colours: Sequence[str], position: float) -> str:
 
 
 def rgb(colour: str) -> tuple[int, int, int]:
-    """Red, green and blue (0-255) of a hex colour."""
+    """Return red, green and blue (0-255) of a hex colour."""
     return int(colour[1:3], 16), int(colour[3:5], 16), int(colour[5:7], 16)
 
 
 def translucent(colour: str, alpha: float) -> str:
-    """A hex colour as CSS ``rgba(...)``."""
+    """Return a hex colour as CSS ``rgba(...)``."""
     return "rgba({}, {}, {}, {:g})".format(*rgb(colour), alpha)
 
 
 def kilometres(distance_km: float) -> str:
-    """A distance with its unit, rounded to what can be meant: "850 m", "4.2 km", "1,240 km"."""
+    """Format a distance with its unit, rounded to 2-4 digits: "850 m", "4.2 km", "1,240 km"."""
     if distance_km < 0.9995:
         return f"{distance_km * 1000:.0f} m"
     if distance_km < 9.95:
@@ -129,8 +122,20 @@ def kilometres(distance_km: float) -> str:
     return f"{round(distance_km, -1):,.0f} km"
 
 
+def duration(seconds: float) -> str:
+    """Format a time span with its unit: "8 s", "12 min", "3 h 20 min", "2.5 days"."""
+    if seconds < 90:
+        return f"{max(1, round(seconds))} s"
+    if seconds < 90 * 60:
+        return f"{round(seconds / 60)} min"
+    if seconds < 48 * 3600:
+        hours, minutes = divmod(round(seconds / 60), 60)
+        return f"{hours} h {minutes} min" if minutes else f"{hours} h"
+    return f"{seconds / 86400:.1f} days"
+
+
 def percent(share: float) -> str:
-    """A share of one as a percentage: "<1 %", "7 %", "64 %", ">99 %"."""
+    """Format a share of one as a percentage: "<1 %", "7 %", "64 %", ">99 %"."""
     if 0 < share < 0.005:
         return "<1 %"
     if 0.995 < share < 1:
@@ -139,8 +144,5 @@ def percent(share: float) -> str:
 
 
 def markdown_text(text: str) -> str:
-    """Text from outside (a file's or a place's name) that Markdown must leave as it is."""
+    """Escape text from outside (such as a file's name) for Markdown; line breaks become spaces."""
     return "".join(f"\\{c}" if c in _MARKDOWN else " " if c in "\r\n" else c for c in text)
-
-
-_MARKDOWN = set("\\`*_{}[]()<>#+-!|~$:&")

@@ -35,14 +35,14 @@ def colours(screenshot):
 def test_dropped_photo_gets_a_pin_without_internet(open_page, dark):
     page = open_page(dark=dark)
     map_frame(page)
-    expect(page.get_by_text("An example to begin with")).to_be_visible()
+    expect(page.get_by_text("An example:")).to_be_visible()
     drop(page, photo())
     expect(page.get_by_text("1 · palace.jpg")).to_be_visible()
     frame = map_frame(page)
     expect(frame.locator(".map-pin")).to_have_text("1")
     expect(frame.locator(".map-legend")).to_contain_text("Best guess")
     expect(frame.locator(".map-name").first).to_be_attached()
-    expect(page.get_by_text("Half of such photos lie within")).to_be_visible()
+    expect(page.get_by_text("Even odds that it is within")).to_be_visible()
     picture = page.locator("iframe[title^='streamlit_folium']").screenshot()
     assert len(picture) > 20_000
     assert colours(picture) > 100
@@ -64,7 +64,7 @@ def test_broken_file_among_good_ones(open_page):
     expect(page.get_by_text("3 · other.jpg")).to_be_visible()
     expect(page.get_by_text("notes.jpg is not a photo")).to_be_visible()
     page.get_by_role("button", name="Clear all").click()
-    expect(page.get_by_text("An example to begin with")).to_be_visible()
+    expect(page.get_by_text("An example:")).to_be_visible()
 
 
 def test_photo_is_pasted_with_the_keyboard_and_with_the_button(open_page):
@@ -90,7 +90,7 @@ def test_photo_is_pasted_with_the_keyboard_and_with_the_button(open_page):
     act_until(page, paste, pasted.is_visible)
     expect(pasted).to_be_visible()
     page.get_by_role("button", name="Remove").click()
-    expect(page.get_by_text("An example to begin with")).to_be_visible()
+    expect(page.get_by_text("An example:")).to_be_visible()
     page.get_by_role("button", name="Paste").click()
     expect(page.get_by_text("1 · Pasted 1")).to_be_visible()
 

@@ -1,38 +1,48 @@
-"""The look of charts: one error scale, local topojson, colours that can be told apart."""
+"""Tests of colours, formats and charts."""
 
 import math
 
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from ui import charts, static_files, theme
+from ui import charts, theme
+from ui.page import STATIC
 
 
 @pytest.mark.parametrize(
     ("km", "text"),
     [(0, "0 m"), (0.85, "850 m"), (4.23, "4.2 km"), (85.4, "85 km"), (1244, "1,240 km")],
 )
-def test_distances_have_their_unit(km, text):
+def test_kilometres_formats_distances_with_units(km, text):
     assert theme.kilometres(km) == text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0.2, "1 s"), (45, "45 s"), (600, "10 min"), (12_000, "3 h 20 min"), (216_000, "2.5 days")],
+)
+def test_duration_formats_time_spans_with_units(seconds, text):
+    assert theme.duration(seconds) == text
 
 
 @pytest.mark.parametrize(
     ("share", "text"), [(0, "0 %"), (0.001, "<1 %"), (0.07, "7 %"), (0.999, ">99 %"), (1, "100 %")]
 )
-def test_shares_are_never_rounded_to_certainty(share, text):
+def test_percent_never_rounds_to_certainty(share, text):
     assert theme.percent(share) == text
 
 
-def test_error_scale_runs_from_calm_to_bright_on_a_log_axis():
+def test_error_colours_get_brighter_on_a_log_scale():
     assert theme.error_colour(0) == theme.error_colour(1) == theme.ERROR_SCALE[0]
     assert theme.error_colour(50_000) == theme.ERROR_SCALE[-1]
-    assert theme.error_position(math.sqrt(theme.ERROR_LIMIT_KM)) == pytest.approx(0.5)
+    middle = theme.blend(theme.ERROR_SCALE, 0.5)
+    assert theme.error_colour(math.sqrt(theme.ERROR_LIMIT_KM)) == middle
     brightness = [sum(theme.rgb(theme.error_colour(km))) for km in theme.ERROR_MARKS_KM]
     assert brightness == sorted(brightness)
 
 
 @pytest.mark.parametrize("palette", [theme.LIGHT, theme.DARK])
-def test_roles_stand_out_from_land_and_sea(palette):
+def test_colours_contrast_with_land_sea_and_paper(palette):
     def luminance(colour):
         parts = [v / 255 for v in theme.rgb(colour)]
         linear = [v / 12.92 if v <= 0.03928 else ((v + 0.055) / 1.055) ** 2.4 for v in parts]
@@ -45,24 +55,24 @@ def test_roles_stand_out_from_land_and_sea(palette):
             assert contrast > 2.4, (role, ground, contrast)
 
 
-def test_markdown_of_outsiders_stays_text():
+def test_markdown_text_escapes_markdown_and_line_breaks():
     assert theme.markdown_text("a_[b](c)\n$x$") == r"a\_\[b\]\(c\) \$x\$"
 
 
-def test_topojson_is_there_for_every_scope():
+def test_topojson_exists_for_every_scope():
     for scope in ("world", "usa"):
-        assert (static_files.STATIC / "topojson" / f"{scope}_110m.json").is_file()
+        assert (STATIC / "topojson" / f"{scope}_110m.json").is_file()
     assert charts.CONFIG["topojsonURL"] == "app/static/topojson/"
 
 
 def test_error_marker_and_axis_share_the_marks():
     marker = charts.error_marker([0.2, 25, 2500], size=5)
-    assert marker["color"] == [0, pytest.approx(math.log10(25)), pytest.approx(math.log10(2500))]
+    assert marker["color"] == pytest.approx([0, math.log10(25), math.log10(2500)])
     assert marker["size"] == 5
     assert charts.error_axis()["tickvals"] == list(theme.ERROR_MARKS_KM)
 
 
-def test_maps_of_a_scope_keep_its_projection():
+def test_world_figure_leaves_the_projection_of_a_scope_alone():
     assert charts.world_figure(theme.LIGHT).layout.geo.projection.type == "natural earth"
     assert charts.world_figure(theme.LIGHT, scope="usa").layout.geo.projection.type is None
 

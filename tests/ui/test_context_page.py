@@ -18,7 +18,7 @@ def test_agreement_and_contradiction_are_visible(open_app):
     shown = texts(app).replace("\\", "")
     # The climate head says BWh; Abilene in the raster of Beck et al. is BSh.
     assert "The map at the pin says **BSh, arid, steppe, hot**" in shown
-    assert "The map at the pin agrees: **United States**" in shown
+    assert "Consistent with the pin: **United States** (not proof that it is right)" in shown
     assert "BWh, arid, desert, hot" in lists(app)
     assert "BSh, arid" in lists(app)  # the map's class is listed though it is not in the top 5
 
@@ -26,7 +26,7 @@ def test_agreement_and_contradiction_are_visible(open_app):
 def test_doubt_is_said_in_words(open_app):
     shown = texts(open_app("texas", PAGE, **{"second model": "None"}))
     # Logit 4 against 29 zeros: e⁴ / (e⁴ + 29) = 65 %, entropy 1.81 nats, e^1.81 = 6.1 classes.
-    assert "as much doubt as between 6.1 equally likely classes, of 30" in shown
+    assert "Unsure (as if choosing among 6 of 30)" in shown
 
 
 def test_missing_heads_are_named(open_app):
@@ -77,16 +77,16 @@ def button(app, label):
 
 def test_reasons_are_looked_for_when_asked_and_then_known(open_app):
     app = open_app("texas", PAGE, **{"second model": "None"})
-    assert "What in the photo says so" in [heading.value for heading in app.subheader]
+    assert "Which parts of the photo matter" in [heading.value for heading in app.subheader]
     assert not [box for box in app.selectbox if box.label == "Answer"]
     button(app, "Find the reasons").click().run()
     assert not app.exception
     assert button(app, "Find the reasons") is None
     shown = texts(app)
     assert "Expected GeoScore" in shown
-    assert "with the outlined fifth covered" in shown
+    assert "Hiding the outlined part costs **nothing**" in shown
     # This model's answer is the same for every photo: nothing in it can be a reason.
-    assert "no part stands out" in shown
+    assert "No part stands out" in shown
     box = next(box for box in app.selectbox if box.label == "Answer")
     assert box.options == ["Place", "Climate", "Country"]
     box.select_index(1).run()
@@ -98,11 +98,11 @@ def test_reasons_are_looked_for_when_asked_and_then_known(open_app):
 def test_reasons_of_two_models_and_of_one_that_reads_nothing(open_app, models):
     app = open_app("texas", PAGE, **{"second model": models["fiji"]})
     button(app, "Find the reasons").click().run()
-    assert texts(app).count("with the outlined fifth covered") == 2
+    assert texts(app).count("Hiding the outlined part costs") == 2
     next(box for box in app.selectbox if box.label == "Answer").select_index(1).run()
     shown = texts(app)
-    assert shown.count("with the outlined fifth covered") == 1
-    assert "reads no climate in the photo" in shown
+    assert shown.count("Hiding the outlined part costs") == 1
+    assert "has no head for the climate" in shown
     assert not app.exception
 
 

@@ -14,15 +14,15 @@ def test_first_start_shows_an_example(open_app):
     app = open_app()
     shown = texts(app)
     assert "Where was this photo taken?" in shown
-    assert "An example to begin with" in shown
+    assert "An example:" in shown
     assert "Abilene, Taylor County, Texas, United States" in shown
     assert not [button for button in app.button if button.label in ("Clear all", "Remove")]
 
 
 def test_page_says_what_happens_to_photos_and_how_far_to_trust_the_model(open_app):
     shown = texts(open_app())
-    assert "sent to nobody" in shown
-    assert "never used for the guess" in shown
+    assert "not sent and not stored" in shown
+    assert "not used for the guess" in shown
     assert "is a small model" in shown
     assert "4,150 km" in shown
     assert "20 % were within 750 km" in shown
@@ -35,11 +35,11 @@ def test_model_without_metrics_claims_nothing(open_app):
 def test_uploaded_photo_gets_a_card(open_app):
     app = upload(open_app(), ("dog.jpg", photo_bytes()))
     shown = texts(app)
-    assert "An example" not in shown
+    assert "An example:" not in shown
     assert "1 · dog.jpg" in shown.replace("\\", "")
     assert f"{ABILENE[0]:.4f}, {ABILENE[1]:.4f}" in [code.value for code in app.code]
-    assert "Half of such photos lie within" in shown
-    assert "No position in its EXIF" in shown
+    assert "Even odds that it is within" in shown
+    assert "No GPS in this photo" in shown
     assert "Estimated by texas in" in shown
 
 
@@ -52,7 +52,7 @@ def test_a_model_that_is_not_sure_says_so(open_app):
 def test_exif_position_is_compared_with_the_guess(open_app):
     app = upload(open_app(), ("gps.jpg", photo_bytes(position=(32.0, -99.0))))
     shown = texts(app)
-    assert "Its EXIF says 32.0000, -99.0000" in shown
+    assert "GPS of the photo: 32.0000, -99.0000" in shown
     assert "**85 km** off" in shown  # haversine, by hand: 0.449° north, 0.733° × cos 32.2° west
 
 
@@ -85,7 +85,7 @@ def test_photo_can_be_removed_and_all_cleared(open_app):
     assert "a.jpg" not in shown.replace("\\", "")
     assert "1 · b.jpg" in shown.replace("\\", "")
     next(button for button in app.button if button.label == "Clear all").click().run()
-    assert "An example to begin with" in texts(app)
+    assert "An example:" in texts(app)
 
 
 @pytest.mark.parametrize(("view", "cards"), [("All photos", 3), ("One at a time", 1)])

@@ -1,11 +1,11 @@
-"""Several models on one photo: texas says Abilene, fiji says Suva."""
+"""Tests of several models on one photo: texas says Abilene, fiji says Suva."""
 
 import pytest
 
 from geoclip_core.earth.sphere import haversine_km
 from geoclip_core.locator import Geolocator
 from tests.ui.conftest import ABILENE, SUVA, photo_bytes, texts
-from ui.model_comparison import comparison_map, distances
+from ui.model_comparison import apart_sentence, comparison_map, distances
 from ui.theme import kilometres
 
 
@@ -32,7 +32,7 @@ def test_the_page_shows_both_models(open_app, models, monkeypatch):
 
 def test_distances_of_three_models_and_the_truth(rows):
     table = distances(rows).splitlines()
-    assert table[0] == "| Distance | B | C | EXIF position |"
+    assert table[0] == "| Distance | B | C | GPS position |"
     far = kilometres(float(haversine_km(ABILENE, SUVA)))
     assert table[2].startswith(f"| **A** texas | {far} | the same place | ")
     assert len(table) == 5
@@ -40,9 +40,15 @@ def test_distances_of_three_models_and_the_truth(rows):
     assert table[4] == f"| **C** texas |  |  | {truth} |"
 
 
-def test_models_of_one_mind_share_a_pin(rows):
-    html = comparison_map(rows).get_root().render()
+def test_models_that_choose_the_same_place_share_a_pin(rows):
+    world = comparison_map(rows)
+    world.finish()
+    html = world.get_root().render()
     assert '"A, C"' in html
     assert '"B"' in html
     for line in ("A: texas", "B: fiji", "C: texas"):
         assert line in html
+
+
+def test_equal_guesses_are_called_the_same_place(rows):
+    assert apart_sentence(rows[0], rows[2]) == "Both models chose the same place."

@@ -13,9 +13,9 @@ from ui import models
 
 
 def page():
-    from ui.models import models as render
+    from ui.models import model_downloads
 
-    render()
+    model_downloads()
 
 
 @pytest.fixture(autouse=True)

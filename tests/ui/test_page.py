@@ -9,7 +9,7 @@ from geoclip_core.locator import Geolocator
 from geoclip_core.prediction import Failure
 from tests.ui.conftest import photo_bytes
 from ui import photos
-from ui.models import ServedModel, _duration, accuracy_sentence, locate_photos
+from ui.models import ServedModel, accuracy_sentence, locate_photos
 from ui.photos import PhotoTray, TrayPhoto, _decoded, example_photo, problem, thumbnail
 from ui.theme import LIGHT, rgb
 
@@ -61,10 +61,10 @@ def test_a_forgotten_photo_leaves_no_picture(way):
     other.add("theirs.jpg", photo_bytes(41))
     (mine,), (theirs,) = tray, other
     kept = {photo.digest: thumbnail(photo) for photo in (mine, theirs)}
-    assert photos._CACHE.keys() >= kept.keys()
+    assert photos._thumbnails.keys() >= kept.keys()
     tray.remove(mine.digest) if way == "remove" else tray.clear()
-    assert mine.digest not in photos._CACHE
-    assert photos._CACHE[theirs.digest] == kept[theirs.digest]
+    assert mine.digest not in photos._thumbnails
+    assert photos._thumbnails[theirs.digest] == kept[theirs.digest]
 
 
 def test_reasons_are_kept_without_the_photo(models):
@@ -129,12 +129,6 @@ def test_nothing_is_located_twice_and_failures_do_not_stop_the_rest():
     assert "bad.jpg" in rows[0].error
     assert [row.file for row in rows[1:]] == ["good.jpg", "renamed.jpg"]
     assert model.locator.asked == 1
-
-
-def test_durations():
-    assert _duration(0.2) == "1 s"
-    assert _duration(45) == "45 s"
-    assert _duration(600) == "10 min"
 
 
 def test_good_model_is_not_called_small():

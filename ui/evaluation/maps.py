@@ -22,8 +22,8 @@ from geoclip_core.earth.sphere import geoscore
 from geoclip_core.evaluation.figures import group_errors
 from ui.charts import ERROR_COLOR_LIMIT, ERROR_COLORSCALE, error_marker, show_chart, world_figure
 from ui.evaluation.sources import Filters, Source, View, rows, table
-from ui.geometry import BORDERS, middle_longitude
-from ui.page import choose, download, wrapping_columns
+from ui.geometry import middle_longitude
+from ui.page import STATIC, choose, download, wrapping_columns
 from ui.theme import ERROR_MARKS_KM, Palette, kilometres, palette, translucent
 
 MOST_AREAS = 900
@@ -60,7 +60,7 @@ def hexagon_shapes(cells: Sequence[str]) -> dict[str, Any]:
 @functools.cache
 def state_shapes() -> dict[str, Any]:
     """GeoJSON of the states of the USA, with the dataset's ``unique_region`` as ``id``."""
-    shapes = json.loads((BORDERS / "us_states.geojson").read_text(encoding="utf-8"))
+    shapes = json.loads((STATIC / "borders" / "us_states.geojson").read_text(encoding="utf-8"))
     for feature in shapes["features"]:
         feature["id"] = f"{feature['properties']['name']}_US"
     return _wound(shapes)
@@ -69,7 +69,9 @@ def state_shapes() -> dict[str, Any]:
 @functools.cache
 def county_shapes() -> dict[str, Any]:
     """GeoJSON of the counties of the ten states, with ``unique_sub-region`` as ``id``."""
-    shapes = json.loads((BORDERS / "us_counties_ten_states.geojson").read_text(encoding="utf-8"))
+    shapes = json.loads(
+        (STATIC / "borders" / "us_counties_ten_states.geojson").read_text(encoding="utf-8")
+    )
     for feature in shapes["features"]:
         name, state = feature["properties"]["county"], feature["properties"]["state"]
         # Carson City is a county of its own and has no "County" in its name.

@@ -17,8 +17,8 @@ from geoclip_core.evaluation.baselines import baseline_errors, baseline_title
 from geoclip_core.evaluation.predictions import head_features
 from ui.charts import show_chart
 from ui.evaluation.sources import Filters, Source, View, rows, table
-from ui.page import download, note_and_downloads, plain_markdown, wrapping_columns
-from ui.theme import Palette, palette, translucent
+from ui.page import download, note_and_downloads, wrapping_columns
+from ui.theme import Palette, markdown_text, palette, translucent
 
 #: Resamples of the page's intervals: their ends move by a few percent of their width.
 RESAMPLES = 400
@@ -540,11 +540,11 @@ def _difference_words(differences: pd.DataFrame, view: View) -> str:
     scores = differences[differences["measure"] == "geoscore"].set_index("other")
     told = [
         f"{scores.loc[names[source], 'difference']:+,.0f} GeoScore over "
-        f"{plain_markdown(names[source])} ({scores.loc[names[source], 'verdict']})"
+        f"{markdown_text(names[source])} ({scores.loc[names[source], 'verdict']})"
         for source in view.beside
         if names[source] in scores.index
     ]
-    start = f"**{plain_markdown(names[view.main])} against the others, photo by photo**"
+    start = f"**{markdown_text(names[view.main])} against the others, photo by photo**"
     return " · ".join([start, *told])
 
 

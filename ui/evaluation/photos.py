@@ -30,9 +30,8 @@ from geoclip_core.earth.sphere import (
 from geoclip_core.errors import PhotoError
 from geoclip_core.evaluation.predictions import head_features, read_candidates
 from ui.evaluation.sources import View
-from ui.geometry import BORDERS
-from ui.page import choose, download, plain_markdown, wrapping_columns
-from ui.theme import Palette, error_colour, kilometres, palette, percent
+from ui.page import STATIC, choose, download, wrapping_columns
+from ui.theme import Palette, error_colour, kilometres, markdown_text, palette, percent
 
 THUMBNAIL = 420
 _WIDTH, _HEIGHT = 360, 220
@@ -167,7 +166,7 @@ def _rings(name: str) -> tuple[list[np.ndarray], np.ndarray, np.ndarray]:
 
     A ring is (n, 2) latitude and longitude, unwrapped; one that goes round a pole is closed there.
     """
-    shapes = json.loads((BORDERS / f"{name}.geojson").read_text(encoding="utf-8"))
+    shapes = json.loads((STATIC / "borders" / f"{name}.geojson").read_text(encoding="utf-8"))
     rings, middles, reaches = [], [], []
     for feature in shapes["features"]:
         geometry = feature["geometry"]
@@ -315,8 +314,8 @@ def _detail(view: View, row: pd.Series) -> None:
     with facts:
         st.markdown(
             f"**{kilometres(row['error_km'])}** from the truth{_stated(row)} (50 % radius)  \n"
-            f"Taken in {plain_markdown(_where(row, escape=False))}  \n"
-            f"Guessed {plain_markdown(_guessed_place(row)) or 'a place without a name'}"
+            f"Taken in {markdown_text(_where(row, escape=False))}  \n"
+            f"Guessed {markdown_text(_guessed_place(row)) or 'a place without a name'}"
         )
     heads = _head_rows(view, row)
     if len(heads):

@@ -24,7 +24,7 @@ from geoclip_core.evaluation.predictions import head_features
 from ui.evaluation import maps, panels
 from ui.evaluation.panels import differences_html, headline_html
 from ui.evaluation.photos import small_map, thumbnail
-from ui.static_files import STATIC
+from ui.page import STATIC
 from ui.theme import LIGHT, kilometres
 
 _COLOURS = LIGHT

@@ -11,13 +11,12 @@ import streamlit as st
 from geoclip_core.jobs import console_tail
 from geoclip_core.training.runs import METRICS, Run, RunError
 from ui.charts import show_chart
-from ui.theme import markdown_text, palette
+from ui.theme import duration, markdown_text, palette
 from ui.training.charts import Group, best_step, curves_figure, metric_groups
 from ui.training.process import CONSOLE, delete, end_now, resume, stop
 from ui.training.runs import (
     RunView,
     created,
-    duration,
     progress_sentence,
     run_views,
     took,

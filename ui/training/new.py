@@ -14,8 +14,7 @@ from train.command_line import recipes
 from train.options import OptionsError, describe
 from train.run_command import lasting_config
 from ui.charts import show_chart
-from ui.page import choose, datasets_folder, kept, page_names, runs_folder
-from ui.static_files import STATIC
+from ui.page import PAGES, STATIC, choose, datasets_folder, kept, runs_folder
 from ui.theme import markdown_text, palette
 from ui.training.charts import best_step, curves_figure, metric_groups
 from ui.training.form import (
@@ -73,9 +72,8 @@ def no_dataset_hint() -> None:
         "or imports a folder of your own photos.",
         icon=":material/photo_library:",
     )
-    pages = page_names()
-    if "Dataset" in pages and st.button("Go to the Dataset page", icon=":material/arrow_forward:"):
-        st.switch_page(pages["Dataset"])
+    if st.button("Go to the Dataset page", icon=":material/arrow_forward:"):
+        st.switch_page(PAGES["Dataset"].file)
 
 
 def first_start() -> None:

@@ -10,7 +10,7 @@ import streamlit as st
 
 from geoclip_core.training.runs import RunError
 from ui.evaluation.sources import find_sources
-from ui.page import page_names
+from ui.page import PAGES
 from ui.theme import kilometres, markdown_text, percent
 from ui.training.form import label, recipe_values, shown
 from ui.training.live import leave_message
@@ -164,24 +164,17 @@ def _metric_row(numbers: Mapping[str, tuple[str, str | None]]) -> None:
 
 
 def _ways_on(item: RunView) -> None:
-    pages = page_names()
     with st.container(horizontal=True, key="ways-on"):
-        for name, icon in (
-            ("Map", ":material/map:"),
-            ("Context heads", ":material/psychology_alt:"),
-            ("Evaluation", ":material/query_stats:"),
-        ):
-            if name not in pages:
-                continue
+        for name in ("Map", "Context heads", "Evaluation"):
             pressed = st.button(
                 f"Open on the {name.lower()} page" if name == "Map" else f"Open in {name}",
-                icon=icon,
+                icon=PAGES[name].icon,
                 key=f"open {name} {item.name}",
                 type="primary" if name == "Map" else "secondary",
             )
             if pressed:
                 _choose(item, name)
-                st.switch_page(pages[name])
+                st.switch_page(PAGES[name].file)
 
 
 def _choose(item: RunView, page: str) -> None:

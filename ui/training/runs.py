@@ -10,8 +10,8 @@ from pathlib import Path
 import streamlit as st
 
 from geoclip_core.training.runs import STATUS, Run, RunError, RunStatus, list_runs
-from ui.page import FOLDER_KEY, RUNS_VARIABLE, choose, runs_folder
-from ui.theme import markdown_text
+from ui.page import RUNS_KEY, RUNS_VARIABLE, choose, runs_folder
+from ui.theme import duration, markdown_text
 from ui.training.queue import goes_first
 
 _RUN_KEY = "run"
@@ -105,7 +105,7 @@ def choose_runs_folder() -> Path:
     with st.expander("Where runs are kept", icon=":material/folder:"):
         st.text_input(
             "Runs folder",
-            key=FOLDER_KEY,
+            key=RUNS_KEY,
             placeholder=str(runs_folder()),
             help=f"A folder on the computer that runs the app. The environment variable "
             f"{RUNS_VARIABLE} sets it for good.",
@@ -217,18 +217,6 @@ def took(item: RunView, now: float | None = None) -> float | None:
         return None
     end = (time.time() if now is None else now) if item.active else status.updated_at
     return max(0.0, end - status.started_at)
-
-
-def duration(seconds: float) -> str:
-    """A time span with its unit: "8 s", "12 min", "3 h 20 min", "2 days"."""
-    if seconds < 90:
-        return f"{max(1, round(seconds))} s"
-    if seconds < 90 * 60:
-        return f"{round(seconds / 60)} min"
-    if seconds < 48 * 3600:
-        hours, minutes = divmod(round(seconds / 60), 60)
-        return f"{hours} h {minutes} min" if minutes else f"{hours} h"
-    return f"{seconds / 86400:.1f} days"
 
 
 def _escaped_path(path: Path) -> str:
