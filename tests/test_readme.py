@@ -1,4 +1,4 @@
-"""The README says what is so: its numbers are the models', its commands exist."""
+"""The numbers in README and docs are the measured ones; the commands and links they name exist."""
 
 import json
 import re
@@ -14,6 +14,8 @@ from train.benchmarks.ablation import markdown
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+RESULTS = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
+CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
 MEASURED = ROOT / "docs" / "measured"
 BASELINES = ("constant", "nearest_photo")
 
@@ -51,8 +53,9 @@ def test_the_table_holds_the_measured_numbers_of_the_bundled_models():
         assert row in README, f"the README's table lacks this row:\n{row}"
 
 
-def test_every_command_in_the_readme_exists():
-    named = re.findall(r"python -m train ([a-z-]+)", README)
+@pytest.mark.parametrize("text", [README, RESULTS], ids=["README", "results"])
+def test_every_command_exists(text):
+    named = re.findall(r"python -m train ([a-z-]+)", text)
     assert named
     assert set(named) <= set(COMMANDS)
 
@@ -73,18 +76,24 @@ def test_links_lead_somewhere(target):
     assert (ROOT / target).exists()
 
 
+@pytest.mark.parametrize("path", sorted(set(re.findall(r"`([\w./-]+/[\w.-]+\.py)`", CONTRIBUTING))))
+def test_files_named_for_contributors_exist(path):
+    assert (ROOT / path).is_file()
+
+
 @pytest.mark.parametrize("name", ["demo", "sample"])
 def test_the_tables_of_the_ablation_are_what_was_measured(name):
     report = json.loads((MEASURED / f"ablation-{name}.json").read_text())
-    assert f"<!-- ablation-{name} -->\n{markdown(report)}\n<!-- end -->" in README
+    assert f"<!-- ablation-{name} -->\n{markdown(report)}\n<!-- end -->" in RESULTS
 
 
-def test_the_score_without_the_searchs_flattery_is_what_was_measured():
+def test_the_nested_score_is_the_measured_one():
     found = json.loads((MEASURED / "selection.json").read_text())
     low, high = found["geoscore_interval"]
     score = f"{found['geoscore']:,.0f} [{low:,.0f}–{high:,.0f}]"
     assert score in README
-    assert f"the median {found['median_km']:,.0f} km" in README
+    assert score in RESULTS
+    assert f"the median {found['median_km']:,.0f} km" in RESULTS
     for name in bundled_models():
         note = metrics_of(name)["note"]
         assert score in note
@@ -92,11 +101,11 @@ def test_the_score_without_the_searchs_flattery_is_what_was_measured():
         assert f"{found['settings']:,} settings" in note
 
 
-def test_what_the_reasons_are_worth_is_what_was_measured():
+def test_the_scores_of_the_explanations_are_the_measured_ones():
     def row(name, answer):
         return json.loads((MEASURED / f"explanation-{name}.json").read_text())["answers"][answer]
 
-    text = " ".join(README.split())
+    text = " ".join(RESULTS.split())
     place, climate, country = (row("sample", answer) for answer in ("place", "climate", "country"))
     assert f"takes {100 * place['marked']:.0f} % of the GeoScore" in text
     assert f"the same shape elsewhere {100 * place['elsewhere']:.0f} %" in text
