@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 import types
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
@@ -96,7 +96,7 @@ B = TypeVar("B")
 
 def in_processes(
     function: Callable[[A], B], items: Iterable[A], workers: int | None = None
-) -> Iterator[B]:
+) -> Generator[B, None, None]:
     """The results of a function, in the order of the items.
 
     When the iterator is closed or interrupted, work that has not begun is given up. The caller's

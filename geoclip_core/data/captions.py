@@ -1,7 +1,7 @@
-"""Captions for contrastive pretraining: where, when and in which climate a photo was taken.
+"""Write captions for contrastive pretraining: where, when and in which climate a photo was taken.
 
-A name is used as the data has it ("Ada County", "Carson City"), so nothing is appended to it, and
-what is not known is left out of the sentence.
+Names are used as the dataset has them ("Ada County", "Carson City"), and facts that are not known
+are left out of the sentence.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -29,18 +29,18 @@ def caption(
     features: Sequence[str] = DEFAULT_FEATURES,
     drop_probability: float = DROP_PROBABILITY,
 ) -> str:
-    """One sentence about a photo.
+    """Return one sentence about a photo.
 
     Without `rng` it says all that is known, always in the same words: "A street photo from Abilene,
     Taylor County, Texas, taken in July, in a temperate climate with no dry season and hot summers."
-    With it, parts are dropped and put in a random order, but at least one that is known stays.
+    With it, parts are left out at random and shuffled, but at least one known part stays.
 
     Args:
         row: A row of a dataset's table, or any mapping with some of climate (class index), month
             (0-11), city, county, state, country (two-letter code).
-        rng: Chance, for training.
-        features: What may be mentioned.
-        drop_probability: How likely each part and each place name is left out.
+        rng: Random generator, for training.
+        features: The features that may be mentioned.
+        drop_probability: Probability that a part or a place name is left out.
     """
     known = _known(row, features)
     if rng is not None:
@@ -48,28 +48,22 @@ def caption(
     phrases = _phrases(known)
     if rng is not None:
         phrases = [phrases[i] for i in rng.permutation(len(phrases))]
-    # A place ends without a comma of its own, so that every phrase can stand anywhere.
+    # No phrase ends with a comma, so that the phrases can be in any order.
     return " ".join([OPENING, ", ".join(phrases)]).strip() + "."
 
 
-def captions(
-    table: pd.DataFrame,
-    rng: np.random.Generator | None = None,
-    *,
-    features: Sequence[str] = DEFAULT_FEATURES,
-    drop_probability: float = DROP_PROBABILITY,
-) -> list[str]:
-    """Captions of all rows of a dataset's table; see `caption`."""
+def captions(table: pd.DataFrame, *, features: Sequence[str] = DEFAULT_FEATURES) -> list[str]:
+    """Return the full captions of all rows of a dataset's table."""
     columns = [name for name in ("climate", "month", *_PLACES) if name in table]
-    rows = table[columns].astype(object).to_dict("records")
-    return [caption(row, rng, features=features, drop_probability=drop_probability) for row in rows]
+    rows = zip(*(table[name].astype(object) for name in columns), strict=True)
+    return [caption(dict(zip(columns, row, strict=True)), features=features) for row in rows]
 
 
 def climate_phrase(symbol: str) -> str:
-    """A Köppen–Geiger symbol in words: "Csa" is "a temperate climate with dry, hot summers".
+    """Return a Köppen–Geiger symbol in words: "Csa" is "a temperate climate with dry, hot summers".
 
     Raises:
-        ValueError: no such symbol.
+        ValueError: there is no such symbol.
     """
     if symbol not in climate_vocabulary().keys or not symbol[:1].isupper():
         raise ValueError(f"{symbol!r} is no Köppen–Geiger class")
@@ -81,7 +75,7 @@ def climate_phrase(symbol: str) -> str:
     if letter == "B":
         return f"a {'hot' if rest[1] == 'h' else 'cold'} {_DRY[rest[0]]} climate"
     kind = "temperate" if letter == "C" else "cold"
-    season, heat = rest
+    season, heat = rest[0], rest[1]
     if season == "s" and heat in _SUMMERS:
         return f"a {kind} climate with dry, {_SUMMERS[heat]}"
     if season == "w" and heat == "d":
@@ -91,7 +85,7 @@ def climate_phrase(symbol: str) -> str:
 
 
 def _known(row: Mapping[str, Any] | pd.Series, features: Iterable[str]) -> dict[str, str]:
-    """Feature to words, for what is known."""
+    """Return the words for each known feature."""
     known = {}
     features = set(features)
     for place in _PLACES:
@@ -102,7 +96,7 @@ def _known(row: Mapping[str, Any] | pd.Series, features: Iterable[str]) -> dict[
     month, climate = _index(row.get("month"), 12), _index(row.get("climate"), 30)
     if "month" in features and month is not None:
         known["month"] = MONTHS[month]
-    # Class 0 is "unknown": nothing to say about it.
+    # Class 0 is "unknown" and is not mentioned.
     if "climate" in features and climate:
         known["climate"] = climate_vocabulary().keys[climate]
     return known
@@ -127,7 +121,7 @@ def _phrases(known: Mapping[str, str]) -> list[str]:
     phrases = []
     names: list[str] = []
     for place in _PLACES:
-        # "Carson City, Carson City, Nevada": a name is said once.
+        # Say a name once: not "Carson City, Carson City, Nevada".
         if place in known and known[place] not in names:
             names.append(known[place])
     if names:

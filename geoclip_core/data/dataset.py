@@ -1,10 +1,15 @@
-"""A dataset: one table of photos with coordinates, time, context labels and a split."""
+"""Read a folder in the layout of OSV-Mini-129k as one table of photos.
+
+A dataset folder holds ``train_mini.csv`` and ``test_mini.csv``, and photos at
+``{split}_images/{region}/{id}.jpg``. `read_dataset` gives coordinates, capture time, context labels
+and a split for every photo; wrong values are reported with file, column and row.
+"""
 
 import dataclasses
 import functools
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,78 +17,20 @@ import numpy as np
 import pandas as pd
 
 from geoclip_core.data.splits import spatial_split
-from geoclip_core.data.vocabulary import Vocabulary, climate_vocabulary, month_vocabulary
+from geoclip_core.data.vocabulary import FIXED_VOCABULARIES, Vocabulary
 from geoclip_core.earth.climate import UNKNOWN, index_of_code
 from geoclip_core.errors import DatasetError
 
-MISSING_TEXT = ("", "nan", "NaN", "<NA>")  # not "NA" (Namibia), not "None" (a town in Piedmont)
-_MISSING_NUMBER = (*MISSING_TEXT, "NA", "N/A", "None", "none", "null", "NULL")
-
-
-def read_csv_text(path: Path, columns: Sequence[str] | None) -> pd.DataFrame:
-    """The wanted columns (None: all) of any CSV that it has, as text, missing values as "".
-
-    Raises:
-        DatasetError: not a CSV in UTF-8, empty or ragged.
-    """
-    _check_start(path)
-    try:
-        # All columns, though some are dropped: with usecols, pandas lets too long rows pass.
-        frame = pd.read_csv(path, dtype="str", na_filter=False, encoding="utf-8-sig")
-    except pd.errors.EmptyDataError as error:
-        raise DatasetError(f"{path}: the file has no header row") from error
-    except UnicodeDecodeError as error:
-        raise DatasetError(
-            f"{path}: not UTF-8 (byte 0x{error.object[error.start]:02x}); "
-            "save it again as CSV UTF-8"
-        ) from error
-    except pd.errors.ParserError as error:
-        raise DatasetError(
-            f"{path}: not a table: {str(error).strip()}; a text with a comma needs quotes around it"
-        ) from error
-    if not isinstance(frame.index, pd.RangeIndex):
-        raise DatasetError(
-            f"{path}: not a table: its rows have more fields than its header; a text with a comma "
-            "needs quotes around it"
-        )
-    frame.columns = frame.columns.str.strip()
-    return frame if columns is None else frame[[name for name in frame if name in columns]]
-
-
-def parse_numbers(text: pd.Series) -> tuple[np.ndarray, np.ndarray]:
-    """Numbers (n,) of text, NaN where missing or wrong, and which ones (n,) are wrong."""
-    number = pd.to_numeric(text, errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
-    number = np.where(np.isinf(number), np.nan, number)
-    missing = np.isnan(number)
-    if missing.any():
-        rest = text[missing].str.strip()
-        missing[missing] = ~rest.isin(_MISSING_NUMBER).to_numpy(dtype=bool)
-    return number, missing
-
-
-def _check_start(path: Path) -> None:
-    try:
-        with path.open("rb") as file:
-            start = file.read(4)
-    except FileNotFoundError as error:
-        raise DatasetError(f"{path}: no such file") from error
-    if not start:
-        raise DatasetError(f"{path}: the file is empty; copy or download it again")
-    if start.startswith(b"PK"):
-        raise DatasetError(f"{path}: this is a ZIP archive or a spreadsheet, not a CSV")
-    if start.startswith(b"\x1f\x8b"):
-        raise DatasetError(f"{path}: this is a gzip archive, not a CSV; unpack it")
-    if start.startswith(b"PAR1"):
-        raise DatasetError(f"{path}: this is a Parquet file, not a CSV; write it as CSV")
-    if start[:2] in (b"\xff\xfe", b"\xfe\xff"):
-        raise DatasetError(f"{path}: this is UTF-16, not UTF-8; save it again as CSV UTF-8")
-
-
-# "buffer" is written by this project only: photos of neither side, too close to both.
+SPLITS = ("train", "val", "test")
+# "buffer" is written by import-photos only: photos too close to both train and test.
 FILE_SPLITS = ("train", "test", "buffer")
 UNKNOWN_REGION = "unknown"  # the folder of photos whose region is not known
 DESCRIPTION_FILE = "dataset.json"
-MAX_TEXT = 300  # longest id or place name that is believed
+ATTRIBUTION = "Place names: GeoNames (CC BY 4.0). Climate: Beck et al. 2018 (CC BY 4.0)."
+MAX_TEXT = 300  # longest id or place name that is accepted
+
+Progress = Callable[[int, int], None]
+"""Called with the steps that are done and their total."""
 
 # Our column: the name in the file, and the unique key column beside it.
 PLACES = {
@@ -92,13 +39,9 @@ PLACES = {
     "county": ("sub-region", "unique_sub-region"),
     "city": ("city", "unique_city"),
 }
+REQUIRED = ("id", "latitude", "longitude")
 WANTED = (
-    "id",
-    "latitude",
-    "longitude",
-    "captured_at",
-    "climate",
-    "sequence",
+    *(*REQUIRED, "captured_at", "climate", "sequence"),
     *(column for pair in PLACES.values() for column in pair),
 )
 COLUMNS = (
@@ -110,201 +53,8 @@ COLUMNS = (
     *("creator_username", "creator_id"),
 )
 
-_CLEAN = "python -m train doctor DATASET --write-clean FOLDER writes CSVs without such rows"
-
-
-@dataclasses.dataclass(frozen=True)
-class Problem:
-    """Rows of one file whose value in one column cannot be used.
-
-    Attributes:
-        file: Name of the CSV.
-        column: The column, by its name in the file.
-        rows: (k,) positions in the file, from 0; a spreadsheet shows them two further down.
-        values: The k values as written, shortened.
-        reason: What is wrong and what would be right.
-    """
-
-    file: str
-    column: str
-    rows: np.ndarray
-    values: tuple[str, ...]
-    reason: str
-
-    def sentence(self) -> str:
-        """The problem in one line, with the first row named."""
-        more = f" ({len(self.rows):,} such rows)" if len(self.rows) > 1 else ""
-        return (
-            f"{self.file}: column {self.column!r}, row {int(self.rows[0]) + 2}: "
-            f"{self.values[0]!r} {self.reason}{more}"
-        )
-
-
-def csv_path(root: Path, split: str) -> Path:
-    """Where the table of a split lies."""
-    return root / f"{split}_mini.csv"
-
-
-def photo_paths(split: str, region: pd.Series, photo_id: pd.Series) -> pd.Series:
-    """Paths of photos, relative to the dataset folder."""
-    folder = region.fillna(UNKNOWN_REGION).str.replace(r"[/\\]", "_", regex=True)
-    return f"{split}_images/" + folder + "/" + photo_id + ".jpg"
-
-
-def read_description(root: Path) -> dict[str, Any]:
-    """The content of ``dataset.json`` (name, synthetic, ...), empty when there is none.
-
-    Raises:
-        DatasetError: the file is not a JSON object.
-    """
-    path = root / DESCRIPTION_FILE
-    if not path.is_file():
-        return {}
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise DatasetError(
-            f"{path}: not JSON ({error}); mend it, or delete it if this is not a demo set"
-        ) from error
-    if not isinstance(content, dict):
-        raise DatasetError(f"{path}: must hold a JSON object with name and synthetic")
-    return content
-
-
-def read_text(path: Path, columns: Sequence[str] | None = WANTED) -> pd.DataFrame:
-    """The wanted columns (None: all) of a dataset's CSV, as `read_csv_text` gives them.
-
-    Raises:
-        DatasetError: as there, or it has no id, latitude or longitude.
-    """
-    frame = read_csv_text(path, columns)
-    missing = [name for name in ("id", "latitude", "longitude") if name not in frame]
-    if missing:
-        with path.open(encoding="utf-8-sig", errors="replace") as file:
-            header = file.readline(300).strip()
-        hint = "; the columns must be separated by commas" if ";" in header else ""
-        raise DatasetError(
-            f"{path}: no column {', '.join(map(repr, missing))} in the header {header!r}{hint}"
-        )
-    return frame
-
-
-def parse(frame: pd.DataFrame, file: str) -> tuple[pd.DataFrame, list[Problem]]:
-    """Turn text columns into the columns of a dataset table, and say which rows are wrong.
-
-    Args:
-        frame: (n,) rows of text, as `read_text` gives them.
-        file: Name of the CSV, for the problems.
-
-    Returns:
-        The table (n rows, without path and split) with unusable values missing, and the problems.
-    """
-    problems: list[Problem] = []
-
-    def wrong(column: str, mask: np.ndarray, reason: str) -> None:
-        rows = np.flatnonzero(mask)
-        if len(rows):
-            values = tuple(str(v)[:60] for v in frame[column].iloc[rows])
-            problems.append(Problem(file, column, rows, values, reason))
-
-    table = pd.DataFrame(index=frame.index)
-    table["id"] = frame["id"]
-    _check_ids(frame["id"], wrong)
-    for column, limit in (("latitude", 90.0), ("longitude", 180.0)):
-        number, bad = parse_numbers(frame[column])
-        missing = np.isnan(number) & ~bad
-        outside = ~bad & ~missing & ~(np.abs(number) <= limit)
-        wrong(column, bad, "is not a number; degrees are written like -97.7431")
-        wrong(column, missing, "is no coordinate; every photo needs one")
-        wrong(column, outside, f"is outside -{limit:g} to {limit:g} degrees")
-        table[column] = np.where(outside, np.nan, number)
-    table["captured_at"] = _times(frame, wrong)
-    table["climate"] = _climates(frame, wrong)
-    months = table["captured_at"].dt.month.sub(1).fillna(UNKNOWN)
-    table["month"] = months.astype("int16")
-    for place, (name, unique) in PLACES.items():
-        table[place], table[f"{place}_key"] = _place(frame, place, name, unique)
-        for column in (name, unique):
-            if column in frame:
-                long = frame[column].str.len().to_numpy() > MAX_TEXT
-                wrong(column, long, f"is longer than {MAX_TEXT} characters")
-    dots = table["state"].isin([".", ".."]).to_numpy(dtype=bool)
-    wrong(PLACES["state"][0], dots, "is no name for a folder of photos")
-    table["sequence"] = _text(frame, "sequence")
-    return table, problems
-
-
-def raise_first(problems: Sequence[Problem]) -> None:
-    """Raise the first of the problems, if any.
-
-    Raises:
-        DatasetError: naming it, how many more there are, and what to do.
-    """
-    if problems:
-        more = f" {len(problems) - 1} more kinds of problems follow." if problems[1:] else ""
-        raise DatasetError(f"{problems[0].sentence()}.{more} {_CLEAN}.")
-
-
-def _check_ids(ids: pd.Series, wrong: Any) -> None:
-    text = ids.str.strip()
-    empty = text.eq("").to_numpy()
-    wrong("id", empty, "is no id; every photo needs one")
-    rounded = ids.str.fullmatch(r"\d(\.\d+)?[eE]\+?\d+").to_numpy()
-    wrong("id", rounded, "was rounded by a spreadsheet; take the original CSV")
-    unsafe = ids.str.contains(r"[/\\\x00-\x1f]|^\.", regex=True).to_numpy() & ~empty
-    wrong("id", unsafe, "cannot be a file name")
-    wrong("id", ids.str.len().to_numpy() > MAX_TEXT, f"is longer than {MAX_TEXT} characters")
-    twice = ids.duplicated().to_numpy() & ~empty
-    wrong("id", twice, "is the id of an earlier row too")
-
-
-def _times(frame: pd.DataFrame, wrong: Any) -> pd.Series:
-    if "captured_at" not in frame:
-        return pd.Series(pd.NaT, index=frame.index, dtype="datetime64[ms, UTC]")
-    number, bad = parse_numbers(frame["captured_at"])
-    wrong("captured_at", bad, "is not a number; it is milliseconds since 1970, in UTC")
-    # Seconds read as milliseconds fall into 1970, microseconds far beyond 2100.
-    outside = (number < -4.6e12) | ((number >= 0) & (number < 31.6e9)) | (number >= 4.1e12)
-    wrong("captured_at", outside, "is not milliseconds since 1970; is it seconds or microseconds?")
-    number[outside] = np.nan
-    known = ~np.isnan(number)
-    values = np.full(len(number), np.datetime64("NaT", "ms"))
-    values[known] = number[known].astype(np.int64).astype("datetime64[ms]")
-    return pd.Series(values, index=frame.index).dt.tz_localize("UTC")
-
-
-def _climates(frame: pd.DataFrame, wrong: Any) -> np.ndarray:
-    if "climate" not in frame:
-        return np.full(len(frame), UNKNOWN, dtype=np.int16)
-    number, bad = parse_numbers(frame["climate"])
-    known = ~np.isnan(number)
-    fine = (number >= 0) & (number <= 30) & (number == np.floor(number))
-    bad |= known & ~fine
-    wrong("climate", bad, "is no climate code: they are whole numbers from 0 to 30")
-    return index_of_code(np.where(fine, number, np.nan)).astype(np.int16)
-
-
-def _text(frame: pd.DataFrame, column: str) -> pd.Series:
-    if column not in frame:
-        return pd.Series(pd.NA, index=frame.index, dtype="str")
-    text = frame[column].str.strip()
-    return text.mask(text.isin(MISSING_TEXT))
-
-
-def _place(frame: pd.DataFrame, place: str, name: str, unique: str) -> tuple[pd.Series, pd.Series]:
-    names, keys = _text(frame, name), _text(frame, unique)
-    if name not in frame:
-        return keys.str.partition("_")[0] if len(keys) else keys, keys
-    if unique not in frame:
-        larger = list(PLACES)[: list(PLACES).index(place)]
-        keys = names
-        for other in reversed(larger):
-            keys = keys + "_" + _text(frame, PLACES[other][0]).fillna("")
-    # "_CX" is how the file writes the key of a region that has no name.
-    return names, keys.mask(names.isna())
-
-
-SPLITS = ("train", "val", "test")
+MISSING_TEXT = ("", "nan", "NaN", "<NA>")  # not "NA" (Namibia), not "None" (a town in Piedmont)
+_MISSING_NUMBER = (*MISSING_TEXT, "NA", "N/A", "None", "none", "null", "NULL")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -331,17 +81,17 @@ class PhotoDataset:
         return len(self.table)
 
     def split(self, name: str) -> "PhotoDataset":
-        """The photos of one split: "train", "val", "test" or "buffer".
+        """Return the photos of one split: "train", "val", "test" or "buffer".
 
         Raises:
-            DatasetError: no such split. A split without photos is an empty dataset.
+            DatasetError: there is no such split. A split without photos is an empty dataset.
         """
         if name not in (*SPLITS, "buffer"):
             raise DatasetError(f"no split {name!r}; there are {', '.join(SPLITS)} and buffer")
         return self.select((self.table["split"] == name).to_numpy())
 
     def select(self, rows: np.ndarray) -> "PhotoDataset":
-        """The photos at positions (k,) or under a boolean mask (n,)."""
+        """Return the photos at positions (k,) or under a boolean mask (n,)."""
         table = self.table.iloc[np.flatnonzero(rows) if rows.dtype == bool else rows]
         return dataclasses.replace(self, table=table.reset_index(drop=True))
 
@@ -352,28 +102,29 @@ class PhotoDataset:
 
     @property
     def paths(self) -> list[Path]:
-        """The n photo files; whether they exist is not looked up."""
+        """The n photo files; whether they exist is not checked."""
         return [self.root / path for path in self.table["path"]]
 
-    def keys(self, feature: str) -> pd.Series:
-        """The vocabulary keys of one feature, (n,) text, NA where unknown."""
-        if feature in ("climate", "month"):
-            vocabulary = climate_vocabulary() if feature == "climate" else month_vocabulary()
+    def keys(self, feature: str) -> "pd.Series[str]":
+        """Return the vocabulary keys of one feature, (n,) text, NA where unknown."""
+        if feature in FIXED_VOCABULARIES:
+            vocabulary = FIXED_VOCABULARIES[feature]()
             index = self.table[feature].to_numpy()
             known = np.where(index < 0, len(vocabulary), index)
             keys = np.array([*vocabulary.keys, None], dtype=object)[known]
             return pd.Series(keys, index=self.table.index, dtype="str")
-        return self.table[f"{feature}_key"]
+        keys_of_places: pd.Series[str] = self.table[f"{feature}_key"]
+        return keys_of_places
 
     def labels(self, vocabularies: Mapping[str, Vocabulary]) -> dict[str, np.ndarray]:
-        """Class indices of every vocabulary's feature, each (n,) int64, -100 where unknown."""
+        """Return the class indices of every vocabulary's feature, each (n,) int64, or -100."""
         return {name: vocab.encode(self.keys(name)) for name, vocab in vocabularies.items()}
 
     @functools.cached_property
     def fingerprint(self) -> str:
         """Hash of every column of the table in its order: 16 hexadecimal digits.
 
-        Another label or another split is another dataset to whoever keeps results by this name.
+        Results are stored under this name, so another label or another split must change it.
         """
         digest = hashlib.sha256("\n".join(self.table.columns).encode())
         rows = pd.util.hash_pandas_object(self.table, index=False)
@@ -390,29 +141,23 @@ def read_dataset(root: Path | str, *, val_fraction: float = 0.1, seed: int = 0) 
         seed: Which blocks become val.
 
     Raises:
-        DatasetError: nothing to read, or a wrong value, with its file, column and row.
+        DatasetError: there is nothing to read, or a value is wrong (file, column and row are
+            named).
     """
     root = Path(root)
     if not root.is_dir():
         raise DatasetError(f"{root}: no such folder")
     description = read_description(root)
-    files = {s: csv_path(root, s) for s in FILE_SPLITS}
-    present = {split: path for split, path in files.items() if path.is_file()}
+    present = [split for split in FILE_SPLITS if csv_path(root, split).is_file()]
     if not set(present) & {"train", "test"}:
         raise DatasetError(
             f"{root}: neither train_mini.csv nor test_mini.csv is here; choose the folder that "
             "holds them, or make one with python -m train demo-data, import-photos or download"
         )
-    tables = []
-    for split, path in present.items():
-        table, problems = parse(read_text(path), path.name)
-        raise_first(problems)
-        table.insert(1, "path", photo_paths(split, table["state"], table["id"]))
-        table["split"] = split
-        tables.append(table)
-    table = pd.concat(tables, ignore_index=True)
+    table = pd.concat([read_table(root, split) for split in present], ignore_index=True)
     if not len(table):
-        raise DatasetError(f"{root}: {' and '.join(p.name for p in present.values())} have no rows")
+        files = " and ".join(csv_path(root, split).name for split in present)
+        raise DatasetError(f"{root}: {files} have no rows")
     train = (table["split"] == "train").to_numpy()
     if train.any() and val_fraction > 0:
         part = table.loc[train, ["latitude", "longitude", "sequence"]]
@@ -429,3 +174,318 @@ def read_dataset(root: Path | str, *, val_fraction: float = 0.1, seed: int = 0) 
         table=table,
         synthetic=description.get("synthetic") is True,
     )
+
+
+def csv_path(root: Path, split: str) -> Path:
+    """Return the path of a split's CSV."""
+    return root / f"{split}_mini.csv"
+
+
+def photo_paths(split: str, region: pd.Series, photo_id: pd.Series) -> pd.Series:
+    """Return the paths (n,) of photos, relative to the dataset folder."""
+    folder = region.fillna(UNKNOWN_REGION).str.replace(r"[/\\]", "_", regex=True)
+    return f"{split}_images/" + folder + "/" + photo_id + ".jpg"
+
+
+def read_description(root: Path) -> dict[str, Any]:
+    """Return the content of ``dataset.json`` (name, synthetic, ...), empty if there is none.
+
+    Raises:
+        DatasetError: the file is not a JSON object.
+    """
+    path = root / DESCRIPTION_FILE
+    if not path.is_file():
+        return {}
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise DatasetError(
+            f"{path}: not JSON ({error}); correct it, or delete it if this is not a demo set"
+        ) from error
+    if not isinstance(content, dict):
+        raise DatasetError(f"{path}: must hold a JSON object with name and synthetic")
+    return content
+
+
+def write_description(root: Path, description: Mapping[str, Any]) -> None:
+    """Write ``dataset.json``, which names a dataset that this project made."""
+    text = json.dumps(description, indent=2, ensure_ascii=False) + "\n"
+    (root / DESCRIPTION_FILE).write_text(text, encoding="utf-8")
+
+
+def check_output(output: Path, made_by: str) -> None:
+    """Refuse to replace a folder that was not made by the command `made_by`.
+
+    Raises:
+        ValueError: `output` is a file, or a folder with other content.
+    """
+    if output.exists() and not output.is_dir():
+        raise ValueError(f"{output} is a file; choose a folder for the dataset")
+    if not output.is_dir() or not any(output.iterdir()):
+        return
+    if read_description(output).get("made_by") != made_by:
+        raise ValueError(
+            f"{output} is not empty and was not made by {made_by}; choose another folder"
+        )
+
+
+def read_table(root: Path, split: str) -> pd.DataFrame:
+    """Read one CSV of a dataset as rows of `PhotoDataset.table`; ``split`` is the file's.
+
+    Raises:
+        DatasetError: the file cannot be read, or a value is wrong.
+    """
+    path = csv_path(root, split)
+    table, problems = parse(read_csv(path, WANTED, REQUIRED), path.name)
+    problems.raise_first(
+        "python -m train doctor DATASET --write-clean FOLDER writes CSVs without such rows"
+    )
+    table.insert(1, "path", photo_paths(split, table["state"], table["id"]))
+    return table.assign(split=split)
+
+
+def read_csv(
+    path: Path, columns: Sequence[str] | None = None, required: Sequence[str] = ()
+) -> pd.DataFrame:
+    """Read a CSV as text, missing values as "".
+
+    Args:
+        path: The file.
+        columns: Which columns to return, where the file has them; None for all.
+        required: Columns that it must have.
+
+    Raises:
+        DatasetError: not a CSV in UTF-8, empty, ragged, or without a required column.
+    """
+    _check_start(path)
+    try:
+        # All columns, though some are dropped: with usecols, pandas lets too long rows pass.
+        frame = pd.read_csv(path, dtype="str", na_filter=False, encoding="utf-8-sig")
+    except pd.errors.EmptyDataError as error:
+        raise DatasetError(f"{path}: the file has no header row") from error
+    except UnicodeDecodeError as error:
+        raise DatasetError(
+            f"{path}: not UTF-8 (byte 0x{error.object[error.start]:02x}); "
+            "save it again as CSV UTF-8"
+        ) from error
+    except pd.errors.ParserError as error:
+        raise DatasetError(
+            f"{path}: not a table: {str(error).strip()}; a text with a comma needs quotes around it"
+        ) from error
+    if not isinstance(frame.index, pd.RangeIndex):
+        raise DatasetError(
+            f"{path}: not a table: its rows have more fields than its header; a text with a comma "
+            "needs quotes around it"
+        )
+    frame.columns = frame.columns.str.strip()
+    missing = [name for name in required if name not in frame]
+    if missing:
+        header = ",".join(frame.columns)[:300]
+        hint = "; the columns must be separated by commas" if ";" in header else ""
+        raise DatasetError(
+            f"{path}: no column {', '.join(map(repr, missing))} in the header {header!r}{hint}"
+        )
+    return frame if columns is None else frame[[name for name in frame if name in columns]]
+
+
+def _check_start(path: Path) -> None:
+    """Recognise other kinds of files by their first bytes."""
+    try:
+        with path.open("rb") as file:
+            start = file.read(4)
+    except FileNotFoundError as error:
+        raise DatasetError(f"{path}: no such file") from error
+    if not start:
+        raise DatasetError(f"{path}: the file is empty; copy or download it again")
+    if start.startswith(b"PK"):
+        raise DatasetError(f"{path}: this is a ZIP archive or a spreadsheet, not a CSV")
+    if start.startswith(b"\x1f\x8b"):
+        raise DatasetError(f"{path}: this is a gzip archive, not a CSV; unpack it")
+    if start.startswith(b"PAR1"):
+        raise DatasetError(f"{path}: this is a Parquet file, not a CSV; write it as CSV")
+    if start[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        raise DatasetError(f"{path}: this is UTF-16, not UTF-8; save it again as CSV UTF-8")
+
+
+@dataclasses.dataclass(frozen=True)
+class Problem:
+    """Rows of one file whose value in one column cannot be used.
+
+    Attributes:
+        file: Name of the CSV.
+        column: The column, by its name in the file.
+        rows: (k,) positions in the file, from 0; a spreadsheet shows them two further down.
+        values: The k values as written, shortened.
+        reason: What is wrong and what would be right.
+    """
+
+    file: str
+    column: str
+    rows: np.ndarray
+    values: tuple[str, ...]
+    reason: str
+
+    def sentence(self) -> str:
+        """Return the problem in one line that names the first row."""
+        more = f" ({len(self.rows):,} such rows)" if len(self.rows) > 1 else ""
+        return (
+            f"{self.file}: column {self.column!r}, row {int(self.rows[0]) + 2}: "
+            f"{self.values[0]!r} {self.reason}{more}"
+        )
+
+
+class Problems:
+    """Collects the problems of one CSV while its columns are parsed.
+
+    Attributes:
+        frame: (n,) rows of text, as `read_csv` gives them.
+        found: The problems so far.
+    """
+
+    def __init__(self, frame: pd.DataFrame, file: str) -> None:
+        self.frame, self.file = frame, file
+        self.found: list[Problem] = []
+
+    def add(self, column: str, wrong: np.ndarray, reason: str) -> None:
+        """Add the rows under a mask (n,), if there are any."""
+        rows = np.flatnonzero(wrong)
+        if len(rows):
+            values = tuple(str(value)[:60] for value in self.frame[column].iloc[rows])
+            self.found.append(Problem(self.file, column, rows, values, reason))
+
+    def degrees(self, column: str, limit: int, *, required: bool) -> np.ndarray:
+        """Return a column (n,) in degrees, NaN where it is missing or wrong."""
+        number, wrong = parse_numbers(self.frame[column])
+        self.add(column, wrong, "is not a number; degrees are written like -97.7431")
+        if required:
+            missing = np.isnan(number) & ~wrong
+            self.add(column, missing, "is no coordinate; every photo needs one")
+        outside = np.abs(number) > limit
+        self.add(column, outside, f"is outside -{limit} to {limit} degrees")
+        return np.where(outside, np.nan, number)
+
+    def milliseconds(self, number: np.ndarray) -> np.ndarray:
+        """Return times of the column captured_at (n,), NaN where they are in another unit."""
+        # Seconds read as milliseconds fall into 1970, microseconds far beyond 2100.
+        outside = (number < -4.6e12) | ((number >= 0) & (number < 31.6e9)) | (number >= 4.1e12)
+        reason = "is not milliseconds since 1970; is it seconds or microseconds?"
+        self.add("captured_at", outside, reason)
+        return np.where(outside, np.nan, number)
+
+    def raise_first(self, advice: str) -> None:
+        """Raise the first problem, if there is any.
+
+        Raises:
+            DatasetError: naming it, how many more there are, and what to do (`advice`).
+        """
+        if self.found:
+            more = (
+                f" {len(self.found) - 1} more kinds of problems follow." if self.found[1:] else ""
+            )
+            raise DatasetError(f"{self.found[0].sentence()}.{more} {advice}.")
+
+
+def parse_numbers(text: pd.Series) -> tuple[np.ndarray, np.ndarray]:
+    """Return the numbers (n,) of text, NaN where missing or wrong, and which (n,) are wrong."""
+    number = pd.to_numeric(text, errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
+    number = np.where(np.isinf(number), np.nan, number)
+    wrong = np.isnan(number)
+    if wrong.any():
+        rest = text[wrong].str.strip()
+        wrong[wrong] = ~rest.isin(_MISSING_NUMBER).to_numpy(dtype=bool)
+    return number, wrong
+
+
+def parse(frame: pd.DataFrame, file: str) -> tuple[pd.DataFrame, Problems]:
+    """Turn text columns into the columns of `PhotoDataset.table`, and collect the wrong values.
+
+    Args:
+        frame: (n,) rows of text, as `read_csv` gives them.
+        file: Name of the CSV, for the problems.
+
+    Returns:
+        The table (n rows, without path and split) with unusable values missing, and the problems.
+    """
+    problems = Problems(frame, file)
+    table = pd.DataFrame(index=frame.index)
+    table["id"] = frame["id"]
+    _check_ids(problems)
+    table["latitude"] = problems.degrees("latitude", 90, required=True)
+    table["longitude"] = problems.degrees("longitude", 180, required=True)
+    table["captured_at"] = _times(problems)
+    table["climate"] = _climates(problems)
+    months = table["captured_at"].dt.month.sub(1).fillna(UNKNOWN)
+    table["month"] = months.astype("int16")
+    for place, columns in PLACES.items():
+        table[place], table[f"{place}_key"] = _place(frame, place)
+        for column in columns:
+            if column in frame:
+                long = frame[column].str.len().to_numpy() > MAX_TEXT
+                problems.add(column, long, f"is longer than {MAX_TEXT} characters")
+    dots = table["state"].isin([".", ".."]).to_numpy(dtype=bool)
+    problems.add(PLACES["state"][0], dots, "is no name for a folder of photos")
+    table["sequence"] = _text(frame, "sequence")
+    return table, problems
+
+
+def _check_ids(problems: Problems) -> None:
+    ids = problems.frame["id"]
+    empty = ids.str.strip().eq("").to_numpy()
+    problems.add("id", empty, "is no id; every photo needs one")
+    rounded = ids.str.fullmatch(r"\d(\.\d+)?[eE]\+?\d+").to_numpy()
+    problems.add("id", rounded, "was rounded by a spreadsheet; take the original CSV")
+    unsafe = ids.str.contains(r"[/\\\x00-\x1f]|^\.", regex=True).to_numpy() & ~empty
+    problems.add("id", unsafe, "cannot be a file name")
+    long = ids.str.len().to_numpy() > MAX_TEXT
+    problems.add("id", long, f"is longer than {MAX_TEXT} characters")
+    twice = ids.duplicated().to_numpy() & ~empty
+    problems.add("id", twice, "is the id of an earlier row too")
+
+
+def _times(problems: Problems) -> pd.Series:
+    frame = problems.frame
+    if "captured_at" not in frame:
+        return pd.Series(pd.NaT, index=frame.index, dtype="datetime64[ms, UTC]")
+    number, wrong = parse_numbers(frame["captured_at"])
+    reason = "is not a number; it is milliseconds since 1970, in UTC"
+    problems.add("captured_at", wrong, reason)
+    number = problems.milliseconds(number)
+    known = ~np.isnan(number)
+    values = np.full(len(number), np.datetime64("NaT", "ms"))
+    values[known] = number[known].astype(np.int64).astype("datetime64[ms]")
+    times: pd.Series = pd.Series(values, index=frame.index).dt.tz_localize("UTC")
+    return times
+
+
+def _climates(problems: Problems) -> np.ndarray:
+    frame = problems.frame
+    if "climate" not in frame:
+        return np.full(len(frame), UNKNOWN, dtype=np.int16)
+    number, wrong = parse_numbers(frame["climate"])
+    valid = (number >= 0) & (number <= 30) & (number == np.floor(number))
+    wrong |= ~np.isnan(number) & ~valid
+    problems.add("climate", wrong, "is no climate code: they are whole numbers from 0 to 30")
+    return index_of_code(np.where(valid, number, np.nan)).astype(np.int16)
+
+
+def _text(frame: pd.DataFrame, column: str) -> "pd.Series[str]":
+    if column not in frame:
+        return pd.Series(pd.NA, index=frame.index, dtype="str")
+    text = frame[column].str.strip()
+    known: pd.Series[str] = text.mask(text.isin(MISSING_TEXT))
+    return known
+
+
+def _place(frame: pd.DataFrame, place: str) -> tuple[pd.Series, pd.Series]:
+    """Return the names (n,) of a place and its keys (n,), one from the other where it lacks."""
+    name, unique = PLACES[place]
+    names, keys = _text(frame, name), _text(frame, unique)
+    if name not in frame:
+        return keys.str.partition("_")[0] if len(keys) else keys, keys
+    if unique not in frame:
+        larger = list(PLACES)[: list(PLACES).index(place)]
+        keys = names
+        for other in reversed(larger):
+            keys = keys + "_" + _text(frame, PLACES[other][0]).fillna("")
+    # The file writes "_CX" as the key of a region that has no name.
+    return names, keys.mask(names.isna())

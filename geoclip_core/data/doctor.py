@@ -1,4 +1,8 @@
-"""Health check of a dataset folder: what must be fixed, and what is worth knowing."""
+"""Check a dataset folder: which faults must be fixed, and what is worth knowing.
+
+`examine` reads the tables and opens the photos; `write_clean` writes the tables without the rows
+that must be fixed. `leakage` counts how many photos of a split have near neighbours in train.
+"""
 
 import collections
 import contextlib
@@ -8,23 +12,27 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 
-from geoclip_core.data import dataset
 from geoclip_core.data.dataset import (
     DESCRIPTION_FILE,
     FILE_SPLITS,
+    REQUIRED,
+    WANTED,
+    PhotoDataset,
     Problem,
+    Progress,
     csv_path,
     parse,
-    read_text,
+    photo_paths,
+    read_csv,
 )
-from geoclip_core.data.photos import PHOTO_SUFFIXES, open_photo
+from geoclip_core.data.photos import CHECK_DRAFT, PHOTO_SUFFIXES, open_photo
 from geoclip_core.data.splits import MIN_DISTANCE_KM, nearest_km
 from geoclip_core.earth.climate import UNKNOWN, ClimateRaster
 from geoclip_core.earth.gazetteer import Gazetteer
@@ -33,9 +41,14 @@ from geoclip_core.errors import DatasetError, PhotoError
 from geoclip_core.files import atomic_file, write_atomically
 from geoclip_core.jobs import in_processes
 
+REPORT_FILE = "doctor.json"
 EXAMPLES = 20
 # A photo is still good without these: a cleaned copy empties a wrong value and keeps the row.
 BLANKED = ("captured_at", "climate", "country", "sub-region", "city", "sequence")
+ENOUGH_CLIMATES = 30  # known ones, from which a mismatch of most says something about the column
+BORDER_KM = 30.0  # two gazetteers may disagree on the state this close to its border
+_CHUNK = 64  # files that a process opens before it reports
+
 Severity = Literal["error", "warning"]
 
 
@@ -58,319 +71,18 @@ class Finding:
     examples: tuple[dict[str, Any], ...] = ()
 
 
-class Findings:
-    """Collects findings, and what a cleaned copy leaves out.
-
-    Attributes:
-        tables: The rows of each split, as `parse` gives them.
-        found: The findings so far.
-        drop: For each split which rows (n,) a cleaned copy leaves out.
-        blank: Split, column and rows of values that it empties instead.
-    """
-
-    def __init__(self, tables: dict[str, pd.DataFrame]) -> None:
-        self.tables = tables
-        self.found: list[Finding] = []
-        self.drop = {split: np.zeros(len(table), dtype=bool) for split, table in tables.items()}
-        self.blank: list[tuple[str, str, np.ndarray]] = []
-
-    def rows(
-        self,
-        check: str,
-        severity: Severity,
-        message: str,
-        masks: dict[str, np.ndarray],
-        values: Callable[[str, int], Any] = lambda split, row: None,
-        drop: bool | None = None,
-    ) -> None:
-        """Add a finding about rows, given as one mask a split."""
-        count = sum(int(mask.sum()) for mask in masks.values())
-        if not count:
-            return
-        examples = []
-        for split, mask in masks.items():
-            for row in np.flatnonzero(mask)[: EXAMPLES - len(examples)].tolist():
-                photo = self.tables[split]["id"].iloc[row]
-                file = dataset.csv_path(Path(), split).name
-                example = {"file": file, "row": row + 2, "id": str(photo)[:60]}
-                value = values(split, row)
-                examples.append(example if value is None else example | {"value": value})
-            if drop if drop is not None else severity == "error":
-                self.drop[split] |= mask
-        self.found.append(Finding(check, severity, message, count, tuple(examples)))
-
-    def problem(self, split: str, problem: Problem) -> None:
-        """Add what the reader found wrong in a column."""
-        mask = np.zeros(len(self.tables[split]), dtype=bool)
-        mask[problem.rows] = True
-        shown = dict(zip(problem.rows.tolist(), problem.values, strict=True))
-        if problem.column in BLANKED:
-            self.blank.append((split, problem.column, problem.rows))
-        self.rows(
-            f"{problem.column}-invalid",
-            "error",
-            f"{problem.column} {problem.reason}",
-            {split: mask},
-            lambda _, row: shown[row],
-            drop=problem.column not in BLANKED,
-        )
-
-
-FileProgress = Callable[[int, int], None]
-_CHUNK = 64
-_DECODED_SIDE = 64  # enough to read every block of a JPEG, and much faster than all its pixels
-
-
-@dataclasses.dataclass(frozen=True)
-class FileResult:
-    """What one photo file is: missing, wrong (with the reason), or fine with its digest."""
-
-    missing: bool = False
-    error: str | None = None
-    digest: bytes | None = None
-
-
-def check_files(
-    paths: Sequence[Path],
-    workers: int | None = None,
-    progress: FileProgress | None = None,
-) -> list[FileResult]:
-    """Open every file; the results are in the order of the paths.
-
-    Args:
-        paths: The photo files.
-        workers: Processes; by default one a core. 0 works in this process.
-        progress: Called with photos done and to do.
-    """
-    chunks = [list(paths[start : start + _CHUNK]) for start in range(0, len(paths), _CHUNK)]
-    results: list[FileResult] = []
-
-    def collect(parts: Iterator[list[FileResult]]) -> None:
-        for part in parts:
-            results.extend(part)
-            if progress:
-                progress(len(results), len(paths))
-
-    if workers == 0 or len(chunks) <= 2:
-        collect(map(_check_chunk, chunks))
-        return results
-    checking = in_processes(_check_chunk, chunks, workers)
-    with contextlib.closing(checking):
-        collect(checking)
-    return results
-
-
-def check_photos(
-    findings: Findings, root: Path, workers: int | None, progress: FileProgress | None
-) -> int:
-    """Check the files of all rows; returns how many were opened."""
-    listed = [
-        (split, row, path)
-        for split, table in findings.tables.items()
-        for row, path in enumerate(dataset.photo_paths(split, table["state"], table["id"]))
-        if _inside(path)
-    ]
-    results = check_files([root / path for _, _, path in listed], workers, progress)
-    checked = {(s, r): result for (s, r, _), result in zip(listed, results, strict=True)}
-    if results and all(result.missing for result in results):
-        message = (
-            "none of the photos is here, only the tables; put the photos at "
-            f"{listed[0][2].split('/')[0]}/STATE/ID.jpg"
-        )
-        findings.found.append(Finding("photos-absent", "error", message, len(results)))
-        return 0
-    for check, missing, message in (
-        ("file-missing", True, "photos that a table lists but the folder does not have"),
-        ("file-unreadable", False, "photos that are cut off, damaged or not images"),
-    ):
-        masks = {s: np.zeros(len(t), dtype=bool) for s, t in findings.tables.items()}
-        for (split, row), result in checked.items():
-            masks[split][row] = bool(result.error) and result.missing == missing
-        findings.rows(check, "error", message, masks, lambda s, r: checked[s, r].error)
-    _check_copies(findings, checked)
-    _check_orphans(findings, root, {path for _, _, path in listed})
-    return sum(not result.missing for result in results)
-
-
-def _check_copies(findings: Findings, checked: dict[tuple[str, int], FileResult]) -> None:
-    copies = collections.defaultdict(list)
-    for (split, row), result in checked.items():
-        if result.digest and not findings.drop[split][row]:
-            copies[result.digest].append((split, row))
-    leaks = {s: np.zeros(len(t), dtype=bool) for s, t in findings.tables.items()}
-    twice = {s: np.zeros(len(t), dtype=bool) for s, t in findings.tables.items()}
-    for group in copies.values():
-        in_test = any(split == "test" for split, _ in group)
-        for position, (split, row) in enumerate(group):
-            if split == "train" and in_test:
-                leaks[split][row] = True
-            elif position and split == group[position - 1][0]:
-                twice[split][row] = True
-    message = "training photos that are the same file as a test photo, under another id"
-    findings.rows("split-same-photo", "error", message, leaks)
-    message = "photos that are the same file as an earlier one, under another id"
-    findings.rows("file-repeated", "warning", message, twice)
-
-
-def _check_orphans(findings: Findings, root: Path, listed: set[str]) -> None:
-    orphans = []
-    for split in findings.tables:
-        for folder, _, names in os.walk(root / f"{split}_images"):
-            relative = Path(folder).relative_to(root).as_posix()
-            orphans += [
-                f"{relative}/{name}"
-                for name in names
-                if Path(name).suffix.lower() in PHOTO_SUFFIXES
-                and f"{relative}/{name}" not in listed
-            ]
-    if orphans:
-        message = "photo files that no table lists; they are not used"
-        examples = tuple({"file": path} for path in sorted(orphans)[:EXAMPLES])
-        findings.found.append(Finding("file-unlisted", "warning", message, len(orphans), examples))
-
-
-def _inside(path: str) -> bool:
-    """Whether a relative path stays in its folder: a hostile id could lead out of it."""
-    return "\0" not in path and ".." not in Path(path).parts and not Path(path).is_absolute()
-
-
-def _check_chunk(paths: list[Path]) -> list[FileResult]:
-    return [_check_file(path) for path in paths]
-
-
-def _check_file(path: Path) -> FileResult:
-    try:
-        content = path.read_bytes()
-    except FileNotFoundError:
-        return FileResult(missing=True, error=f"{path.name} does not exist")
-    except OSError as error:
-        return FileResult(error=f"{path.name} cannot be read: {error.strerror or error}")
-    try:
-        open_photo(content, name=path.name, draft_size=_DECODED_SIDE)
-    except PhotoError as error:
-        return FileResult(error=str(error))
-    return FileResult(digest=hashlib.blake2b(content, digest_size=16).digest())
-
-
-MANY = 30  # climates that must be known before their mismatch says something about the column
-BORDER_KM = 30.0  # two gazetteers may disagree on the state this close to its border
-
-
-def check_places(findings: Findings) -> None:
-    """States that contradict the coordinates."""
-    wrong, border, truth = {}, {}, {}
-    for split, table in findings.tables.items():
-        known = table[["latitude", "longitude", "state_key"]].notna().all(axis=1).to_numpy()
-        coordinates = table.loc[known, ["latitude", "longitude"]].to_numpy()
-        claimed = table.loc[known, "state_key"].to_numpy(dtype=object)
-        found = Gazetteer.load().frame(coordinates)["unique_region"].to_numpy(dtype=object)
-        differs = np.flatnonzero(found != claimed)
-        near = np.zeros(len(differs), dtype=bool)
-        for heading in range(0, 360, 45):
-            around = destination(coordinates[differs], float(heading), BORDER_KM)
-            there = Gazetteer.load().frame(around)["unique_region"].to_numpy(dtype=object)
-            near |= there == claimed[differs]
-        rows = np.flatnonzero(known)
-        truth[split] = dict(zip(rows[differs].tolist(), found[differs].tolist(), strict=True))
-        for masks, chosen in ((wrong, differs[~near]), (border, differs[near])):
-            masks[split] = np.zeros(len(table), dtype=bool)
-            masks[split][rows[chosen]] = True
-
-    def value(split: str, row: int) -> str:
-        return f"{findings.tables[split]['state_key'].iloc[row]}, but lies in {truth[split][row]}"
-
-    message = "the state does not match the coordinates; are latitude and longitude swapped?"
-    findings.rows("state-mismatch", "error", message, wrong, value)
-    message = "photos close to a state border that the gazetteer puts on its other side"
-    findings.rows("state-border", "warning", message, border, value)
-
-
-def check_climates(findings: Findings) -> None:
-    """Climates that contradict the map."""
-    differs, total, count = {}, 0, 0
-    for split, table in findings.tables.items():
-        located = table[["latitude", "longitude"]].notna().all(axis=1)
-        known = ((table["climate"] >= 0) & located).to_numpy()
-        raster = ClimateRaster.load().indices(
-            table.loc[known, ["latitude", "longitude"]].to_numpy()
-        )
-        off = (raster != UNKNOWN) & (raster != table.loc[known, "climate"].to_numpy())
-        differs[split] = np.zeros(len(table), dtype=bool)
-        differs[split][np.flatnonzero(known)[off]] = True
-        total, count = total + int(known.sum()), count + int(off.sum())
-    if total >= MANY and count > 0.5 * total:
-        message = (
-            "most climates differ from the map of Beck et al. 2018; the column must hold its raw "
-            "codes (14 is Cfa), not class indices or another map"
-        )
-        findings.rows("climate-mismatch", "error", message, differs, drop=False)
-    else:
-        message = "the climate differs from the map of Beck et al. 2018 at the coordinates"
-        findings.rows("climate-mismatch", "warning", message, differs)
-
-
-def check_labels(findings: Findings) -> None:
-    """Labels that are not known, and rows that repeat another."""
-    for column in ("state_key", "county_key", "city_key", "climate", "month"):
-        masks = {}
-        for split, table in findings.tables.items():
-            missing = table[column] < 0 if column in ("climate", "month") else table[column].isna()
-            masks[split] = missing.to_numpy()
-        name = column.removesuffix("_key")
-        message = f"photos without a known {name}; they are left out of its training and score"
-        findings.rows(f"{name}-unknown", "warning", message, masks)
-    masks = {
-        split: table.duplicated(["latitude", "longitude", "captured_at"]).to_numpy()
-        & table["captured_at"].notna().to_numpy()
-        for split, table in findings.tables.items()
-    }
-    message = "photos with the coordinates and the time of an earlier row"
-    findings.rows("row-repeated", "warning", message, masks)
-
-
-def check_leaks(findings: Findings, drop_near_test: bool = False) -> None:
-    """Test photos that training gives away."""
-    if not {"train", "test"} <= set(findings.tables):
-        return
-    train, test = findings.tables["train"], findings.tables["test"]
-    same = {"train": train["id"].isin(test["id"]).to_numpy()}
-    message = "photos that are in both train and test; a cleaned copy keeps them in test only"
-    findings.rows("split-same-id", "error", message, same)
-    columns = ["latitude", "longitude"]
-    known_train, known_test = (t[columns].notna().all(axis=1).to_numpy() for t in (train, test))
-    at_train = train.loc[known_train, columns].to_numpy()
-    at_test = test.loc[known_test, columns].to_numpy()
-    near = {"test": np.zeros(len(test), dtype=bool)}
-    near["test"][known_test] = np.isfinite(nearest_km(at_test, at_train, MIN_DISTANCE_KM))
-    message = (
-        f"test photos closer than {MIN_DISTANCE_KM:g} km to a training photo; scores on them say "
-        "more about memory than about unseen places"
-    )
-    findings.rows("split-near", "warning", message, near)
-    if drop_near_test:
-        close = np.isfinite(nearest_km(at_train, at_test, MIN_DISTANCE_KM))
-        findings.drop["train"][np.flatnonzero(known_train)[close]] = True
-    known = test["sequence"].notna() & test["sequence"].isin(train["sequence"].dropna())
-    message = "test photos of a drive (sequence) that train has too"
-    findings.rows("split-same-sequence", "warning", message, {"test": known.to_numpy()})
-
-
-REPORT_FILE = "doctor.json"
-Progress = Callable[[int, int], None]
-
-
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """What the doctor found.
+    """What `examine` found.
 
     Attributes:
         dataset: Name of the folder.
         rows: Rows of each CSV that could be read.
-        photos_checked: How many files were opened.
+        photos_checked: Number of files that were opened.
         findings: Errors first.
         drop: For each split which rows (n,) a cleaned copy leaves out.
         blank: Split, column and rows of values that it empties.
-        seconds: How long it took.
+        seconds: Duration of the check.
     """
 
     dataset: str
@@ -387,7 +99,7 @@ class Report:
         return any(finding.severity == "error" for finding in self.findings)
 
     def to_json(self) -> dict[str, Any]:
-        """The report as a mapping that ``json.dump`` takes."""
+        """Return the report as a mapping that ``json.dump`` takes."""
         return {
             "dataset": self.dataset,
             "must_fix": self.must_fix,
@@ -399,7 +111,7 @@ class Report:
         }
 
     def text(self) -> str:
-        """The report for a terminal."""
+        """Return the report as text for a terminal."""
         sizes = ", ".join(f"{file} {rows:,} rows" for file, rows in self.rows.items())
         lines = [f"{self.dataset}: {sizes}; {self.photos_checked:,} photos opened"]
         for finding in self.findings:
@@ -436,8 +148,8 @@ def examine(
         root: Folder in the layout of OSV-Mini-129k.
         photos: Also open every photo; without it only the tables are checked.
         drop_near_test: Leave training rows near test photos out of a cleaned copy too.
-        workers: Processes that open photos; by default one a core.
-        progress: Called with photos done and to do.
+        workers: Processes that open photos; by default one per core.
+        progress: Called with the photos that are checked and their number.
 
     Raises:
         DatasetError: the folder is missing or holds no CSV.
@@ -454,12 +166,12 @@ def examine(
         if not path.is_file():
             continue
         try:
-            frame = read_text(path)
+            frame = read_csv(path, WANTED, REQUIRED)
         except DatasetError as error:
             unreadable.append(Finding("table-unreadable", "error", str(error), 1))
             continue
         tables[split], found = parse(frame, path.name)
-        problems += [(split, problem) for problem in found]
+        problems += [(split, problem) for problem in found.found]
     if not tables and not unreadable:
         raise DatasetError(f"{root}: neither train_mini.csv nor test_mini.csv is here")
     findings = Findings(tables)
@@ -488,21 +200,21 @@ def examine(
 def write_report(report: Report, path: Path) -> None:
     """Write the report as JSON."""
     text = json.dumps(report.to_json(), indent=2, ensure_ascii=False) + "\n"
-    # Names from a hostile table may hold halves of characters, which UTF-8 cannot write.
+    # Names in a damaged table may hold lone surrogates, which UTF-8 cannot encode.
     write_atomically(path, text.encode("utf-8", "replace").decode("utf-8"))
 
 
 def write_clean(root: Path | str, report: Report, folder: Path | str) -> dict[str, int]:
-    """Write the CSVs without the rows that must be fixed; photos and originals stay as they are.
+    """Write the CSVs without the rows that must be fixed; photos and originals are not changed.
 
-    All columns are kept as they are written. Values that only spoil a label (a climate code of 99)
-    are emptied, and their rows kept.
+    All columns are copied as text. A value that only affects a label (a climate code of 99) is
+    emptied and its row kept.
 
     Returns:
-        Rows written for each CSV.
+        The rows written for each CSV.
 
     Raises:
-        DatasetError: `folder` is the dataset itself, or holds files already.
+        DatasetError: `folder` is not empty, or a CSV has changed since `report` was made.
     """
     root, folder = Path(root), Path(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
@@ -514,7 +226,7 @@ def write_clean(root: Path | str, report: Report, folder: Path | str) -> dict[st
     written = {}
     for split, drop in report.drop.items():
         path = csv_path(root, split)
-        frame = read_text(path, columns=None)
+        frame = read_csv(path)
         if len(frame) != len(drop):
             raise DatasetError(f"{path}: has changed since it was checked; check it again")
         for where, column, rows in report.blank:
@@ -527,3 +239,324 @@ def write_clean(root: Path | str, report: Report, folder: Path | str) -> dict[st
     if (root / DESCRIPTION_FILE).is_file():
         shutil.copy2(root / DESCRIPTION_FILE, folder)
     return written
+
+
+@dataclasses.dataclass(frozen=True)
+class Leakage:
+    """How many photos of a held-out split resemble training photos because they were taken nearby.
+
+    Attributes:
+        split: The held-out split.
+        photos: How many photos it has.
+        near: Those closer than `MIN_DISTANCE_KM` to a training photo.
+        same_sequence: Those of a sequence that training photos belong to.
+    """
+
+    split: str
+    photos: int
+    near: int
+    same_sequence: int
+
+
+def leakage(dataset: PhotoDataset, split: str) -> Leakage:
+    """Compare a held-out split with all rows of the training file that are not in it.
+
+    For the test split, val and buffer photos count as training photos: they were cut out of train.
+    """
+    held_out = (dataset.table["split"] == split).to_numpy()
+    others = ("train",) if split != "test" else ("train", "val", "buffer")
+    against = dataset.table["split"].isin(others).to_numpy()
+    coordinates, sequences = dataset.coordinates, dataset.table["sequence"]
+    near = nearest_km(coordinates[held_out], coordinates[against], MIN_DISTANCE_KM)
+    same = sequences[held_out].isin(sequences[against].dropna()) & sequences[held_out].notna()
+    return Leakage(split, int(held_out.sum()), int(np.isfinite(near).sum()), int(same.sum()))
+
+
+class Findings:
+    """Collects findings, and which rows and values a cleaned copy leaves out.
+
+    Attributes:
+        tables: The rows of each split, as `parse` gives them.
+        found: The findings so far.
+        drop: For each split which rows (n,) a cleaned copy leaves out.
+        blank: Split, column and rows of values that it empties instead.
+    """
+
+    def __init__(self, tables: dict[str, pd.DataFrame]) -> None:
+        self.tables = tables
+        self.found: list[Finding] = []
+        self.drop = self.empty_masks()
+        self.blank: list[tuple[str, str, np.ndarray]] = []
+
+    def rows(
+        self,
+        check: str,
+        severity: Severity,
+        message: str,
+        masks: dict[str, np.ndarray],
+        values: Callable[[str, int], Any] = lambda split, row: None,
+        drop: bool | None = None,
+    ) -> None:
+        """Add a finding about rows, unless there are none.
+
+        Args:
+            check: Its short name.
+            severity: "error" or "warning".
+            message: What it is and what to do.
+            masks: For each split which rows (n,) it concerns.
+            values: Returns what to show for a split and row, or None.
+            drop: Whether a cleaned copy leaves the rows out; by default it does for an error.
+        """
+        count = sum(int(mask.sum()) for mask in masks.values())
+        if not count:
+            return
+        examples: list[dict[str, Any]] = []
+        for split, mask in masks.items():
+            for row in np.flatnonzero(mask)[: EXAMPLES - len(examples)].tolist():
+                photo = self.tables[split]["id"].iloc[row]
+                file = csv_path(Path(), split).name
+                value = values(split, row)
+                shown = {} if value is None else {"value": value}
+                examples.append({"file": file, "row": row + 2, "id": str(photo)[:60]} | shown)
+            if drop if drop is not None else severity == "error":
+                self.drop[split] |= mask
+        self.found.append(Finding(check, severity, message, count, tuple(examples)))
+
+    def empty_masks(self) -> dict[str, np.ndarray]:
+        """Return a mask (n,) without any row for each split."""
+        return {split: np.zeros(len(table), dtype=bool) for split, table in self.tables.items()}
+
+    def problem(self, split: str, problem: Problem) -> None:
+        """Add the wrong values of one column."""
+        masks = self.empty_masks()
+        masks[split][problem.rows] = True
+        shown = dict(zip(problem.rows.tolist(), problem.values, strict=True))
+        if problem.column in BLANKED:
+            self.blank.append((split, problem.column, problem.rows))
+        self.rows(
+            f"{problem.column}-invalid",
+            "error",
+            f"{problem.column} {problem.reason}",
+            masks,
+            lambda _, row: shown[row],
+            drop=problem.column not in BLANKED,
+        )
+
+
+def check_places(findings: Findings) -> None:
+    """Find states that contradict the coordinates."""
+    wrong, border = findings.empty_masks(), findings.empty_masks()
+    truth: dict[str, dict[int, str]] = {}
+    for split, table in findings.tables.items():
+        known = table[["latitude", "longitude", "state_key"]].notna().all(axis=1).to_numpy()
+        coordinates = table.loc[known, ["latitude", "longitude"]].to_numpy()
+        claimed = table.loc[known, "state_key"].to_numpy(dtype=object)
+        found = Gazetteer.load().frame(coordinates)["unique_region"].to_numpy(dtype=object)
+        differs = np.flatnonzero(found != claimed)
+        near = np.zeros(len(differs), dtype=bool)
+        for heading in range(0, 360, 45):
+            around = destination(coordinates[differs], float(heading), BORDER_KM)
+            there = Gazetteer.load().frame(around)["unique_region"].to_numpy(dtype=object)
+            near |= there == claimed[differs]
+        rows = np.flatnonzero(known)
+        truth[split] = dict(zip(rows[differs].tolist(), found[differs].tolist(), strict=True))
+        wrong[split][rows[differs[~near]]] = True
+        border[split][rows[differs[near]]] = True
+
+    def value(split: str, row: int) -> str:
+        return f"{findings.tables[split]['state_key'].iloc[row]}, but lies in {truth[split][row]}"
+
+    message = "the state does not match the coordinates; are latitude and longitude swapped?"
+    findings.rows("state-mismatch", "error", message, wrong, value)
+    message = "photos close to a state border that the gazetteer places on the other side"
+    findings.rows("state-border", "warning", message, border, value)
+
+
+def check_climates(findings: Findings) -> None:
+    """Find climates that contradict the map."""
+    differs, total, count = findings.empty_masks(), 0, 0
+    for split, table in findings.tables.items():
+        located = table[["latitude", "longitude"]].notna().all(axis=1)
+        known = ((table["climate"] >= 0) & located).to_numpy()
+        raster = ClimateRaster.load().indices(
+            table.loc[known, ["latitude", "longitude"]].to_numpy()
+        )
+        off = (raster != UNKNOWN) & (raster != table.loc[known, "climate"].to_numpy())
+        differs[split][np.flatnonzero(known)[off]] = True
+        total, count = total + int(known.sum()), count + int(off.sum())
+    if total >= ENOUGH_CLIMATES and count > 0.5 * total:
+        message = (
+            "most climates differ from the map of Beck et al. 2018; the column must hold its raw "
+            "codes (14 is Cfa), not class indices or another map"
+        )
+        findings.rows("climate-mismatch", "error", message, differs, drop=False)
+    else:
+        message = "the climate differs from the map of Beck et al. 2018 at the coordinates"
+        findings.rows("climate-mismatch", "warning", message, differs)
+
+
+def check_labels(findings: Findings) -> None:
+    """Find labels that are not known, and rows that repeat another."""
+    for column in ("state_key", "county_key", "city_key", "climate", "month"):
+        masks = {}
+        for split, table in findings.tables.items():
+            missing = table[column] < 0 if column in ("climate", "month") else table[column].isna()
+            masks[split] = missing.to_numpy()
+        name = column.removesuffix("_key")
+        message = f"photos without a known {name}; they are left out of its training and score"
+        findings.rows(f"{name}-unknown", "warning", message, masks)
+    masks = {
+        split: table.duplicated(["latitude", "longitude", "captured_at"]).to_numpy()
+        & table["captured_at"].notna().to_numpy()
+        for split, table in findings.tables.items()
+    }
+    message = "photos with the coordinates and the time of an earlier row"
+    findings.rows("row-repeated", "warning", message, masks)
+
+
+def check_leaks(findings: Findings, drop_near_test: bool = False) -> None:
+    """Find test photos that are also in train, or were taken beside a training photo."""
+    if not {"train", "test"} <= set(findings.tables):
+        return
+    train, test = findings.tables["train"], findings.tables["test"]
+    same = {"train": train["id"].isin(test["id"]).to_numpy()}
+    message = "photos that are in both train and test; a cleaned copy keeps them in test only"
+    findings.rows("split-same-id", "error", message, same)
+    columns = ["latitude", "longitude"]
+    known_train, known_test = (t[columns].notna().all(axis=1).to_numpy() for t in (train, test))
+    at_train = train.loc[known_train, columns].to_numpy()
+    at_test = test.loc[known_test, columns].to_numpy()
+    near = findings.empty_masks()
+    near["test"][known_test] = np.isfinite(nearest_km(at_test, at_train, MIN_DISTANCE_KM))
+    message = (
+        f"test photos closer than {MIN_DISTANCE_KM:g} km to a training photo; scores on them say "
+        "more about memory than about unseen places"
+    )
+    findings.rows("split-near", "warning", message, near)
+    if drop_near_test:
+        close = np.isfinite(nearest_km(at_train, at_test, MIN_DISTANCE_KM))
+        findings.drop["train"][np.flatnonzero(known_train)[close]] = True
+    known = test["sequence"].notna() & test["sequence"].isin(train["sequence"].dropna())
+    message = "test photos of a drive (sequence) that train has too"
+    findings.rows("split-same-sequence", "warning", message, {"test": known.to_numpy()})
+
+
+@dataclasses.dataclass(frozen=True)
+class FileResult:
+    """What opening one photo file gave: it is missing, has an error, or is good (its digest)."""
+
+    missing: bool = False
+    error: str | None = None
+    digest: bytes | None = None
+
+
+def check_files(
+    paths: Sequence[Path], workers: int | None, progress: Progress | None
+) -> list[FileResult]:
+    """Open every file, in several processes where that pays; results in the order of the paths."""
+    chunks = [list(paths[start : start + _CHUNK]) for start in range(0, len(paths), _CHUNK)]
+    results: list[FileResult] = []
+    parts: Iterable[list[FileResult]]
+    with contextlib.ExitStack() as stack:
+        if len(chunks) <= 2:
+            parts = map(_check_chunk, chunks)
+        else:
+            parts = stack.enter_context(
+                contextlib.closing(in_processes(_check_chunk, chunks, workers))
+            )
+        for part in parts:
+            results += part
+            if progress:
+                progress(len(results), len(paths))
+    return results
+
+
+def check_photos(
+    findings: Findings, root: Path, workers: int | None, progress: Progress | None
+) -> int:
+    """Check the files of all rows, and return how many were opened."""
+    listed = [
+        (split, row, path)
+        for split, table in findings.tables.items()
+        for row, path in enumerate(photo_paths(split, table["state"], table["id"]))
+        if _inside(path)
+    ]
+    results = check_files([root / path for _, _, path in listed], workers, progress)
+    checked = {(s, r): result for (s, r, _), result in zip(listed, results, strict=True)}
+    if results and all(result.missing for result in results):
+        message = (
+            "none of the photos is here, only the tables; put the photos at "
+            f"{listed[0][2].split('/')[0]}/STATE/ID.jpg"
+        )
+        findings.found.append(Finding("photos-absent", "error", message, len(results)))
+        return 0
+    for check, missing, message in (
+        ("file-missing", True, "photos that a table lists but the folder does not have"),
+        ("file-unreadable", False, "photos that are cut off, damaged or not images"),
+    ):
+        masks = findings.empty_masks()
+        for (split, row), result in checked.items():
+            masks[split][row] = bool(result.error) and result.missing == missing
+        findings.rows(check, "error", message, masks, lambda s, r: checked[s, r].error)
+    _check_copies(findings, checked)
+    _check_orphans(findings, root, {path for _, _, path in listed})
+    return sum(not result.missing for result in results)
+
+
+def _check_copies(findings: Findings, checked: dict[tuple[str, int], FileResult]) -> None:
+    copies = collections.defaultdict(list)
+    for (split, row), result in checked.items():
+        if result.digest and not findings.drop[split][row]:
+            copies[result.digest].append((split, row))
+    leaks, twice = findings.empty_masks(), findings.empty_masks()
+    for group in copies.values():
+        in_test = any(split == "test" for split, _ in group)
+        for position, (split, row) in enumerate(group):
+            if split == "train" and in_test:
+                leaks[split][row] = True
+            elif position and split == group[position - 1][0]:
+                twice[split][row] = True
+    message = "training photos that are the same file as a test photo, under another id"
+    findings.rows("split-same-photo", "error", message, leaks)
+    message = "photos that are the same file as an earlier one, under another id"
+    findings.rows("file-repeated", "warning", message, twice)
+
+
+def _check_orphans(findings: Findings, root: Path, listed: set[str]) -> None:
+    orphans = []
+    for split in findings.tables:
+        for folder, _, names in os.walk(root / f"{split}_images"):
+            relative = Path(folder).relative_to(root).as_posix()
+            orphans += [
+                f"{relative}/{name}"
+                for name in names
+                if Path(name).suffix.lower() in PHOTO_SUFFIXES
+                and f"{relative}/{name}" not in listed
+            ]
+    if orphans:
+        message = "photo files that no table lists; they are not used"
+        examples = tuple({"file": path} for path in sorted(orphans)[:EXAMPLES])
+        findings.found.append(Finding("file-unlisted", "warning", message, len(orphans), examples))
+
+
+def _inside(path: str) -> bool:
+    """Return whether a relative path stays inside its folder; a crafted id could lead out."""
+    return "\0" not in path and ".." not in Path(path).parts and not Path(path).is_absolute()
+
+
+def _check_chunk(paths: list[Path]) -> list[FileResult]:
+    return [_check_file(path) for path in paths]
+
+
+def _check_file(path: Path) -> FileResult:
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        return FileResult(missing=True, error=f"{path.name} does not exist")
+    except OSError as error:
+        return FileResult(error=f"{path.name} cannot be read: {error.strerror or error}")
+    try:
+        open_photo(content, name=path.name, draft_size=CHECK_DRAFT)
+    except PhotoError as error:
+        return FileResult(error=str(error))
+    return FileResult(digest=hashlib.blake2b(content, digest_size=16).digest())

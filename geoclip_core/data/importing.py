@@ -1,16 +1,16 @@
-"""A dataset of your own geotagged photos, in the layout of OSV-Mini-129k.
+"""Make a dataset of geotagged photos, in the layout of OSV-Mini-129k.
 
 The photos are copied (or hard-linked) into the dataset; the originals are never moved or changed.
 An id is a hash of the file's bytes, so importing twice changes nothing and a copy counts once. The
-dataset is built beside its place and swapped in at the end.
+dataset is built beside its final place and swapped in at the end.
 """
 
+import contextlib
 import dataclasses
 import hashlib
-import json
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, timedelta
 from pathlib import Path
@@ -19,21 +19,140 @@ import numpy as np
 import pandas as pd
 
 from geoclip_core.data.dataset import (
-    DESCRIPTION_FILE,
+    ATTRIBUTION,
     FILE_SPLITS,
+    MISSING_TEXT,
+    REQUIRED,
+    Problems,
+    Progress,
+    check_output,
     csv_path,
     parse_numbers,
     photo_paths,
-    read_csv_text,
-    read_text,
+    read_csv,
+    write_description,
 )
-from geoclip_core.data.photos import PHOTO_SUFFIXES, Photo, open_photo
+from geoclip_core.data.photos import CHECK_DRAFT, PHOTO_SUFFIXES, Photo, open_photo
 from geoclip_core.data.splits import MIN_DISTANCE_KM, nearest_km, spatial_split
-from geoclip_core.demo.dataset import check_output
 from geoclip_core.earth.climate import ClimateRaster
 from geoclip_core.earth.gazetteer import OFFSHORE_KM, REMOTE_KM, Gazetteer
-from geoclip_core.errors import DatasetError, PhotoError
+from geoclip_core.errors import PhotoError
 from geoclip_core.files import atomic_folder, restore
+
+MADE_BY = "import-photos"
+NOT_IMPORTED_FILE = "not_imported.csv"
+JPEG_QUALITY = 95
+IMPORT_COLUMNS = (
+    *("id", "latitude", "longitude", "country", "captured_at", "region", "sub-region", "city"),
+    *("climate", "unique_country", "unique_region", "unique_sub-region", "unique_city"),
+    "source_file",
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class ImportReport:
+    """What `import_photos` did.
+
+    Attributes:
+        found: Photo files in the folder.
+        added: Photos that are new in the dataset.
+        known: Photos that it had before.
+        copies: Files with the same bytes as another in the folder.
+        skipped: (file, reason) of those that were not imported; also in `NOT_IMPORTED_FILE`.
+        total: Photos in the dataset now, by split.
+        changed: Whether the dataset on disk was written.
+    """
+
+    found: int
+    added: int
+    known: int
+    copies: int
+    skipped: tuple[tuple[str, str], ...]
+    total: dict[str, int]
+    changed: bool
+
+
+def import_photos(
+    folder: Path | str,
+    output: Path | str,
+    *,
+    positions: Path | str | None = None,
+    link: bool = False,
+    test_fraction: float = 0.15,
+    seed: int = 0,
+    workers: int | None = None,
+    progress: Progress | None = None,
+) -> ImportReport:
+    """Import a folder of photos, or add it to a dataset that was imported before.
+
+    Args:
+        folder: Searched for photos with all its subfolders.
+        output: The dataset to make or to add to.
+        positions: A CSV (file, latitude, longitude, captured_at) that takes precedence over EXIF.
+        link: Make hard links instead of copies, where the disk allows it.
+        test_fraction: Share of the photos in test, in spatial blocks; photos that are in a split
+            already stay there.
+        seed: Which blocks become test.
+        workers: Threads that read; by default one per core.
+        progress: Called with the steps that are done and their number.
+
+    Raises:
+        ValueError: there are no photos, `output` holds something else, or the CSV is wrong.
+    """
+    folder, output = Path(folder).absolute(), Path(output).absolute()
+    if not folder.is_dir():
+        raise ValueError(f"{folder}: no such folder")
+    if not 0 <= test_fraction <= 0.5:
+        raise ValueError(f"the share of test must lie between 0 and 0.5, not {test_fraction}")
+    restore(output)
+    check_output(output, MADE_BY)
+    table = None if positions is None else read_positions(Path(positions))
+    paths = photo_files(folder, output)
+    if not paths:
+        raise ValueError(f"{folder}: no photos here ({', '.join(sorted(PHOTO_SUFFIXES)[:6])}, ...)")
+    old = _old_rows(output)
+    steps = 2 * len(paths)
+    sources: dict[str, SourcePhoto] = {}
+    skipped: list[tuple[str, str]] = []
+    copies = 0
+    known_ids = set(old["id"])
+    with ThreadPoolExecutor(workers or os.cpu_count()) as pool:
+        results = pool.map(lambda path: read_photo(path, folder, table, known_ids), paths)
+        for done, source in enumerate(results, start=1):
+            if source.reason:
+                skipped.append((source.file, source.reason))
+            elif source.photo_id in sources:
+                copies += 1
+            else:
+                sources[source.photo_id] = source
+            if progress:
+                progress(done, steps)
+    if table is not None:
+        skipped += [(file, "is in the CSV but not in the folder") for file in table.unused()]
+    # Without a position: a photo that the dataset has already and that no CSV moves.
+    rows = imported_rows(
+        [(s.photo_id, s.file, s.position) for s in sources.values() if s.position is not None]
+    )
+    frame = with_splits(old, rows, test_fraction, seed)
+    same = list(frame.columns) == list(old.columns) and frame.equals(old.astype("str"))
+    changed = not same or skipped != _old_skipped(output)
+    if not len(frame):
+        raise ValueError(
+            f"{folder}: none of {len(paths):,} photos can be imported; the first: "
+            f"{skipped[0][0]} {skipped[0][1]}"
+        )
+    if changed:
+        _write(output, frame, old, sources, skipped, link, progress, steps)
+    added = sum(photo_id not in known_ids for photo_id in sources)
+    return ImportReport(
+        found=len(paths),
+        added=added,
+        known=len(sources) - added,
+        copies=copies,
+        skipped=tuple(skipped),
+        total={str(s): int(n) for s, n in frame["split"].value_counts().items()},
+        changed=changed,
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,7 +161,7 @@ class Position:
 
     Attributes:
         latitude: Degrees, or None when the CSV leaves it empty.
-        longitude: Degrees, or None.
+        longitude: Degrees, or None likewise.
         captured_at: Milliseconds since 1970, UTC, or None.
     """
 
@@ -52,89 +171,90 @@ class Position:
 
 
 class Positions:
-    """The rows of such a CSV, found by a photo's path below the imported folder, or by its name."""
+    """Positions of a CSV, found by a photo's path below the imported folder, or by its name."""
 
     def __init__(self, rows: dict[str, Position]) -> None:
         self._rows = rows
         names = pd.Series([Path(file).name for file in rows], dtype="str")
-        alone = names[~names.duplicated(keep=False)]
-        self._by_name = {name: list(rows)[i] for i, name in alone.items()}
+        once = ~names.duplicated(keep=False)
+        self._by_name = {
+            Path(file).name: file for file, only in zip(rows, once, strict=True) if only
+        }
         self._used: set[str] = set()
 
     def find(self, file: str) -> Position | None:
-        """The position of a photo, given its path below the folder with "/" between the parts."""
+        """Return the position of a photo, given its path below the folder."""
         key = file if file in self._rows else self._by_name.get(Path(file).name)
-        # A row that names another folder is about another photo of the same name.
+        # A row that names another folder belongs to another photo of the same name.
         if key is None or (key != file and "/" in key):
             return None
         self._used.add(key)
         return self._rows[key]
 
     def unused(self) -> list[str]:
-        """Files of the CSV that no photo was found for, in its order."""
+        """Return the files of the CSV that no photo was found for, in its order."""
         return [file for file in self._rows if file not in self._used]
 
 
 def read_positions(path: Path) -> Positions:
-    """Read the CSV; captured_at may be missing, ISO 8601 (UTC without a zone) or milliseconds.
+    """Read a CSV of positions.
+
+    Its columns are file, latitude, longitude and, if given, captured_at: ISO 8601 (UTC without a
+    zone) or milliseconds since 1970.
 
     Raises:
-        DatasetError: not such a CSV, or a wrong value, with its column and row.
+        DatasetError: it is no such CSV, or a value is wrong (column and row are named).
     """
-    frame = read_csv_text(path, ("file", "latitude", "longitude", "captured_at"))
-    missing = [name for name in ("file", "latitude", "longitude") if name not in frame]
-    if missing:
-        raise DatasetError(f"{path}: no column {', '.join(map(repr, missing))}")
+    frame = read_csv(path, required=("file", "latitude", "longitude"))
+    problems = Problems(frame, str(path))
     files = frame["file"].str.strip().str.replace("\\", "/").str.removeprefix("./")
-    _refuse(path, "file", frame, files.eq("").to_numpy(), "is no file name")
-    _refuse(path, "file", frame, files.duplicated().to_numpy(), "is in an earlier row too")
-    values = {}
-    for column, limit in (("latitude", 90), ("longitude", 180)):
-        values[column], wrong = parse_numbers(frame[column])
-        _refuse(path, column, frame, wrong, "is not a number; degrees are written like -97.7431")
-        outside = np.abs(values[column]) > limit
-        _refuse(path, column, frame, outside, f"is outside -{limit} to {limit} degrees")
-    times = _times(path, frame)
+    problems.add("file", files.eq("").to_numpy(), "is no file name")
+    problems.add("file", files.duplicated().to_numpy(), "is in an earlier row too")
+    latitudes = problems.degrees("latitude", 90, required=False)
+    longitudes = problems.degrees("longitude", 180, required=False)
+    times = _times(problems)
+    problems.raise_first("Correct the CSV and import again")
     rows = {}
-    for i, file in enumerate(files):
-        latitude, longitude = (float(values[column][i]) for column in ("latitude", "longitude"))
+    for file, latitude, longitude, time in zip(files, latitudes, longitudes, times, strict=True):
         known = not (np.isnan(latitude) or np.isnan(longitude))
-        rows[file] = Position(latitude if known else None, longitude if known else None, times[i])
+        rows[file] = Position(
+            float(latitude) if known else None,
+            float(longitude) if known else None,
+            None if np.isnan(time) else int(time),
+        )
     return Positions(rows)
 
 
-def _times(path: Path, frame: pd.DataFrame) -> list[int | None]:
-    if "captured_at" not in frame:
-        return [None] * len(frame)
-    text = frame["captured_at"].str.strip()
+def _times(problems: Problems) -> np.ndarray:
+    """Return captured_at (n,) in milliseconds, NaN where it is missing or wrong."""
+    if "captured_at" not in problems.frame:
+        return np.full(len(problems.frame), np.nan)
+    text = problems.frame["captured_at"].str.strip()
     number, _ = parse_numbers(text)
+    number = problems.milliseconds(number)
     dates = pd.to_datetime(
         text.where(np.isnan(number)), utc=True, errors="coerce", format="ISO8601"
     )
-    wrong = (dates.isna() & ~text.isin(["", "nan", "NaN"])).to_numpy() & np.isnan(number)
+    unreadable = (dates.isna() & ~text.isin(MISSING_TEXT)).to_numpy() & np.isnan(number)
     reason = "is not a time; write 2024-07-31T14:05:00Z, or milliseconds since 1970"
-    _refuse(path, "captured_at", frame, wrong, reason)
-    outside = (number < -4.6e12) | ((number >= 0) & (number < 31.6e9)) | (number >= 4.1e12)
-    reason = "is not milliseconds since 1970; is it seconds or microseconds?"
-    _refuse(path, "captured_at", frame, outside, reason)
-    dates = dates.dt.as_unit("ms").astype("int64").where(dates.notna())
-    merged = np.where(np.isnan(number), dates.to_numpy(dtype=np.float64, na_value=np.nan), number)
-    return [None if np.isnan(value) else int(value) for value in merged]
-
-
-def _refuse(path: Path, column: str, frame: pd.DataFrame, wrong: np.ndarray, reason: str) -> None:
-    if wrong.any():
-        row = int(np.flatnonzero(wrong)[0])
-        value = str(frame[column].iloc[row])[:60]
-        raise DatasetError(f"{path}: column {column!r}, row {row + 2}: {value!r} {reason}")
-
-
-_DECODED_SIDE = 64
+    problems.add("captured_at", unreadable, reason)
+    milliseconds = dates.dt.as_unit("ms").astype("int64").where(dates.notna())
+    of_dates = milliseconds.to_numpy(dtype=np.float64, na_value=np.nan)
+    return np.where(np.isnan(number), of_dates, number)
 
 
 @dataclasses.dataclass(frozen=True)
-class Source:
-    """One photo file, read."""
+class SourcePhoto:
+    """One file of the imported folder.
+
+    Attributes:
+        path: The file.
+        file: Its path below the folder, with "/" as separator.
+        photo_id: Hash of its bytes.
+        is_jpeg: Whether it can be copied as it is.
+        position: Where and when it was taken; None if the dataset has the photo already.
+        reason: Why it cannot be imported, or None.
+    """
 
     path: Path
     file: str
@@ -145,7 +265,7 @@ class Source:
 
 
 def photo_files(folder: Path, output: Path) -> list[Path]:
-    """All photos below a folder in the order of their names, without hidden ones and `output`."""
+    """Return all photos below a folder, sorted by name, without hidden ones and `output`."""
     found = []
     for parent, folders, names in os.walk(folder):
         here = Path(parent)
@@ -158,40 +278,41 @@ def photo_files(folder: Path, output: Path) -> list[Path]:
     return found
 
 
-def read_source(path: Path, folder: Path, table: Positions | None, known_ids: set[str]) -> Source:
-    """Read one file; one that is known already is not decoded again.
+def read_photo(
+    path: Path, folder: Path, table: Positions | None, known_ids: set[str]
+) -> SourcePhoto:
+    """Read one file; one that the dataset has already is not decoded again.
 
     Args:
         path: The file.
         folder: The folder that is imported.
-        table: Positions that go before the EXIF.
-        known_ids: Ids that the dataset has.
+        table: Positions that take precedence over EXIF.
+        known_ids: Ids in the dataset.
     """
     file = path.relative_to(folder).as_posix()
     given = table.find(file) if table is not None else None
     try:
         content = path.read_bytes()
     except OSError as error:
-        return Source(path, file, reason=f"cannot be read: {error.strerror or error}")
+        return SourcePhoto(path, file, reason=f"cannot be read: {error.strerror or error}")
     digest = hashlib.blake2b(content, digest_size=8).digest()
     # Sixteen digits, as the ids of OSV-5M have.
     photo_id = str(10**15 + int.from_bytes(digest, "big") % (9 * 10**15))
     if photo_id in known_ids and given is None:
-        return Source(path, file, photo_id)
+        return SourcePhoto(path, file, photo_id)
     try:
-        photo = open_photo(content, name=path.name, draft_size=_DECODED_SIDE)
+        photo = open_photo(content, name=path.name, draft_size=CHECK_DRAFT)
     except PhotoError as error:
-        return Source(path, file, reason=str(error))
+        return SourcePhoto(path, file, reason=str(error))
     position = _position(photo, given)
     if position is None:
         reason = "has no position, neither in its EXIF nor in a CSV"
-        return Source(path, file, reason=reason)
-    is_jpeg = photo.format in ("JPEG", "MPO")
-    return Source(path, file, photo_id, is_jpeg, position)
+        return SourcePhoto(path, file, reason=reason)
+    return SourcePhoto(path, file, photo_id, photo.format in ("JPEG", "MPO"), position)
 
 
 def _position(photo: Photo, given: Position | None) -> Position | None:
-    """What the CSV says, and from the EXIF what it does not say."""
+    """Combine what the CSV says with the EXIF, which fills in what the CSV leaves out."""
     latitude, longitude = photo.position or (None, None)
     captured_at = None
     if given is not None:
@@ -202,29 +323,22 @@ def _position(photo: Photo, given: Position | None) -> Position | None:
         return None
     if captured_at is None and photo.captured_at is not None:
         moment = photo.captured_at
-        if not photo.captured_at_is_utc:
-            # A camera without a time zone: local time is taken as the sun's, within an hour or two.
+        if moment.tzinfo is None:
+            # No time zone: treat local time as solar time, which is right within an hour or two.
             moment = moment.replace(tzinfo=UTC) - timedelta(hours=longitude / 15)
         captured_at = round(moment.timestamp() * 1000)
     return Position(latitude, longitude, captured_at)
 
 
-IMPORT_COLUMNS = (
-    *("id", "latitude", "longitude", "country", "captured_at", "region", "sub-region", "city"),
-    *("climate", "unique_country", "unique_region", "unique_sub-region", "unique_city"),
-    "source_file",
-)
-
-
 def imported_rows(photos: Sequence[tuple[str, str, Position]]) -> pd.DataFrame:
-    """Rows of new photos, all columns text as a CSV has it.
+    """Return the rows of new photos, all columns as the text of a CSV.
 
     Args:
         photos: id, file below the imported folder, and position of each.
 
     Returns:
-        (n,) rows of `IMPORT_COLUMNS`. Far out at sea, where the nearest town means nothing, the
-        place columns are empty.
+        (n,) rows of `IMPORT_COLUMNS`. Place columns are empty far out at sea, where the nearest
+        town says nothing.
     """
     coordinates = np.array([(p.latitude, p.longitude) for _, _, p in photos]).reshape(-1, 2)
     places = Gazetteer.load().frame(coordinates)
@@ -235,7 +349,7 @@ def imported_rows(photos: Sequence[tuple[str, str, Position]]) -> pd.DataFrame:
     frame["id"] = [photo_id for photo_id, _, _ in photos]
     frame["source_file"] = [file for _, file, _ in photos]
     for axis, column in enumerate(("latitude", "longitude")):
-        # Seven decimals are a centimetre; the same text every time the same photo is imported.
+        # Seven decimals are a centimetre, and give the same text at every import.
         frame[column] = [f"{value:.7f}" for value in coordinates[:, axis]]
     times = [position.captured_at for _, _, position in photos]
     frame["captured_at"] = ["" if time is None else str(time) for time in times]
@@ -246,15 +360,15 @@ def imported_rows(photos: Sequence[tuple[str, str, Position]]) -> pd.DataFrame:
 def with_splits(
     old: pd.DataFrame, new: pd.DataFrame, test_fraction: float, seed: int
 ) -> pd.DataFrame:
-    """Old rows, updated by new ones of the same id, and the others with a split of their own.
+    """Update the old rows of a dataset, append the new ones, and give those a split.
 
-    A photo stays in the split it has. A new photo goes where its neighbours within 1 km are, the
-    rest is split in spatial blocks, and who is then too close to both sides goes to "buffer".
+    A photo stays in the split it has. A new photo gets the split of its neighbours within 1 km; the
+    rest is split in spatial blocks, and photos that are then close to both sides become "buffer".
 
     Args:
         old: Rows with split, or an empty frame with an id column.
         new: Rows without split.
-        test_fraction: Share of the unattached new photos in test.
+        test_fraction: Share of test among the new photos without neighbours.
         seed: Which blocks become test.
     """
     split_of = dict(zip(old["id"], old["split"], strict=True)) if len(old) else {}
@@ -300,121 +414,12 @@ def _at(rows: pd.DataFrame) -> np.ndarray:
     return rows[["latitude", "longitude"]].astype("float64").to_numpy()
 
 
-MADE_BY = "import-photos"
-NOT_IMPORTED_FILE = "not_imported.csv"
-JPEG_QUALITY = 95
-Progress = Callable[[int, int], None]
-
-
-@dataclasses.dataclass(frozen=True)
-class ImportReport:
-    """What an import did.
-
-    Attributes:
-        found: Photo files in the folder.
-        added: Photos that are new in the dataset.
-        known: Photos that it had before.
-        copies: Files with the same bytes as another in the folder.
-        skipped: (file, reason) of those that were not imported; also in `NOT_IMPORTED_FILE`.
-        total: Photos in the dataset now, by split.
-        changed: Whether the dataset on disk was written.
-    """
-
-    found: int
-    added: int
-    known: int
-    copies: int
-    skipped: tuple[tuple[str, str], ...]
-    total: dict[str, int]
-    changed: bool
-
-
-def import_photos(
-    folder: Path | str,
-    output: Path | str,
-    *,
-    positions: Path | str | None = None,
-    link: bool = False,
-    test_fraction: float = 0.15,
-    seed: int = 0,
-    workers: int | None = None,
-    progress: Progress | None = None,
-) -> ImportReport:
-    """Import a folder of photos, or add it to a dataset that was imported before.
-
-    Args:
-        folder: Searched for photos with all its subfolders.
-        output: The dataset to make or to add to.
-        positions: A CSV (file, latitude, longitude, captured_at) that goes before the EXIF.
-        link: Make hard links instead of copies, where the disk allows it.
-        test_fraction: Share of the photos in test, in spatial blocks; photos that are in a split
-            already stay there.
-        seed: Which blocks become test.
-        workers: Threads that read; by default one a core.
-        progress: Called with steps done and to do.
-
-    Raises:
-        ValueError: no photos, an output that holds something else, a wrong CSV.
-    """
-    folder, output = Path(folder).absolute(), Path(output).absolute()
-    if not folder.is_dir():
-        raise ValueError(f"{folder}: no such folder")
-    if not 0 <= test_fraction <= 0.5:
-        raise ValueError(f"the share of test must lie between 0 and 0.5, not {test_fraction}")
-    restore(output)
-    check_output(output, MADE_BY)
-    table = None if positions is None else read_positions(Path(positions))
-    paths = photo_files(folder, output)
-    if not paths:
-        raise ValueError(f"{folder}: no photos here ({', '.join(sorted(PHOTO_SUFFIXES)[:6])}, ...)")
-    old = _old_rows(output)
-    steps = 2 * len(paths)
-    sources: dict[str, Source] = {}
-    skipped: list[tuple[str, str]] = []
-    copies = 0
-    known_ids = set(old["id"])
-    with ThreadPoolExecutor(workers or os.cpu_count()) as pool:
-        results = pool.map(lambda path: read_source(path, folder, table, known_ids), paths)
-        for done, source in enumerate(results, start=1):
-            if source.reason:
-                skipped.append((source.file, source.reason))
-            elif source.photo_id in sources:
-                copies += 1
-            else:
-                sources[source.photo_id] = source
-            if progress:
-                progress(done, steps)
-    if table is not None:
-        skipped += [(file, "is in the CSV but not in the folder") for file in table.unused()]
-    new = [s for s in sources.values() if s.photo_id not in known_ids or s.position is not None]
-    rows = imported_rows([(s.photo_id, s.file, s.position) for s in new])
-    frame = with_splits(old, rows, test_fraction, seed)
-    changed = not _same(frame, old) or skipped != _old_skipped(output)
-    if not len(frame):
-        raise ValueError(
-            f"{folder}: none of {len(paths):,} photos can be imported; the first: "
-            f"{skipped[0][0]} {skipped[0][1]}"
-        )
-    if changed:
-        _write(output, frame, old, sources, skipped, link, progress, steps)
-    added = sum(photo_id not in known_ids for photo_id in sources)
-    return ImportReport(
-        found=len(paths),
-        added=added,
-        known=len(sources) - added,
-        copies=copies,
-        skipped=tuple(skipped),
-        total={str(s): int(n) for s, n in frame["split"].value_counts().items()},
-        changed=changed,
-    )
-
-
 def _old_rows(output: Path) -> pd.DataFrame:
     parts = []
     for split in FILE_SPLITS:
         path = csv_path(output, split)
         if path.is_file():
-            parts.append(read_text(path, columns=None).assign(split=split))
+            parts.append(read_csv(path, required=REQUIRED).assign(split=split))
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame({"id": []}, dtype="str")
 
 
@@ -422,19 +427,15 @@ def _old_skipped(output: Path) -> list[tuple[str, str]]:
     path = output / NOT_IMPORTED_FILE
     if not path.is_file():
         return []
-    frame = pd.read_csv(path, dtype="str", na_filter=False)
+    frame = read_csv(path, required=("file", "reason"))
     return list(zip(frame["file"], frame["reason"], strict=True))
-
-
-def _same(frame: pd.DataFrame, old: pd.DataFrame) -> bool:
-    return list(frame.columns) == list(old.columns) and frame.equals(old.astype("str"))
 
 
 def _write(
     output: Path,
     frame: pd.DataFrame,
     old: pd.DataFrame,
-    sources: dict[str, Source],
+    sources: dict[str, SourcePhoto],
     skipped: list[tuple[str, str]],
     link: bool,
     progress: Progress | None,
@@ -445,8 +446,7 @@ def _write(
         for split in FILE_SPLITS:
             part = frame[frame["split"] == split].drop(columns="split")
             if len(part) or split != "buffer":
-                path = csv_path(folder, split)
-                part.to_csv(path, index=False, lineterminator="\n")
+                part.to_csv(csv_path(folder, split), index=False, lineterminator="\n")
         for done, (photo_id, path) in enumerate(_paths(frame).items(), start=1):
             target = folder / path
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -464,17 +464,14 @@ def _write(
                 progress(steps // 2 + min(done, steps // 2), steps)
         listed = pd.DataFrame(skipped, columns=["file", "reason"])
         listed.to_csv(folder / NOT_IMPORTED_FILE, index=False, lineterminator="\n")
-        description = {
-            "name": output.name,
-            "synthetic": False,
-            "made_by": MADE_BY,
-            "note": "Place names: GeoNames (CC BY 4.0). Climate: Beck et al. 2018 (CC BY 4.0).",
-        }
-        text = json.dumps(description, indent=2, ensure_ascii=False) + "\n"
-        (folder / DESCRIPTION_FILE).write_text(text, encoding="utf-8")
+        write_description(
+            folder,
+            {"name": output.name, "synthetic": False, "made_by": MADE_BY, "note": ATTRIBUTION},
+        )
 
 
 def _paths(frame: pd.DataFrame) -> dict[str, str]:
+    """Return the path of each photo id, relative to the dataset folder."""
     if not len(frame):
         return {}
     paths: dict[str, str] = {}
@@ -487,11 +484,8 @@ def _paths(frame: pd.DataFrame) -> dict[str, str]:
 
 def _place(source: Path, target: Path, *, link: bool) -> None:
     if link:
-        try:
+        # Links fail across disks and on some file systems: then the file is copied.
+        with contextlib.suppress(OSError):
             target.hardlink_to(source)
-            return
-        except OSError:
-            # Another disk, or one without links: a copy is as good.
-            shutil.copy2(source, target)
             return
     shutil.copy2(source, target)

@@ -1,31 +1,29 @@
-"""Getting OSV-Mini-129k from Kaggle, or from an archive that was fetched by hand, into its layout.
+"""Get OSV-Mini-129k from Kaggle, or from an archive that was downloaded by hand.
 
-Photos are put in place first and the tables last, each in one step: what is half there is no
-dataset yet, and running again goes on where it stopped.
+Photos are put in place first and the tables last, each in one step: an interrupted download is not
+yet a dataset, and running it again continues where it stopped.
 """
 
+import dataclasses
+import functools
 import os
 import shutil
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from pathlib import Path, PurePosixPath
 
-from geoclip_core.data.dataset import csv_path, parse, photo_paths, raise_first, read_text
+from geoclip_core.data.dataset import Progress, read_table
 from geoclip_core.data.photos import PHOTO_SUFFIXES
+from geoclip_core.errors import DownloadError
 
 KAGGLE_HANDLE = "josht000/osv-mini-129k"
 KAGGLE_PAGE = f"https://www.kaggle.com/datasets/{KAGGLE_HANDLE}"
 _TABLES = ("train_mini.csv", "test_mini.csv")
 _FOLDERS = ("train_images", "test_images")
-Progress = Callable[[int, int], None]
-
-
-class DownloadError(ValueError):
-    """The data could not be fetched; the message says why and what to do instead."""
 
 
 def by_hand(output: Path) -> str:
-    """How to place the files without this program reaching Kaggle."""
+    """Return instructions for a computer that cannot reach Kaggle."""
     return (
         f"By hand: on a machine with internet, open {KAGGLE_PAGE} and download the archive. Then "
         f"run\n  python -m train download osv-mini --output {output} --archive ARCHIVE.zip\n"
@@ -37,19 +35,19 @@ def by_hand(output: Path) -> str:
 def download_osv_mini(
     output: Path | str, *, archive: Path | str | None = None, progress: Progress | None = None
 ) -> dict[str, int]:
-    """Fetch OSV-Mini-129k and put it into place.
+    """Download OSV-Mini-129k, unless an archive is given, and put its files in place.
 
     Args:
         output: The dataset folder.
-        archive: A ZIP, or a folder, that was fetched by hand; without it kagglehub is asked, with
-            the credentials that it finds, and an interrupted transfer goes on.
-        progress: Called with files placed and to place.
+        archive: A ZIP, or a folder, that was downloaded by hand. Without it kagglehub downloads,
+            with the credentials that it finds, and resumes an interrupted transfer.
+        progress: Called with the files that are in place and their number.
 
     Returns:
-        Photos that each table lists, and under "missing" how many of them are not there.
+        The number of photos in each table, and under "missing" how many of them are not there.
 
     Raises:
-        DownloadError: no connection, no permission, a damaged archive, or no such data in it.
+        DownloadError: no connection, no permission, a damaged archive, or other data in it.
     """
     output = Path(output)
     if output.exists() and not output.is_dir():
@@ -71,24 +69,22 @@ def download_osv_mini(
 
 
 def verify(output: Path) -> dict[str, int]:
-    """Read the tables and look for the photos; see `download_osv_mini`.
+    """Read the tables and look for the photos; returns what `download_osv_mini` returns.
 
     Raises:
         DatasetError: a table cannot be read.
     """
     counts = {"missing": 0}
     for split in ("train", "test"):
-        path = csv_path(output, split)
-        table, problems = parse(read_text(path), path.name)
-        raise_first(problems)
+        table = read_table(output, split)
         there = _listing(output / f"{split}_images")
-        wanted = photo_paths(split, table["state"], table["id"])
         counts[split] = len(table)
-        counts["missing"] += sum(path not in there for path in wanted)
+        counts["missing"] += sum(path not in there for path in table["path"])
     return counts
 
 
 def _listing(folder: Path) -> set[str]:
+    """Return the files below a folder, relative to its parent."""
     found = set()
     for parent, _, names in os.walk(folder):
         relative = Path(parent).relative_to(folder.parent).as_posix()
@@ -97,7 +93,7 @@ def _listing(folder: Path) -> set[str]:
 
 
 def _from_kaggle(output: Path) -> Path:
-    try:
+    try:  # deferred: an optional dependency
         import kagglehub
         import requests
         from kagglehub.exceptions import DataCorruptionError
@@ -122,13 +118,13 @@ def _from_kaggle(output: Path) -> Path:
         ) from error
     except requests.RequestException as error:
         raise DownloadError(
-            "kaggle.com cannot be reached: there is no internet connection here, or it broke off "
-            f"(then run the command again, it goes on).\n{by_hand(output)}"
+            "kaggle.com cannot be reached: there is no internet connection, or it was interrupted "
+            f"(then run the command again, it resumes).\n{by_hand(output)}"
         ) from error
 
 
 def _target(name: str) -> PurePosixPath | None:
-    """Where a file of the data belongs below the dataset folder, None for what is not wanted.
+    """Return where a file belongs below the dataset folder, None if it is not part of the data.
 
     Kaggle wraps folders into folders of the same name; the innermost one counts.
     """
@@ -143,68 +139,90 @@ def _target(name: str) -> PurePosixPath | None:
     return None
 
 
-def _in_order(pairs: Iterator[tuple[PurePosixPath, object]]) -> list[tuple[PurePosixPath, object]]:
-    """Photos first, tables last; the tables must be there.
+@dataclasses.dataclass(frozen=True)
+class _File:
+    """A file to put in place: where it belongs, its bytes, and how to write it to a path."""
 
-    Raises:
-        DownloadError: a table is missing.
-    """
-    ordered = sorted(pairs, key=lambda pair: (pair[0].name in _TABLES, str(pair[0])))
-    found = {str(target) for target, _ in ordered}
-    missing = [name for name in _TABLES if name not in found]
-    if missing:
-        raise DownloadError(f"{' and '.join(missing)} not found; this is not OSV-Mini-129k")
-    return ordered
+    target: PurePosixPath
+    size: int
+    write: Callable[[Path], object]
 
 
 def _place_folder(source: Path, output: Path, progress: Progress | None) -> None:
     if source.resolve() == output.resolve():
         return
-    files = (path for path in source.rglob("*") if path.is_file())
-    pairs = ((_target(path.relative_to(source).as_posix()), path) for path in files)
-    ordered = _in_order((target, path) for target, path in pairs if target is not None)
-    for done, (target, path) in enumerate(ordered, start=1):
-        place = output / target
-        if not place.is_file() or place.stat().st_size != path.stat().st_size:
-            place.parent.mkdir(parents=True, exist_ok=True)
-            partial = place.with_name(f".{place.name}.part")
-            partial.unlink(missing_ok=True)
-            try:
-                partial.hardlink_to(path)
-            except OSError:
-                # Another disk than kagglehub's cache, or one without links.
-                shutil.copyfile(path, partial)
-            partial.replace(place)
-        if progress:
-            progress(done, len(ordered))
+    _place(
+        [
+            _File(target, path.stat().st_size, functools.partial(_link_or_copy, path))
+            for path in source.rglob("*")
+            if path.is_file()
+            and (target := _target(path.relative_to(source).as_posix())) is not None
+        ],
+        output,
+        progress,
+    )
+
+
+def _link_or_copy(path: Path, place: Path) -> None:
+    try:
+        place.hardlink_to(path)
+    except OSError:  # another disk than kagglehub's cache, or a file system without links
+        shutil.copyfile(path, place)
 
 
 def _place_archive(source: Path, output: Path, progress: Progress | None) -> None:
     try:
         with zipfile.ZipFile(source) as archive:
-            pairs = ((_target(info.filename), info) for info in archive.infolist())
-            ordered = _in_order((target, info) for target, info in pairs if target is not None)
-            needed = sum(info.file_size for _, info in ordered)
+            files = [
+                _File(target, info.file_size, functools.partial(_extract, archive, info))
+                for info in archive.infolist()
+                if (target := _target(info.filename)) is not None
+            ]
+            _check_tables(files)
             output.mkdir(parents=True, exist_ok=True)
+            needed = sum(file.size for file in files if not _is_in_place(file, output))
             free = shutil.disk_usage(output).free
-            have = sum((output / t).stat().st_size for t, _ in ordered if (output / t).is_file())
-            if needed - have > free:
+            if needed > free:
                 raise DownloadError(
-                    f"{output}: the data needs {(needed - have) / 1e9:.1f} GB, only "
-                    f"{free / 1e9:.1f} GB are free"
+                    f"{output}: the data needs {needed / 1e9:.1f} GB, only {free / 1e9:.1f} GB are "
+                    "free"
                 )
-            for done, (target, info) in enumerate(ordered, start=1):
-                place = output / target
-                if not place.is_file() or place.stat().st_size != info.file_size:
-                    place.parent.mkdir(parents=True, exist_ok=True)
-                    partial = place.with_name(f".{place.name}.part")
-                    # ZipFile checks the CRC while it reads.
-                    with archive.open(info) as packed, partial.open("wb") as file:
-                        shutil.copyfileobj(packed, file)
-                    partial.replace(place)
-                if progress:
-                    progress(done, len(ordered))
+            _place(files, output, progress)
     except (zipfile.BadZipFile, RuntimeError, NotImplementedError) as error:
         raise DownloadError(
             f"{source}: not a ZIP archive, or a damaged one ({error}); download it again"
         ) from error
+
+
+def _extract(archive: zipfile.ZipFile, info: zipfile.ZipInfo, place: Path) -> None:
+    # ZipFile checks the CRC while it reads.
+    with archive.open(info) as packed, place.open("wb") as file:
+        shutil.copyfileobj(packed, file)
+
+
+def _check_tables(files: Sequence[_File]) -> None:
+    found = {str(file.target) for file in files}
+    missing = [name for name in _TABLES if name not in found]
+    if missing:
+        raise DownloadError(f"{' and '.join(missing)} not found; this is not OSV-Mini-129k")
+
+
+def _is_in_place(file: _File, output: Path) -> bool:
+    place = output / file.target
+    return place.is_file() and place.stat().st_size == file.size
+
+
+def _place(files: Sequence[_File], output: Path, progress: Progress | None) -> None:
+    """Write the files that are not there, photos first and tables last, each in one step."""
+    _check_tables(files)
+    ordered = sorted(files, key=lambda file: (file.target.name in _TABLES, str(file.target)))
+    for done, file in enumerate(ordered, start=1):
+        if not _is_in_place(file, output):
+            place = output / file.target
+            place.parent.mkdir(parents=True, exist_ok=True)
+            partial = place.with_name(f".{place.name}.part")
+            partial.unlink(missing_ok=True)
+            file.write(partial)
+            partial.replace(place)
+        if progress:
+            progress(done, len(ordered))

@@ -1,15 +1,12 @@
-"""Spatial validation split, and how far the splits of a dataset leak into each other.
+"""Split photos by place, so that no validation photo is near a training photo.
 
-Random rows would put the next photo of the same drive on the other side. So val is cut out in
-blocks of the Earth's surface. What could straddle a border of blocks is kept together: photos that
-hang together in steps of at most 1 km, and photos of one sequence, form a group, and a group goes
-to one side as a whole. A group larger than a block (a road photographed every 500 m across a state)
-cannot, or it would all be val: it is cut where the blocks meet, and its training photos within 1 km
-of the cut become "buffer": kept in the table and counted, in neither train nor val.
+With a random split the next photo of the same drive could be on the other side. So val is made of
+blocks of the Earth's surface, and photos that a border of blocks would separate are kept together:
+photos that are connected by steps of at most 1 km, and photos of one sequence, form a group, and a
+group is assigned as a whole. A group larger than a block (a road photographed every 500 m across a
+state) would make all of it val, so it is cut where the blocks meet, and its training photos within
+1 km of the cut become "buffer": kept in the table, but in neither train nor val.
 """
-
-import dataclasses
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -19,16 +16,13 @@ from scipy.spatial import cKDTree
 
 from geoclip_core.earth.sphere import EARTH_RADIUS_KM, unit_vectors
 
-if TYPE_CHECKING:
-    from geoclip_core.data.dataset import PhotoDataset
-
 MIN_DISTANCE_KM = 1.0
 # Small blocks first: val then has the towns that train has, as the test split does. The others are
-# fallbacks: larger ones for photos so dense that small blocks are mostly border, at last a smaller
-# one for a set that lies within a few kilometres.
+# fallbacks: larger ones for photos so dense that small blocks are mostly border, and a smaller one
+# for a set that lies within a few kilometres.
 BLOCK_EDGES_KM = (6.0, 12.0, 25.0, 50.0, 3.0)
-ENOUGH_SHARE = 0.5  # of the photos wanted in val
-BUFFER_SHARE = 0.03  # of all photos: the first edge below it is taken
+ENOUGH_SHARE = 0.5  # of the photos wanted in val: with fewer, the next edge is tried
+BUFFER_SHARE = 0.03  # of all photos: the first edge with a smaller buffer is taken
 MAX_BUFFER_SHARE = 0.3
 _VOXEL_KM = 0.2
 _CLOSE = 1 + 1e-9  # a chord is shorter than its arc by 1e-9 of it at 1 km
@@ -40,13 +34,12 @@ def spatial_split(
     *,
     seed: int = 0,
     sequences: pd.Series | None = None,
-    min_distance_km: float = MIN_DISTANCE_KM,
 ) -> np.ndarray:
     """Choose which training photos become val.
 
-    No val photo is closer than `min_distance_km` to a train photo, whatever the data. The choice
-    depends on the seed and the photos, not on the order of the rows. Where all photos hang together
-    closer than that, or too many would have to be given up as buffer, val stays empty.
+    No val photo is closer than `MIN_DISTANCE_KM` to a train photo. The choice depends on the seed
+    and the photos, not on the order of the rows. Val stays empty where all photos are closer
+    together than that, or where more than `MAX_BUFFER_SHARE` of them would become buffer.
 
     Args:
         coordinates: (n, 2) degrees.
@@ -54,7 +47,6 @@ def spatial_split(
         seed: Which blocks become val.
         sequences: (n,) sequence of each photo or NA; one sequence stays on one side unless it is
             longer than a block.
-        min_distance_km: Least distance between val and train.
 
     Returns:
         (n,) object array of "train", "val" and "buffer".
@@ -69,7 +61,7 @@ def spatial_split(
     best = np.full(len(vectors), "train", dtype=object)
     if len(vectors) < 2:
         return best
-    near = _near_groups(vectors, min_distance_km)
+    near = _near_groups(vectors)
     linked = near if sequences is None else _joined(near, sequences)
     least = MAX_BUFFER_SHARE * len(vectors)
     for edge in BLOCK_EDGES_KM:
@@ -77,7 +69,7 @@ def spatial_split(
         # The offset keeps borders from falling on the same places for every seed.
         generator = np.random.default_rng(seed)
         block = _ids(np.floor(_centres(vectors, unit) / edge + generator.random(3)))[unit]
-        split = _with_buffer(vectors, _choose(block, target, generator), min_distance_km)
+        split = _with_buffer(vectors, _choose(block, target, generator))
         lost = int((split == "buffer").sum())
         if (split == "val").sum() >= ENOUGH_SHARE * target and (split == "train").any():
             if lost <= BUFFER_SHARE * len(vectors):
@@ -87,54 +79,12 @@ def spatial_split(
     return best
 
 
-@dataclasses.dataclass(frozen=True)
-class Leakage:
-    """How many photos of a held-out split a model could recognise instead of locating.
-
-    Attributes:
-        split: The held-out split.
-        photos: How many photos it has.
-        near: Those closer than `distance_km` to a training photo.
-        same_sequence: Those of a sequence that the training photos have too.
-        distance_km: What counts as near.
-    """
-
-    split: str
-    photos: int
-    near: int
-    same_sequence: int
-    distance_km: float = MIN_DISTANCE_KM
-
-
-def leakage(
-    dataset: "PhotoDataset", split: str = "test", distance_km: float = MIN_DISTANCE_KM
-) -> Leakage:
-    """Compare a held-out split with all rows of the training file that are not in it.
-
-    Val and buffer photos count as training photos for the test split: they were cut out of train.
-    """
-    held_out = dataset.table["split"] == split
-    against = ~held_out & (dataset.table["split"] != "test")
-    if split != "test":
-        against &= dataset.table["split"] == "train"
-    near = nearest_km(
-        dataset.coordinates[held_out.to_numpy()],
-        dataset.coordinates[against.to_numpy()],
-        distance_km,
-    )
-    sequences = dataset.table["sequence"]
-    known = sequences[against].dropna()
-    same = sequences[held_out].isin(known) & sequences[held_out].notna()
-    return Leakage(
-        split, int(held_out.sum()), int(np.isfinite(near).sum()), int(same.sum()), distance_km
-    )
-
-
-def nearest_km(of: np.ndarray, among: np.ndarray, limit_km: float = np.inf) -> np.ndarray:
-    """Distance of each coordinate (n, 2) to the nearest of others (m, 2), inf beyond the limit."""
+def nearest_km(of: np.ndarray, among: np.ndarray, limit_km: float) -> np.ndarray:
+    """Return the distance (n,) from each of (n, 2) to the nearest of (m, 2), inf over the limit."""
     if not len(of) or not len(among):
         return np.full(len(of), np.inf)
     limit = 2 * np.sin(min(limit_km / (2 * EARTH_RADIUS_KM), np.pi / 2))
+    chord: np.ndarray
     chord, _ = cKDTree(unit_vectors(among)).query(
         unit_vectors(of), distance_upper_bound=max(limit, 1e-12) * _CLOSE
     )
@@ -143,25 +93,28 @@ def nearest_km(of: np.ndarray, among: np.ndarray, limit_km: float = np.inf) -> n
     return chord
 
 
-def _near_groups(vectors: np.ndarray, min_distance_km: float) -> np.ndarray:
-    """Group number of each photo (n,): photos linked by steps below the distance share one.
+def _near_groups(vectors: np.ndarray) -> np.ndarray:
+    """Return a group number (n,) that photos linked by steps below the least distance share.
 
-    Photos are first pooled in cubes of 200 m, so that ten thousand photos of one street are a few
-    links and not fifty million; the links are longer by a cube's diagonal, so none is missed.
+    Photos are first pooled in cubes of 200 m, so that ten thousand photos of one street give a few
+    links instead of fifty million; links are longer by a cube's diagonal, so none is missed.
     """
     cube = _ids(np.floor(vectors / _VOXEL_KM))
     centres = _centres(vectors, cube)
-    reach = min_distance_km * _CLOSE + _VOXEL_KM * np.sqrt(3)
+    reach = MIN_DISTANCE_KM * _CLOSE + _VOXEL_KM * np.sqrt(3)
     pairs = cKDTree(centres).query_pairs(reach, output_type="ndarray")
-    return _components(pairs[:, 0], pairs[:, 1], len(centres))[cube]
+    groups: np.ndarray = _components(pairs[:, 0], pairs[:, 1], len(centres))[cube]
+    return groups
 
 
 def _joined(groups: np.ndarray, sequences: pd.Series) -> np.ndarray:
-    """Groups (n,) merged where they share a sequence."""
+    """Merge groups (n,) that share a sequence."""
     codes, _ = pd.factorize(sequences.reset_index(drop=True))
     known = codes >= 0
     count = int(groups.max()) + 1
-    return _components(groups[known], count + codes[known], count + int(codes.max()) + 1)[groups]
+    merged = _components(groups[known], count + codes[known], count + int(codes.max()) + 1)
+    joined: np.ndarray = merged[groups]
+    return joined
 
 
 def _units(
@@ -171,7 +124,7 @@ def _units(
     sequences: pd.Series | None,
     edge: float,
 ) -> np.ndarray:
-    """What is assigned as a whole (n,): the largest grouping of each photo that fits a block."""
+    """Return the units (n,) to assign as a whole: each photo's largest group within a block."""
     # From the finest to the coarsest; a coarser grouping wins where its group is small enough.
     levels = [np.arange(len(vectors))]
     if sequences is not None:
@@ -186,18 +139,18 @@ def _units(
     return _ids(unit[:, None].astype(np.float64))
 
 
-def _with_buffer(vectors: np.ndarray, chosen: np.ndarray, min_distance_km: float) -> np.ndarray:
-    """Split (n,): val where chosen, buffer close to those, train elsewhere."""
+def _with_buffer(vectors: np.ndarray, chosen: np.ndarray) -> np.ndarray:
+    """Return the split (n,): val where chosen, buffer near those, train elsewhere."""
     split = np.where(chosen, "val", "train").astype(object)
     if chosen.any():
-        limit = min_distance_km * _CLOSE
+        limit = MIN_DISTANCE_KM * _CLOSE
         nearest, _ = cKDTree(vectors[chosen]).query(vectors[~chosen], distance_upper_bound=limit)
         split[np.flatnonzero(~chosen)[np.isfinite(nearest)]] = "buffer"
     return split
 
 
 def _choose(block: np.ndarray, target: float, generator: np.random.Generator) -> np.ndarray:
-    """Whether each photo is val (n,): blocks in random order while they fit under the target."""
+    """Return whether each photo is val (n,): blocks in random order while they fit the target."""
     sizes = np.bincount(block)
     chosen = np.zeros(len(sizes), dtype=bool)
     total = 0
@@ -205,21 +158,22 @@ def _choose(block: np.ndarray, target: float, generator: np.random.Generator) ->
         if total + sizes[index] <= max(target, 1):
             chosen[index] = True
             total += int(sizes[index])
-    return chosen[block]
+    in_val: np.ndarray = chosen[block]
+    return in_val
 
 
 def _extent(vectors: np.ndarray, group: np.ndarray) -> np.ndarray:
-    """Longest side of each group's box (groups,), in km."""
+    """Return the longest side of each group's bounding box (groups,), in km."""
     frame = pd.DataFrame(vectors).groupby(group)
-    return (frame.max() - frame.min()).max(axis=1).to_numpy()
+    return np.asarray((frame.max() - frame.min()).max(axis=1))
 
 
 def _centres(vectors: np.ndarray, group: np.ndarray) -> np.ndarray:
-    return pd.DataFrame(vectors).groupby(group).mean().to_numpy()
+    return np.asarray(pd.DataFrame(vectors).groupby(group).mean())
 
 
 def _ids(rows: np.ndarray) -> np.ndarray:
-    """Number (n,) of each distinct row of (n, k), counted in sorted order."""
+    """Number the distinct rows of (n, k) in sorted order, and return each row's number (n,)."""
     columns = [np.unique(column, return_inverse=True)[1] for column in rows.T]
     code = columns[0]
     for column in columns[1:]:
@@ -229,4 +183,4 @@ def _ids(rows: np.ndarray) -> np.ndarray:
 
 def _components(a: np.ndarray, b: np.ndarray, count: int) -> np.ndarray:
     graph = coo_matrix((np.ones(len(a), dtype=np.int8), (a, b)), shape=(count, count))
-    return connected_components(graph, directed=False)[1]
+    return np.asarray(connected_components(graph, directed=False)[1])

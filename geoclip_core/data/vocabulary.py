@@ -1,10 +1,10 @@
-"""Context vocabularies: which classes a feature has, and the index of each."""
+"""Context vocabularies: the classes of each feature, their indices, and what people call them."""
 
 import dataclasses
 import functools
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, SupportsInt
 
 import numpy as np
 import pandas as pd
@@ -12,32 +12,19 @@ import pandas as pd
 from geoclip_core.earth.climate import UNKNOWN, climate_names
 from geoclip_core.earth.gazetteer import country_name
 
-if TYPE_CHECKING:
-    from geoclip_core.data.dataset import PhotoDataset
-
 IGNORE_INDEX = UNKNOWN  # a missing label: out of the loss and out of the denominator
 
 DEFAULT_FEATURES = ("climate", "month", "state", "county", "city")
 KNOWN_FEATURES = ("climate", "month", "country", "state", "county", "city")
 PLACE_FEATURES = ("country", "state", "county", "city")  # from the largest to the smallest
 MONTHS = (
-    "January",
-    "February",
-    "March",
-    "April",
-    "May",
-    "June",
-    "July",
-    "August",
-    "September",
-    "October",
-    "November",
-    "December",
+    *("January", "February", "March", "April", "May", "June", "July", "August", "September"),
+    *("October", "November", "December"),
 )
 
 
 class VocabularyError(ValueError):
-    """A vocabulary that cannot be made or read; the message says which and why."""
+    """A vocabulary cannot be made or read; the message says which and why."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,11 +33,11 @@ class Vocabulary:
 
     Attributes:
         feature: One of `KNOWN_FEATURES`.
-        keys: One unique string a class ("Ada County_Idaho_US", "Cfa", "January"); its place in the
-            tuple is the class index.
+        keys: One unique string per class ("Ada County_Idaho_US", "Cfa", "January"); its position is
+            the class index.
         names: What to show for each class ("Ada County", "Cfa, temperate, ...", "January").
         parent: For each class the index of its parent in the vocabulary of `parent_feature`, -1
-            where it has none; None when the feature has no larger one.
+            where it has none; None if no larger place is among the features.
         parent_feature: The next larger place among the features that are used, or None.
     """
 
@@ -81,7 +68,7 @@ class Vocabulary:
 
     @functools.cached_property
     def labels(self) -> tuple[str, ...]:
-        """The names, told apart where they repeat: "Lincoln County, Idaho"."""
+        """The names; a name that repeats is followed by its larger place."""
         counts = Counter(self.names)
         return tuple(
             name if counts[name] == 1 else ", ".join(part for part in key.split("_")[:-1] if part)
@@ -92,11 +79,11 @@ class Vocabulary:
         return len(self.keys)
 
     @functools.cached_property
-    def _index(self) -> pd.Index:
-        return pd.Index(np.array(self.keys, dtype=object), dtype="str")
+    def _index(self) -> "pd.Index[str]":
+        return pd.Index(list(self.keys), dtype="str")
 
     def encode(self, values: pd.Series | np.ndarray | Sequence[str | None]) -> np.ndarray:
-        """Class indices of keys.
+        """Return the class indices of keys.
 
         Args:
             values: (n,) keys; missing ones are NA, NaN or None.
@@ -104,12 +91,12 @@ class Vocabulary:
         Returns:
             (n,) int64; `IGNORE_INDEX` where the key is missing or not in the vocabulary.
         """
-        series = values if isinstance(values, pd.Series) else pd.Series(values, dtype="object")
+        series = pd.Series(np.asarray(values, dtype=object))
         found = self._index.get_indexer(pd.Index(series.astype("str")))
         return np.where(found < 0, IGNORE_INDEX, found).astype(np.int64)
 
     def to_json(self) -> dict[str, Any]:
-        """The vocabulary as a mapping that ``json.dump`` takes."""
+        """Return the vocabulary as a mapping that ``json.dump`` takes."""
         return {
             "feature": self.feature,
             "keys": list(self.keys),
@@ -120,7 +107,7 @@ class Vocabulary:
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> "Vocabulary":
-        """The vocabulary of a mapping that `to_json` made.
+        """Return the vocabulary of a mapping that `to_json` made.
 
         Raises:
             VocabularyError: a key is missing, or a value has the wrong type or length.
@@ -154,27 +141,39 @@ class Vocabulary:
 
 @functools.cache
 def climate_vocabulary() -> Vocabulary:
-    """The Köppen–Geiger classes, keyed by their symbol, in the order of the class index."""
+    """Return the Köppen–Geiger classes, keyed by their symbol, in the order of the class index."""
     classes = climate_names()
     return Vocabulary("climate", tuple(c.symbol for c in classes), tuple(c.label for c in classes))
 
 
 @functools.cache
 def month_vocabulary() -> Vocabulary:
-    """The twelve months, January first."""
+    """Return the twelve months, January first."""
     return Vocabulary("month", MONTHS, MONTHS)
 
 
-def build_vocabularies(
-    dataset: "PhotoDataset", features: Iterable[str] = DEFAULT_FEATURES
-) -> dict[str, Vocabulary]:
-    """Vocabularies of the places in the training rows, in the order of `features`.
+FIXED_VOCABULARIES: dict[str, Callable[[], Vocabulary]] = {
+    "climate": climate_vocabulary,
+    "month": month_vocabulary,
+}
+"""Features whose classes do not depend on the dataset; its table holds their class indices."""
 
-    Climate and month always have all their classes. Rows of the other splits are not looked at, so
-    that a place seen only in val or test has no class (its label is `IGNORE_INDEX`).
+
+def build_vocabularies(
+    table: pd.DataFrame, features: Iterable[str] = DEFAULT_FEATURES
+) -> dict[str, Vocabulary]:
+    """Make the vocabularies of `features`, in their order, from the training rows of a dataset.
+
+    Climate and month always have all their classes. Rows of the other splits are left out, so a
+    place seen only in val or test has no class (its label is `IGNORE_INDEX`).
+
+    Args:
+        table: a dataset's table: ``split``, and for every place feature its name and its
+            ``*_key`` column.
+        features: some of `KNOWN_FEATURES`.
 
     Raises:
-        VocabularyError: an unknown feature, or no training rows to learn places from.
+        VocabularyError: an unknown feature, or a place feature without training rows.
     """
     features = tuple(features)
     unknown = [feature for feature in features if feature not in KNOWN_FEATURES]
@@ -183,11 +182,9 @@ def build_vocabularies(
             f"unknown feature {', '.join(map(repr, unknown))}; "
             f"known are {', '.join(KNOWN_FEATURES)}"
         )
-    table = dataset.table[dataset.table["split"] == "train"]
+    table = table[table["split"] == "train"]
     if not len(table) and set(features) & set(PLACE_FEATURES):
-        raise VocabularyError(
-            f"dataset {dataset.name!r} has no training rows, so its places cannot be listed"
-        )
+        raise VocabularyError("the dataset has no training rows, so its places cannot be listed")
     places: dict[str, Vocabulary] = {}
     parent_feature: str | None = None
     for feature in PLACE_FEATURES:
@@ -195,15 +192,14 @@ def build_vocabularies(
             parent = places[parent_feature] if parent_feature else None
             places[feature] = _place_vocabulary(table, feature, parent)
             parent_feature = feature
-    fixed = {"climate": climate_vocabulary, "month": month_vocabulary}
-    return {f: fixed[f]() if f in fixed else places[f] for f in features}
+    return {f: places[f] if f in places else FIXED_VOCABULARIES[f]() for f in features}
 
 
 def _place_vocabulary(table: pd.DataFrame, feature: str, parent: Vocabulary | None) -> Vocabulary:
     key = f"{feature}_key"
     columns = [key, feature, *([] if parent is None else [f"{parent.feature}_key"])]
-    # A key's parent is in the key itself ("Ada County_Idaho_US"), so the first row that knows it
-    # speaks for all; sorting makes the choice independent of the order of the rows.
+    # A key names its parent ("Ada County_Idaho_US"), so any row that has the parent will do;
+    # sorting makes the choice independent of the order of the rows.
     rows = table.loc[table[key].notna(), columns].drop_duplicates()
     rows = rows.sort_values(columns, na_position="last").drop_duplicates(key)
     names = rows[feature].fillna(rows[key])
@@ -218,17 +214,28 @@ def _place_vocabulary(table: pd.DataFrame, feature: str, parent: Vocabulary | No
     )
 
 
-def place_name(key: Any) -> str:
-    """A unique key as people write it: "Ada County_Idaho_US" is "Ada County, Idaho, US"."""
-    return ", ".join(part for part in str(key).split("_") if part)
+def place_name(key: str) -> str:
+    """Return a place key as people write it.
+
+    "Ada County_Idaho_US" is "Ada County, Idaho", and "Bavaria_DE" is "Bavaria, Germany": the
+    country is left out where it is the United States.
+    """
+    parts = [part for part in key.split("_") if part]
+    if len(parts) > 1 and parts[-1] == "US":
+        return ", ".join(parts[:-1])
+    return ", ".join([*parts[:-1], country_name(parts[-1])]) if parts else key
 
 
-def class_name(feature: str, key: Any) -> str:
-    """A class as people write it: a climate symbol, a month, a country, or a place."""
-    if feature == "country":
-        return country_name(str(key))
-    if feature == "climate":
-        return climate_names()[int(key)].symbol if isinstance(key, int | np.integer) else str(key)
-    if feature == "month":
-        return MONTHS[int(key)] if isinstance(key, int | np.integer) else str(key)
-    return place_name(key)
+def class_name(feature: str, key: str | SupportsInt) -> str:
+    """Return what to call a class.
+
+    Args:
+        feature: One of `KNOWN_FEATURES`.
+        key: A key of the feature's vocabulary; or, for a climate or month, the class index as a
+            number or its digits, which gives the full name ("Cfa, temperate, ...").
+    """
+    if feature not in FIXED_VOCABULARIES:
+        return place_name(str(key))
+    if isinstance(key, str) and not key.isdigit():
+        return key
+    return FIXED_VOCABULARIES[feature]().names[int(key)]

@@ -10,7 +10,13 @@ import numpy as np
 import pandas as pd
 from scipy.spatial import cKDTree
 
-from geoclip_core.data import dataset
+from geoclip_core.data.dataset import (
+    COLUMNS,
+    DESCRIPTION_FILE,
+    check_output,
+    csv_path,
+    photo_paths,
+)
 from geoclip_core.demo.scenes import SceneFacts, draw_scene
 from geoclip_core.earth.climate import ClimateRaster, climate_names, index_of_code
 from geoclip_core.earth.gazetteer import Gazetteer
@@ -207,7 +213,7 @@ def write_demo(
     frame, scenes = demo_table(rows, seed=seed, test_fraction=test_fraction)
     with atomic_folder(output) as folder:
         for split, part in frame.groupby("split"):
-            path = dataset.csv_path(folder, str(split))
+            path = csv_path(folder, str(split))
             part.drop(columns="split").to_csv(path, index=False, lineterminator="\n")
         description = {
             "name": output.name,
@@ -219,26 +225,10 @@ def write_demo(
             "invented. Place names: GeoNames (CC BY 4.0). Climate: Beck et al. 2018 (CC BY 4.0).",
         }
         text = json.dumps(description, indent=2) + "\n"
-        (folder / dataset.DESCRIPTION_FILE).write_text(text, encoding="utf-8")
+        (folder / DESCRIPTION_FILE).write_text(text, encoding="utf-8")
         if not metadata_only:
             _draw_all(folder, frame, scenes, seed, workers, progress)
     return output
-
-
-def check_output(output: Path, made_by: str) -> None:
-    """Refuse to replace a folder that this project did not make in the same way.
-
-    Raises:
-        ValueError: `output` is a file, or a folder with other content.
-    """
-    if output.exists() and not output.is_dir():
-        raise ValueError(f"{output} is a file; choose a folder for the dataset")
-    if not output.is_dir() or not any(output.iterdir()):
-        return
-    if dataset.read_description(output).get("made_by") != made_by:
-        raise ValueError(
-            f"{output} is not empty and was not made by {made_by}; choose another folder"
-        )
 
 
 def demo_table(
@@ -266,7 +256,7 @@ def demo_table(
         frame.loc[missing, column] = pd.NA
         if f"unique_{column}" in frame:
             frame.loc[missing, f"unique_{column}"] = pd.NA
-    frame = frame[list(dataset.COLUMNS)]
+    frame = frame[list(COLUMNS)]
     frame["split"] = np.where(is_test, "test", "train")
     return frame, scenes
 
@@ -306,7 +296,7 @@ def _other_columns(
     frame["lat_bin"] = np.floor((coordinates[:, 0] + 90) / 0.25).astype(int)
     frame["lon_bin"] = np.floor((coordinates[:, 1] + 180) / 0.25).astype(int)
     frame["cell"] = frame["lat_bin"].astype("str") + "_" + frame["lon_bin"].astype("str")
-    for column in dataset.COLUMNS:
+    for column in COLUMNS:
         if column.startswith("quadtree_10_"):
             frame[column] = _quadtree(coordinates, int(column.rsplit("_", 1)[1]))
     creator = generator.integers(0, 40, int(drive.max()) + 1)[drive]
@@ -346,7 +336,7 @@ def _draw_all(
     progress: Progress | None,
 ) -> None:
     paths = pd.concat(
-        dataset.photo_paths(str(split), part["region"], part["id"])
+        photo_paths(str(split), part["region"], part["id"])
         for split, part in frame.groupby("split")
     ).sort_index()
     for parent in {(folder / path).parent for path in paths}:

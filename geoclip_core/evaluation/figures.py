@@ -8,9 +8,8 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from geoclip_core.data.vocabulary import MONTHS, place_name
+from geoclip_core.data.vocabulary import KNOWN_FEATURES, class_name
 from geoclip_core.earth.climate import climate_names
-from geoclip_core.earth.gazetteer import country_name
 from geoclip_core.earth.sphere import geoscore
 from ui.theme import ERROR_LIMIT_KM, ERROR_MARKS_KM, Palette, blend, error_colour, translucent
 
@@ -193,15 +192,10 @@ def group_keys(frame: pd.DataFrame, column: str) -> pd.Series:
     return keys
 
 
-def group_name(column: str, key: object) -> str:
+def group_name(column: str, key: str | float) -> str:
     """What to call a group."""
-    if column == "country_key":
-        return country_name(str(key))
-    if column == "climate":
-        return climate_names()[int(key)].label
-    if column == "month":
-        return MONTHS[int(key)]
-    return place_name(key).removesuffix(", US") if column == "state_key" else str(key)
+    feature = column.removesuffix("_key")
+    return class_name(feature, key) if feature in KNOWN_FEATURES else str(key)
 
 
 def climate_swatches(column: str, keys: pd.Series) -> list[str] | None:

@@ -77,14 +77,14 @@ def learnable_vocabularies(
     A feature with fewer than two classes among the labels has nothing to learn. Parents that are
     left out are stepped over: cities then belong to states, if counties are unknown.
     """
-    every = build_vocabularies(train, features)
+    every = build_vocabularies(train.table, features)
     known = {
         feature: len(np.unique(labels[labels != IGNORE_INDEX]))
         for feature, labels in train.labels(every).items()
     }
     kept = tuple(feature for feature in features if known[feature] >= 2)
     left_out = [feature for feature in features if feature not in kept]
-    return (build_vocabularies(train, kept) if left_out else every), left_out
+    return (build_vocabularies(train.table, kept) if left_out else every), left_out
 
 
 def build_model(

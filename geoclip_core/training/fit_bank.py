@@ -436,7 +436,7 @@ def fit_bank(
     photos.table["split"] = "train"
     vocabularies = {}
     if options.use_context:
-        vocabularies = build_vocabularies(photos, options.features)
+        vocabularies = build_vocabularies(photos.table, options.features)
     data = BankData(
         torch.from_numpy(np.asarray(embeddings[used], dtype=np.float32)),
         photos.coordinates,

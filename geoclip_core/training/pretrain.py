@@ -365,7 +365,7 @@ def pretrain(run: PretrainRun, dataset: PhotoDataset | None = None) -> None:
     embedder = Embedder(options, session, accelerator, pair.backbone)
     prepared = _frozen(embedder, dataset) if options.frozen else _moving(embedder, dataset, run)
     features = tuple(feature for feature in ZERO_SHOT_FEATURES if feature in options.features)
-    vocabularies = build_vocabularies(train, features)
+    vocabularies = build_vocabularies(train.table, features)
     encoders = {
         split: PairEncoder(
             photos,
@@ -464,7 +464,7 @@ def build_pair(options: PretrainOptions, train: PhotoDataset) -> ImageTextPair:
         return ImageTextModel.load(Path(config.name))
     backbone = build_backbone(config)
     if options.text == SMALL:
-        vocabularies = build_vocabularies(train, options.features)
+        vocabularies = build_vocabularies(train.table, options.features)
         texts = captions(train.table, features=options.features)
         for vocabulary in vocabularies.values():
             texts += class_captions(vocabulary)

@@ -1,20 +1,11 @@
-"""Tests."""
-
 import dataclasses
-import json
 
 import numpy as np
 import pandas as pd
 import pytest
 
 from geoclip_core.data.dataset import read_dataset
-from geoclip_core.data.vocabulary import (
-    IGNORE_INDEX,
-    Vocabulary,
-    VocabularyError,
-    build_vocabularies,
-    climate_vocabulary,
-)
+from geoclip_core.data.vocabulary import IGNORE_INDEX, build_vocabularies
 from geoclip_core.demo.dataset import write_demo
 from geoclip_core.earth.climate import climate_of_symbol
 from geoclip_core.errors import DatasetError
@@ -56,102 +47,6 @@ def test_climate_codes_become_indices_and_water_is_unknown(dataset):
     symbols = ["BSk", "BWh", "BSk", "BSh", "Dfa"]
     assert dataset.table["climate"].tolist()[:6] == [7, 4, 7, 6, 24, IGNORE_INDEX]
     assert [climate_of_symbol(symbol).index for symbol in symbols] == [7, 4, 7, 6, 24]
-
-
-def test_labels_by_hand(dataset):
-    vocabularies = build_vocabularies(dataset)
-    assert list(vocabularies) == ["climate", "month", "state", "county", "city"]
-    assert vocabularies["state"].keys == (
-        "Idaho_US",
-        "Kansas_US",
-        "Montana_US",
-        "Nevada_US",
-        "Texas_US",
-    )
-    assert vocabularies["state"].names == ("Idaho", "Kansas", "Montana", "Nevada", "Texas")
-    assert vocabularies["state"].parent is None
-    # Two states have a Clark County, two an Abilene: two classes each.
-    assert vocabularies["county"].keys == (
-        "Ada County_Idaho_US",
-        "Clark County_Idaho_US",
-        "Clark County_Nevada_US",
-        "Dickinson County_Kansas_US",
-        "Taylor County_Texas_US",
-    )
-    assert vocabularies["county"].names[1:3] == ("Clark County", "Clark County")
-    assert vocabularies["county"].parent == (0, 0, 3, 1, 4)
-    assert vocabularies["county"].parent_feature == "state"
-    assert vocabularies["city"].names == ("Abilene", "Abilene", "Boise", "Dubois", "Las Vegas")
-    assert vocabularies["city"].parent == (3, 4, 0, 1, 2)
-    labels = dataset.labels(vocabularies)
-    unknown = IGNORE_INDEX
-    assert labels["state"].tolist() == [0, 3, 0, 4, 1, 2, 4, 3]
-    # Montana's photo has no county; El Paso County is only in test.
-    assert labels["county"].tolist() == [0, 2, 1, 4, 3, unknown, unknown, 2]
-    assert labels["city"].tolist() == [2, 4, 3, 1, 0, unknown, unknown, 4]
-    assert labels["month"].tolist() == [0, 7, 7, unknown, 11, 4, 11, 0]
-    assert labels["climate"][5] == unknown
-    assert all(values.dtype == np.int64 for values in labels.values())
-
-
-def test_vocabularies_know_the_training_rows_only(dataset):
-    only_test = dataset.split("test")
-    with pytest.raises(VocabularyError, match="no training rows"):
-        build_vocabularies(only_test)
-    assert len(build_vocabularies(only_test, ("climate", "month"))) == 2
-    city = build_vocabularies(dataset, ("city",))["city"]
-    assert city.parent is None
-    assert "El Paso_El Paso County_Texas_US" not in city.keys
-
-
-def test_country_is_a_feature_like_any_other(dataset):
-    vocabularies = build_vocabularies(dataset, ("country", "state", "city"))
-    assert vocabularies["country"].keys == ("US",)
-    assert vocabularies["state"].parent == (0,) * 5
-    assert vocabularies["city"].parent_feature == "state"
-    assert vocabularies["city"].parent == (1, 4, 0, 0, 3)
-
-
-def test_unknown_feature_is_named(dataset):
-    with pytest.raises(VocabularyError, match=r"'soil'.*climate, month"):
-        build_vocabularies(dataset, ("climate", "soil"))
-
-
-def test_vocabulary_survives_json(dataset):
-    for vocabulary in build_vocabularies(dataset, ("climate", "county", "state")).values():
-        assert Vocabulary.from_json(json.loads(json.dumps(vocabulary.to_json()))) == vocabulary
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"keys": ["a", "a"]}, "occurs twice"),
-        ({"keys": ["a"]}, "2 names"),
-        ({"keys": "ab"}, "must be a list of str"),
-        ({"names": [1, 2]}, "must be a list of str"),
-        ({"parent": [0]}, "1 parents"),
-        ({"parent": [0, 1.5]}, "must be a list of int"),
-        ({"parent": [0, -2]}, "below -1"),
-        ({"parent_feature": None}, "go together"),
-        ({"feature": "soil"}, "known features"),
-    ],
-)
-def test_damaged_vocabulary_is_refused(change, message):
-    content = {
-        "feature": "county",
-        "keys": ["a", "b"],
-        "names": ["A", "B"],
-        "parent": [0, 0],
-        "parent_feature": "state",
-    }
-    with pytest.raises(VocabularyError, match=message):
-        Vocabulary.from_json(content | change)
-
-
-def test_encode_takes_anything_unknown():
-    values = pd.Series(["Cfa", None, "Cfz", np.nan, "EF"], dtype="object")
-    assert climate_vocabulary().encode(values).tolist() == [14, -100, -100, -100, 29]
-    assert climate_vocabulary().encode([]).tolist() == []
 
 
 def test_namibia_and_the_town_of_none_are_places(tmp_path):
@@ -199,7 +94,9 @@ def test_absent_columns_are_unknown(tmp_path):
     layout.write(tmp_path, "train", table, photos=False)
     dataset = read_dataset(tmp_path, val_fraction=0)
     assert dataset.table["state_key"].tolist()[0] == "Idaho_"
-    labels = dataset.labels(build_vocabularies(dataset, ("climate", "month", "county", "city")))
+    labels = dataset.labels(
+        build_vocabularies(dataset.table, ("climate", "month", "county", "city"))
+    )
     assert all((values == IGNORE_INDEX).all() for values in labels.values())
 
 
@@ -231,7 +128,7 @@ def test_fingerprint_follows_every_column(dataset, column, value):
 def test_splits_are_datasets(dataset):
     assert len(dataset.split("train")) == 6
     assert len(dataset.split("val")) == 0
-    assert len(dataset.split("val").labels(build_vocabularies(dataset))["city"]) == 0
+    assert len(dataset.split("val").labels(build_vocabularies(dataset.table))["city"]) == 0
     assert dataset.split("test").table.index.tolist() == [0, 1]
     with pytest.raises(DatasetError, match="no split 'dev'"):
         dataset.split("dev")
@@ -337,9 +234,3 @@ def test_real_size_is_read_split_and_labelled_in_little_memory(tmp_path):
     assert result.rows == 119_008
     assert result.table_bytes < 2e8
     assert "pandas alone" in result.text()
-
-
-def test_labels_tell_equal_names_apart():
-    keys = ("Lincoln County_Idaho_US", "Lincoln County_Nevada_US", "Ada County_Idaho_US")
-    counties = Vocabulary("county", keys, ("Lincoln County", "Lincoln County", "Ada County"))
-    assert counties.labels == ("Lincoln County, Idaho", "Lincoln County, Nevada", "Ada County")

@@ -5,8 +5,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from geoclip_core.data import doctor
 from geoclip_core.data.dataset import read_dataset
-from geoclip_core.data.doctor import examine, write_clean, write_report
+from geoclip_core.data.doctor import examine, leakage, write_clean, write_report
 from geoclip_core.demo.dataset import write_demo
 from geoclip_core.errors import DatasetError
 from tests.data import layout
@@ -242,3 +243,16 @@ def test_a_large_table_is_checked_in_seconds(tmp_path):
     started = time.perf_counter()
     assert _found(examine(tmp_path, photos=False))["state-mismatch"].count > 5000
     assert time.perf_counter() - started < 15
+
+
+def test_leakage_counts_near_photos_and_shared_sequences(tmp_path, monkeypatch):
+    table = layout.frame(layout.TEST)
+    table.loc[0, "sequence"] = "sequence-of-3"
+    root = layout.make(tmp_path, photos=False)
+    layout.write(root, "test", table, photos=False)
+    # Las Vegas in test is 609 m from Las Vegas in train; El Paso is far from everything, but of
+    # the same sequence as Abilene.
+    found = leakage(read_dataset(root, val_fraction=0), "test")
+    assert (found.split, found.photos, found.near, found.same_sequence) == ("test", 2, 1, 1)
+    monkeypatch.setattr(doctor, "MIN_DISTANCE_KM", 0.5)
+    assert leakage(read_dataset(root, val_fraction=0), "test").near == 0

@@ -10,8 +10,8 @@ from PIL import Image
 
 from geoclip_core.data import importing
 from geoclip_core.data.dataset import read_dataset
+from geoclip_core.data.doctor import leakage
 from geoclip_core.data.importing import NOT_IMPORTED_FILE, import_photos
-from geoclip_core.data.splits import leakage
 from tests.data.geotagged import write_photo
 
 ABILENE = (32.4487, -99.7331)
@@ -117,7 +117,7 @@ def test_another_folder_is_added_and_splits_stay(tmp_path):
     assert (after.loc[before.index, "split"] == before["split"]).all()
     assert len(after) == 51
     # The photo at the place of a test photo is one too: nothing leaks.
-    assert leakage(dataset).near == 0
+    assert leakage(dataset, "test").near == 0
     assert all(path.is_file() for path in dataset.paths)
 
 
@@ -136,7 +136,7 @@ def test_a_photo_between_train_and_test_goes_to_neither(tmp_path):
     write_photo(tmp_path / "two" / "t.jpg", (test["latitude"], test["longitude"]), seed=77)
     import_photos(tmp_path / "two", tmp_path / "set", positions=csv)
     again = read_dataset(tmp_path / "set", val_fraction=0)
-    assert leakage(again).near == 0
+    assert leakage(again, "test").near == 0
     assert len(again) == 31
 
 

@@ -1,5 +1,3 @@
-"""Tests."""
-
 import shutil
 import sys
 import types
@@ -8,7 +6,8 @@ import zipfile
 import pytest
 
 from geoclip_core.data.dataset import read_dataset
-from geoclip_core.data.kaggle import DownloadError, download_osv_mini
+from geoclip_core.data.kaggle import download_osv_mini
+from geoclip_core.errors import DownloadError
 from tests.data import layout
 
 

@@ -5,7 +5,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from geoclip_core.data.dataset import read_dataset
-from geoclip_core.data.splits import leakage, nearest_km, spatial_split
+from geoclip_core.data.doctor import leakage
+from geoclip_core.data.splits import nearest_km, spatial_split
 from geoclip_core.earth.sphere import haversine_km
 from tests.data import layout
 
@@ -118,24 +119,12 @@ def test_nearest_distance_by_hand():
     of = np.array([[0.0, 0.0], [10.0, 10.0]])
     among = np.array([[0.0, 1.0], [0.0, 0.5]])
     # Half a degree on the equator of a sphere of 6371 km.
-    np.testing.assert_allclose(nearest_km(of, among)[0], 6371 * np.pi / 360, rtol=1e-9)
+    np.testing.assert_allclose(nearest_km(of, among, np.inf)[0], 6371 * np.pi / 360, rtol=1e-9)
     assert nearest_km(of, among, 100)[1] == np.inf
-    assert nearest_km(of, among[:0]).tolist() == [np.inf, np.inf]
+    assert nearest_km(of, among[:0], np.inf).tolist() == [np.inf, np.inf]
 
 
-def test_leakage_counts_near_photos_and_shared_sequences(tmp_path):
-    table = layout.frame(layout.TEST)
-    table.loc[0, "sequence"] = "sequence-of-3"
-    root = layout.make(tmp_path, photos=False)
-    layout.write(root, "test", table, photos=False)
-    # Las Vegas in test is 609 m from Las Vegas in train; El Paso is far from everything, but of
-    # the same sequence as Abilene.
-    found = leakage(read_dataset(root, val_fraction=0))
-    assert (found.split, found.photos, found.near, found.same_sequence) == ("test", 2, 1, 1)
-    assert leakage(read_dataset(root, val_fraction=0), distance_km=0.5).near == 0
-
-
-def test_val_of_a_dataset_does_not_leak(tmp_path):
+def test_no_val_photo_of_a_dataset_is_near_a_train_photo(tmp_path):
     rows = [
         (str(10**15 + i), lat, lon, "", 14, "Texas", "", "")
         for i, (lat, lon) in enumerate(_clusters(50, 10, 0.01).tolist())

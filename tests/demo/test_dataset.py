@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from geoclip_core.data.dataset import COLUMNS, read_dataset
-from geoclip_core.data.splits import leakage
+from geoclip_core.data.doctor import leakage
 from geoclip_core.data.vocabulary import build_vocabularies
 from geoclip_core.demo.dataset import MONTH_COUNTS, STATE_CITIES, demo_table, write_demo
 from geoclip_core.demo.scenes import SAVED_SIZE, SceneFacts, draw_scene
@@ -90,11 +90,11 @@ def test_months_are_as_uneven_as_the_real_ones():
 
 def test_test_split_is_clean_and_has_a_few_unseen_towns(tmp_path):
     dataset = read_dataset(write_demo(tmp_path / "set", 3000, seed=2, metadata_only=True))
-    assert leakage(dataset).near == 0
-    assert leakage(dataset).same_sequence == 0
+    assert leakage(dataset, "test").near == 0
+    assert leakage(dataset, "test").same_sequence == 0
     test = dataset.split("test")
     assert 0.12 * 3000 <= len(test) <= 0.15 * 3000
-    city = test.labels(build_vocabularies(dataset, ("city",)))["city"]
+    city = test.labels(build_vocabularies(dataset.table, ("city",)))["city"]
     known = test.table["city_key"].notna()
     assert 0.7 < (city[known] >= 0).mean() < 1
 

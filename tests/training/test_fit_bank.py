@@ -90,7 +90,7 @@ def _subject(options, count=80):
     dataset = PhotoDataset(None, "four cities", table.assign(split="train"))
     from geoclip_core.data.vocabulary import build_vocabularies
 
-    words = build_vocabularies(dataset, options.features) if options.use_context else {}
+    words = build_vocabularies(dataset.table, options.features) if options.use_context else {}
     data = BankData(torch.from_numpy(embeddings), dataset.coordinates, dataset.labels(words))
     return BankSubject(data, words, options, BackboneConfig("stub", "test"), WIDTHS)
 

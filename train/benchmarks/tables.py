@@ -79,7 +79,7 @@ def benchmark_tables(dataset: Path | None = None) -> TableBenchmark:
         table = read_dataset(root)
         splitting = time.perf_counter() - started
         started = time.perf_counter()
-        table.labels(build_vocabularies(table))
+        table.labels(build_vocabularies(table.table))
         labelling = time.perf_counter() - started
     memory = int(table.table.memory_usage(deep=True).sum())
     return TableBenchmark(len(table), pandas_alone, reading, splitting, labelling, memory)

@@ -15,12 +15,13 @@ from geoclip_core.data.dataset import (
     csv_path,
     read_dataset,
 )
-from geoclip_core.data.splits import Leakage, leakage
+from geoclip_core.data.doctor import Leakage, leakage
 from geoclip_core.data.vocabulary import (
     DEFAULT_FEATURES,
     MONTHS,
     PLACE_FEATURES,
     build_vocabularies,
+    class_name,
 )
 from geoclip_core.earth.climate import climate_names
 from geoclip_core.earth.gazetteer import country_name
@@ -85,22 +86,7 @@ def classes(_dataset: PhotoDataset, name: str, feature: str) -> list[tuple[str, 
         feature: One of `FEATURES`.
     """
     counts = _keys(_dataset.table, feature).value_counts()
-    return [(key, class_name(feature, key), int(n)) for key, n in counts.items()]
-
-
-def class_name(feature: str, key: str) -> str:
-    """What to call a class: "Cfa, temperate, ...", "July", "Clark County, Nevada"."""
-    if feature == "climate":
-        return climate_names()[int(key)].label
-    if feature == "month":
-        return MONTHS[int(key)]
-    if feature == "country":
-        return country_name(key)
-    parts = [part for part in key.split("_") if part]
-    # A place of the USA is told apart by its state; the country is the same for all of them.
-    if len(parts) > 1 and parts[-1] == "US":
-        return ", ".join(parts[:-1])
-    return ", ".join([*parts[:-1], country_name(parts[-1])]) if len(parts) > 1 else key
+    return [(str(key), class_name(feature, str(key)), int(n)) for key, n in counts.items()]
 
 
 @st.cache_data(max_entries=8, show_spinner=False)
@@ -114,7 +100,7 @@ def coverage(_dataset: PhotoDataset, name: str) -> pd.DataFrame:
     records = []
     trained = {}
     if (_dataset.table["split"] == "train").any():
-        trained = build_vocabularies(_dataset, (*DEFAULT_FEATURES, "country"))
+        trained = build_vocabularies(_dataset.table, (*DEFAULT_FEATURES, "country"))
     for feature in FEATURES:
         record: dict[str, object] = {"feature": feature}
         vocabulary = trained.get(feature)

@@ -10,14 +10,14 @@ import streamlit as st
 from geoclip_core.data.captions import caption
 from geoclip_core.data.dataset import PhotoDataset
 from geoclip_core.data.importing import NOT_IMPORTED_FILE
-from geoclip_core.data.vocabulary import MONTHS
+from geoclip_core.data.splits import MIN_DISTANCE_KM
+from geoclip_core.data.vocabulary import MONTHS, class_name
 from geoclip_core.earth.climate import climate_names
 from ui.charts import show_chart
 from ui.dataset.data import (
     ALL_SPLITS,
     FEATURES,
     Chosen,
-    class_name,
     classes,
     coverage,
     describe,
@@ -229,7 +229,7 @@ def _photo(dataset: PhotoDataset, row: int) -> None:
         "City": facts["city"],
         "County": facts["county"],
         "State": facts["state"],
-        "Climate": class_name("climate", str(facts["climate"])) if facts["climate"] >= 0 else None,
+        "Climate": class_name("climate", facts["climate"]) if facts["climate"] >= 0 else None,
         "Taken (UTC)": None
         if pd.isna(facts["captured_at"])
         else facts["captured_at"].strftime("%Y-%m-%d %H:%M"),
@@ -372,7 +372,7 @@ def labels_panel(dataset: PhotoDataset) -> None:
         st.markdown(
             f"{':material/warning:' if leak.near or leak.same_sequence else ':material/check:'} "
             f"**{leak.split.capitalize()}**: {leak.near:,} of {leak.photos:,} photos "
-            f"({percent(near)}) are closer than {leak.distance_km:g} km to a training photo, "
+            f"({percent(near)}) are closer than {MIN_DISTANCE_KM:g} km to a training photo, "
             f"{leak.same_sequence:,} are of a drive that train has too."
         )
 

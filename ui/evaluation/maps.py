@@ -467,7 +467,7 @@ def _names(keys: pd.Series, unit: str) -> list[str]:
 
         middles = [h3.cell_to_latlng(cell) for cell in keys]
         return [f"around {_degrees(lat, 'NS')} {_degrees(lon, 'EW')}" for lat, lon in middles]
-    return [place_name(key).removesuffix(", US") for key in keys]
+    return [place_name(key) for key in keys]
 
 
 def _degrees(value: float, letters: str) -> str:

@@ -370,7 +370,7 @@ def heads_panel(view: View) -> None:
             _show_pairs(pairs, feature)
         else:
             st.subheader("Truth against guess", anchor=False)
-            names = [_short(feature, key) for key in counts.index]
+            names = [class_name(feature, key) for key in counts.index]
             show_chart(figures.confusion_figure(counts, names, palette()), f"confusion {feature}")
             if dropped:
                 st.caption(f"“other” sums up the {dropped} rarest classes.")
@@ -398,15 +398,10 @@ def _show_pairs(pairs: pd.DataFrame, feature: str) -> None:
         return
     shown = pairs.head(_PAIRS)
     names = [
-        f"{_short(feature, row.truth)} → {_short(feature, row.guess)}"
+        f"{class_name(feature, row.truth)} → {class_name(feature, row.guess)}"
         for row in shown.itertuples(index=False)
     ]
     show_chart(figures.pairs_figure(shown, names, palette()), f"pairs {feature}")
-
-
-def _short(feature: str, key: str) -> str:
-    """As short a name as does: "Ada County, Idaho" without its country where it is the USA."""
-    return class_name(feature, key).removesuffix(", US") if key != "other" else "other"
 
 
 def _shown_heads(numbers: pd.DataFrame) -> pd.DataFrame:

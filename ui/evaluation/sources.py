@@ -324,7 +324,7 @@ def choose_filters(frame: pd.DataFrame) -> Filters:
                 "State",
                 _values(frame, "state_key"),
                 "filter states",
-                format_func=lambda key: place_name(key).removesuffix(", US"),
+                format_func=place_name,
                 placeholder="All states",
             )
     with columns[1]:

@@ -10,7 +10,6 @@ from geoclip_core.data.dataset import read_dataset
 from tests.data import layout
 from ui.dataset.data import (
     Chosen,
-    class_name,
     classes,
     coverage,
     describe,
@@ -107,12 +106,6 @@ def test_rows_of_a_class(dataset):
 def test_classes_are_named_and_counted(dataset):
     found = classes(dataset, dataset.fingerprint, "county")
     assert found[0] == ("Clark County_Nevada_US", "Clark County, Nevada", 2)
-    assert class_name("climate", "14") == "Cfa, temperate, no dry season, hot summer"
-    assert class_name("month", "0") == "January"
-    assert class_name("state", "Bavaria_DE") == "Bavaria, Germany"
-    assert class_name("city", "Paris_Ile-de-France__FR") == "Paris, Ile-de-France, France"
-    assert class_name("country", "FJ") == "Fiji"
-    assert class_name("state", "Texas") == "Texas"
 
 
 def test_coverage_by_hand(dataset):
