@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 import yaml
 
+from geoclip_core.training.options import PhotoOptions, new_flag
 from train.options import Option, OptionsError, build, describe
 
 RECIPES = Path(__file__).parent / "recipes"
@@ -29,6 +30,10 @@ def parse(cls: type[T], argv: Sequence[str], *, prog: str, description: str | No
     positional = getattr(cls, "POSITIONAL", ())
     for option in describe(cls):
         _add_argument(parser, option, positional=option.name in positional)
+    for argument in argv:
+        flag = argument.partition("=")[0]
+        if takes_recipe and (new := new_flag(flag)):
+            parser.exit(2, f"{prog}: error: {flag} is called {new} now\n")
     given = {name: v for name, v in vars(parser.parse_args(argv)).items() if v is not _UNSET}
     try:
         values: dict[str, Any] = {}
@@ -60,19 +65,23 @@ def load_recipe(cls: type, name: str) -> dict[str, Any]:
     path = Path(name) if name.endswith((".yaml", ".yml")) else RECIPES / f"{name}.yaml"
     if not path.is_file():
         known = ", ".join(p.stem for p in sorted(RECIPES.glob("*.yaml")))
-        raise OptionsError(f"no recipe {name!r}; there are {known}, or the path of a YAML file")
+        raise OptionsError(
+            {"recipe": f"no recipe {name!r}; there are {known}, or the path of a YAML file"}
+        )
     content = _read_yaml(path)
     command = getattr(cls, "COMMAND", None)
     if command in content and isinstance(content[command], Mapping):
         values = dict(content[command])
     elif "command" in content:
-        raise OptionsError(f"{path.name} has no section for the command {command!r}")
+        raise OptionsError({"recipe": f"no section for the command {command!r}"}, path.name)
     else:
         values = dict(content)
+    if issubclass(cls, PhotoOptions):
+        return values
     options = {option.name: option for option in describe(cls)}
     for key in values:
         if str(key).replace("-", "_") not in options:
-            raise OptionsError(f"{path.name}: unknown option {key}; known are {', '.join(options)}")
+            raise OptionsError({key: f"unknown option {key}"}, path.name)
     return {str(key).replace("-", "_"): value for key, value in values.items()}
 
 
@@ -87,6 +96,12 @@ def _add_argument(parser: argparse.ArgumentParser, option: Option, *, positional
     text = option.help.replace("%", "%%")
     if not option.required and option.default not in (None, "", (), {}):
         text += f" (default: {_shown(option.default)})"
+    if option.type is bool and "." in option.name:
+        group, _, name = option.flag.rpartition(".")
+        add, off = parser.add_argument, f"{group}.no-{name}"
+        add(option.flag, dest=option.name, action="store_true", default=_UNSET, help=text)
+        add(off, dest=option.name, action="store_false", default=_UNSET, help="not so")
+        return
     if option.type is bool:
         parser.add_argument(
             option.flag, action=argparse.BooleanOptionalAction, default=_UNSET, help=text
@@ -115,7 +130,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise OptionsError(f"{path.name} is not valid YAML: {error}") from error
+        raise OptionsError({"recipe": f"not valid YAML: {error}"}, path.name) from error
     if not isinstance(content, dict):
-        raise OptionsError(f"{path.name} must be a mapping of option names to values")
+        raise OptionsError({"recipe": "must be a mapping of options to values"}, path.name)
     return content

@@ -3,23 +3,18 @@
 Frozen backbones are run once; the heads then learn from cached embeddings in seconds to minutes.
 """
 
-from dataclasses import dataclass
-
 from geoclip_core.training.options import FitOptions
 from train.run_command import run_training
 
-
-@dataclass(frozen=True, kw_only=True)
-class Options(FitOptions):
-    """Options of the command: those of the loop."""
+Options = FitOptions
 
 
-def run(options: Options) -> int:
+def run(options: FitOptions) -> int:
     """Fit a model; see `geoclip_core.training.fit`."""
 
-    def work(chosen: Options, session: object, accelerator: object, folder: object) -> None:
+    def work(chosen: FitOptions, session: object, accelerator: object, folder: object) -> None:
         from geoclip_core.training.fit import FitRun, fit
 
         fit(FitRun(chosen, session, accelerator, folder, folder.name))
 
-    return run_training(options, Options.COMMAND, work)
+    return run_training(options, FitOptions.COMMAND, work)

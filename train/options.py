@@ -17,11 +17,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+from geoclip_core.training import options as tree
+from geoclip_core.training.options import OptionsError
+
 T = TypeVar("T")
-
-
-class OptionsError(ValueError):
-    """An option that cannot be accepted; the message names it and says what to do."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,6 +60,10 @@ def describe(cls: type) -> tuple[Option, ...]:
         if field.name not in docs:
             raise TypeError(f"{cls.__name__}.{field.name} has no docstring below it")
         kind, optional = _without_none(hints[field.name])
+        if dataclasses.is_dataclass(kind):
+            for option in describe(typing.cast(type, kind)):
+                described.append(dataclasses.replace(option, name=f"{field.name}.{option.name}"))
+            continue
         choices = typing.get_args(kind) if typing.get_origin(kind) is Literal else None
         required = field.default is dataclasses.MISSING and (
             field.default_factory is dataclasses.MISSING
@@ -88,23 +91,26 @@ def build(cls: type[T], values: Mapping[str, Any], source: str = "options") -> T
         OptionsError: an unknown key, a value of the wrong type, a required one that is missing,
             or a combination that ``__post_init__`` refuses.
     """
+    if _is_tree(cls):
+        return tree.from_mapping(cls, values, source)
     options = {option.name: option for option in describe(cls)}
     given = {str(key).replace("-", "_"): value for key, value in values.items()}
     unknown = sorted(set(given) - set(options))
     if unknown:
         raise OptionsError(
-            f"{source}: unknown option {', '.join(unknown)}; known are {', '.join(options)}"
+            {name: f"unknown option {name}; known are {', '.join(options)}" for name in unknown},
+            source,
         )
     missing = [o.flag for o in options.values() if o.required and o.name not in given]
     if missing:
-        raise OptionsError(f"{source}: {', '.join(missing)} must be given")
+        raise OptionsError({name: f"{name} must be given" for name in missing}, source)
     converted = {name: convert(options[name], value, source) for name, value in given.items()}
     try:
         return cls(**converted)
     except OptionsError:
         raise
     except ValueError as error:
-        raise OptionsError(f"{source}: {error}") from error
+        raise OptionsError({"": str(error)}, source) from error
 
 
 def convert(option: Option, value: Any, source: str = "options") -> Any:
@@ -116,18 +122,35 @@ def convert(option: Option, value: Any, source: str = "options") -> Any:
     if value is None or (option.optional and value in ("", "none", "None")):
         if option.optional:
             return None
-        raise OptionsError(f"{source}: {option.name} must have a value")
+        raise OptionsError({option.name: f"{option.name} must have a value"}, source)
     try:
         return _convert(option.type, value)
     except (TypeError, ValueError) as error:
-        raise OptionsError(f"{source}: {option.name} = {value!r}: {error}") from error
+        problem = {option.name: f"{option.name} = {value!r}: {error}"}
+        raise OptionsError(problem, source) from error
 
 
 def to_mapping(options: Any) -> dict[str, Any]:
-    """The plain values of an options dataclass, fit for YAML and JSON."""
+    """The plain values of an options dataclass by the names that `describe` gives."""
+    if _is_tree(type(options)):
+        return _flat(tree.to_mapping(options))
     return {
         option.name: _plain(getattr(options, option.name)) for option in describe(type(options))
     }
+
+
+def _is_tree(cls: type) -> bool:
+    return issubclass(cls, tree.PhotoOptions)
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            found |= _flat(value, f"{prefix}{name}.")
+        else:
+            found[prefix + name] = value
+    return found
 
 
 def _convert(kind: Any, value: Any) -> Any:

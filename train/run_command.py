@@ -6,10 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from geoclip_core.training.options import TrainingOptions
+from geoclip_core.training.options import TrainingOptions, from_mapping, to_mapping
 from geoclip_core.training.runs import Run, RunError
 from geoclip_core.training.session import RunSession, execute
-from train.options import build, to_mapping
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -41,7 +40,8 @@ def run_training(options: T, task: str, work: Work) -> int:
             print(f"{resumed.name} has finished: there is nothing to continue")
             return 0
         changes = {} if options.device == "auto" else {"device": options.device}
-        options = build(type(options), resumed.config | changes, source=str(resumed.folder))
+        options = from_mapping(type(options), resumed.config | changes, str(resumed.folder))
+    options.dataset_folder()  # raises if there is none
     accelerator = build_accelerator(options)
     run: Run | None = None
     folder = ""

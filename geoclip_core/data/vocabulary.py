@@ -9,14 +9,12 @@ from typing import Any, SupportsInt
 import numpy as np
 import pandas as pd
 
+from geoclip_core.data.features import DEFAULT_FEATURES, KNOWN_FEATURES, PLACE_FEATURES
 from geoclip_core.earth.climate import UNKNOWN, climate_names
 from geoclip_core.earth.gazetteer import country_name
 
 IGNORE_INDEX = UNKNOWN  # a missing label: out of the loss and out of the denominator
 
-DEFAULT_FEATURES = ("climate", "month", "state", "county", "city")
-KNOWN_FEATURES = ("climate", "month", "country", "state", "county", "city")
-PLACE_FEATURES = ("country", "state", "county", "city")  # from the largest to the smallest
 MONTHS = (
     *("January", "February", "March", "April", "May", "June", "July", "August", "September"),
     *("October", "November", "December"),

@@ -8,9 +8,9 @@ embedding serves every head.
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -19,11 +19,10 @@ from torch import Tensor, nn
 
 Fit = Literal["squash", "crop"]
 DepthPooling = Literal["mean", "mean-std"]
-FreezeMode = Literal["none", "last-block", "all"]
+Trained = Literal["none", "last-block", "all"]
 
 CPU_PIXELS = 600_000
 """Pixels that pass a network together on a CPU."""
-FREEZE_MODES: tuple[str, ...] = ("none", "last-block", "all")
 
 
 @dataclass(frozen=True)
@@ -119,12 +118,6 @@ class BackboneConfig:
         return asdict(self)
 
 
-@dataclass
-class _FreezeState:
-    mode: FreezeMode = "none"
-    modules: list[nn.Module] = field(default_factory=list)
-
-
 def cpu_parts(pixels: Tensor) -> tuple[Tensor, ...]:
     """A batch (b, 3, h, w) in parts that a CPU is quick with.
 
@@ -147,7 +140,7 @@ class Backbone(nn.Module, ABC):
     def __init__(self, config: BackboneConfig) -> None:
         super().__init__()
         self.config = config
-        self._frozen = _FreezeState()
+        self._trained: Trained = "all"
 
     @property
     def block_widths(self) -> tuple[int, ...]:
@@ -199,28 +192,27 @@ class Backbone(nn.Module, ABC):
         """
         return {}
 
-    def freeze(self, mode: FreezeMode) -> None:
-        """Choose what learns: everything ("none" frozen), the "last-block" only, or nothing.
+    def set_trainable(self, part: Trained) -> None:
+        """Choose which part of the weights is trained: "none", the "last-block" or "all".
 
-        Frozen parts stay in evaluation mode whatever `train()` is told, so that the BatchNorm
-        statistics of frozen weights do not drift.
+        Parts that are not trained stay in evaluation mode after `train()`, so that their BatchNorm
+        statistics do not drift.
         """
-        if mode not in FREEZE_MODES:
-            raise ValueError(f"freeze must be one of {', '.join(FREEZE_MODES)}, not {mode!r}")
-        learning = self.last_block() if mode == "last-block" else []
+        if part not in get_args(Trained):
+            raise ValueError(f"part must be one of {', '.join(get_args(Trained))}, not {part!r}")
+        self._trained = part
         for parameter in self.parameters():
-            parameter.requires_grad_(mode == "none")
-        for module in learning:
-            for parameter in module.parameters():
-                parameter.requires_grad_(True)
-        self._frozen = _FreezeState(mode, learning)
+            parameter.requires_grad_(part == "all")
+        if part == "last-block":
+            for module in self.last_block():
+                module.requires_grad_(True)
         self.train(self.training)
 
     def train(self, mode: bool = True) -> "Backbone":
-        """As `nn.Module.train`, except that frozen parts stay in evaluation mode."""
-        super().train(mode and self._frozen.mode == "none")
-        if mode and self._frozen.mode == "last-block":
-            for module in self._frozen.modules:
+        """As `nn.Module.train`, except that parts that are not trained stay in evaluation mode."""
+        super().train(mode and self._trained == "all")
+        if mode and self._trained == "last-block":
+            for module in self.last_block():
                 module.train(True)
         self.training = mode
         return self

@@ -7,7 +7,7 @@ from geoclip_core.data.dataset import PhotoDataset
 from geoclip_core.evaluation.baselines import baseline_title
 from geoclip_core.model.backbone import public_name
 from geoclip_core.model.geolocation import GeolocationModel
-from geoclip_core.training.options import BankOptions, FitOptions, PretrainOptions
+from geoclip_core.training.options import FitOptions, PretrainOptions
 
 ATTRIBUTION = "ATTRIBUTION.md"
 
@@ -54,10 +54,10 @@ def front_matter(license: str) -> str:
 
 def _summary(model: GeolocationModel, options: FitOptions) -> str:
     learnt = {
-        "backbone=none": "frozen",
-        "backbone=last-block": "its last block trained",
-        "backbone=all": "trained as a whole",
-    }[options.train]
+        "none": "frozen",
+        "last-block": "its last block trained",
+        "all": "trained as a whole",
+    }[options.train_backbone]
     head = {
         "geocells": f"geocells, {model.config.head_options.get('cells')} of them, with an offset",
         "regression": "regression on the sphere",
@@ -152,7 +152,7 @@ def bank_card(
     model: GeolocationModel,
     metrics: Mapping[str, Any],
     photos: PhotoDataset,
-    options: BankOptions,
+    options: FitOptions,
     command: str,
 ) -> str:
     """Markdown of the card, with the numbers of `metrics` (as `fit_bank` makes them)."""
@@ -172,13 +172,13 @@ def bank_card(
     return "\n".join(part for part in parts if part)
 
 
-def _front_matter(options: BankOptions) -> str:
+def _front_matter(options: FitOptions) -> str:
     if not options.license:
         return ""
     return f"---\nlicense: {options.license.lower().replace(' ', '-')}\n---\n"
 
 
-def _bank_card_summary(model: GeolocationModel, photos: PhotoDataset, options: BankOptions) -> str:
+def _bank_card_summary(model: GeolocationModel, photos: PhotoDataset, options: FitOptions) -> str:
     backbone, head = model.backbone_config, model.coordinate_head.options
     views = ", ".join(f"{width} × {height}" for height, width in model.backbone.preprocessing.views)
     lines = [
@@ -208,7 +208,7 @@ def _bank_card_summary(model: GeolocationModel, photos: PhotoDataset, options: B
     return "\n".join(lines) + "\n"
 
 
-def _data(photos: PhotoDataset, options: BankOptions) -> str:
+def _data(photos: PhotoDataset, options: FitOptions) -> str:
     lines = [f"{len(photos)} photos of {photos.name}, used for training only; none is in here.\n"]
     source = photos.root / ATTRIBUTION
     if source.is_file():
@@ -223,16 +223,16 @@ def _data(photos: PhotoDataset, options: BankOptions) -> str:
 
 
 def _bank_card_numbers(
-    model: GeolocationModel, metrics: Mapping[str, Any], options: BankOptions
+    model: GeolocationModel, metrics: Mapping[str, Any], options: FitOptions
 ) -> str:
     intervals = metrics["intervals"]
     validation, calibration = metrics["cross_validation"], model.calibration
     lines = [
-        f"{options.folds}-fold cross-validation over the {metrics['photos']} photos, repeated "
-        f"{options.repeats} times with other folds: each photo was located by models that had not "
-        "seen it. In brackets: 95 % bootstrap intervals over photos. Baselines were fitted on the "
-        "same training folds.\n",
-        *([f"**{options.note}**\n"] if options.note else []),
+        f"{options.bank.folds}-fold cross-validation over the {metrics['photos']} photos, repeated "
+        f"{options.bank.repeats} times with other folds: each photo was located by models that had "
+        "not seen it. In brackets: 95 % bootstrap intervals over photos. Baselines were fitted on "
+        "the same training folds.\n",
+        *([f"**{options.bank.note}**\n"] if options.bank.note else []),
         "| | GeoScore | median km | mean km | < 200 km | < 750 km | < 2,500 km |",
         "|---|---|---|---|---|---|---|",
         _bank_card_row(f"**{model.name}**", metrics, intervals),
@@ -334,7 +334,7 @@ def pretrain_card(
         f"# {name}",
         "An image tower and a text tower, trained so that a photo and a caption of where, when and "
         f"in which climate it was taken are close. Image tower: {public_name(options.backbone)}, "
-        f"{options.train.replace('backbone=', 'trained part: ')}.",
+        f"trained part: {options.train_backbone}.",
         f"Training was stopped early: {stopped}." if stopped else "",
         "## Data and licence",
         describe_data(options.license, dataset),

@@ -41,8 +41,8 @@ from geoclip_core.training.inputs import (
     PhotoLoader,
     read_training_dataset,
 )
-from geoclip_core.training.loop import Indices, LoopSettings, TrainingLoop, build_optimizer
-from geoclip_core.training.options import FREEZE, FitOptions
+from geoclip_core.training.loop import Indices, TrainingLoop, build_optimizer
+from geoclip_core.training.options import EmbeddingOptions, FitOptions
 from geoclip_core.training.session import RunSession, StopRequestedError
 
 if TYPE_CHECKING:
@@ -115,7 +115,7 @@ def build_model(
         head_options=_head_options(options, cells),
         context_heads="linear",
         context_options=_context_options(options) if use_context else {},
-        join_options={"width": options.join_width} if use_context else {},
+        join_options={"width": options.context.join_width} if use_context else {},
     )
     model = GeolocationModel(
         config, backbone.config, backbone.block_widths, vocabularies, name=name
@@ -128,7 +128,7 @@ def build_model(
 def _cells(options: FitOptions, coordinates: NDArray[np.float64]) -> Geocells | None:
     if options.coordinate_head != "geocells":
         return None
-    count = options.cells or min(MOST_CELLS, max(2, len(coordinates) // PHOTOS_PER_CELL))
+    count = options.geocells.cells or min(MOST_CELLS, max(2, len(coordinates) // PHOTOS_PER_CELL))
     return make_geocells(coordinates, count, seed=options.seed, min_photos=SMALLEST_CELL)
 
 
@@ -139,14 +139,14 @@ def _head_options(options: FitOptions, cells: Geocells | None) -> dict[str, Any]
     return {
         **shared,
         "cells": len(cells),
-        "smoothing": options.smoothing,
-        "offset_rank": options.offset_rank,
+        "smoothing": options.geocells.smoothing,
+        "offset_rank": options.geocells.offset_rank,
     }
 
 
 def _context_options(options: FitOptions) -> dict[str, Any]:
-    if options.context_hidden:
-        return {"kind": "mlp", "hidden": options.context_hidden, "dropout": options.dropout}
+    if options.context.hidden:
+        return {"kind": "mlp", "hidden": options.context.hidden, "dropout": options.dropout}
     return {"kind": "linear", "dropout": options.dropout}
 
 
@@ -190,10 +190,10 @@ class FitObjective(nn.Module):
         total = self.options.coordinate_weight * parts["coordinates"]
         for feature, logits in output.context.items():
             priors = self.get_buffer(f"priors_{feature}")
-            logits = balanced_logits(logits, priors, self.options.class_balance)
+            logits = balanced_logits(logits, priors, self.options.context.class_balance)
             summed = masked_cross_entropy(logits, labels[feature], reduction="sum")
             parts[feature] = summed / max(denominators[feature], 1.0)
-            total = total + self.options.context_weight(feature) * parts[feature]
+            total = total + self.options.context.weights.of(feature) * parts[feature]
         return total, {"loss": total.detach(), **{k: v.detach() for k, v in parts.items()}}
 
 
@@ -427,13 +427,13 @@ def fit(run: FitRun) -> None:
     dataset = read_training_dataset(options, session)
     backbone = build_backbone(fit_backbone(options), run.accelerator.device)
     embedder = Embedder(options, session, run.accelerator, backbone)
-    if options.coordinate_head == "retrieval":
-        _fit_retrieval(run, dataset, backbone, embedder)
+    if options.coordinate_head == "bank":
+        _fit_bank(run, dataset, backbone, embedder)
         return
     train = dataset.split("train")
     if options.frozen and len(train) < FEW_PHOTOS:
         session.log(
-            f"{len(train)} training photos are few: --coordinate-head retrieval may well do better "
+            f"{len(train)} training photos are few: --coordinate-head bank may well do better "
             "(README, What helps)"
         )
     vocabularies: dict[str, Vocabulary] = {}
@@ -447,13 +447,13 @@ def fit(run: FitRun) -> None:
         _fit_end_to_end(run, dataset, backbone, embedder, vocabularies)
 
 
-def fit_backbone(options: FitOptions) -> BackboneConfig:
+def fit_backbone(options: EmbeddingOptions) -> BackboneConfig:
     """The backbone that the options mean."""
     changes: dict[str, Any] = {"depths": options.depths, "depth_pooling": options.depth_pooling}
     if options.views:
         changes["views"] = options.view_sizes
-    if options.fit != "squash":
-        changes["fit"] = options.fit
+    if options.framing != "squash":
+        changes["fit"] = options.framing
     if options.projection:
         changes["projection"] = True
     return backbone_config(options.backbone, **changes)
@@ -508,7 +508,7 @@ def _fit_end_to_end(
         options, backbone, vocabularies, train.coordinates, sample[readable], run.name
     )
     model.attach_backbone(backbone)
-    backbone.freeze(FREEZE[options.train])
+    backbone.set_trainable(options.train_backbone)
     loader = PhotoLoader(
         train.paths, backbone.preprocessing, options.augment, options.seed, options.workers
     )
@@ -532,9 +532,8 @@ def _fit_end_to_end(
 
 
 def _loop(run: FitRun, task: FitTask, count: int, start: float) -> TrainingLoop:
-    settings = LoopSettings.of(run.options)
     return TrainingLoop(
-        run.accelerator, run.session, run.folder, task, settings, count, start, TRAINED
+        run.accelerator, run.session, run.folder, task, run.options, count, start, TRAINED
     )
 
 
@@ -567,9 +566,7 @@ def _write(
         raise StopRequestedError
 
 
-def _fit_retrieval(
-    run: FitRun, dataset: PhotoDataset, backbone: Backbone, embedder: Embedder
-) -> None:
+def _fit_bank(run: FitRun, dataset: PhotoDataset, backbone: Backbone, embedder: Embedder) -> None:
     """The closed form: no steps, and cross-validation instead of a test split."""
     options, session = run.options, run.session
     embedded = embedder.every(dataset, shares=(0.0, 0.5))
@@ -585,7 +582,7 @@ def _fit_retrieval(
         dataset,
         embedded.values,
         backbone,
-        options.bank_options,
+        options,
         checkpoint,
         name=run.name,
         command=f"python -m train fit --recipe {options.recipe or 'config.yaml'} --data DIR",

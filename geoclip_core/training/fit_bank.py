@@ -32,11 +32,17 @@ from geoclip_core.model.calibration import Calibration, fit_calibration
 from geoclip_core.model.checkpoint import save_checkpoint
 from geoclip_core.model.geolocation import Estimate, GeolocationModel, ModelConfig
 from geoclip_core.training.cards import bank_card
-from geoclip_core.training.options import BankOptions
+from geoclip_core.training.options import BankOptions, FitOptions
 
 Progress = Callable[[int, int], None]
 Array = NDArray[np.float64]
 MINIMUM_PHOTOS = 30
+TEMPERATURE = 0.2
+"""Divides the votes before the softmax, until calibration corrects it."""
+AGREEMENT = 0.8
+"""Weight of places whose known context agrees with the photo's."""
+GROUP_KM = 50.0
+"""Photos closer than this stay in one fold in the spatially blocked cross-validation."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +74,7 @@ class BankData:
 def fit_bank_model(
     data: BankData,
     vocabularies: Mapping[str, Vocabulary],
-    options: BankOptions,
+    options: FitOptions,
     backbone_config: BackboneConfig,
     block_widths: tuple[int, ...],
     name: str = "",
@@ -79,7 +85,7 @@ def fit_bank_model(
         ValueError: too many photos for kernel ridge, or a feature that no photo knows.
     """
     count = len(data.embeddings)
-    if count > MAX_RIDGE_BANK and options.vote == "kernel-ridge":
+    if count > MAX_RIDGE_BANK and options.bank.vote == "kernel-ridge":
         raise ValueError(
             f"kernel ridge is for up to {MAX_RIDGE_BANK} photos, not {count}: set vote to cosine"
         )
@@ -100,11 +106,10 @@ def fit_bank_model(
             _choose_context(model, data, options)
             left_out = model.context_heads.left_out_logits()
             joined = torch.cat([normalised, model.context_join.fit(left_out)(left_out)], dim=1)
-            if options.agreement:
-                head.know_context(*model.context_join.known(data.labels))
+            head.know_context(*model.context_join.known(data.labels))
         head.fit(joined, data.coordinates)
-        if options.vote == "kernel-ridge":
-            _, choice = choose_field(head, options)
+        if options.bank.vote == "kernel-ridge":
+            _, choice = choose_field(head, options.bank)
             head.configure(**choice)
     head_options = {**model.config.head_options, **head.options}
     context_options = model.context_heads.options if model.context_heads is not None else {}
@@ -115,7 +120,7 @@ def fit_bank_model(
 def _empty_model(
     data: BankData,
     vocabularies: Mapping[str, Vocabulary],
-    options: BankOptions,
+    options: FitOptions,
     backbone_config: BackboneConfig,
     block_widths: tuple[int, ...],
     name: str,
@@ -123,15 +128,15 @@ def _empty_model(
     size, blocks = len(data.embeddings), len(block_widths)
     head: dict[str, Any] = {
         "bank_size": size,
-        "vote": options.vote,
-        "field_scales": list(options.field_scales),
-        "temperature": options.temperature,
+        "vote": options.bank.vote,
+        "field_scales": list(options.bank.field_scales),
+        "temperature": TEMPERATURE,
     }
     features = options.features if options.use_context else ()
     if features:
-        share = options.context_weight
+        share = options.bank.context_share
         head["block_weights"] = [(1 - share) / blocks] * blocks + [share]
-        head["agreement"] = options.agreement
+        head["agreement"] = AGREEMENT
     config = ModelConfig(
         features=features,
         use_context=options.use_context,
@@ -139,18 +144,18 @@ def _empty_model(
         head_options=head,
         context_heads="kernel-ridge",
         context_options={"bank_size": size} if features else {},
-        join_options={"width": options.join_width} if features else {},
+        join_options={"width": options.context.join_width} if features else {},
     )
     chosen = {feature: vocabularies[feature] for feature in features}
     return GeolocationModel(config, backbone_config, block_widths, chosen, name=name)
 
 
-def _choose_context(model: GeolocationModel, data: BankData, options: BankOptions) -> None:
+def _choose_context(model: GeolocationModel, data: BankData, options: FitOptions) -> None:
     """Ridge, kernel width and sharpness of the context heads, by left-out log likelihood."""
     heads = model.context_heads
     heads.fit(data.labels)
     best = (-np.inf, heads.options)
-    for gamma, ridge in itertools.product(options.context_gammas, options.context_ridges):
+    for gamma, ridge in itertools.product(options.bank.context_gammas, options.bank.context_ridges):
         heads.configure(gamma=gamma, ridge=ridge, sharpness=dict.fromkeys(model.features, 1.0))
         shares = heads.left_out_logits()
         total, sharpness = 0.0, {}
@@ -207,7 +212,7 @@ class BankSubject:
 
     data: BankData
     vocabularies: Mapping[str, Vocabulary]
-    options: BankOptions
+    options: FitOptions
     backbone_config: BackboneConfig
     block_widths: tuple[int, ...]
 
@@ -314,8 +319,8 @@ def measure(
     """
     options, coordinates = subject.options, subject.data.coordinates
     tick = _ticker(progress, options)
-    seeds = range(options.seed, options.seed + options.repeats)
-    partitions = [random_folds(len(dataset), options.folds, seed) for seed in seeds]
+    seeds = range(options.seed, options.seed + options.bank.repeats)
+    partitions = [random_folds(len(dataset), options.bank.folds, seed) for seed in seeds]
     repeats = [cross_validate(subject, fold_of, tick) for fold_of in partitions]
     gazetteer, frames = Gazetteer.load(), []
     for repeat in repeats:
@@ -326,38 +331,39 @@ def measure(
     photo = pooled["id"].astype(str)
     pooled["sequence"] = pooled["sequence"].fillna(photo) if "sequence" in pooled else photo
     metrics = summarise(pooled)
-    _count_photos_once(metrics, options.repeats)
-    blocked = spatial_folds(coordinates, options.folds, options.seed, options.group_km)
+    _count_photos_once(metrics, options.bank.repeats)
+    blocked = spatial_folds(coordinates, options.bank.folds, options.seed, GROUP_KM)
     metrics["cross_validation"] = {
-        "folds": options.folds,
+        "folds": options.bank.folds,
         "geoscore_of_repeats": [mean_score(r.estimates, coordinates) for r in repeats],
         "geoscore_spatially_blocked": mean_score(hold_out(subject, blocked, tick), coordinates),
-        "group_km": options.group_km,
+        "group_km": GROUP_KM,
     }
-    if options.vote == "kernel-ridge":
-        free = replace(subject, options=replace(options, **CHOICES))
+    if options.bank.vote == "kernel-ridge":
+        free = replace(subject, options=replace(options, bank=replace(options.bank, **CHOICES)))
         scores = [mean_score(hold_out(free, fold_of, tick), coordinates) for fold_of in partitions]
         metrics["cross_validation"]["geoscore_chosen_inside_folds"] = float(np.mean(scores))
     calibration = fit_calibration(
         [estimate.posterior for repeat in repeats for estimate in repeat.raw],
-        np.tile(coordinates, (options.repeats, 1)),
-        source=f"{len(dataset)} photos, each held out in {options.folds}-fold cross-validation",
+        np.tile(coordinates, (options.bank.repeats, 1)),
+        source=f"{len(dataset)} photos, each held out in {options.bank.folds}-fold "
+        "cross-validation",
         folds=0,
     )
     calibration = replace(calibration, n=len(dataset), coverage=metrics["coverage"])
     return Measurement(frames[0], metrics, calibration)
 
 
-def _ticker(progress: Progress | None, options: BankOptions) -> Progress:
+def _ticker(progress: Progress | None, options: FitOptions) -> Progress:
     """Counts folds over all rounds, whatever the round itself counts."""
-    rounds = options.repeats * (2 if options.vote == "kernel-ridge" else 1) + 1
+    rounds = options.bank.repeats * (2 if options.bank.vote == "kernel-ridge" else 1) + 1
     done = 0
 
     def tick(_done: int, _total: int) -> None:
         nonlocal done
         done += 1
         if progress:
-            progress(done, rounds * options.folds)
+            progress(done, rounds * options.bank.folds)
 
     return tick
 
@@ -396,7 +402,7 @@ def fit_bank(
     dataset: PhotoDataset,
     embeddings: NDArray[np.floating],
     backbone: Backbone,
-    options: BankOptions,
+    options: FitOptions,
     folder: str | Path,
     *,
     name: str,
@@ -407,7 +413,7 @@ def fit_bank(
 
     Args:
         dataset: photos; those of train and val are learnt from, of all splits with
-            `options.use_all_rows`.
+            `options.bank.all_rows`.
         embeddings: (n, D) of all its photos, in order; rows of NaN (unreadable photos) are left
             out.
         backbone: what embedded them.
@@ -429,7 +435,7 @@ def fit_bank(
             f"{backbone.embedding_width}"
         )
     used = np.isfinite(embeddings).all(axis=1)
-    if not options.use_all_rows:
+    if not options.bank.all_rows:
         used &= dataset.table["split"].isin(["train", "val"]).to_numpy()
     photos = dataset.select(used)
     # once the test of the model is cross-validation, every row that is used is a training row
@@ -456,10 +462,10 @@ def fit_bank(
         "photos": len(photos),
         "unreadable": int((~np.isfinite(embeddings).all(axis=1)).sum()),
         "measured_by": (
-            f"{options.folds}-fold cross-validation, {options.repeats} times, "
+            f"{options.bank.folds}-fold cross-validation, {options.bank.repeats} times, "
             f"seeds from {options.seed}"
         ),
-        "note": options.note,
+        "note": options.bank.note,
         "command": command,
     }
     card = bank_card(model, metrics, photos, options, command)
@@ -469,7 +475,7 @@ def fit_bank(
             "dataset": dataset.name,
             "split": "cross-validation",
             "note": "each photo was held out of the model that located it; the first of "
-            f"{options.repeats} repeats with other folds",
+            f"{options.bank.repeats} repeats with other folds",
             "use_context": options.use_context,
         }
         path = write_predictions(measured.frame, Path(scratch) / PREDICTIONS, about)

@@ -196,7 +196,9 @@ def read_training_dataset(options: TrainingOptions, session: RunSession) -> Phot
     Raises:
         ValueError: too few photos in train or val.
     """
-    dataset = read_dataset(options.data, val_fraction=options.val_fraction, seed=options.seed)
+    dataset = read_dataset(
+        options.dataset_folder(), val_fraction=options.val_fraction, seed=options.seed
+    )
     counts = {split: len(dataset.split(split)) for split in SPLITS}
     shown = ", ".join(f"{n:,} {split}" for split, n in counts.items())
     session.log(f"dataset {dataset.name}: {shown} photos")

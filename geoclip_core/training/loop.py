@@ -8,7 +8,7 @@ import contextlib
 import math
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -146,32 +146,6 @@ def build_optimizer(
     )
 
 
-@dataclass(frozen=True)
-class LoopSettings:
-    """How long and how fast to learn."""
-
-    epochs: int
-    batch_size: int
-    """Photos of one optimizer step, over all processes and accumulation parts."""
-    accumulation: int = 1
-    warmup: float = 0.05
-    """Share of all steps in which the learning rate rises."""
-    clip_norm: float = 1.0
-    """Largest norm of the gradient; 0 for no limit."""
-    patience: int = 0
-    """Epochs without a better validation after which to end; 0: never."""
-    save_seconds: float = 60.0
-    """How often the state is saved inside an epoch, besides after each validation."""
-    log_every: int = 10
-    """Steps between two lines of metrics."""
-    seed: int = 0
-
-    @classmethod
-    def of(cls, options: TrainingOptions) -> "LoopSettings":
-        """The part of the options that the loop reads."""
-        return cls(**{field.name: getattr(options, field.name) for field in fields(cls)})
-
-
 class Task(Protocol):
     """What a loop learns."""
 
@@ -206,7 +180,7 @@ class TrainingLoop:
         session: of the run folder.
         folder: the run folder, for saved states; every process sees it.
         task: what to learn.
-        settings: how long and how fast.
+        options: how long and how fast.
         count: number of training photos.
         start_share, end_share: which part of the run's progress this is.
     """
@@ -217,20 +191,20 @@ class TrainingLoop:
         session: RunSession,
         folder: Path,
         task: Task,
-        settings: LoopSettings,
+        options: TrainingOptions,
         count: int,
         start_share: float = 0.0,
         end_share: float = 1.0,
     ) -> None:
         self.accelerator, self.session = accelerator, session
-        self.task, self.settings = task, settings
+        self.task, self.options = task, options
         self.saver = TrainingSaver(accelerator, folder, task.module, task.optimizer)
         self.shares = (start_share, end_share)
-        self.batches = EpochBatches(count, settings.batch_size, settings.seed)
-        self.total = settings.epochs * self.batches.per_epoch
-        self.warmup = warmup_steps(self.total, settings.warmup)
+        self.batches = EpochBatches(count, options.batch_size, options.seed)
+        self.total = options.epochs * self.batches.per_epoch
+        self.warmup = warmup_steps(self.total, options.warmup)
         self.step = 0
-        self.best = BestSoFar(settings.patience)
+        self.best = BestSoFar(options.patience)
         self.best_values: dict[str, float] = {}
         self._base_rates = [group["lr"] for group in task.optimizer.param_groups]
         self._sums: dict[str, float] = {}
@@ -265,7 +239,7 @@ class TrainingLoop:
         epoch, done = divmod(self.step, self.batches.per_epoch)
         batches = self.batches.epoch(epoch)[done:]
         process, processes = self.accelerator.process_index, self.accelerator.num_processes
-        parts = [parts_of(b, process, processes, self.settings.accumulation) for b in batches]
+        parts = [parts_of(b, process, processes, self.options.accumulation) for b in batches]
         self.module.train()
         hold_statistics(self.module)
         steps = zip(batches, parts, self.task.inputs(epoch, parts), strict=True)
@@ -300,13 +274,13 @@ class TrainingLoop:
                 )
             for name, value in numbers.items():
                 self._sums[name] = self._sums.get(name, 0.0) + value
-        if self.settings.clip_norm > 0:
-            self.accelerator.clip_grad_norm_(self.module.parameters(), self.settings.clip_norm)
+        if self.options.clip_norm > 0:
+            self.accelerator.clip_grad_norm_(self.module.parameters(), self.options.clip_norm)
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.step += 1
         self._summed += 1
-        if self._summed >= self.settings.log_every:
+        if self._summed >= self.options.log_every:
             self._log_losses()
         self._report()
 
@@ -314,7 +288,7 @@ class TrainingLoop:
         start, end = self.shares
         epoch = 1 + (self.step - 1) // self.batches.per_epoch
         self.session.progress(
-            f"training, epoch {epoch} of {self.settings.epochs}",
+            f"training, epoch {epoch} of {self.options.epochs}",
             start + (end - start) * self.step / self.total,
             until=end,
             now=now,
@@ -345,7 +319,7 @@ class TrainingLoop:
         self.session.metrics(self.step, {f"val/{name}": v for name, v in values.items()})
         shown = ", ".join(f"{name} {v:.4g}" for name, v in values.items())
         mark = " (best)" if better else ""
-        self.session.log(f"epoch {epoch + 1}/{self.settings.epochs}: {shown}{mark}")
+        self.session.log(f"epoch {epoch + 1}/{self.options.epochs}: {shown}{mark}")
         self._report(now=True, best=self.best_values)
         self._save()
 
@@ -367,7 +341,7 @@ class TrainingLoop:
         return dict(zip(values, on_device.tolist(), strict=True))
 
     def _save_due(self) -> bool:
-        return self._agree(time.monotonic() - self._saved_at >= self.settings.save_seconds)
+        return self._agree(time.monotonic() - self._saved_at >= self.options.save_seconds)
 
     def _save(self) -> None:
         best = [self.best.value, self.best.step] if self.best.step >= 0 else None

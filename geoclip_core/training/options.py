@@ -1,420 +1,526 @@
-"""Options of `python -m train pretrain`."""
+"""Options of `fit`, `pretrain` and `embed`: one tree for flags, recipes, config.yaml and the form.
+
+The docstring below a field is its help text, on the command line and on the train page. pydantic
+checks every value when an object is made, so that an error names its field.
+"""
 
 import dataclasses
 import re
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, TypeVar
 
-from geoclip_core.data.captions import DROP_PROBABILITY
-from geoclip_core.data.vocabulary import DEFAULT_FEATURES, KNOWN_FEATURES
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    TypeAdapter,
+    ValidationError,
+    model_validator,
+)
+from pydantic.dataclasses import dataclass
 
-Trained = Literal["backbone=none", "backbone=last-block", "backbone=all"]
-FREEZE = {"backbone=none": "all", "backbone=last-block": "last-block", "backbone=all": "none"}
-"""What `Backbone.freeze` is told for each."""
+from geoclip_core.data.features import DEFAULT_FEATURES, KNOWN_FEATURES
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+CONFIG = ConfigDict(extra="forbid", allow_inf_nan=False)
+T = TypeVar("T")
+
+RENAMED = {
+    "fit": "framing",
+    "train": "train_backbone",
+    "cells": "geocells.cells",
+    "smoothing": "geocells.smoothing",
+    "offset_rank": "geocells.offset_rank",
+    "vote": "bank.vote",
+    "gammas": "bank.gammas",
+    "ridges": "bank.ridges",
+    "context_share": "bank.context_share",
+    "folds": "bank.folds",
+    "repeats": "bank.repeats",
+    "all_rows": "bank.all_rows",
+    "note": "bank.note",
+    "context_weights": "context.weights",
+    "context_hidden": "context.hidden",
+    "class_balance": "context.class_balance",
+    "join_width": "context.join_width",
+}
+"""Option of an earlier version -> its name now. config.yaml of older runs, and recipes that users
+have written, are read with these."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class TrainingOptions:
-    """What every training needs to know."""
+class OptionsError(ValueError):
+    """Options that cannot be used.
 
-    recipe: str | None = None
-    """recipe of train/recipes by name, or the path of a YAML file; flags go before it"""
+    Args:
+        problems: field ("epochs", "bank.folds") -> a sentence that names it and what is wrong.
+        source: file or command that the options come from, for the message.
+    """
+
+    def __init__(self, problems: Mapping[str, str], source: str = "") -> None:
+        self.problems = dict(problems)
+        sentences = "; ".join(self.problems.values())
+        super().__init__(f"{source}: {sentences}" if source else sentences)
+
+
+def problems_of(error: ValidationError) -> dict[str, str]:
+    """Return field -> sentence for everything that pydantic found wrong with an options object."""
+    found: dict[str, str] = {}
+    for detail in error.errors():
+        field = ".".join(part for part in detail["loc"] if isinstance(part, str))
+        cause = detail.get("ctx", {}).get("error")
+        if isinstance(cause, OptionsError):
+            found |= cause.problems
+        elif cause is not None:
+            found[field] = f"{field}: {cause}"
+        elif detail["type"] == "unexpected_keyword_argument":
+            found[field] = f"there is no option {field}"
+        else:
+            rule = detail["msg"].partition(", unable")[0].replace("Input should be", "must be")
+            rule = rule.replace("greater than or equal to", "at least")
+            rule = rule.replace("less than or equal to", "at most")
+            found[field] = f"{field} {rule}, not {detail['input']!r}"
+    return found
+
+
+def from_mapping(cls: type[T], values: Mapping[str, Any], source: str) -> T:
+    """Make options from plain values: a recipe, a run's config.yaml, a form.
+
+    Args:
+        cls: `FitOptions`, `PretrainOptions` or `EmbedOptions`.
+        values: option -> value. Groups are nested ({"bank": {"folds": 5}}) or dotted
+            ({"bank.folds": 5}), words joined by "_" or "-"; names of earlier versions are accepted.
+        source: what to call the values in an error, usually a file name.
+
+    Raises:
+        OptionsError: an option does not exist, or values cannot be used; it names all of them.
+    """
+    try:
+        return TypeAdapter(cls).validate_python(upgraded(values))
+    except ValidationError as error:
+        raise OptionsError(problems_of(error), source) from error
+
+
+def to_mapping(options: object) -> dict[str, Any]:
+    """Return options as nested plain values for YAML and JSON; `from_mapping` reads them."""
+    values: dict[str, Any] = TypeAdapter(type(options)).dump_python(options, mode="json")
+    return values
+
+
+def upgraded(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return nested values under the names of this version."""
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        old = str(key).replace("-", "_")
+        if old == "train" and isinstance(value, str):
+            value = value.removeprefix("backbone=")
+        elif old == "coordinate_head" and value == "retrieval":
+            value = "bank"
+        elif old == "context_weights" and isinstance(value, Mapping):
+            value = dict.fromkeys(KNOWN_FEATURES, 1.0) | dict(value)
+        *groups, name = RENAMED.get(old, old).split(".")
+        place = found
+        for group in groups:
+            place = place.setdefault(group, {})
+        if isinstance(value, Mapping):
+            place.setdefault(name, {}).update(_nested(value))
+        else:
+            place[name] = value
+    return found
+
+
+def _nested(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        str(key).replace("-", "_"): _nested(value) if isinstance(value, Mapping) else value
+        for key, value in values.items()
+    }
+
+
+def new_flag(flag: str) -> str | None:
+    """Return what a flag of an earlier version is called now; None if its name did not change.
+
+    "--no-all-rows" is "--bank.no-all-rows" now.
+    """
+    name = flag.removeprefix("--").replace("-", "_")
+    no = "" if name in RENAMED else "no_"
+    new = RENAMED.get(name.removeprefix("no_") if no else name)
+    if new is None:
+        return None
+    group, dot, field = new.rpartition(".")
+    return "--" + f"{group}{dot}{no}{field}".replace("_", "-")
+
+
+def view_sizes(views: tuple[str, ...]) -> tuple[tuple[int, int], ...]:
+    """Return (height, width) of views that are written like 320x512, or 260 for a square.
+
+    Raises:
+        ValueError: a view cannot be read, or is too small or too large.
+    """
+    sizes = []
+    for view in views:
+        match = re.fullmatch(r"(\d+)(?:[x×](\d+))?", view)
+        if not match:
+            raise ValueError(f"{view!r} is not of the form HEIGHTxWIDTH, like 260x260")
+        height, width = int(match[1]), int(match[2] or match[1])
+        if not all(32 <= side <= 2048 for side in (height, width)):
+            raise ValueError(f"{view!r} must have sides of 32 to 2048 pixels")
+        sizes.append((height, width))
+    return tuple(sizes)
+
+
+def _listed(value: Any) -> Any:
+    """Accept "a, b" for a list, as people write it in YAML and in a form."""
+    if isinstance(value, str):
+        return [part.strip() for part in value.split(",") if part.strip()]
+    return value
+
+
+def _readable(views: tuple[str, ...]) -> tuple[str, ...]:
+    view_sizes(views)
+    return views
+
+
+def _known(features: tuple[str, ...]) -> tuple[str, ...]:
+    if unknown := [feature for feature in features if feature not in KNOWN_FEATURES]:
+        raise ValueError(f"there is no {unknown[0]!r}; known are {', '.join(KNOWN_FEATURES)}")
+    if len(set(features)) != len(features):
+        raise ValueError(f"one occurs twice in {', '.join(features)}")
+    return features
+
+
+Views = Annotated[tuple[str, ...], BeforeValidator(_listed), AfterValidator(_readable)]
+Features = Annotated[tuple[str, ...], BeforeValidator(_listed), AfterValidator(_known)]
+Depths = Annotated[tuple[NonNegativeInt, ...], BeforeValidator(_listed)]
+Candidates = Annotated[tuple[PositiveFloat, ...], BeforeValidator(_listed), Field(min_length=1)]
+AtLeastOne = Annotated[int, Field(ge=1)]
+LearningRate = Annotated[float, Field(gt=0, lt=1)]
+Share = Annotated[float, Field(ge=0, lt=1)]
+
+
+@dataclass(config=CONFIG, frozen=True, kw_only=True)
+class PhotoOptions:
+    """Which photos, and the backbone that turns them into embeddings."""
+
     data: Path | None = None
     """dataset folder (OSV-Mini-129k, a demo set, imported photos)"""
-    output: Path | None = None
-    """folder of the run; by default a new one in the runs folder, named by time and recipe"""
-    runs: Path = Path("runs")
-    """folder in which runs are kept"""
-    resume: Path | None = None
-    """run folder to continue from its last saved step; its own options hold, so give no others"""
     backbone: str = "efficientnet-lite2"
     """efficientnet-lite2 (bundled), a hub id such as openai/clip-vit-base-patch32, the folder of a
     transformers model, or the run folder of a pretraining"""
-    views: tuple[str, ...] = ()
+    views: Views = ()
     """HEIGHTxWIDTH of each view of a photo, such as 260x260; none: the backbone's own size"""
-    fit: Literal["squash", "crop"] = "squash"
-    """whether the whole frame is squashed into a view, or its centre cropped to the same shape"""
-    train: Trained = "backbone=none"
-    """which part of the backbone learns; frozen means frozen, BatchNorm statistics included"""
-    augment: float = 1.0
-    """strength of crops, colours and JPEG noise (0: none) where the backbone learns; never flips"""
-    epochs: int = 40
-    """passes over the training photos"""
-    batch_size: int = 128
-    """photos of one optimizer step, over all processes and accumulation parts"""
-    accumulation: int = 1
-    """parts into which a step is cut to save memory"""
-    learning_rate: float = 2e-3
-    """highest learning rate of everything but the backbone"""
-    backbone_learning_rate: float = 2e-5
-    """highest learning rate of the backbone's trained part"""
-    weight_decay: float = 0.05
-    """decoupled weight decay of weight matrices (AdamW)"""
-    warmup: float = 0.05
-    """share of all steps in which the learning rate rises; after it a cosine down to zero"""
-    clip_norm: float = 1.0
-    """largest norm of the gradient; 0 for no limit"""
-    patience: int = 10
-    """epochs without a better validation after which to end; 0: never"""
-    val_fraction: float = 0.1
-    """share of the training photos that is cut out by spatial blocks for validation"""
-    seed: int = 0
-    """chance of splits, weights, order and augmentation"""
+    framing: Literal["squash", "crop"] = "squash"
+    """squash the whole frame into a view, or crop its centre to the view's shape"""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """where to compute; auto takes a GPU if there is one"""
-    precision: Literal["auto", "no", "bf16", "fp16"] = "auto"
-    """mixed precision; auto takes bf16 on a GPU that has it, else full precision"""
-    workers: int = 2
+    workers: AtLeastOne = 2
     """threads that read photos"""
     cache_dir: Path | None = None
     """where embeddings are kept between runs; by default the platform's cache folder"""
-    log_every: int = 10
-    """steps between two lines of metrics.jsonl"""
-    save_seconds: float = 60.0
-    """how often the state is saved inside an epoch; it is also saved after every validation"""
 
-    def __post_init__(self) -> None:
-        if self.resume is not None:
-            self._refuse_others()
-            return
+    def dataset_folder(self) -> Path:
+        """Return the dataset folder.
+
+        Raises:
+            OptionsError: `data` is not set.
+        """
         if self.data is None:
-            raise ValueError("data must be given: the folder of a dataset (or resume: a run)")
-        self.view_sizes  # noqa: B018  raises for a view that cannot be read
-        at_least = {
-            "epochs": 1,
-            "batch_size": 1,
-            "accumulation": 1,
-            "patience": 0,
-            "workers": 1,
-            "log_every": 1,
-            "seed": 0,
-            "augment": 0,
-            "clip_norm": 0,
-            "weight_decay": 0,
-            "save_seconds": 0,
-        }
-        for name, lowest in at_least.items():
-            if not getattr(self, name) >= lowest:
-                raise ValueError(f"{name} must be at least {lowest}, not {getattr(self, name)}")
-        for name in ("learning_rate", "backbone_learning_rate"):
-            if not 0 < getattr(self, name) < 1:
-                raise ValueError(f"{name} must lie between 0 and 1, not {getattr(self, name)}")
-        if not 0 <= self.warmup < 1:
-            raise ValueError(f"warmup is a share of the steps below 1, not {self.warmup}")
-        if not 0 < self.val_fraction <= 0.5:
-            raise ValueError(
-                f"val_fraction must lie above 0 and up to 0.5, not {self.val_fraction}: the best "
-                "step and the calibration are chosen on it"
-            )
-        if self.accumulation > self.batch_size:
-            raise ValueError(
-                f"accumulation {self.accumulation} cuts a step of batch_size {self.batch_size} "
-                "into parts of less than one photo"
-            )
-        if self.device == "cpu" and self.precision == "fp16":
-            raise ValueError("precision fp16 needs a GPU: a CPU computes it wrongly or not at all")
+            raise OptionsError({"data": "data must be given: the folder of a dataset"})
+        return self.data
 
     @property
     def view_sizes(self) -> tuple[tuple[int, int], ...]:
         """(height, width) of each view."""
         return view_sizes(self.views)
 
-    @property
-    def frozen(self) -> bool:
-        """Whether nothing of the backbone learns."""
-        return self.train == "backbone=none"
 
-    def _refuse_others(self) -> None:
-        """With --resume every option but the device comes from the run."""
-        for option in dataclasses.fields(self):
-            if option.name in ("resume", "device", "runs"):
-                continue
-            default = option.default
-            if default is dataclasses.MISSING:
-                default = option.default_factory()
-            if getattr(self, option.name) != default:
-                raise ValueError(
-                    f"resume continues a run with its own options: leave out {option.name}"
-                )
+@dataclass(config=CONFIG, frozen=True, kw_only=True)
+class EmbeddingOptions(PhotoOptions):
+    """Which features of the backbone make the embedding."""
 
-
-def view_sizes(views: tuple[str, ...]) -> tuple[tuple[int, int], ...]:
-    """(height, width) of views that are written like 320x512, or 260 for a square.
-
-    Raises:
-        ValueError: naming the one that cannot be read, or is too small or too large.
-    """
-    sizes = []
-    for view in views:
-        match = re.fullmatch(r"(\d+)(?:[x×](\d+))?", view)
-        if not match:
-            raise ValueError(f"views: {view!r} is not of the form HEIGHTxWIDTH, like 260x260")
-        height, width = int(match[1]), int(match[2] or match[1])
-        if not all(32 <= side <= 2048 for side in (height, width)):
-            raise ValueError(f"views: {view!r} must have sides of 32 to 2048 pixels")
-        sizes.append((height, width))
-    return tuple(sizes)
-
-
-@dataclass(frozen=True)
-class BankOptions:
-    """How a retrieval model is fitted."""
-
-    features: tuple[str, ...] = ("climate", "country")
-    """Context features with a head each."""
-    use_context: bool = True
-    """Let context heads join the embedding at the coordinate head; off: no context heads at all."""
-    vote: Literal["cosine", "kernel-ridge"] = "kernel-ridge"
-    """How the bank answers: "kernel-ridge" up to 5,000 photos, "cosine" for more."""
-    field_scales: tuple[float, ...] = (1492.7, 4000.0)
-    """Kilometres in which the targets of kernel ridge fall off: GeoScore's own, and a wider one."""
-    gammas: tuple[float, ...] = (1.5,)
-    """Kernel widths exp(γ (similarity − 1)); of several, the data choose inside each fold."""
-    ridges: tuple[float, ...] = (0.05,)
-    """Ridges; of several, the data choose inside each fold."""
-    readout_temperatures: tuple[float, ...] = (0.03,)
-    """Sharpness of the field from which the answer is read; of several, the data choose."""
-    temperature: float = 0.2
-    """Divides the votes before the softmax, until calibration corrects it."""
-    context_weight: float = 0.02
-    """Share of the context in the similarity of the coordinate head, from 0 to below 1."""
-    agreement: float = 0.8
-    """Weight of places whose known context agrees with the photo's; 0 leaves it out."""
-    context_gammas: tuple[float, ...] = (1.0,)
-    """Kernel widths of the context heads; of several, the data choose inside each fold."""
-    context_ridges: tuple[float, ...] = (0.1,)
-    """Ridges of the context heads; of several, the data choose inside each fold."""
-    join_width: int = 32
-    """Numbers that each context feature hands to the coordinate head."""
-    folds: int = 10
-    """Folds of the cross-validation."""
-    repeats: int = 3
-    """How often the cross-validation is repeated with other folds."""
-    group_km: float = 50.0
-    """Photos closer than this stay in one fold in the spatially blocked cross-validation."""
-    seed: int = 0
-    """Seed of the folds."""
-    use_all_rows: bool = False
-    """Learn from the rows of every split. The numbers come from cross-validation either way."""
-    license: str = ""
-    """Licence of the photos, which the weights then carry as well ("CC BY-SA 4.0")."""
-    note: str = ""
-    """What a reader of the model card has to know about its numbers, in a sentence or two."""
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.context_weight < 1:
-            raise ValueError(f"context_weight must lie in [0, 1), not {self.context_weight}")
-        if self.folds < 2 or self.repeats < 1:
-            raise ValueError("folds must be at least 2 and repeats at least 1")
-        if self.use_context and not self.features:
-            raise ValueError("context is on but no feature is named: name some or switch it off")
-        for name in (
-            "gammas",
-            "ridges",
-            "readout_temperatures",
-            "context_gammas",
-            "context_ridges",
-        ):
-            if not getattr(self, name) or min(getattr(self, name)) <= 0:
-                raise ValueError(f"{name} needs at least one value, each above zero")
-        if self.agreement < 0:
-            raise ValueError(f"agreement must not be negative, not {self.agreement}")
-
-
-_GEOCELLS = ("cells", "smoothing", "offset_rank")
-_RETRIEVAL = ("vote", "gammas", "ridges", "context_share", "folds", "repeats", "all_rows", "note")
-
-
-def _context_weights() -> dict[str, float]:
-    return {
-        "climate": 1.0,
-        "month": 1.0,
-        "country": 1.0,
-        "state": 1.0,
-        "county": 0.5,
-        "city": 0.25,
-    }
-
-
-@dataclass(frozen=True, kw_only=True)
-class FitOptions(TrainingOptions):
-    """Context heads and a coordinate head on a backbone."""
-
-    COMMAND: ClassVar[str] = "fit"
-
-    depths: tuple[int, ...] = ()
+    depths: Depths = ()
     """inner blocks of the backbone whose pooled features join those of its end, such as 7 14 20"""
     depth_pooling: Literal["mean", "mean-std"] = "mean-std"
     """what is kept of an inner block: its mean, or mean and standard deviation"""
     projection: bool = False
     """use the projected embedding of a CLIP tower or of a pretrained backbone"""
-    coordinate_head: Literal["geocells", "regression", "retrieval"] = "geocells"
-    """geocells: cells and an offset; regression: a point; retrieval: a bank of training photos,
-    best for hundreds of photos, possible for a few thousand"""
-    use_context: bool = True
-    """context heads, whose logits join the embedding at the coordinate head; without: neither"""
-    features: tuple[str, ...] = DEFAULT_FEATURES
-    """context features to learn (climate, month, country, state, county, city); those without
-    labels in the training photos are left out"""
-    context_weights: dict[str, float] = field(default_factory=_context_weights)
-    """weight of each feature's loss; large vocabularies need a low one"""
-    coordinate_weight: float = 1.0
-    """weight of the coordinate head's loss"""
-    class_balance: float = 0.0
-    """how much rare classes are favoured in the context losses: 0 not at all, 1 fully"""
-    context_hidden: int = 0
-    """width of a hidden layer that all context heads share; 0: none"""
-    join_width: int = 16
-    """numbers to which each feature's logits are projected for the coordinate head"""
-    hidden: int = 0
-    """width of a hidden layer in the coordinate head; 0: none"""
-    dropout: float = 0.3
-    """share of the heads' inputs that is dropped in training"""
-    cells: int = 0
-    """most geocells; 0: one per 15 training photos, up to 1,000"""
-    smoothing: float = 0.5
-    """decay of the cells' smoothed targets, in typical distances of neighbouring cells; 0: none"""
-    offset_rank: int = 32
-    """width of the offset network; 0: answers are the centres of cells"""
-    vote: Literal["cosine", "kernel-ridge"] = BankOptions.vote
-    """retrieval: how the bank votes; kernel-ridge is for up to 5,000 photos"""
-    gammas: tuple[float, ...] = BankOptions.gammas
-    """retrieval: kernel widths exp(γ (cosine − 1)) to choose from"""
-    ridges: tuple[float, ...] = BankOptions.ridges
-    """retrieval by kernel-ridge: ridges to choose from"""
-    context_share: float = BankOptions.context_weight
-    """retrieval: share of the context in the similarity of photos, from 0 to below 1"""
-    folds: int = BankOptions.folds
-    """retrieval: folds of the cross-validation that measures and calibrates the model"""
-    repeats: int = BankOptions.repeats
-    """retrieval: how often the cross-validation is repeated with other folds"""
-    all_rows: bool = BankOptions.use_all_rows
-    """retrieval: learn from the photos of every split; the numbers are cross-validated"""
+
+    @model_validator(mode="after")
+    def _check_projection(self) -> Self:
+        if self.projection and self.backbone.startswith("efficientnet-lite"):
+            raise OptionsError(
+                {"projection": f"projection: {self.backbone} has none; CLIP towers do"}
+            )
+        return self
+
+
+@dataclass(config=CONFIG, frozen=True, kw_only=True)
+class EmbedOptions(EmbeddingOptions):
+    """Options of `embed`; those that `fit` has too mean the same, so that it finds the cache."""
+
+    COMMAND: ClassVar[str] = "embed"
+
+    engine: Literal["auto", "torch", "onnx"] = "auto"
+    """what runs the network; auto takes ONNX Runtime on a CPU where it agrees with torch"""
+    batch_size: AtLeastOne = 32
+    """photos that go through the network together"""
+
+
+@dataclass(config=CONFIG, frozen=True, kw_only=True)
+class TrainingOptions(PhotoOptions):
+    """What `fit` and `pretrain` have in common."""
+
+    recipe: str | None = None
+    """recipe of train/recipes by name, or the path of a YAML file; flags override it"""
+    output: Path | None = None
+    """folder of the run; by default a new one in the runs folder, named by time and recipe"""
+    runs: Path = Path("runs")
+    """folder in which runs are kept"""
+    resume: Path | None = None
+    """run folder to continue from its last saved step, with its own options"""
+    train_backbone: Literal["none", "last-block", "all"] = "none"
+    """which part of the backbone is trained; BatchNorm statistics never change"""
+    features: Features = DEFAULT_FEATURES
+    """context features (climate, month, country, state, county, city): what the heads of fit learn
+    and what the captions of pretrain mention; those without labels are left out"""
+    augment: NonNegativeFloat = 1.0
+    """strength of random crops, colours and JPEG noise (0: none) where the backbone is trained;
+    photos are never flipped"""
+    epochs: AtLeastOne = 40
+    """passes over the training photos"""
+    batch_size: AtLeastOne = 128
+    """photos of one optimizer step, over all processes and accumulation parts"""
+    accumulation: AtLeastOne = 1
+    """parts into which a step is cut to save memory"""
+    learning_rate: LearningRate = 2e-3
+    """highest learning rate of everything but the backbone"""
+    backbone_learning_rate: LearningRate = 2e-5
+    """highest learning rate of the backbone's trained part"""
+    weight_decay: NonNegativeFloat = 0.05
+    """decoupled weight decay of weight matrices (AdamW)"""
+    warmup: Share = 0.05
+    """share of all steps in which the learning rate rises; then it falls to zero along a cosine"""
+    clip_norm: NonNegativeFloat = 1.0
+    """largest norm of the gradient; 0: no limit"""
+    patience: NonNegativeInt = 10
+    """epochs without a better validation after which training ends; 0: never"""
+    val_fraction: Annotated[float, Field(gt=0, le=0.5)] = 0.1
+    """share of the training photos that is cut out by spatial blocks for validation: the best step
+    is chosen and the model calibrated on it"""
+    seed: NonNegativeInt = 0
+    """seed of splits, weights, order and augmentation"""
+    precision: Literal["auto", "no", "bf16", "fp16"] = "auto"
+    """mixed precision; auto takes bf16 on a GPU that has it, else full precision"""
+    log_every: AtLeastOne = 10
+    """steps between two lines of metrics.jsonl"""
+    save_seconds: NonNegativeFloat = 60.0
+    """how often the state is saved inside an epoch; it is also saved after every validation"""
     license: str = ""
     """licence of the photos, which goes into the model card (CC BY-SA 4.0, ...)"""
-    note: str = ""
-    """retrieval: what a reader of the model card has to know about its numbers"""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.resume is not None:
-            return
-        if wrong := [f for f in self.features if f not in KNOWN_FEATURES]:
-            raise ValueError(
-                f"features: there is no {wrong[0]!r}; known are {', '.join(KNOWN_FEATURES)}"
-            )
-        if len(set(self.features)) != len(self.features):
-            raise ValueError(f"features: one occurs twice in {', '.join(self.features)}")
-        if self.use_context and not self.features:
-            raise ValueError("use_context needs features: name some, or give --no-use-context")
-        if wrong := [f for f in self.context_weights if f not in KNOWN_FEATURES]:
-            raise ValueError(f"context_weights: there is no feature {wrong[0]!r}")
-        for feature, weight in self.context_weights.items():
-            if not weight >= 0:
-                raise ValueError(f"context_weights: {feature}={weight} is negative")
-        if not 0 <= self.dropout < 1 or not 0 <= self.class_balance <= 1:
-            raise ValueError("dropout must lie in [0, 1), class_balance in [0, 1]")
-        for name in ("hidden", "context_hidden", "cells", "smoothing", "offset_rank"):
-            if not getattr(self, name) >= 0:
-                raise ValueError(f"{name} must not be negative")
-        for name in ("coordinate_weight", "join_width"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be positive, not {getattr(self, name)}")
-        self._refuse_of_other_heads()
-        self.bank_options  # noqa: B018  raises for values that a bank cannot have
-        if self.coordinate_head == "retrieval" and not self.frozen:
-            raise ValueError(
-                "coordinate_head retrieval keeps embeddings of the backbone as it is: "
-                "train must be backbone=none"
-            )
-        if self.projection and self.backbone.startswith("efficientnet-lite"):
-            raise ValueError(f"projection: {self.backbone} has none; CLIP towers do")
 
     @property
-    def bank_options(self) -> BankOptions:
-        """What the closed form of the retrieval head needs."""
-        return BankOptions(
-            features=self.features if self.use_context else (),
-            use_context=self.use_context,
-            vote=self.vote,
-            gammas=self.gammas,
-            ridges=self.ridges,
-            context_weight=self.context_share,
-            join_width=self.join_width,
-            folds=self.folds,
-            repeats=self.repeats,
-            seed=self.seed,
-            use_all_rows=self.all_rows,
-            license=self.license,
-            note=self.note,
-        )
+    def frozen(self) -> bool:
+        """Whether no part of the backbone is trained."""
+        return self.train_backbone == "none"
 
-    def _refuse_of_other_heads(self) -> None:
-        for head, names in (("geocells", _GEOCELLS), ("retrieval", _RETRIEVAL)):
-            if self.coordinate_head == head:
-                continue
-            for name in names:
-                if getattr(self, name) != getattr(type(self), name, ()):
-                    raise ValueError(
-                        f"{name} belongs to coordinate_head {head}, not to {self.coordinate_head}"
-                    )
-
-    def context_weight(self, feature: str) -> float:
-        """Weight of a feature's loss; 1 unless one is given."""
-        return self.context_weights.get(feature, 1.0)
+    @model_validator(mode="after")
+    def _check_together(self) -> Self:
+        if self.resume is not None:
+            others = [f for f in _changed(self) if f not in ("resume", "device", "runs")]
+            if others:
+                raise OptionsError(
+                    {f: f"resume uses the options of the run: leave out {f}" for f in others}
+                )
+        if self.accumulation > self.batch_size:
+            raise OptionsError(
+                {
+                    "accumulation": f"accumulation {self.accumulation} cuts a step of batch_size "
+                    f"{self.batch_size} into parts of less than one photo"
+                }
+            )
+        if self.device == "cpu" and self.precision == "fp16":
+            raise OptionsError({"precision": "precision fp16 needs a GPU: take bf16 or no"})
+        return self
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(config=CONFIG, frozen=True, kw_only=True)
+class GeocellOptions:
+    """The coordinate head "geocells"."""
+
+    cells: NonNegativeInt = 0
+    """most geocells; 0: one per 15 training photos, up to 1,000"""
+    smoothing: NonNegativeFloat = 0.5
+    """decay of the cells' smoothed targets, in typical distances of neighbouring cells; 0: none"""
+    offset_rank: NonNegativeInt = 32
+    """width of the offset network; 0: answers are the centres of cells"""
+
+
+@dataclass(config=CONFIG, frozen=True, kw_only=True)
+class BankOptions:
+    """The coordinate head "bank"; of several candidates, each fold chooses by left-out score."""
+
+    vote: Literal["cosine", "kernel-ridge"] = "kernel-ridge"
+    """how the photos of the bank vote; kernel-ridge is for up to 5,000 photos"""
+    field_scales: Candidates = (1492.7, 4000.0)
+    """kilometres over which the targets of kernel-ridge fall off; GeoScore has the first"""
+    gammas: Candidates = (1.5,)
+    """candidates for the kernel width γ in exp(γ (cosine − 1))"""
+    ridges: Candidates = (0.05,)
+    """candidates for the ridge of kernel-ridge"""
+    readout_temperatures: Candidates = (0.03,)
+    """candidates for the temperature at which the answer is read from the field of scores"""
+    context_gammas: Candidates = (1.0,)
+    """candidates for the kernel width of the context heads"""
+    context_ridges: Candidates = (0.1,)
+    """candidates for the ridge of the context heads"""
+    context_share: Share = 0.02
+    """share of the context in the similarity of photos"""
+    folds: Annotated[int, Field(ge=2)] = 10
+    """folds of the cross-validation that measures and calibrates the model"""
+    repeats: AtLeastOne = 3
+    """how often the cross-validation is repeated with other folds"""
+    all_rows: bool = False
+    """learn from the photos of every split; the numbers are cross-validated"""
+    note: str = ""
+    """what a reader of the model card has to know about its numbers"""
+
+
+@dataclass(config=CONFIG, frozen=True, kw_only=True)
+class FeatureWeights:
+    """Weight of each context feature's loss; large vocabularies need a low one."""
+
+    climate: NonNegativeFloat = 1.0
+    """weight of the climate loss"""
+    month: NonNegativeFloat = 1.0
+    """weight of the month loss"""
+    country: NonNegativeFloat = 1.0
+    """weight of the country loss"""
+    state: NonNegativeFloat = 1.0
+    """weight of the state loss"""
+    county: NonNegativeFloat = 0.5
+    """weight of the county loss"""
+    city: NonNegativeFloat = 0.25
+    """weight of the city loss"""
+
+    def of(self, feature: str) -> float:
+        """Return the weight of a feature by its name."""
+        weight: float = getattr(self, feature)
+        return weight
+
+
+@dataclass(config=CONFIG, frozen=True, kw_only=True)
+class ContextOptions:
+    """Context heads, and how their logits reach the coordinate head."""
+
+    weights: FeatureWeights = FeatureWeights()
+    """weight of each feature's loss"""
+    class_balance: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """how much rare classes are favoured in the losses: 0 not at all, 1 fully"""
+    hidden: NonNegativeInt = 0
+    """width of a hidden layer that all context heads share; 0: none"""
+    join_width: AtLeastOne = 16
+    """numbers to which each feature's logits are projected for the coordinate head"""
+
+
+@dataclass(config=CONFIG, frozen=True, kw_only=True)
+class FitOptions(TrainingOptions, EmbeddingOptions):
+    """Options of `fit`: context heads and a coordinate head on a backbone."""
+
+    COMMAND: ClassVar[str] = "fit"
+
+    coordinate_head: Literal["geocells", "regression", "bank"] = "geocells"
+    """geocells: cells and an offset; regression: a point; bank: the training photos vote, best for
+    hundreds of photos, possible for a few thousand"""
+    coordinate_weight: PositiveFloat = 1.0
+    """weight of the coordinate head's loss"""
+    use_context: bool = True
+    """train context heads, whose logits join the embedding at the coordinate head"""
+    hidden: NonNegativeInt = 0
+    """width of a hidden layer in the coordinate head; 0: none"""
+    dropout: Share = 0.3
+    """share of the heads' inputs that is dropped in training"""
+    geocells: GeocellOptions = GeocellOptions()
+    """the coordinate head geocells"""
+    bank: BankOptions = BankOptions()
+    """the coordinate head bank"""
+    context: ContextOptions = ContextOptions()
+    """the context heads"""
+
+    @model_validator(mode="after")
+    def _check_heads(self) -> Self:
+        if self.use_context and not self.features:
+            raise OptionsError(
+                {"features": "features: name some, or turn use_context off (--no-use-context)"}
+            )
+        for head in ("geocells", "bank"):
+            if self.coordinate_head != head and (others := _changed(getattr(self, head))):
+                raise OptionsError(
+                    {
+                        f"{head}.{name}": f"{head}.{name} belongs to coordinate_head {head}, not "
+                        f"to {self.coordinate_head}"
+                        for name in others
+                    }
+                )
+        if self.coordinate_head == "bank" and not self.frozen:
+            raise OptionsError(
+                {
+                    "train_backbone": "train_backbone must be none with coordinate_head bank: "
+                    "a bank keeps embeddings of the backbone as it is"
+                }
+            )
+        return self
+
+
+@dataclass(config=CONFIG, frozen=True, kw_only=True)
 class PretrainOptions(TrainingOptions):
-    """Contrastive alignment of photos and captions."""
+    """Options of `pretrain`: contrastive alignment of photos and captions."""
 
     COMMAND: ClassVar[str] = "pretrain"
 
-    train: Trained = "backbone=last-block"
-    """which part of the image tower learns; with backbone=none only its projection and the text"""
+    train_backbone: Literal["none", "last-block", "all"] = "last-block"
+    """which part of the image tower is trained; with none only its projection and the text"""
     train_text: bool = True
-    """whether the text tower learns; a small one that is made on the spot always does"""
+    """train the text tower; a small one that is made on the spot always is"""
     text: str = "small"
-    """text tower of a backbone that brings none: small (made on the spot, nothing to download), or
+    """text tower of a backbone that has none: small (made on the spot, nothing to download), or
     the hub id or folder of a text model; a CLIP checkpoint keeps its own"""
-    width: int = 256
+    width: Annotated[int, Field(ge=2)] = 256
     """dimensions that photos and captions share; a CLIP checkpoint keeps its own"""
-    features: tuple[str, ...] = DEFAULT_FEATURES
-    """what captions may mention (climate, month, country, state, county, city)"""
-    drop_probability: float = DROP_PROBABILITY
+    drop_probability: Share = 0.3
     """how likely each part of a caption is left out in training"""
-    epochs: int = 10
+    batch_size: Annotated[int, Field(ge=2)] = 128
+    """photos of one optimizer step, over all processes: a photo's caption among those of the
+    others"""
+    epochs: AtLeastOne = 10
     """passes over the training photos"""
-    learning_rate: float = 1e-3
+    learning_rate: LearningRate = 1e-3
     """highest learning rate of projections and of a text tower that is made on the spot"""
-    backbone_learning_rate: float = 1e-4
+    backbone_learning_rate: LearningRate = 1e-4
     """highest learning rate of what was pretrained before"""
-    patience: int = 0
-    """epochs without a better validation loss after which to end; 0: never"""
-    license: str = ""
-    """licence of the photos, which goes into the model card (CC BY-SA 4.0, ...)"""
+    patience: NonNegativeInt = 0
+    """epochs without a better validation loss after which training ends; 0: never"""
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.resume is not None:
-            return
-        if self.batch_size < 2:
-            raise ValueError(
-                "batch_size must be at least 2: a caption needs others to be told apart from"
-            )
+    @model_validator(mode="after")
+    def _check_captions(self) -> Self:
         if self.accumulation != 1:
-            raise ValueError(
-                "accumulation must be 1 here: parts of a step would not see each other's captions; "
-                "take a smaller batch_size, smaller views, or more processes"
-            )
-        if wrong := [f for f in self.features if f not in KNOWN_FEATURES]:
-            raise ValueError(
-                f"features: there is no {wrong[0]!r}; known are {', '.join(KNOWN_FEATURES)}"
+            raise OptionsError(
+                {
+                    "accumulation": "accumulation must be 1: parts of a step would not see each "
+                    "other's captions; take a smaller batch_size or smaller views"
+                }
             )
         if not self.features:
-            raise ValueError("features: captions need something to mention")
-        if not 0 <= self.drop_probability < 1:
-            raise ValueError(f"drop_probability must lie in [0, 1), not {self.drop_probability}")
-        if self.width < 2:
-            raise ValueError(f"width must be at least 2, not {self.width}")
+            raise OptionsError({"features": "features: captions must mention at least one"})
+        return self
+
+
+def _changed(options: "DataclassInstance") -> list[str]:
+    """Return the fields of an options object that differ from their defaults."""
+    defaults = type(options)()
+    names = [field.name for field in dataclasses.fields(options)]
+    return [name for name in names if getattr(options, name) != getattr(defaults, name)]

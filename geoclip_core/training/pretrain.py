@@ -15,9 +15,9 @@ from torch import Tensor, nn
 
 from geoclip_core.data.captions import caption, captions
 from geoclip_core.data.dataset import PhotoDataset
+from geoclip_core.data.features import KNOWN_FEATURES
 from geoclip_core.data.vocabulary import (
     IGNORE_INDEX,
-    KNOWN_FEATURES,
     Vocabulary,
     build_vocabularies,
 )
@@ -41,8 +41,8 @@ from geoclip_core.training.inputs import (
     PhotoLoader,
     read_training_dataset,
 )
-from geoclip_core.training.loop import Indices, LoopSettings, TrainingLoop, build_optimizer
-from geoclip_core.training.options import FREEZE, PretrainOptions
+from geoclip_core.training.loop import Indices, TrainingLoop, build_optimizer
+from geoclip_core.training.options import PretrainOptions
 from geoclip_core.training.session import RunSession, StopRequestedError
 
 if TYPE_CHECKING:
@@ -390,7 +390,7 @@ def pretrain(run: PretrainRun, dataset: PhotoDataset | None = None) -> None:
         session,
         run.folder,
         task,
-        LoopSettings.of(options),
+        options,
         len(prepared.train),
         0.4 if options.frozen else 0.0,
         TRAINED,
@@ -451,15 +451,15 @@ def build_pair(options: PretrainOptions, train: PhotoDataset) -> ImageTextPair:
     changes: dict[str, Any] = {}
     if options.views:
         changes["views"] = options.view_sizes
-    if options.fit != "squash":
-        changes["fit"] = options.fit
+    if options.framing != "squash":
+        changes["fit"] = options.framing
     config = backbone_config(options.backbone, **changes)
     if config.kind == "transformers" and model_type(config) == "clip":
         return ClipPair(config)
     if config.kind == "image-text":
         if changes:
             raise ValueError(
-                "views and fit of an earlier pretraining cannot be changed: leave them out"
+                "views and framing of an earlier pretraining cannot be changed: leave them out"
             )
         return ImageTextModel.load(Path(config.name))
     backbone = build_backbone(config)
@@ -474,7 +474,7 @@ def build_pair(options: PretrainOptions, train: PhotoDataset) -> ImageTextPair:
 
 def freeze_pair(pair: ImageTextPair, options: PretrainOptions) -> None:
     """Choose what learns: the asked part of the image tower, the text tower, the bridges."""
-    pair.backbone.freeze(FREEZE[options.train])
+    pair.backbone.set_trainable(options.train_backbone)
     small = isinstance(pair, ImageTextModel) and options.text == SMALL
     for module in pair.text_modules():
         for parameter in module.parameters():

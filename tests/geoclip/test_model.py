@@ -201,7 +201,7 @@ def test_the_image_side_is_a_backbone(tmp_path):
     assert embedding.shape == (2, 80)
     whole = load_geoclip(folder)
     torch.testing.assert_close(whole.backbone.embed(views), embedding)
-    backbone.freeze("last-block")
+    backbone.set_trainable("last-block")
     learning = [n for n, p in backbone.named_parameters() if p.requires_grad]
     assert any("layers.1." in name for name in learning)
     assert not any("layers.0." in name for name in learning)

@@ -90,12 +90,12 @@ def test_an_embedding_is_every_view_with_head_before_depths():
 
 
 @pytest.mark.parametrize(
-    ("mode", "first", "last"),
-    [("none", True, True), ("last-block", False, True), ("all", False, False)],
+    ("part", "first", "last"),
+    [("all", True, True), ("last-block", False, True), ("none", False, False)],
 )
-def test_freezing_decides_what_learns_and_whose_statistics_move(mode, first, last):
+def test_the_trained_part_alone_has_gradients_and_moving_statistics(part, first, last):
     backbone = Tiny()
-    backbone.freeze(mode)
+    backbone.set_trainable(part)
     backbone.train()
     assert all(p.requires_grad is first for p in backbone.first.parameters())
     assert all(p.requires_grad is last for p in backbone.last.parameters())
@@ -108,9 +108,9 @@ def test_freezing_decides_what_learns_and_whose_statistics_move(mode, first, las
     assert not any(module.training for module in backbone.modules())
 
 
-def test_an_unknown_freeze_mode_is_refused():
+def test_an_unknown_part_to_train_is_refused():
     with pytest.raises(ValueError, match="last-block"):
-        Tiny().freeze("most")
+        Tiny().set_trainable("most")
 
 
 def test_the_hash_follows_every_weight():

@@ -43,7 +43,7 @@ def test_only_the_last_block_learns_when_asked(folders, family):
     own = {names[id(p)] for module in backbone.last_block() for p in module.parameters()}
     assert own
     assert len(own) < len(names)
-    backbone.freeze("last-block")
+    backbone.set_trainable("last-block")
     backbone.train()
     before = {n: v.clone() for n, v in backbone.state_dict().items()}
     learning = [p for p in backbone.parameters() if p.requires_grad]
@@ -67,7 +67,7 @@ def test_only_the_last_block_learns_when_asked(folders, family):
 @pytest.mark.parametrize("family", tiny_networks.FAMILIES)
 def test_frozen_is_frozen_to_the_bit(folders, family):
     backbone = build_backbone(folders[family])
-    backbone.freeze("all")
+    backbone.set_trainable("all")
     backbone.train()
     before = {n: v.clone() for n, v in backbone.state_dict().items()}
     backbone.embed(backbone.preprocessing.batch(_photos()))

@@ -71,7 +71,7 @@ def test_unknown_names_and_depths_are_refused():
 
 def test_only_the_last_block_learns():
     backbone = EfficientNetLite(_config(), pretrained=False)
-    backbone.freeze("last-block")
+    backbone.set_trainable("last-block")
     learning = {name for name, p in backbone.named_parameters() if p.requires_grad}
     assert learning
     assert all(

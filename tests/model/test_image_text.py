@@ -180,7 +180,7 @@ def test_clip_keeps_its_two_towers_and_its_files(clip_folder, tmp_path):
 
 def test_frozen_clip_towers_can_be_thawed_one_by_one(clip_folder):
     pair = ClipPair(backbone_config(clip_folder))
-    pair.backbone.freeze("last-block")
+    pair.backbone.set_trainable("last-block")
     learning = {n for n, p in pair.named_parameters() if p.requires_grad}
     assert any("vision_model.encoder.layers.1" in name for name in learning)
     assert not any("layers.0" in name or "text_model" in name for name in learning)

@@ -46,13 +46,11 @@ def test_every_row_is_measured_on_the_test_split(photos, tmp_path, capsys):
     }
     assert rows["geocells, smoothing 0.5", "yes", "no"]["context"].keys() >= {"state", "climate"}
     assert rows["geocells, smoothing 0.5", "no", "no"]["context"] == {}
-    assert {(DEGREES, "yes", "no"), ("retrieval", "no", "yes")} <= rows.keys()
+    assert {(DEGREES, "yes", "no"), ("bank", "no", "yes")} <= rows.keys()
     assert all(np.isfinite(row["median_km"]) for row in rows.values())
     assert shown.count("\n| ") == len(rows) + 1
     # the colours say where the photos are: whatever learns must beat what does not look
-    assert (
-        rows["retrieval", "no", "no"]["geoscore"] > rows["best constant guess", "", ""]["geoscore"]
-    )
+    assert rows["bank", "no", "no"]["geoscore"] > rows["best constant guess", "", ""]["geoscore"]
 
 
 def test_folds_hold_out_every_photo_once_and_pretrain_on_none_of_them(photos, tmp_path):

@@ -7,7 +7,8 @@ import torch
 from geoclip_core.earth.sphere import destination
 from geoclip_core.model.backbone import BackboneConfig
 from geoclip_core.training.fit_bank import BankData
-from geoclip_core.training.options import BankOptions
+from geoclip_core.training.options import BankOptions, FitOptions
+from train.benchmarks import selection as benchmark
 from train.benchmarks.selection import Features, NestedSelection, candidate_features, count_settings
 
 BACKBONE = BackboneConfig("stub", "test")
@@ -27,7 +28,8 @@ def subject(count=60, informative=0, seed=0):
 
 
 def selection(data, features, **changes):
-    options = BankOptions(use_context=False, features=(), folds=3, repeats=2, **changes)
+    bank = BankOptions(folds=3, repeats=2, **changes)
+    options = FitOptions(coordinate_head="bank", use_context=False, bank=bank)
     return NestedSelection(data, features, options, BACKBONE, VIEW)
 
 
@@ -67,10 +69,10 @@ def test_a_choice_does_not_depend_on_the_held_out_photos():
 
 def test_the_choice_has_the_best_left_out_score(monkeypatch):
     scores = iter([0.2, 0.9, 0.4])
-    monkeypatch.setattr(selection, "choose_field", lambda head, options: (next(scores), {}))
-    monkeypatch.setattr(selection, "FIELD_SCALES", ((1000.0,), (2000.0,), (3000.0,)))
+    monkeypatch.setattr(benchmark, "choose_field", lambda head, options: (next(scores), {}))
+    monkeypatch.setattr(benchmark, "FIELD_SCALES", ((1000.0,), (2000.0,), (3000.0,)))
     _, options = selection(subject(), [Features((0,), ())]).choose(np.arange(40))
-    assert options.field_scales == (2000.0,)
+    assert options.bank.field_scales == (2000.0,)
 
 
 def test_half_a_view_is_refused():

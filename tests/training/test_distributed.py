@@ -21,12 +21,12 @@ LAUNCH = (
     *("--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"),
 )
 CASES = {
-    "heads": ("fit", ("--cells", "12", "--dropout", "0", "--learning-rate", "0.005")),
+    "heads": ("fit", ("--geocells.cells", "12", "--dropout", "0", "--learning-rate", "0.005")),
     "end-to-end": (
         "fit",
         (
-            *("--train", "backbone=last-block", "--backbone-learning-rate", "0.001"),
-            *("--cells", "12", "--dropout", "0", "--accumulation", "2"),
+            *("--train-backbone", "last-block", "--backbone-learning-rate", "0.001"),
+            *("--geocells.cells", "12", "--dropout", "0", "--accumulation", "2"),
         ),
     ),
     "pretrain": ("pretrain", ("--width", "16")),

@@ -12,7 +12,7 @@ from geoclip_core.evaluation.predictions import read_predictions
 from geoclip_core.model.backbones import build_backbone
 from geoclip_core.model.checkpoint import load_checkpoint
 from geoclip_core.training.fit import learnable_vocabularies
-from geoclip_core.training.options import FitOptions
+from geoclip_core.training.options import FitOptions, OptionsError, from_mapping
 from tests.model import tiny_networks
 from tests.training import tiny_photos
 from tests.training.tiny_training import run_fit
@@ -110,24 +110,25 @@ def test_without_context_no_context_parameter_exists(data, network, tmp_path):
     assert load_checkpoint(run.checkpoint).features == ()
 
 
-@pytest.mark.parametrize(("head", "options"), [("regression", {"hidden": 16}), ("retrieval", {})])
+@pytest.mark.parametrize(("head", "options"), [("regression", {"hidden": 16}), ("bank", {})])
 def test_the_other_coordinate_heads(data, network, tmp_path, head, options):
-    if head == "retrieval":
-        options = {"features": ("climate", "state"), "folds": 2, "repeats": 1}
+    if head == "bank":
+        options = {"features": ("climate", "state"), "bank.folds": 2, "bank.repeats": 1}
     run = run_fit(tmp_path / "run", data, network, coordinate_head=head, **options)
     assert run.status.state == "finished", run.status.error
-    assert load_checkpoint(run.checkpoint).config.coordinate_head == head
+    kind = "retrieval" if head == "bank" else head  # the name in checkpoints
+    assert load_checkpoint(run.checkpoint).config.coordinate_head == kind
     assert json.loads((run.folder / "metrics.json").read_text())["median_km"] > 0
 
 
-@pytest.mark.parametrize("train", ["backbone=none", "backbone=last-block"])
+@pytest.mark.parametrize("train", ["none", "last-block"])
 def test_frozen_parts_do_not_change_by_a_bit(data, network, tmp_path, train):
     before = build_backbone(network)
     run = run_fit(
         tmp_path / "run",
         data,
         network,
-        train=train,
+        train_backbone=train,
         epochs=1,
         backbone_learning_rate=0.01,
         patience=0,
@@ -135,10 +136,10 @@ def test_frozen_parts_do_not_change_by_a_bit(data, network, tmp_path, train):
     assert run.status.state == "finished", run.status.error
     after = load_checkpoint(run.checkpoint).backbone.state_dict()
     changed = {n for n, t in before.state_dict().items() if not torch.equal(t, after[n])}
-    if train == "backbone=none":
+    if train == "none":
         assert not changed
         return
-    before.freeze("last-block")
+    before.set_trainable("last-block")
     learning = {n for n, p in before.named_parameters() if p.requires_grad}
     assert changed
     assert changed <= learning  # BatchNorm statistics, the last block's too, stay as they are
@@ -149,7 +150,7 @@ def test_end_to_end_learns_the_whole_backbone(data, network, tmp_path):
         tmp_path / "run",
         data,
         network,
-        train="backbone=all",
+        train_backbone="all",
         epochs=1,
         accumulation=2,
         backbone_learning_rate=0.001,
@@ -175,7 +176,7 @@ def test_accumulated_parts_take_the_step_of_the_whole(data, network, tmp_path):
 
 def test_few_photos_are_told_of_the_head_that_suits_them(data, network, tmp_path):
     run = run_fit(tmp_path / "run", data, network, epochs=1)
-    assert "training photos are few: --coordinate-head retrieval" in "\n".join(run.log_tail(50))
+    assert "training photos are few: --coordinate-head bank" in "\n".join(run.log_tail(50))
 
 
 def test_features_that_nobody_labelled_are_left_out(tmp_path, network):
@@ -209,8 +210,8 @@ def test_unreadable_photos_are_left_out_and_named(tmp_path, network):
     dataset = read_dataset(root)
     for split in ("train", "val", "test"):
         dataset.split(split).paths[0].write_bytes(b"no photo")
-    for train in ("backbone=none", "backbone=last-block"):
-        run = run_fit(tmp_path / train, root, network, epochs=1, train=train)
+    for train in ("none", "last-block"):
+        run = run_fit(tmp_path / train, root, network, epochs=1, train_backbone=train)
         assert run.status.state == "finished", run.status.error
         assert any("left out" in line for line in run.log_tail(50))
         assert len(read_predictions(run.folder / "predictions.parquet")) == 19
@@ -243,12 +244,14 @@ def test_too_small_a_dataset_is_refused(tmp_path, network):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({}, "data must be given"),
         ({"data": "x", "features": ("weather",)}, "weather"),
         ({"data": "x", "features": ()}, "no-use-context"),
-        ({"data": "x", "coordinate_head": "retrieval", "train": "backbone=all"}, "backbone=none"),
-        ({"data": "x", "coordinate_head": "regression", "cells": 50}, "cells belongs to"),
-        ({"data": "x", "gammas": (3.0,)}, "gammas belongs to"),
+        (
+            {"data": "x", "coordinate_head": "bank", "train_backbone": "all"},
+            "train_backbone must be none",
+        ),
+        ({"data": "x", "coordinate_head": "regression", "geocells.cells": 50}, "cells belongs to"),
+        ({"data": "x", "bank.gammas": (3.0,)}, "gammas belongs to"),
         ({"data": "x", "projection": True}, "projection"),
         ({"data": "x", "accumulation": 64, "batch_size": 32}, "accumulation"),
         ({"data": "x", "val_fraction": 0.0}, "val_fraction"),
@@ -257,12 +260,17 @@ def test_too_small_a_dataset_is_refused(tmp_path, network):
         ({"data": "x", "learning_rate": 5.0}, "learning_rate"),
         ({"data": "x", "learning_rate": float("nan")}, "learning_rate"),
         ({"data": "x", "dropout": 1.0}, "dropout"),
-        ({"data": "x", "context_weights": {"city": -1.0}}, "negative"),
-        ({"data": "x", "context_weights": {"town": 1.0}}, "town"),
+        ({"data": "x", "context.weights.city": -1.0}, "context.weights.city must be at least 0"),
+        ({"data": "x", "context.weights.town": 1.0}, "town"),
         ({"resume": "r", "epochs": 7}, "leave out epochs"),
         ({"data": "x", "epochs": 0}, "epochs"),
     ],
 )
 def test_impossible_options_are_refused_before_anything_is_loaded(options, message):
-    with pytest.raises(ValueError, match=message):
-        FitOptions(**options)
+    with pytest.raises(OptionsError, match=message):
+        from_mapping(FitOptions, options, "test")
+
+
+def test_a_missing_dataset_is_named():
+    with pytest.raises(OptionsError, match="data must be given"):
+        FitOptions().dataset_folder()

@@ -23,7 +23,7 @@ from geoclip_core.training.fit_bank import (
     random_folds,
     spatial_folds,
 )
-from geoclip_core.training.options import BankOptions
+from geoclip_core.training.options import FitOptions, OptionsError, from_mapping
 
 # four cities of four countries and climates; a photo's embedding knows which one it is, noisily
 CITIES = [
@@ -33,7 +33,13 @@ CITIES = [
     (35.68, 139.69, "Japan", "JP", 13),
 ]
 WIDTHS = (8, 5)
-QUICK = {"folds": 4, "repeats": 1}
+BANK = {
+    "coordinate_head": "bank",
+    "features": ("climate", "country"),
+    "context.join_width": 32,
+    "bank.folds": 4,
+    "bank.repeats": 1,
+}
 
 
 class Stub(Backbone):
@@ -80,6 +86,14 @@ def _photos(count=80, seed=0):
     return table, embeddings.astype(np.float32)
 
 
+def _options(**bank):
+    values = {
+        name if name in ("use_context", "license") else f"bank.{name}": value
+        for name, value in bank.items()
+    }
+    return from_mapping(FitOptions, BANK | values, "test")
+
+
 def _dataset(tmp_path, **changes):
     table, embeddings = _photos(**changes)
     return PhotoDataset(tmp_path, "four cities", table), embeddings
@@ -103,10 +117,10 @@ def _errors(subject, estimates):
 @pytest.mark.parametrize(
     "options",
     [
-        BankOptions(**QUICK),
-        BankOptions(features=(), use_context=False, **QUICK),
-        BankOptions(features=(), use_context=False, vote="cosine", **QUICK),
-        BankOptions(gammas=(1.0, 2.0), ridges=(0.03, 0.3), context_ridges=(0.1, 1.0), **QUICK),
+        _options(),
+        _options(use_context=False),
+        _options(use_context=False, vote="cosine"),
+        _options(gammas=(1.0, 2.0), ridges=(0.03, 0.3), context_ridges=(0.1, 1.0)),
     ],
 )
 def test_held_out_photos_are_located(options):
@@ -120,7 +134,7 @@ def test_held_out_photos_are_located(options):
 
 
 def test_embeddings_without_a_signal_do_no_better_than_a_constant():
-    subject = _subject(BankOptions(features=(), use_context=False, **QUICK))
+    subject = _subject(_options(use_context=False))
     noise = torch.randn(80, sum(WIDTHS), generator=torch.Generator().manual_seed(3))
     blind = BankSubject(
         BankData(noise, subject.data.coordinates, {}), {}, subject.options, *_rest(subject)
@@ -135,7 +149,7 @@ def _rest(subject):
 
 
 def test_a_fold_is_not_calibrated_on_itself():
-    subject = _subject(BankOptions(features=(), use_context=False, **QUICK))
+    subject = _subject(_options(use_context=False))
     validation = cross_validate(subject, random_folds(80, 4, 0))
     bandwidths = {estimate.posterior.bandwidth_km for estimate in validation.estimates}
     assert len(bandwidths) > 1  # one calibration a fold
@@ -166,7 +180,7 @@ def test_spatial_folds_keep_neighbours_together():
 def test_the_checkpoint_holds_the_model_its_numbers_and_its_predictions(tmp_path):
     dataset, embeddings = _dataset(tmp_path)
     (tmp_path / "ATTRIBUTION.md").write_text("# title\nPhotos by Ada, CC BY-SA 4.0.\n")
-    options = BankOptions(use_all_rows=True, license="CC BY-SA 4.0", note="Take care.", **QUICK)
+    options = _options(all_rows=True, license="CC BY-SA 4.0", note="Take care.")
     seen = []
     metrics = fit_bank(
         dataset,
@@ -208,7 +222,7 @@ def test_the_checkpoint_holds_the_model_its_numbers_and_its_predictions(tmp_path
 def test_test_rows_and_unreadable_photos_are_left_out(tmp_path):
     dataset, embeddings = _dataset(tmp_path)
     embeddings[[3, 7]] = np.nan
-    options = BankOptions(features=(), use_context=False, **QUICK)
+    options = _options(use_context=False)
     metrics = fit_bank(dataset, embeddings, Stub(), options, tmp_path / "m", name="m")
     assert metrics["photos"] == 80 - 8 - 2
     assert metrics["unreadable"] == 2
@@ -218,7 +232,7 @@ def test_test_rows_and_unreadable_photos_are_left_out(tmp_path):
 
 
 def test_the_same_data_give_the_same_weights(tmp_path):
-    subject = _subject(BankOptions(**QUICK))
+    subject = _subject(_options())
     arguments = (subject.data, subject.vocabularies, subject.options, *_rest(subject))
     first, second = (fit_bank_model(*arguments).state_dict() for _ in range(2))
     assert all(torch.equal(first[name], second[name]) for name in first)
@@ -227,18 +241,20 @@ def test_the_same_data_give_the_same_weights(tmp_path):
 def test_what_cannot_be_fitted_is_refused(tmp_path):
     dataset, embeddings = _dataset(tmp_path)
     with pytest.raises(ValueError, match="width 13"):
-        fit_bank(dataset, embeddings[:, :5], Stub(), BankOptions(), tmp_path / "x", name="x")
+        fit_bank(dataset, embeddings[:, :5], Stub(), _options(), tmp_path / "x", name="x")
     few, rows = _dataset(tmp_path, count=20)
     with pytest.raises(ValueError, match="at least 30 photos"):
-        fit_bank(few, rows, Stub(), BankOptions(), tmp_path / "x", name="x")
+        fit_bank(few, rows, Stub(), _options(), tmp_path / "x", name="x")
     with pytest.raises(ValueError, match="not finite"):
         BankData(torch.full((40, 3), torch.nan), np.zeros((40, 2)), {})
-    with pytest.raises(ValueError, match="above zero"):
-        BankOptions(ridges=(0.0,))
-    with pytest.raises(ValueError, match="context_weight"):
-        BankOptions(context_weight=1.0)
-    with pytest.raises(ValueError, match="switch it off"):
-        BankOptions(features=())
+    with pytest.raises(OptionsError, match="ridges must be greater than 0"):
+        _options(ridges=(0.0,))
+    with pytest.raises(OptionsError, match="ridges"):
+        _options(ridges=())
+    with pytest.raises(OptionsError, match="context_share"):
+        _options(context_share=1.0)
+    with pytest.raises(OptionsError, match="turn use_context off"):
+        from_mapping(FitOptions, BANK | {"features": ()}, "test")
 
 
 def test_a_stop_in_the_progress_leaves_nothing_behind(tmp_path):
@@ -248,7 +264,5 @@ def test_a_stop_in_the_progress_leaves_nothing_behind(tmp_path):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        fit_bank(
-            dataset, embeddings, Stub(), BankOptions(), tmp_path / "x", name="x", progress=stop
-        )
+        fit_bank(dataset, embeddings, Stub(), _options(), tmp_path / "x", name="x", progress=stop)
     assert not (tmp_path / "x").exists()

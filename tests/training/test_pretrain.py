@@ -11,7 +11,7 @@ from geoclip_core.data.vocabulary import build_vocabularies, climate_vocabulary,
 from geoclip_core.model.backbones import build_backbone
 from geoclip_core.model.checkpoint import load_checkpoint
 from geoclip_core.model.image_text import build_tokenizer
-from geoclip_core.training.options import PretrainOptions
+from geoclip_core.training.options import OptionsError, PretrainOptions, from_mapping
 from geoclip_core.training.pretrain import EpochCaptions, PairEncoder, class_captions
 from tests.model import tiny_networks
 from tests.training import tiny_photos
@@ -55,7 +55,7 @@ def test_photos_and_captions_come_together(pretrained):
 
 def test_only_the_last_block_of_the_image_tower_learnt(pretrained, network):
     before, after = build_backbone(network), build_backbone(pretrained.folder)
-    before.freeze("last-block")
+    before.set_trainable("last-block")
     learning = {n for n, p in before.named_parameters() if p.requires_grad}
     old, new = before.state_dict(), after.inner.state_dict()
     changed = {n for n in old if not torch.equal(old[n], new[n])}
@@ -77,7 +77,7 @@ def test_the_result_is_a_backbone_for_fit(pretrained, data, tmp_path, projection
 
 
 def test_a_frozen_image_tower_learns_from_cached_embeddings(data, network, tmp_path):
-    run = run_pretrain(tmp_path / "run", data, network, train="backbone=none", epochs=3)
+    run = run_pretrain(tmp_path / "run", data, network, train_backbone="none", epochs=3)
     assert run.status.state == "finished", run.status.error
     before, after = build_backbone(network).state_dict(), build_backbone(run.folder).state_dict()
     assert all(torch.equal(before[n], after[f"inner.{n}"]) for n in before)
@@ -99,9 +99,9 @@ def test_a_clip_checkpoint_trains_its_own_two_towers(data, tmp_path):
     (folder / "preprocessor_config.json").write_text(
         json.dumps({"size": {"height": 32, "width": 32}})
     )
-    for train, text in (("backbone=last-block", True), ("backbone=all", False)):
+    for train, text in (("last-block", True), ("all", False)):
         run = run_pretrain(
-            tmp_path / f"run-{text}", data, folder, train=train, train_text=text, epochs=1
+            tmp_path / f"run-{text}", data, folder, train_backbone=train, train_text=text, epochs=1
         )
         assert run.status.state == "finished", run.status.error
         before = transformers.CLIPModel.from_pretrained(folder).state_dict()
@@ -111,7 +111,7 @@ def test_a_clip_checkpoint_trains_its_own_two_towers(data, tmp_path):
         assert "logit_scale" in changed
         assert "vision_model.encoder.layers.1.mlp.fc1.weight" in changed
         lower = "vision_model.encoder.layers.0.mlp.fc1.weight"
-        assert (lower in changed) is (train == "backbone=all")
+        assert (lower in changed) is (train == "all")
         fitted = run_fit(tmp_path / f"fit-{text}", data, run.folder, projection=True, epochs=1)
         assert fitted.status.state == "finished", fitted.status.error
 
@@ -193,5 +193,5 @@ def test_retrieval_and_zero_shot_by_hand(data):
     ],
 )
 def test_impossible_options_are_refused(options, message):
-    with pytest.raises(ValueError, match=message):
-        PretrainOptions(data="x", **options)
+    with pytest.raises(OptionsError, match=message):
+        from_mapping(PretrainOptions, options, "test")

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from geoclip_core.training.fit import FitRun, fit
-from geoclip_core.training.options import FitOptions
+from geoclip_core.training.options import FitOptions, from_mapping
 from geoclip_core.training.runs import Run
 from geoclip_core.training.state import StateError, read_state
 from tests.model import tiny_networks
@@ -20,13 +20,13 @@ from train.__main__ import main
 
 COMMON = ("--device", "cpu", "--log-every", "1", "--save-seconds", "0", "--batch-size", "24")
 CASES = {
-    "heads": ("fit", "resnet", ("--epochs", "12", "--cells", "12", "--dropout", "0.3")),
+    "heads": ("fit", "resnet", ("--epochs", "12", "--geocells.cells", "12", "--dropout", "0.3")),
     "end-to-end": (
         "fit",
         "resnet",
         (
-            *("--train", "backbone=last-block", "--backbone-learning-rate", "0.01"),
-            *("--epochs", "3", "--cells", "12", "--dropout", "0.3", "--accumulation", "2"),
+            *("--train-backbone", "last-block", "--backbone-learning-rate", "0.01"),
+            *("--epochs", "3", "--geocells.cells", "12", "--dropout", "0.3", "--accumulation", "2"),
         ),
     ),
     "pretrain": ("pretrain", "resnet", ("--epochs", "3", "--width", "16")),
@@ -152,9 +152,8 @@ def test_stopped_in_the_middle_leaves_a_model_and_goes_on(how, data, networks, w
 def test_metrics_of_steps_that_were_not_saved_are_forgotten(data, networks, tmp_path):
     run = Run.create(tmp_path, "x", {}, "fit", tmp_path / "run")
     run.log_metrics({"step": 7, "train/loss": 1.0})
-    options = FitOptions(
-        data=data, backbone=str(networks["resnet"]), cache_dir=tmp_path / "cache", **QUICK
-    )
+    values = {"data": data, "backbone": str(networks["resnet"]), "cache_dir": tmp_path / "cache"}
+    options = from_mapping(FitOptions, QUICK | values, "test")
     work(run, options, FitRun, fit)
     assert [row["step"] for row in run.metrics()][:2] == [1, 2]
 

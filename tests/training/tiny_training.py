@@ -7,7 +7,7 @@ from pathlib import Path
 
 from geoclip_core.training.distributed import build_accelerator
 from geoclip_core.training.fit import FitRun, fit
-from geoclip_core.training.options import FitOptions, PretrainOptions
+from geoclip_core.training.options import FitOptions, PretrainOptions, from_mapping
 from geoclip_core.training.pretrain import PretrainRun, pretrain
 from geoclip_core.training.runs import Run
 from geoclip_core.training.session import execute
@@ -19,7 +19,7 @@ QUICK = {
     "batch_size": 32,
     "device": "cpu",
     "log_every": 1,
-    "cells": 12,
+    "geocells.cells": 12,
     "learning_rate": 0.01,
     "dropout": 0.1,
 }
@@ -36,15 +36,16 @@ def run_fit(folder: Path, data: Path, backbone: Path | str, **options) -> Run:
     """Fit in this process."""
     values = QUICK | {"cache_dir": folder.parent / "cache"} | options
     if values.get("coordinate_head", "geocells") != "geocells":
-        values.pop("cells", None)
-    chosen = FitOptions(data=data, backbone=str(backbone), **values)
+        values.pop("geocells.cells")
+    chosen = from_mapping(FitOptions, {"data": data, "backbone": str(backbone), **values}, "test")
     return _run(folder, chosen, "fit", FitRun, fit)
 
 
 def run_pretrain(folder: Path, data: Path, backbone: Path | str, **options) -> Run:
     """Pretrain in this process."""
     values = PRETRAIN_QUICK | {"cache_dir": folder.parent / "cache"} | options
-    chosen = PretrainOptions(data=data, backbone=str(backbone), **values)
+    values |= {"data": data, "backbone": str(backbone)}
+    chosen = from_mapping(PretrainOptions, values, "test")
     return _run(folder, chosen, "pretrain", PretrainRun, pretrain)
 
 

@@ -113,8 +113,8 @@ def test_what_does_not_fit_is_said_at_the_field_and_stops_the_start(open_train):
     field(app, "Epochs").set_value(0).run()
     assert ":red[Epochs must be at least 1, not 0.]" in texts(app).replace("\\", "")
     assert button(app, "Start training").disabled
-    field(app, "Context weights").set_value("city").run()
-    assert "not of the form NAME=VALUE" in texts(app)
+    field(app, "Depths").set_value("deep").run()
+    assert "'deep'" in texts(app)
     field(app, "Epochs").set_value(3).run()
     assert "Epochs must be" not in texts(app)
     assert button(app, "Start training").disabled
@@ -135,7 +135,7 @@ def test_options_that_do_nothing_are_left_out(open_train):
     app = open_train()
     names = [item.label for item in app.number_input]
     assert "Cells" in names
-    field(app, "Coordinate head").set_value("retrieval").run()
+    field(app, "Coordinate head").set_value("bank").run()
     names = [item.label for item in app.number_input]
     assert "Cells" not in names
     assert "Folds" in names

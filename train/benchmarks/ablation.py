@@ -25,8 +25,8 @@ from geoclip_core.model.geolocation import Estimate, GeolocationModel
 from geoclip_core.training.fit import FitTask, TrainingPhotos, build_model
 from geoclip_core.training.fit_bank import BankData, fit_bank_model
 from geoclip_core.training.inputs import CachedEmbeddings
-from geoclip_core.training.loop import LoopSettings, TrainingLoop
-from geoclip_core.training.options import FitOptions
+from geoclip_core.training.loop import TrainingLoop
+from geoclip_core.training.options import BankOptions, FitOptions, GeocellOptions, from_mapping
 from geoclip_core.training.session import RunSession
 
 if TYPE_CHECKING:
@@ -49,7 +49,6 @@ from geoclip_core.data.dataset import read_dataset
 from geoclip_core.files import write_atomically
 from geoclip_core.training.options import PretrainOptions
 from train.command_line import load_recipe
-from train.options import build
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -156,7 +155,7 @@ class Variant:
     """One row of the table."""
 
     head: str
-    """"geocells", "regression", "retrieval", or `DEGREES`."""
+    """"geocells", "regression", "bank", or `DEGREES`."""
     use_context: bool = True
     features: Features = "plain"
     """The backbone as it comes, after contrastive pretraining, or that one's shared space."""
@@ -172,7 +171,7 @@ class Variant:
 def variants(pretrained: bool = True) -> list[Variant]:
     """The rows: heads × context × pretraining, other smoothings, and the older recipe."""
     features: tuple[Features, ...] = ("plain", "pretrained") if pretrained else ("plain",)
-    heads = ("geocells", "regression", "retrieval")
+    heads = ("geocells", "regression", "bank")
     rows = [
         Variant(head, context, kind)
         for head, kind, context in itertools.product(heads, features, (True, False))
@@ -233,7 +232,7 @@ def measure_variant(
         seconds = time.perf_counter() - began
         answers, logits = guess(embeddings["test"])
         return _result(split.test, answers, logits, vocabularies, seconds)
-    fit = _fit_bank if variant.head == "retrieval" else _fit_heads
+    fit = _fit_bank if variant.head == "bank" else _fit_heads
     model = fit(variant, split, options, vocabularies, accelerator)
     raw = model.predict(np.asarray(embeddings["val"], dtype=np.float32))
     model.calibration = fit_calibration(
@@ -261,7 +260,9 @@ def _fit_heads(
         options,
         coordinate_head=variant.head,
         use_context=variant.use_context,
-        **({"smoothing": variant.smoothing} if variant.head == "geocells" else {}),
+        geocells=GeocellOptions(smoothing=variant.smoothing)
+        if variant.head == "geocells"
+        else GeocellOptions(),
     )
     model = build_model(
         chosen,
@@ -279,10 +280,9 @@ def _fit_heads(
         CachedEmbeddings(embeddings["train"]),
         lambda: embeddings["val"],
     )
-    settings = LoopSettings.of(chosen)
     with TemporaryDirectory(prefix="ablation-") as folder:
         session = RunSession(None)
-        TrainingLoop(accelerator, session, Path(folder), task, settings, len(split.train)).run()
+        TrainingLoop(accelerator, session, Path(folder), task, chosen, len(split.train)).run()
     return model.eval()
 
 
@@ -301,15 +301,13 @@ def _fit_bank(
     )
     chosen = replace(
         options,
-        coordinate_head="retrieval",
+        coordinate_head="bank",
         use_context=variant.use_context,
-        vote="kernel-ridge" if len(split.train) <= MAX_RIDGE_BANK else "cosine",
+        bank=BankOptions(vote="kernel-ridge" if len(split.train) <= MAX_RIDGE_BANK else "cosine"),
         features=tuple(vocabularies) or options.features,
     )
     backbone = split.backbones[variant.features]
-    return fit_bank_model(
-        data, vocabularies, chosen.bank_options, backbone.config, backbone.block_widths
-    )
+    return fit_bank_model(data, vocabularies, chosen, backbone.config, backbone.block_widths)
 
 
 def _result(
@@ -487,7 +485,7 @@ def _fit_options(options: Options, seed: int) -> FitOptions:
     values |= {"data": options.data, "views": options.views, "seed": seed, "device": "cpu"}
     if options.epochs:
         values["epochs"] = options.epochs
-    return build(FitOptions, values, "ablation")
+    return from_mapping(FitOptions, values, "ablation")
 
 
 def ablation_splits(
@@ -571,7 +569,7 @@ def _pretrained(
         values["features"] = ("climate", "country", "state", "city")
     if options.pretrain_epochs:
         values["epochs"] = options.pretrain_epochs
-    chosen = build(PretrainOptions, values, "ablation")
+    chosen = from_mapping(PretrainOptions, values, "ablation")
     folder = scratch / "pretrained"
     folder.mkdir()
     pretrain(PretrainRun(chosen, RunSession(None), accelerator, folder, "pretrained"), dataset)

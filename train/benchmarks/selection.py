@@ -23,9 +23,8 @@ from geoclip_core.files import write_atomically
 from geoclip_core.model.backbone import BackboneConfig
 from geoclip_core.model.geolocation import GeolocationModel
 from geoclip_core.training.fit_bank import BankData, choose_field, fit_bank_model, random_folds
-from geoclip_core.training.options import BankOptions
+from geoclip_core.training.options import FitOptions, from_mapping
 from train.command_line import load_recipe
-from train.options import build
 from train.progress import ProgressBar
 
 if TYPE_CHECKING:
@@ -95,7 +94,7 @@ class NestedSelection:
         self,
         data: BankData,
         features: Sequence[Features],
-        options: BankOptions,
+        options: FitOptions,
         backbone: BackboneConfig,
         view_blocks: Sequence[int],
     ) -> None:
@@ -108,9 +107,8 @@ class NestedSelection:
                 f"{sum(self.view_blocks)}"
             )
         self._all_widths = self.view_blocks * views
-        self.options = replace(
-            options,
-            use_context=False,
+        self.options = _with_bank(
+            replace(options, use_context=False),
             vote="kernel-ridge",
             gammas=GAMMAS,
             ridges=RIDGES,
@@ -120,47 +118,47 @@ class NestedSelection:
     def measure(self, progress: Callable[[int, int], None] | None = None) -> SelectionResult:
         """Errors of every photo, each by a model whose training and settings never saw it."""
         count = len(self.data.embeddings)
-        errors = np.full((self.options.repeats, count), np.nan)
+        errors = np.full((self.options.bank.repeats, count), np.nan)
         chosen: Counter[Chosen] = Counter()
-        rounds = self.options.repeats * self.options.folds
+        rounds = self.options.bank.repeats * self.options.bank.folds
         for repeat, fold in itertools.product(
-            range(self.options.repeats), range(self.options.folds)
+            range(self.options.bank.repeats), range(self.options.bank.folds)
         ):
-            fold_of = random_folds(count, self.options.folds, self.options.seed + repeat)
+            fold_of = random_folds(count, self.options.bank.folds, self.options.seed + repeat)
             held = fold_of == fold
             features, options = self.choose(np.flatnonzero(~held))
-            chosen[features, options.field_scales] += 1
+            chosen[features, options.bank.field_scales] += 1
             answers = self._answers(features, options, held)
             errors[repeat, held] = haversine_km(answers, self.data.coordinates[held])
             if progress:
-                progress(repeat * self.options.folds + fold + 1, rounds)
+                progress(repeat * self.options.bank.folds + fold + 1, rounds)
         return SelectionResult(errors, count_settings(self.features), chosen)
 
-    def choose(self, rows: NDArray[np.int64]) -> tuple[Features, BankOptions]:
+    def choose(self, rows: NDArray[np.int64]) -> tuple[Features, FitOptions]:
         """The setting with the best left-out GeoScore among some photos."""
-        best: tuple[float, Features, BankOptions] | None = None
+        best: tuple[float, Features, FitOptions] | None = None
         for features, scales in itertools.product(self.features, FIELD_SCALES):
-            options = replace(self.options, field_scales=scales)
+            options = _with_bank(self.options, field_scales=scales)
             head = self._fit(features, options, rows).coordinate_head
-            fixed = replace(
+            fixed = _with_bank(
                 options,
                 gammas=(head.gamma,),
                 ridges=(head.ridge,),
                 readout_temperatures=(head.readout_temperature,),
             )
-            score, _ = choose_field(head, fixed)
+            score, _ = choose_field(head, fixed.bank)
             if best is None or score > best[0]:
                 best = (score, features, fixed)
         assert best is not None
         return best[1], best[2]
 
     def _fit(
-        self, features: Features, options: BankOptions, rows: NDArray[np.int64]
+        self, features: Features, options: FitOptions, rows: NDArray[np.int64]
     ) -> GeolocationModel:
         data = BankData(self._columns(features)[rows], self.data.coordinates[rows], {})
         return fit_bank_model(data, {}, options, self.backbone, self._widths(features))
 
-    def _answers(self, features: Features, options: BankOptions, held: NDArray[np.bool_]) -> Array:
+    def _answers(self, features: Features, options: FitOptions, held: NDArray[np.bool_]) -> Array:
         model = self._fit(features, options, np.flatnonzero(~held))
         estimates = model.predict(self._columns(features)[np.flatnonzero(held)])
         return np.array([estimate.posterior.mode() for estimate in estimates])
@@ -171,6 +169,10 @@ class NestedSelection:
 
     def _widths(self, features: Features) -> tuple[int, ...]:
         return tuple(self._all_widths[i] for i in features.blocks(len(self.view_blocks)))
+
+
+def _with_bank(options: FitOptions, **changes: Any) -> FitOptions:
+    return replace(options, bank=replace(options.bank, **changes))
 
 
 @dataclass(frozen=True)
@@ -228,13 +230,12 @@ def benchmark_selection(options: Options) -> "SelectionResult":
     from geoclip_core.training.fit import fit_backbone
     from geoclip_core.training.fit_bank import BankData
     from geoclip_core.training.inputs import Embedder
-    from geoclip_core.training.options import FitOptions
     from geoclip_core.training.session import RunSession
 
     recipe: dict[str, Any] = load_recipe(FitOptions, "mini-plain")
     recipe |= {"data": options.data, "views": options.views, "device": "cpu"}
-    recipe |= {"folds": options.folds, "repeats": options.repeats, "seed": options.seed}
-    fitting = build(FitOptions, recipe, "selection")
+    recipe |= {"bank.folds": options.folds, "bank.repeats": options.repeats, "seed": options.seed}
+    fitting = from_mapping(FitOptions, recipe, "selection")
     dataset = read_dataset(options.data)
     backbone = build_backbone(fit_backbone(fitting))
     embedder = Embedder(fitting, RunSession(None), build_accelerator(fitting), backbone)
@@ -244,7 +245,7 @@ def benchmark_selection(options: Options) -> "SelectionResult":
     selection = NestedSelection(
         BankData(torch.from_numpy(values), photos.coordinates, {}),
         candidate_features(len(options.views), len(fitting.depths)),
-        fitting.bank_options,
+        fitting,
         backbone.config,
         backbone.view_block_widths,
     )

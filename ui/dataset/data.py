@@ -16,13 +16,8 @@ from geoclip_core.data.dataset import (
     read_dataset,
 )
 from geoclip_core.data.doctor import Leakage, leakage
-from geoclip_core.data.vocabulary import (
-    DEFAULT_FEATURES,
-    MONTHS,
-    PLACE_FEATURES,
-    build_vocabularies,
-    class_name,
-)
+from geoclip_core.data.features import DEFAULT_FEATURES, PLACE_FEATURES
+from geoclip_core.data.vocabulary import MONTHS, build_vocabularies, class_name
 from geoclip_core.earth.climate import climate_names
 from geoclip_core.earth.gazetteer import country_name
 

@@ -9,7 +9,7 @@ import numpy as np
 import plotly.graph_objects as go
 from numpy.typing import NDArray
 
-from geoclip_core.data.vocabulary import KNOWN_FEATURES
+from geoclip_core.data.features import KNOWN_FEATURES
 from ui.charts import error_axis
 from ui.theme import Palette, translucent
 from ui.training.form import label

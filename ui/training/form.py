@@ -1,5 +1,6 @@
 """A form made from an options dataclass: one widget an option, with its help and its error."""
 
+import dataclasses
 import math
 import re
 import typing
@@ -11,7 +12,8 @@ from typing import Any
 import streamlit as st
 import yaml
 
-from geoclip_core.data.vocabulary import KNOWN_FEATURES
+from geoclip_core.data.features import KNOWN_FEATURES
+from geoclip_core.training.options import BankOptions, PhotoOptions
 from train.command_line import RECIPES, load_recipe
 from train.options import Option, OptionsError, build, convert, describe, to_mapping
 from ui.theme import markdown_text
@@ -38,13 +40,14 @@ _LEARNING = (
     *("patience", "augment", "val_fraction", "seed"),
 )
 _MACHINE = ("device", "precision", "workers", "cache_dir", "log_every", "save_seconds")
-_PHOTOS = ("views", "fit", "depths", "depth_pooling", "projection")
-_CELLS = ("cells", "smoothing", "offset_rank")
-_BANK = ("vote", "gammas", "ridges", "context_share", "folds", "repeats", "all_rows")
-_CONTEXT = ("context_weights", "class_balance", "context_hidden", "join_width")
+_PHOTOS = ("views", "framing", "depths", "depth_pooling", "projection")
+_CELLS = ("geocells.cells", "geocells.smoothing", "geocells.offset_rank")
+_BANK = tuple(f"bank.{field.name}" for field in dataclasses.fields(BankOptions))
+_WEIGHTS = tuple(f"context.weights.{feature}" for feature in KNOWN_FEATURES)
+_CONTEXT = (*_WEIGHTS, "context.class_balance", "context.hidden", "context.join_width")
 _GRADIENT = (
-    *("epochs", "batch_size", "learning_rate", "train", "dropout", "hidden"),
-    *("context_weights", "class_balance", "context_hidden", "coordinate_weight"),
+    *("epochs", "batch_size", "learning_rate", "train_backbone", "dropout", "hidden"),
+    *(*_WEIGHTS, "context.class_balance", "context.hidden", "coordinate_weight"),
     *(name for name in _LEARNING if name not in ("val_fraction", "seed")),
 )
 """What a closed form does not do."""
@@ -52,7 +55,7 @@ _GRADIENT = (
 LAYOUTS = {
     "fit": Layout(
         (
-            ("backbone", "train", "coordinate_head"),
+            ("backbone", "train_backbone", "coordinate_head"),
             ("use_context", "features"),
             ("epochs", "batch_size", "learning_rate"),
         ),
@@ -66,7 +69,7 @@ LAYOUTS = {
     ),
     "pretrain": Layout(
         (
-            ("backbone", "train", "text"),
+            ("backbone", "train_backbone", "text"),
             ("drop_probability", "features"),
             ("epochs", "batch_size", "learning_rate"),
         ),
@@ -86,13 +89,21 @@ def irrelevant(values: Mapping[str, Any]) -> set[str]:
     head = values.get("coordinate_head")
     if head is not None and head != "geocells":
         found.update(_CELLS)
-    if head is not None and head != "retrieval":
+    if head is not None and head != "bank":
         found.update(_BANK)
-    if head == "retrieval":
+    if head == "bank":
         found.update(_GRADIENT)
     if values.get("use_context") is False:
-        found.update(("features", *_CONTEXT, "context_share"))
-    if values.get("train") == "backbone=none" or head == "retrieval":
+        found.update(
+            (
+                "features",
+                *_CONTEXT,
+                "bank.context_share",
+                "bank.context_gammas",
+                "bank.context_ridges",
+            )
+        )
+    if values.get("train_backbone") == "none" or head == "bank":
         found.update(("augment", "backbone_learning_rate"))
     if not values.get("depths") and "depths" in values:
         found.add("depth_pooling")
@@ -100,8 +111,8 @@ def irrelevant(values: Mapping[str, Any]) -> set[str]:
         found.add("projection")
     if "drop_probability" in values:
         found.add("accumulation")  # parts of a step would not see each other's captions
-    if values.get("vote") == "cosine":
-        found.add("ridges")
+    if values.get("bank.vote") == "cosine":
+        found.add("bank.ridges")
     return found
 
 
@@ -134,8 +145,7 @@ def in_sections(layout: Layout, options: Sequence[Option]) -> list[tuple[str, li
 
 
 _LABELS = {
-    "train": "what learns of the backbone",
-    "fit": "photo into view",
+    "bank.note": "note on the numbers",
     "text": "text tower",
 }
 """Names that need their flag to be understood."""
@@ -171,6 +181,8 @@ def recipe_values(cls: type, recipe: str | None) -> dict[str, Any]:
         OptionsError: there is no such recipe, or a value in it is of the wrong type.
     """
     given = load_recipe(cls, recipe) if recipe else {}
+    if issubclass(cls, PhotoOptions):
+        return to_mapping(build(cls, given, str(recipe)))
     values = {}
     for option in describe(cls):
         value = option.default
@@ -216,7 +228,7 @@ def check(cls: type, values: Mapping[str, Any]) -> Checked:
         built = build(cls, given)
     except OptionsError as error:
         text = _sentence(str(error), options)
-        named = [name for name in options if _names(str(error), name)]
+        named = [name for name in options if name in error.problems or _names(str(error), name)]
         return Checked(dict(values), None, {**dict.fromkeys(named, text), **errors}, text)
     if errors:
         return Checked(dict(values), None, errors, "")
@@ -261,7 +273,8 @@ def shown(value: Any) -> str:
 
 def label(name: str) -> str:
     """An option's name as people read it: "learning_rate" is "Learning rate"."""
-    text = _LABELS.get(name) or name.replace("_", " ")
+    field = name.removeprefix("geocells.").removeprefix("bank.")
+    text = _LABELS.get(name) or field.replace("_", " ").replace(".", " ")
     return text[:1].upper() + text[1:]
 
 
