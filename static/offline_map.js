@@ -1,14 +1,14 @@
-/* The map that needs no internet: panes, borders, names and the first view of every Leaflet map.
+/* Panes, borders, names, pins, legend and first view of every Leaflet map; called by ui/maps.py.
  *
- * Borders come from static/borders, coarse ones at once and finer ones when the viewer zooms in.
- * Everything is drawn three times, 360 degrees apart, so that a map may be centred anywhere, the
- * date line included. Loaded by ui/maps.py.
+ * Borders are fetched from static/borders: coarse ones at once, finer ones when the viewer zooms
+ * in. Everything is drawn three times, 360 degrees apart, so that a map can be centred anywhere,
+ * also on the date line.
  */
 "use strict";
 
 window.OfflineMap = (() => {
   const COPIES = [-360, 0, 360];
-  // Land, then images (heatmap, climate belt), then border lines, then names, then markers.
+  // z-index, from bottom to top: land, images (heatmap, climate belt), border lines, names.
   const PANES = { land: 230, images: 240, lines: 250, names: 450 };
   const LEVELS = [
     { file: "countries110.geojson", from: 0, until: 4.5, kind: "country" },
@@ -44,8 +44,8 @@ window.OfflineMap = (() => {
     return fetched[url];
   }
 
-  // Some outlines jump from 180 to -180 degrees: here they run on, so that no line crosses the map.
-  // Antarctica's way along the bottom of the map is the exception.
+  // Some outlines jump from 180 to -180 degrees. Continue them beyond 180, so that no line crosses
+  // the map; Antarctica's edge along the bottom of the map is left as it is.
   function continuous(ring) {
     let turn = 0;
     return ring.map(([lng, lat], i) => {
@@ -57,7 +57,7 @@ window.OfflineMap = (() => {
 
   const latLngs = (ring, shift) => ring.map(([lng, lat]) => [lat, lng + shift]);
 
-  // Polygons are cut at the date line and at the South Pole: those cuts are no borders.
+  // Polygons are cut at the date line and at the South Pole; these cuts are not drawn as borders.
   function lines(ring, shift) {
     const pieces = [[]];
     for (let i = 0; i < ring.length; i += 1) {
@@ -129,7 +129,7 @@ window.OfflineMap = (() => {
           return;
         }
       }
-      // Swapped only when the finer level is there: the map never goes blank in between.
+      // Swap levels only when the finer one is loaded, so that the map is never blank.
       if (!this._map) return;
       for (const level of LEVELS) {
         const shown = this._shown[level.file];
@@ -161,7 +161,7 @@ window.OfflineMap = (() => {
       return { layer, labels: found.map(labelOf), kind: level.kind };
     },
 
-    // Names of what is large enough on the screen to carry one.
+    // Draw the names of areas that are wide enough on the screen, largest first, without overlap.
     _label() {
       if (!this._map) return;
       this._names.clearLayers();
@@ -195,8 +195,8 @@ window.OfflineMap = (() => {
     },
   });
 
-  // The first view. A frame may still be growing when its map is made: look again until the viewer
-  // moves the map.
+  // Set the first view. The frame may still be growing when its map is made, so fit again on every
+  // resize until the viewer moves the map.
   function view(map, bounds, maxZoom) {
     let touched = false;
     const fit = () => map.fitBounds(bounds, { padding: [28, 28], maxZoom, animate: false });

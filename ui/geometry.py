@@ -1,8 +1,8 @@
-"""Shapes as a flat map shows them: circles, great circles and images on a web-Mercator world.
+"""Circles, great circles and images on a web-Mercator map.
 
-A map has a *middle* longitude. Every longitude is drawn at its copy nearest to the middle, and what
-has an extent is drawn in three copies, 360° apart, as the borders are. So neither the date line nor
-a pole needs a special case on the page.
+A map has a *middle* longitude. Points are drawn at the copy of their longitude nearest to the
+middle; areas are drawn in three copies, 360° apart, as the borders are. This way the pages need no
+special case for the date line or the poles.
 """
 
 import io
@@ -20,6 +20,8 @@ from geoclip_core.earth.sphere import EARTH_RADIUS_KM, bearing, destination, hav
 MERCATOR_LIMIT = 85.0511287798
 """Latitude at which a web-Mercator map of the world is square."""
 
+_CIRCLE_POINTS = 180
+
 Coordinate = tuple[float, float]
 """(latitude, longitude) in degrees."""
 
@@ -27,19 +29,20 @@ Ring = list[Coordinate]
 """Points (latitude, longitude) in degrees; longitudes may lie outside [−180, 180)."""
 
 COPIES = (-360, 0, 360)
+"""Shifts in degrees of longitude at which areas are drawn."""
 """Shifts in degrees at which everything that has an extent is drawn."""
 
 
 def longitude_near(longitude: float, middle: float) -> float:
-    """The copy of ``longitude`` within 180° of ``middle``."""
+    """Return the copy of ``longitude`` within 180° of ``middle``."""
     return middle + (longitude - middle + 180) % 360 - 180
 
 
 def middle_longitude(longitudes: Sequence[float]) -> float:
-    """The longitude to centre a map on: opposite to the widest gap between ``longitudes``.
+    """Return the longitude to centre a map on: opposite the widest gap between ``longitudes``.
 
-    0, as on the usual map, if there are none or they lie all around; equal gaps are decided for the
-    map that is closest to the usual one.
+    It is 0 if there are none or no gap is as wide as 160°. Among equal gaps the middle nearest to
+    0 is chosen.
     """
     if not longitudes:
         return 0.0
@@ -55,14 +58,13 @@ def middle_longitude(longitudes: Sequence[float]) -> float:
     return min(middles, key=abs)
 
 
-def circle(
-    centre: Coordinate, radius_km: float, middle: float = 0.0, points: int = 180
-) -> list[list[Ring]]:
-    """The points within ``radius_km`` of ``centre`` on the sphere, as polygons on the map.
+def circle(centre: Coordinate, radius_km: float, middle: float) -> list[list[Ring]]:
+    """Return the area within ``radius_km`` of ``centre`` on the sphere as polygons on the map.
 
     Returns:
-        Polygons, each a list of rings: the outline first, then holes. A circle that holds a pole
-        reaches the edge of the map there; one that holds both leaves a hole around its antipode.
+        Polygons, each a list of rings: the outline first, then holes. A circle that contains a
+        pole reaches the edge of the map there; one that contains both has a hole around the
+        antipode of its centre.
     """
     latitude, longitude = float(centre[0]), longitude_near(float(centre[1]), middle)
     angle = math.degrees(radius_km / EARTH_RADIUS_KM)
@@ -71,14 +73,16 @@ def circle(
     holds_north, holds_south = 90 - latitude < angle, 90 + latitude < angle
     if holds_north and holds_south:
         antipode = (-latitude, longitude + 180)
-        opposite = circle(antipode, math.pi * EARTH_RADIUS_KM - radius_km, middle, points)
+        opposite = circle(antipode, math.pi * EARTH_RADIUS_KM - radius_km, middle)
         return [[_world(middle), *(rings[0] for rings in opposite)]]
-    outline = destination((latitude, longitude), np.linspace(0, 360, points, False), radius_km)
+    outline = destination(
+        (latitude, longitude), np.linspace(0, 360, _CIRCLE_POINTS, False), radius_km
+    )
     if not (holds_north or holds_south):
-        # Such a circle is less than 180° wide: near its centre is where its longitudes belong.
+        # Such a circle is less than 180° wide, so its longitudes are near that of its centre.
         ring = [(float(lat), longitude_near(float(lon), longitude)) for lat, lon in outline]
         return [[[(lat, lon + shift) for lat, lon in ring]] for shift in COPIES]
-    # The outline goes round the pole once: in order of longitude it is the edge of a cap.
+    # The outline goes round the pole once; sorted by longitude it is the edge of a cap.
     edge = sorted((longitude_near(float(lon), middle), float(lat)) for lat, lon in outline)
     ring = [(lat, lon + shift) for shift in COPIES for lon, lat in edge]
     pole = 90.0 if holds_north else -90.0
@@ -86,31 +90,31 @@ def circle(
 
 
 def edge(ring: Ring) -> Ring:
-    """The line to draw round a ring of ``circle``: without the ends of the map, which are no edge.
+    """Return the outline of a ring of ``circle`` without the parts along the ends of the map.
 
-    Empty for the outline of the whole world.
+    It is empty for the whole world.
     """
     inner = [point for point in ring if abs(point[0]) < 90]
     return [*ring, ring[0]] if len(inner) == len(ring) else inner
 
 
 def around(centre: Coordinate, radius_km: float) -> list[Coordinate]:
-    """Eight coordinates on a circle: what must be in view for the circle to be."""
+    """Return eight coordinates on a circle (up to 9,000 km), to bring it into view."""
     ends = destination(centre, np.arange(0, 360, 45), min(radius_km, 9_000))
     return [(float(latitude), float(longitude)) for latitude, longitude in ends]
 
 
-def great_circle(start: Coordinate, end: Coordinate, middle: float = 0.0, points: int = 64) -> Ring:
-    """The shortest way from ``start`` to ``end``, unbroken at the date line."""
-    way = np.linspace(0, float(haversine_km(start, end)), points)
+def great_circle(start: Coordinate, end: Coordinate, middle: float) -> Ring:
+    """Return points along the great circle from ``start`` to ``end``, unbroken at the date line."""
+    way = np.linspace(0, float(haversine_km(start, end)), 64)
     steps = destination(start, float(bearing(start, end)), way)
     longitudes = np.unwrap(steps[:, 1], period=360)
     longitudes += longitude_near(float(longitudes[0]), middle) - longitudes[0]
     return [(float(lat), float(lon)) for lat, lon in zip(steps[:, 0], longitudes, strict=True)]
 
 
-def bounds_of(points: Sequence[Coordinate], middle: float = 0.0) -> list[list[float]]:
-    """South-west and north-east corner of ``points``, inside what web-Mercator can show."""
+def bounds_of(points: Sequence[Coordinate], middle: float) -> list[list[float]]:
+    """Return the south-west and north-east corner of ``points``, clipped to the map."""
     latitudes = [min(max(point[0], -80.0), 82.0) for point in points]
     longitudes = [min(max(point[1], middle - 180), middle + 180) for point in points]
     return [[min(latitudes), min(longitudes)], [max(latitudes), max(longitudes)]]
@@ -118,7 +122,7 @@ def bounds_of(points: Sequence[Coordinate], middle: float = 0.0) -> list[list[fl
 
 @dataclass(frozen=True)
 class Window:
-    """A part of the map, in degrees; longitudes may lie outside [−180, 180)."""
+    """A part of the map in degrees; longitudes may be outside [−180, 180)."""
 
     west: float
     east: float
@@ -127,11 +131,11 @@ class Window:
 
     @property
     def is_world(self) -> bool:
-        """Whether it goes all the way round."""
+        """Whether it spans all longitudes."""
         return self.east - self.west >= 360
 
     def lattice(self, width: int) -> NDArray[np.float64]:
-        """Coordinates (height, width, 2) of the pixels of an image of this part of the map.
+        """Return the coordinates (height, width, 2) of the pixels of an image of this window.
 
         Pixels are square on the map; the first row is the northernmost, the first column the
         westernmost. Longitudes are wrapped to [−180, 180).
@@ -147,9 +151,9 @@ class Window:
 
 
 def window_around(points: Sequence[Coordinate], middle: float) -> Window:
-    """Return the part of the map that holds ``points``, and once their extent on every side.
+    """Return the part of the map with ``points``, extended by their extent on every side.
 
-    The whole world, centred on ``middle``, if there are no points or they are far apart.
+    It is the whole world, centred on ``middle``, if there are no points or they are far apart.
     """
     if points:
         (south, west), (north, east) = bounds_of(points, middle)
@@ -175,7 +179,7 @@ def sample_lattice(
 
 
 def png(rgba: NDArray[np.uint8]) -> bytes:
-    """An image (height, width, 4) as a PNG file."""
+    """Return an image (height, width, 4) as a PNG file."""
     stream = io.BytesIO()
     Image.fromarray(rgba, "RGBA").save(stream, "PNG", optimize=True)
     return stream.getvalue()

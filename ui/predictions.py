@@ -36,7 +36,7 @@ _MOST_CIRCLES = 6
 _CARDS_PER_PAGE = 8
 _THUMBNAILS_PER_CARD = 6
 
-_NOT_SURE = " It is **not sure** even of the continent."
+_NOT_SURE = " The model is **not sure** even of the continent."
 
 _FORMATS = (
     ("CSV", "csv", to_csv, "text/csv"),

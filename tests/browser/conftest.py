@@ -1,4 +1,4 @@
-"""The app in Chromium with the network cut: whatever asks beyond loopback fails the test."""
+"""Fixtures for the app in Chromium; a test fails on any request beyond loopback."""
 
 import contextlib
 import os
@@ -20,12 +20,12 @@ ROOT = Path(__file__).resolve().parents[2]
 LOOPBACK = {"127.0.0.1", "localhost"}
 START_SECONDS = 120
 PATIENCE_MS = 90_000
-"""How long anything on a page may take. Machines are shared: a short wait tests the machine."""
+"""Longest wait for anything on a page; generous, because test machines are shared and slow."""
 expect.set_options(timeout=PATIENCE_MS)
 
 
 def chromium():
-    """Path of Chromium. Its absence fails a test in CI, and skips it elsewhere."""
+    """Path of Chromium. Without it a test fails in CI and is skipped elsewhere."""
     path = (
         os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
     )
@@ -47,7 +47,7 @@ def browser():
                 "--no-sandbox",
                 "--use-angle=swiftshader",
                 "--enable-unsafe-swiftshader",
-                # Not even a name is looked up.
+                # No name is resolved either.
                 "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
             ],
         )
@@ -69,7 +69,7 @@ class Server:
 
 @contextlib.contextmanager
 def running_app(log, **environment):
-    """The app as a user starts it, on a free loopback port, with further environment variables."""
+    """Start the app on a free loopback port, with further environment variables."""
     chromium()
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -89,7 +89,7 @@ def running_app(log, **environment):
 
 
 def stop(process):
-    """End a server; one that is busy is killed."""
+    """Stop a server, with SIGKILL if it does not stop in time."""
     process.terminate()
     try:
         process.wait(timeout=20)
@@ -100,7 +100,7 @@ def stop(process):
 
 @pytest.fixture(scope="session")
 def server(tmp_path_factory):
-    """The app as a user starts it. A module of tests may have one of its own, by this name."""
+    """The running app. A test module can override this fixture to set its environment."""
     with running_app(tmp_path_factory.mktemp("server") / "log.txt") as running:
         yield running
 
@@ -121,7 +121,7 @@ def _wait_until_healthy(address, process, log):
 
 @pytest.fixture(scope="session")
 def contexts(browser):
-    """Browser contexts by their options: pages of one share a cache and so load quickly."""
+    """Browser contexts by their options; pages of one context share a cache and load faster."""
     made = {}
 
     def context(**options):
@@ -139,8 +139,8 @@ def contexts(browser):
 def open_page(contexts, server):
     """Open a page of the app: ``open_page("Context_heads", dark=True, width=390)``.
 
-    The page has ``beyond``, the addresses outside this computer that it asked for; unless a test
-    empties it, anything in it fails the test.
+    ``page.beyond`` lists the addresses outside this computer that the page requested. The test
+    fails if it is not empty at the end.
     """
     pages = []
 
@@ -183,9 +183,9 @@ def map_frame(page):
 
 
 def act_until(page, act, done, tries=20):
-    """Do what a person does who sees nothing happen: the same again, until ``done()``.
+    """Repeat an action until ``done()``.
 
-    A page that is being drawn anew loses the focus, and what was pressed or clicked in that moment.
+    While a page is redrawn it loses the focus, and clicks and keys of that moment.
     """
     for _ in range(tries):
         if done():
@@ -198,10 +198,9 @@ def act_until(page, act, done, tries=20):
 
 
 def click_until(page, shape, done):
-    """Click the middle of a shape of a map until ``done()``.
+    """Click the middle of a shape on a map until ``done()``.
 
-    Maps are drawn in steps, and ignore a click that comes before the last one or in the moment in
-    which the mouse arrives.
+    Maps ignore clicks until they are fully drawn, and at the moment the mouse enters them.
     """
 
     def click():

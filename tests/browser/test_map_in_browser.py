@@ -1,4 +1,4 @@
-"""The map page in Chromium: photos in by every way, pins out, nothing beyond this computer."""
+"""Tests of the Map and Context heads pages in Chromium, without internet."""
 
 import io
 
@@ -15,7 +15,7 @@ EXAMPLE = ROOT / "static" / "examples" / "summer-palace.jpg"
 
 
 def photo(name="palace.jpg", turn=90):
-    """The example photo, turned, so that it is another file than the example."""
+    """The example photo rotated, so that its bytes differ from the example's."""
     stream = io.BytesIO()
     Image.open(EXAMPLE).rotate(turn, expand=True).save(stream, "JPEG")
     return {"name": name, "mimeType": "image/jpeg", "buffer": stream.getvalue()}
@@ -26,7 +26,7 @@ def drop(page, *files):
 
 
 def colours(screenshot):
-    """How many different colours a picture has."""
+    """Number of different colours in a picture."""
     pixels = np.asarray(Image.open(io.BytesIO(screenshot)).convert("RGB")).reshape(-1, 3)
     return len(np.unique(pixels, axis=0))
 
@@ -56,7 +56,7 @@ def test_heatmap_is_drawn_between_land_and_borders(open_page):
     expect(frame.locator(".leaflet-images-pane img").first).to_be_attached()
 
 
-def test_broken_file_among_good_ones(open_page):
+def test_broken_file_among_good_ones_gets_an_error_card(open_page):
     page = open_page()
     map_frame(page)
     broken = {"name": "notes.jpg", "mimeType": "image/jpeg", "buffer": b"only text"}
@@ -95,7 +95,7 @@ def test_photo_is_pasted_with_the_keyboard_and_with_the_button(open_page):
     expect(page.get_by_text("1 · Pasted 1")).to_be_visible()
 
 
-def test_camera_is_asked_for_only_when_switched_on(open_page):
+def test_camera_field_appears_only_when_switched_on(open_page):
     page = open_page()
     map_frame(page)
     assert page.get_by_test_id("stCameraInput").count() == 0
@@ -103,7 +103,7 @@ def test_camera_is_asked_for_only_when_switched_on(open_page):
     expect(page.get_by_test_id("stCameraInput")).to_be_visible()
 
 
-def test_online_tiles_are_asked_for_only_when_switched_on(open_page):
+def test_online_tiles_are_requested_only_when_switched_on(open_page):
     page = open_page()
     frame = map_frame(page)
     page.wait_for_timeout(500)
@@ -157,7 +157,7 @@ def test_map_stays_in_view_beside_long_lists(open_page):
     expect(page.locator("iframe[title^='streamlit_folium']")).to_be_in_viewport(ratio=0.6)
 
 
-def test_photo_and_model_follow_to_the_context_page(open_page):
+def test_photo_is_kept_on_the_context_page(open_page):
     page = open_page()
     map_frame(page)
     drop(page, photo())

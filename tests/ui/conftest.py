@@ -1,4 +1,4 @@
-"""Two small models whose answers are known, and photos to ask them about."""
+"""Fixtures: two small models with known answers, photos, and pages opened with a model."""
 
 import io
 from pathlib import Path
@@ -88,7 +88,7 @@ def photo_bytes(seed=0, position=None, size=(160, 120)):
 
 @pytest.fixture
 def open_app(models):
-    """Open a page as a viewer would, with a model chosen: ``open_app("texas", "app.py")``."""
+    """Open a page with a model chosen: ``open_app("texas", "app.py")``."""
 
     def opened(model="texas", page="app.py", **session):
         app = AppTest.from_file(str(ROOT / "app.py"), default_timeout=180)
@@ -105,6 +105,6 @@ def open_app(models):
 
 
 def texts(app):
-    """All the text of a page, for looking things up in."""
+    """All the text of a page."""
     shown = [*app.markdown, *app.caption, *app.error, *app.code, *app.info, *app.title]
     return "\n".join(str(element.value) for element in shown)

@@ -35,8 +35,9 @@ def test_percent_never_rounds_to_certainty(share, text):
 def test_error_colours_get_brighter_on_a_log_scale():
     assert theme.error_colour(0) == theme.error_colour(1) == theme.ERROR_SCALE[0]
     assert theme.error_colour(50_000) == theme.ERROR_SCALE[-1]
-    middle = theme.blend(theme.ERROR_SCALE, 0.5)
-    assert theme.error_colour(math.sqrt(theme.ERROR_LIMIT_KM)) == middle
+    middle = theme.rgb(theme.blend(theme.ERROR_SCALE, 0.5))
+    halfway = theme.rgb(theme.error_colour(math.sqrt(theme.ERROR_LIMIT_KM)))
+    assert halfway == pytest.approx(middle, abs=1)
     brightness = [sum(theme.rgb(theme.error_colour(km))) for km in theme.ERROR_MARKS_KM]
     assert brightness == sorted(brightness)
 

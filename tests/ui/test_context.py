@@ -1,4 +1,4 @@
-"""The map's facts, and the comparison of a head with them."""
+"""Tests of the map's facts and of comparing a head with them."""
 
 import math
 from datetime import UTC, datetime
@@ -35,7 +35,7 @@ def test_the_sea_has_no_climate():
     assert "climate" not in facts_at(0.0, -140.0)
 
 
-def test_comparison_finds_the_maps_class_wherever_it_stands():
+def test_compare_finds_the_maps_class_at_any_rank():
     classes = [("FR", 0.7), ("US", 0.3)]
     verdict = compare(classes, Fact("US", "United States"), COUNTRIES)
     assert (verdict.agrees, verdict.rank, verdict.probability) == (False, 2, 0.3)
@@ -46,23 +46,23 @@ def test_comparison_finds_the_maps_class_wherever_it_stands():
 @pytest.mark.parametrize(
     ("shares", "count"), [([1.0], 1), ([0.5, 0.5], 2), ([0.25] * 4, 4), ([1.0, 0.0], 1)]
 )
-def test_effective_classes_counts_even_odds(shares, count):
+def test_effective_classes_of_equal_probabilities(shares, count):
     assert effective_classes([("x", share) for share in shares]) == pytest.approx(count)
 
 
-def test_effective_classes_of_uneven_odds():
+def test_effective_classes_of_unequal_probabilities():
     entropy = -(0.9 * math.log(0.9) + 0.1 * math.log(0.1))
     assert effective_classes([("a", 0.9), ("b", 0.1)]) == pytest.approx(math.exp(entropy))
 
 
-def test_doubt_has_words_for_its_whole_range():
+def test_doubt_describes_even_and_certain_heads():
     even = [("x", 1 / 30)] * 30
     sure = [("x", 0.999)] + [("y", 0.001 / 29)] * 29
     assert doubt(even) == "Nearly guessing (as if choosing among 30 of 30)"
     assert doubt(sure) == "Very sure (one of 30 classes has most of the probability)"
 
 
-def test_month_comes_from_the_camera():
+def test_month_is_read_from_the_exif_time():
     assert month_fact(datetime(2021, 7, 3, tzinfo=UTC))["month"].label == "July"
     assert month_fact(None) == {}
 
@@ -72,7 +72,7 @@ def test_features_and_absent_heads():
     assert absent_heads({"climate": 1}) == ["month", "state", "county", "city"]
 
 
-def test_labels_for_people():
+def test_labels_are_made_readable():
     assert readable("country", "FJ") == "Fiji"
     assert readable("state", "FJ") == "FJ"
     assert climate_of_label("Cfa, temperate").symbol == "Cfa"

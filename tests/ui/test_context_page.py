@@ -1,4 +1,4 @@
-"""The context page: heads beside the map, two models side by side, heads that are not there."""
+"""Tests of the Context heads page: heads beside the map, two models, missing heads, reasons."""
 
 import hashlib
 
@@ -23,7 +23,7 @@ def test_agreement_and_contradiction_are_visible(open_app):
     assert "BSh, arid" in lists(app)  # the map's class is listed though it is not in the top 5
 
 
-def test_doubt_is_said_in_words(open_app):
+def test_doubt_is_described_in_words(open_app):
     shown = texts(open_app("texas", PAGE, **{"second model": "None"}))
     # Logit 4 against 29 zeros: e⁴ / (e⁴ + 29) = 65 %, entropy 1.81 nats, e^1.81 = 6.1 classes.
     assert "Unsure (as if choosing among 6 of 30)" in shown
@@ -34,7 +34,7 @@ def test_missing_heads_are_named(open_app):
     assert "trained without a head for month, state, county or city" in shown
 
 
-def test_model_without_heads_shows_the_map_and_says_so(open_app):
+def test_model_without_heads_shows_the_facts_of_the_map(open_app):
     app = open_app("fiji", PAGE, **{"second model": "None"})
     shown = texts(app)
     assert "straight to coordinates" in shown
@@ -51,7 +51,7 @@ def test_two_models_side_by_side(open_app, models):
     assert f"**{round(float(haversine_km(ABILENE, SUVA)), -1):,.0f} km** apart" in shown
 
 
-def test_belt_follows_the_head_and_can_be_switched_off(open_app):
+def test_climate_belt_shows_the_top_class_and_can_be_switched_off(open_app):
     app = open_app("texas", PAGE, **{"second model": "None"})
     belt = next(box for box in app.selectbox if box.label == "Climate belt on the map")
     assert belt.value == "top"
@@ -60,7 +60,7 @@ def test_belt_follows_the_head_and_can_be_switched_off(open_app):
     assert not app.exception
 
 
-def test_photo_can_be_chosen_and_a_broken_one_is_said_so(open_app):
+def test_choosing_a_broken_photo_gives_an_error(open_app):
     app = open_app("texas", PAGE)
     files = [("good.jpg", photo_bytes(3), "image/jpeg"), ("bad.jpg", b"text", "image/jpeg")]
     app.file_uploader[0].set_value(files).run()
@@ -75,7 +75,7 @@ def button(app, label):
     return next((button for button in app.button if button.label == label), None)
 
 
-def test_reasons_are_looked_for_when_asked_and_then_known(open_app):
+def test_reasons_are_found_on_click_and_kept(open_app):
     app = open_app("texas", PAGE, **{"second model": "None"})
     assert "Which parts of the photo matter" in [heading.value for heading in app.subheader]
     assert not [box for box in app.selectbox if box.label == "Answer"]
@@ -85,7 +85,7 @@ def test_reasons_are_looked_for_when_asked_and_then_known(open_app):
     shown = texts(app)
     assert "Expected GeoScore" in shown
     assert "Hiding the outlined part costs **nothing**" in shown
-    # This model's answer is the same for every photo: nothing in it can be a reason.
+    # This model gives the same answer for every photo, so no part can matter.
     assert "No part stands out" in shown
     box = next(box for box in app.selectbox if box.label == "Answer")
     assert box.options == ["Place", "Climate", "Country"]
@@ -95,7 +95,7 @@ def test_reasons_are_looked_for_when_asked_and_then_known(open_app):
     assert button(app, "Find the reasons") is None
 
 
-def test_reasons_of_two_models_and_of_one_that_reads_nothing(open_app, models):
+def test_reasons_of_two_models_of_which_one_has_no_heads(open_app, models):
     app = open_app("texas", PAGE, **{"second model": models["fiji"]})
     button(app, "Find the reasons").click().run()
     assert texts(app).count("Hiding the outlined part costs") == 2
@@ -106,7 +106,7 @@ def test_reasons_of_two_models_and_of_one_that_reads_nothing(open_app, models):
     assert not app.exception
 
 
-def test_why_leads_from_a_card_to_the_reasons(open_app):
+def test_why_button_opens_the_context_page_with_its_photo(open_app):
     app = open_app("texas")
     files = [(f"{name}.jpg", photo_bytes(seed), "image/jpeg") for seed, name in enumerate("ab")]
     app.file_uploader[0].set_value(files).run()

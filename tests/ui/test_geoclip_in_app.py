@@ -1,4 +1,4 @@
-"""A downloaded GeoCLIP, small and random, on the pages: chosen, asked, and honest about it."""
+"""Tests of a small random GeoCLIP, as if it were downloaded, on the pages."""
 
 import pytest
 import streamlit as st
@@ -20,7 +20,7 @@ def downloaded(tmp_path, monkeypatch):
     st.cache_resource.clear()
 
 
-def test_choose_it_drop_a_photo_see_candidates(open_app):
+def test_geoclip_can_be_chosen_and_locates_a_photo(open_app):
     app = open_app("geoclip")
     assert app.session_state["model"] == "geoclip"
     app.file_uploader[0].set_value([("a.jpg", photo_bytes(), "image/jpeg")]).run()
@@ -32,13 +32,13 @@ def test_choose_it_drop_a_photo_see_candidates(open_app):
     assert "candidates" in app.expander[-1].label
 
 
-def test_its_context_is_marked_as_the_maps(open_app):
+def test_geoclip_context_is_marked_as_from_the_map(open_app):
     app = open_app("geoclip", "pages/1_Context_heads.py")
     assert "from the map, not from the photo" in texts(app)
     assert "nothing in them was read in the photo" in texts(app)
 
 
-def test_its_reasons_are_for_the_place_alone(open_app):
+def test_geoclip_has_reasons_for_the_place_only(open_app):
     app = open_app("geoclip", "pages/1_Context_heads.py", **{"second model": "None"})
     next(button for button in app.button if button.label == "Find the reasons").click().run()
     assert not app.exception

@@ -1,4 +1,4 @@
-"""Circles, great circles and images on a flat map: at the poles and the date line too."""
+"""Tests of shapes on a flat map, including the poles and the date line."""
 
 import io
 import math
@@ -39,7 +39,7 @@ def inside(polygons, point):
     ("longitude", "middle", "expected"),
     [(-179, 179, 181), (179, -179, -181), (10, 0, 10), (190, 0, -170), (-99.7, 178, 260.3)],
 )
-def test_longitudes_come_to_the_middle(longitude, middle, expected):
+def test_longitude_near_is_the_copy_nearest_to_the_middle(longitude, middle, expected):
     assert longitude_near(longitude, middle) == pytest.approx(expected)
 
 
@@ -47,47 +47,49 @@ def test_longitudes_come_to_the_middle(longitude, middle, expected):
     ("longitudes", "middle"),
     [([], 0), ([10], 10), ([170, -170], -180), ([-10, 30], 10), ([-120, 10, 150], 0)],
 )
-def test_the_middle_is_opposite_a_wide_gap(longitudes, middle):
+def test_middle_longitude_is_opposite_the_widest_gap(longitudes, middle):
     assert longitude_near(middle_longitude(longitudes), middle) == pytest.approx(middle)
 
 
 @pytest.mark.parametrize("centre", [(0, 0), (52, 13), (-17.7, 179.5), (89, 40), (-75, -179)])
 @pytest.mark.parametrize("radius_km", [5, 400, 2500, 7000, 12_000, 19_000])
-def test_a_circle_holds_just_the_points_within_its_radius(centre, radius_km):
+def test_circle_contains_exactly_the_points_within_its_radius(centre, radius_km):
     rng = np.random.default_rng(7)
-    polygons = circle(centre, radius_km, middle=centre[1], points=720)
+    polygons = circle(centre, radius_km, middle=centre[1])
     latitudes = np.degrees(np.arcsin(rng.uniform(-0.995, 0.995, 400)))
     longitudes = centre[1] + rng.uniform(-179, 179, 400)
     checked = 0
     for point in zip(latitudes.tolist(), longitudes.tolist(), strict=True):
         distance = float(haversine_km(centre, point))
-        if abs(distance - radius_km) > 0.02 * radius_km + 20:  # not too close to the edge to tell
+        if (
+            abs(distance - radius_km) > 0.02 * radius_km + 20
+        ):  # points at the edge depend on its resolution
             assert inside(polygons, point) == (distance < radius_km), (point, distance)
             checked += 1
     assert checked > 200
 
 
-def test_a_circle_over_the_date_line_is_in_one_piece():
+def test_circle_across_the_date_line_is_in_one_piece():
     rings = circle((-17.7, 179.5), 500, middle=179.5)
     longitudes = [longitude for _, longitude in rings[1][0]]
     assert 170 < min(longitudes) < 180 < max(longitudes) < 190
 
 
-def test_the_ends_of_the_map_are_no_edge_of_a_circle():
-    closed = circle((0, 0), 500)[0][0]
+def test_edge_leaves_out_the_ends_of_the_map():
+    closed = circle((0, 0), 500, 0)[0][0]
     assert edge(closed) == [*closed, closed[0]]
-    cap = circle((80, 0), 3000)[0][0]
+    cap = circle((80, 0), 3000, 0)[0][0]
     assert edge(cap) == cap[:-2]
-    assert edge(circle((0, 0), 15_000)[0][0]) == []
+    assert edge(circle((0, 0), 15_000, 0)[0][0]) == []
 
 
-def test_half_the_circumference_is_the_whole_world():
-    polygons = circle((10, 20), math.pi * EARTH_RADIUS_KM)
+def test_circle_of_half_the_circumference_is_the_whole_world():
+    polygons = circle((10, 20), math.pi * EARTH_RADIUS_KM, 0)
     assert inside(polygons, (-80, -150))
     assert inside(polygons, (80, 170))
 
 
-def test_great_circle_passes_the_date_line_without_a_jump():
+def test_great_circle_crosses_the_date_line_without_a_jump():
     way = great_circle((40, 170), (40, -170), middle=180)
     longitudes = [longitude for _, longitude in way]
     assert max(abs(np.diff(longitudes))) < 1
@@ -95,18 +97,18 @@ def test_great_circle_passes_the_date_line_without_a_jump():
     assert way[-1] == pytest.approx((40, 190))
 
 
-def test_great_circle_of_a_point_with_itself_stays_there():
-    assert great_circle((1, 2), (1, 2))[-1] == pytest.approx((1, 2))
+def test_great_circle_from_a_point_to_itself_is_that_point():
+    assert great_circle((1, 2), (1, 2), middle=0)[-1] == pytest.approx((1, 2))
 
 
-def test_window_holds_its_points_and_is_the_world_for_far_ones():
+def test_window_contains_near_points_and_is_the_world_for_far_ones():
     near = window_around([(10, 20), (12, 26)], middle=23)
     assert near == Window(14, 32, 4, 18)
     assert window_around([(0, -80), (0, 80)], middle=0).is_world
     assert window_around([], middle=100) == Window(-80, 280)
 
 
-def test_bounds_keep_off_the_ends_of_the_map():
+def test_bounds_are_clipped_at_the_poles():
     assert bounds_of([(90, 200), (-90, 10)], middle=20) == [[-80, 10], [82, 200]]
 
 

@@ -1,4 +1,4 @@
-"""The map page as a viewer meets it: uploads in, cards and downloads out."""
+"""Tests of the Map page: uploads, cards, views and downloads."""
 
 import pytest
 
@@ -19,7 +19,7 @@ def test_first_start_shows_an_example(open_app):
     assert not [button for button in app.button if button.label in ("Clear all", "Remove")]
 
 
-def test_page_says_what_happens_to_photos_and_how_far_to_trust_the_model(open_app):
+def test_page_states_privacy_and_accuracy(open_app):
     shown = texts(open_app())
     assert "not sent and not stored" in shown
     assert "not used for the guess" in shown
@@ -28,7 +28,7 @@ def test_page_says_what_happens_to_photos_and_how_far_to_trust_the_model(open_ap
     assert "20 % were within 750 km" in shown
 
 
-def test_model_without_metrics_claims_nothing(open_app):
+def test_model_without_metrics_is_called_unmeasured(open_app):
     assert "has not been measured" in texts(open_app("fiji"))
 
 
@@ -43,10 +43,10 @@ def test_uploaded_photo_gets_a_card(open_app):
     assert "Estimated by texas in" in shown
 
 
-def test_a_model_that_is_not_sure_says_so(open_app):
+def test_unsure_model_has_a_note_on_its_card(open_app):
     assert "not sure" not in texts(open_app("texas"))
-    # The example is a Chinese pavilion, of which the small model has seen none.
-    assert "It is **not sure** even of the continent" in texts(open_app("mini"))
+    # The example is a Chinese pavilion; the small model was trained on none.
+    assert "The model is **not sure** even of the continent" in texts(open_app("mini"))
 
 
 def test_exif_position_is_compared_with_the_guess(open_app):
@@ -56,14 +56,14 @@ def test_exif_position_is_compared_with_the_guess(open_app):
     assert "**85 km** off" in shown  # haversine, by hand: 0.449° north, 0.733° × cos 32.2° west
 
 
-def test_broken_file_gets_an_error_card_and_the_rest_go_on(open_app):
+def test_broken_file_gets_an_error_card_and_the_others_are_located(open_app):
     app = upload(open_app(), ("notes.jpg", b"just text"), ("dog.jpg", photo_bytes(1)))
     assert len(app.error) == 1
     assert "notes" in app.error[0].value
     assert "2 · dog.jpg" in texts(app).replace("\\", "")
 
 
-def test_hostile_names_stay_text(open_app):
+def test_markdown_in_file_names_is_escaped(open_app):
     name = "[x](javascript:alert(1)) `${1}` <b>.jpg"
     app = upload(open_app(), (name, photo_bytes()))
     card = next(caption.value for caption in app.caption if "javascript" in caption.value)
@@ -71,7 +71,7 @@ def test_hostile_names_stay_text(open_app):
     assert r"\<b\>" in card
 
 
-def test_same_photo_is_taken_once(open_app):
+def test_duplicate_photo_is_added_once(open_app):
     app = upload(open_app(), ("a.jpg", photo_bytes()), ("b.jpg", photo_bytes()))
     assert "is here already" in app.toast[0].value
     assert not app.exception
@@ -114,13 +114,13 @@ def test_all_layers_can_be_drawn_for_one_and_for_many(open_app):
     assert not app.exception
 
 
-def test_many_photos_come_in_pages_of_cards(open_app):
+def test_cards_of_many_photos_are_paged(open_app):
     app = upload(open_app(), *((f"{i}.jpg", photo_bytes(i)) for i in range(11)))
     assert not app.exception
     assert len(app.code) == 8
 
 
-def test_model_that_cannot_be_loaded_is_said_so_and_the_page_stays(open_app):
+def test_model_that_cannot_be_loaded_gives_an_error_on_the_page(open_app):
     app = open_app("nowhere/such-a-folder/at-all")
     assert "cannot be loaded" in app.error[0].value
     assert app.file_uploader

@@ -84,7 +84,7 @@ def test_legend_lists_only_what_is_on_the_map(monkeypatch):
     assert "OfflineMap.legend" not in script(OfflineMap())
 
 
-def test_hostile_labels_stay_text():
+def test_labels_cannot_become_code():
     world = OfflineMap()
     world.add_candidate((0, 0), 0.5, HOSTILE)
     world.add_pin((0, 0), "`${1}`</b>", LIGHT.best, HOSTILE)
@@ -101,7 +101,7 @@ def test_plain_keeps_letters_and_breaks_lines():
     assert plain("Ñuñoa, 12 km\nx") == "Ñuñoa, 12 km<br>x"
 
 
-def test_circle_at_the_date_line_is_sent_as_computed():
+def test_circle_at_the_date_line_is_drawn_as_computed():
     world = OfflineMap([SUVA], SUVA[1])
     world.add_circle(SUVA, 500, LIGHT.best, "half")
     sent = [

@@ -1,4 +1,4 @@
-"""The fold that offers models: nothing there, on its way, failed, arrived."""
+"""Tests of the expander that offers models for download."""
 
 import os
 
@@ -36,7 +36,7 @@ def text(app):
     return "\n".join(str(element.value) for element in elements)
 
 
-def test_size_and_licence_come_before_the_button(monkeypatch):
+def test_offer_shows_size_and_licence_and_starts_the_download(monkeypatch):
     started = []
     monkeypatch.setattr(models, "start_download", started.append)
     app = shown()
@@ -45,14 +45,14 @@ def test_size_and_licence_come_before_the_button(monkeypatch):
     assert started == ["geoclip"]
 
 
-def test_offline_offers_nothing_to_click(monkeypatch):
+def test_no_download_button_while_offline(monkeypatch):
     monkeypatch.setenv("GEOCLIP_OFFLINE", "1")
     app = shown()
     assert "switched off" in text(app)
     assert not app.button
 
 
-def test_a_running_download_shows_how_far_it_is():
+def test_running_download_shows_its_progress():
     running = DownloadStatus("running", "model.safetensors", 500_000_000, 10**9, pid=os.getpid())
     StatusWriter("geoclip").write(running)
     app = shown()
@@ -60,14 +60,14 @@ def test_a_running_download_shows_how_far_it_is():
     assert not app.button
 
 
-def test_a_failed_download_says_why_and_can_be_tried_again():
+def test_failed_download_shows_the_error_and_can_be_tried_again():
     StatusWriter("geoclip").write(DownloadStatus("failed", error="no network: it is off"))
     app = shown()
     assert "no network" in text(app)
     assert app.button(key="download geoclip").label == "Try again"
 
 
-def test_what_is_here_is_not_offered():
+def test_installed_model_is_not_offered():
     folder = make_geoclip(cache_folders().models / "geoclip")
     write_manifest(folder, {"name": "geoclip", "kind": "geoclip", "source": "x", "licence": "MIT"})
     app = shown()

@@ -1,4 +1,7 @@
-"""What a viewer chose or dropped is still there on the next page."""
+"""Tests of what a session keeps: choices, photos, answers."""
+
+import io
+from dataclasses import dataclass
 
 import pytest
 from PIL import Image
@@ -14,7 +17,7 @@ from ui.photos import PhotoTray, TrayPhoto, _decoded, example_photo, problem, th
 from ui.theme import LIGHT, rgb
 
 
-def test_choice_gives_way_when_its_option_is_gone():
+def test_choose_selects_the_default_when_its_option_is_gone():
     def page():
         import streamlit as st
 
@@ -35,7 +38,7 @@ def test_choice_gives_way_when_its_option_is_gone():
     assert app.selectbox[0].disabled
 
 
-def test_tray_takes_the_same_bytes_once():
+def test_tray_adds_the_same_bytes_once():
     tray = PhotoTray()
     assert tray.add("a", b"1")
     assert not tray.add("b", b"1")
@@ -46,8 +49,6 @@ def test_tray_takes_the_same_bytes_once():
 
 
 def test_thumbnail_is_small_upright_and_without_exif():
-    import io
-
     photo = TrayPhoto("big", photo_bytes(position=(10.0, 20.0), size=(2000, 1000)), "digest-big")
     image = Image.open(io.BytesIO(thumbnail(photo)))
     assert image.size == (640, 320)
@@ -55,7 +56,7 @@ def test_thumbnail_is_small_upright_and_without_exif():
 
 
 @pytest.mark.parametrize("way", ["remove", "clear"])
-def test_a_forgotten_photo_leaves_no_picture(way):
+def test_removed_photo_leaves_no_thumbnail(way):
     tray, other = PhotoTray(), PhotoTray()
     tray.add("mine.jpg", photo_bytes(40))
     other.add("theirs.jpg", photo_bytes(41))
@@ -82,17 +83,17 @@ def test_reasons_are_kept_without_the_photo(models):
     assert found.effects is model._effects["digest-42"]
 
 
-def test_reasons_wear_the_colours_of_the_app():
+def test_colours_of_explanations_equal_the_palette():
     assert rgb(LIGHT.best) == explain.FOR
     assert rgb(LIGHT.candidate) == explain.AGAINST
 
 
-def test_example_ships_with_the_app():
+def test_example_photo_can_be_read():
     assert problem(example_photo()) is None
     assert example_photo().example
 
 
-def test_only_images_are_taken_from_the_clipboard():
+def test_only_images_are_accepted_from_the_clipboard():
     assert _decoded({"name": "x.png", "data": "data:image/png;base64,AQID"}) == (
         "x.png",
         b"\x01\x02\x03",
@@ -102,6 +103,11 @@ def test_only_images_are_taken_from_the_clipboard():
     assert _decoded({"data": "data:image/png;base64,%%%"}) is None
 
 
+@dataclass
+class Answer:
+    file: str
+
+
 class Locator:
     """Counts how often it is asked."""
 
@@ -109,17 +115,11 @@ class Locator:
     asked = 0
 
     def locate(self, photo, top_k, name):
-        from dataclasses import dataclass
-
-        @dataclass
-        class Answer:
-            file: str
-
         self.asked += 1
         return Answer(name)
 
 
-def test_nothing_is_located_twice_and_failures_do_not_stop_the_rest():
+def test_photos_are_located_once_and_failures_do_not_stop_the_others():
     model = ServedModel(Locator())
     good = TrayPhoto("good.jpg", photo_bytes(5), "digest-5")
     again = TrayPhoto("renamed.jpg", good.content, good.digest)
