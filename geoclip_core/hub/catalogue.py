@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from geoclip_core.errors import DownloadError
 from geoclip_core.files import MANIFEST, cache_folders, sha256_of
-from geoclip_core.geoclip.weights import CLIP_REPOSITORY
+from geoclip_core.model.geoclip_image import CLIP_REPOSITORY
 
 Kind = Literal["model", "backbone"]
 

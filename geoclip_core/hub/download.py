@@ -38,18 +38,7 @@ from geoclip_core.files import (
     swap_in,
     write_atomically,
 )
-from geoclip_core.geoclip.weights import (
-    CLIP_REPOSITORY,
-    CONFIG,
-    GALLERY,
-    IMAGE_TOWER,
-    WEIGHTS,
-    extract_tower,
-    is_release,
-    read_release,
-    read_tower,
-    release_config,
-)
+from geoclip_core.geoclip.weights import GALLERY, extract_tower, read_release, release_config
 from geoclip_core.hub.catalogue import (
     GEOCLIP,
     TOWER_BYTES,
@@ -62,7 +51,17 @@ from geoclip_core.hub.catalogue import (
     write_manifest,
 )
 from geoclip_core.jobs import is_running, start_detached
+from geoclip_core.model.backbone import BackboneConfig
 from geoclip_core.model.checkpoint import load_checkpoint
+from geoclip_core.model.geoclip_image import (
+    CLIP_REPOSITORY,
+    CONFIG,
+    GEOCLIP_IMAGE,
+    IMAGE_TOWER,
+    WEIGHTS,
+    build_geoclip_image,
+    is_release,
+)
 
 State = Literal["running", "finished", "failed"]
 
@@ -724,14 +723,9 @@ def _check(folder: Path) -> str:
     """
     try:
         if is_release(folder):
-            release = read_release(folder)
+            read_release(folder)
             if (folder / IMAGE_TOWER).is_dir():
-                width = read_tower(folder / IMAGE_TOWER).config.projection_dim
-                if width != release.image_mlp[0].in_features:
-                    raise CheckpointError(
-                        f"its image tower gives {width} features, not "
-                        f"{release.image_mlp[0].in_features}: it takes {CLIP_REPOSITORY}"
-                    )
+                build_geoclip_image(BackboneConfig(str(folder), GEOCLIP_IMAGE))
             return "geoclip"
         config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
         if "backbone" in config and "block_widths" in config:

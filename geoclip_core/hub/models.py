@@ -10,7 +10,6 @@ from typing import Any
 from geoclip_core.errors import CheckpointError, DownloadError
 from geoclip_core.files import is_offline
 from geoclip_core.geoclip.model import load_geoclip
-from geoclip_core.geoclip.weights import CLIP_REPOSITORY, is_release
 from geoclip_core.hub.catalogue import (
     CATALOGUE,
     GEOCLIP,
@@ -31,6 +30,7 @@ from geoclip_core.model.checkpoint import (
     load_checkpoint,
     read_metrics,
 )
+from geoclip_core.model.geoclip_image import CLIP_REPOSITORY, is_release
 from geoclip_core.model.geolocation import Locatable
 
 BUNDLED = Path(__file__).resolve().parents[1] / "checkpoints"

@@ -69,10 +69,14 @@ class Preprocessing:
         for height, width in self.views:
             box = _centre_box(image.size, height, width) if self.fit == "crop" else None
             resized = image.resize((width, height), method, box=box)
-            values = np.asarray(resized, dtype=np.float32) / np.float32(255)
-            values = (values - np.float32(self.mean)) / np.float32(self.std)
-            tensors.append(torch.from_numpy(np.ascontiguousarray(values.transpose(2, 0, 1))))
+            tensors.append(self.normalised(resized))
         return tensors
+
+    def normalised(self, image: Image.Image) -> Tensor:
+        """Turn an RGB picture into a tensor (3, height, width) float32 without resizing it."""
+        values = np.asarray(image, dtype=np.float32) / np.float32(255)
+        values = (values - np.asarray(self.mean, np.float32)) / np.asarray(self.std, np.float32)
+        return torch.from_numpy(np.ascontiguousarray(values.transpose(2, 0, 1)))
 
     def batch(self, images: Sequence[Image.Image]) -> list[Tensor]:
         """Tensors (b, 3, height, width), one a view, for `Backbone.embed`."""
@@ -246,10 +250,6 @@ def _centre_box(
         min(left + box_width, float(picture_width)),
         min(top + box_height, float(picture_height)),
     )
-
-
-IMAGE_TEXT_FORMAT = "geolocation-image-text"
-"""What config.json of a pretrained image tower with its own text tower calls itself."""
 
 
 def public_name(name: str) -> str:

@@ -1,4 +1,4 @@
-"""The registry of backbones: a name, a hub id or a folder in, a `Backbone` out."""
+"""The registry of backbones: builds a `Backbone` from a name, a hub id or a folder."""
 
 import json
 from collections.abc import Callable
@@ -9,10 +9,24 @@ from typing import Any
 import torch
 
 from geoclip_core.errors import BackboneError
-from geoclip_core.model.backbone import IMAGE_TEXT_FORMAT, Backbone, BackboneConfig
+from geoclip_core.model.backbone import Backbone, BackboneConfig
+from geoclip_core.model.efficientnet_lite import EfficientNetLite
+from geoclip_core.model.geoclip_image import (
+    GEOCLIP_IMAGE,
+    GEOCLIP_IMAGE_CONFIG,
+    MODEL_TYPE,
+    build_geoclip_image,
+)
+from geoclip_core.model.image_text import (
+    IMAGE_TEXT_FORMAT,
+    ImageTextBackbone,
+    ImageTextModel,
+    image_tower_description,
+    inner_config,
+)
+from geoclip_core.model.transformers_backbone import TransformersBackbone
 
 BUNDLED = ("efficientnet-lite0", "efficientnet-lite1", "efficientnet-lite2")
-KINDS = ("efficientnet-lite", "transformers", "image-text", "geoclip-image")
 
 
 @dataclass(frozen=True)
@@ -41,39 +55,39 @@ _SUGGESTIONS = (
 
 
 def list_backbones() -> tuple[BackboneEntry, ...]:
-    """Backbones to suggest; any other hub id or folder of a supported family works as well."""
+    """Return suggested backbones; any other hub id or folder of a supported family works too."""
     return _SUGGESTIONS
 
 
 def backbone_config(name: str | Path, **changes: Any) -> BackboneConfig:
-    """The config that a name means.
+    """Return the config of a backbone by its name.
 
     Args:
-        name: a bundled name, "geoclip-image", a hub id, or a folder: a transformers model, or a
-            pretraining run or its checkpoint.
+        name: a bundled name, "geoclip-image", a hub id, or a folder: a transformers model, a
+            GeoCLIP release, or a pretraining run or its checkpoint.
         changes: fields of `BackboneConfig` to set (views, fit, depths, projection, revision, ...).
 
     Raises:
-        BackboneError: an empty name, or a folder that holds no model.
+        BackboneError: the name is empty, or a folder that holds no model.
     """
     text = str(name).strip()
     if text in BUNDLED:
         config = BackboneConfig(text, "efficientnet-lite")
-    elif text == "geoclip-image":
-        from geoclip_core.geoclip.image import CONFIG
-
-        config = CONFIG
+    elif text == GEOCLIP_IMAGE:
+        config = GEOCLIP_IMAGE_CONFIG
     elif folder := model_folder(text):
         described = _described(folder)
-        if described.get("model_type") == "geoclip-geolocation":
-            return replace(BackboneConfig(str(folder), "geoclip-image", fit="crop"), **changes)
-        kind = "image-text" if described.get("format") == IMAGE_TEXT_FORMAT else "transformers"
-        if kind == "transformers" and "model_type" not in described:
+        if described.get("model_type") == MODEL_TYPE:
+            config = BackboneConfig(str(folder), GEOCLIP_IMAGE, fit="crop")
+        elif described.get("format") == IMAGE_TEXT_FORMAT:
+            config = BackboneConfig(str(folder), "image-text")
+        elif "model_type" in described:
+            config = BackboneConfig(str(folder), "transformers")
+        else:
             raise BackboneError(
                 f"{folder} holds no image backbone: give the folder of a transformers model or of "
                 "a finished pretraining run"
             )
-        config = BackboneConfig(str(folder), kind)
     elif _looks_like_hub_id(text):
         config = BackboneConfig(text, "transformers")
     else:
@@ -93,23 +107,37 @@ def build_backbone(
 
     Args:
         config: a config, or a name as `backbone_config` takes it.
-        device: where it shall be.
-        architecture: what `Backbone.architecture` gave: builds the network with random weights,
-            for a checkpoint that brings its own.
+        device: where to put it.
+        architecture: from `Backbone.architecture`; builds the network with random weights, for a
+            checkpoint that contains its own.
 
     Raises:
         BackboneError: it cannot be built; the message says what to do.
     """
     if not isinstance(config, BackboneConfig):
         config = backbone_config(config)
-    if config.kind not in KINDS:
-        raise BackboneError(f"no kind of backbone {config.kind!r}: there are {', '.join(KINDS)}")
+    if config.kind not in _BUILDERS:
+        kinds = ", ".join(_BUILDERS)
+        raise BackboneError(f"no kind of backbone {config.kind!r}: there are {kinds}")
     backbone = _BUILDERS[config.kind](config, architecture)
     return backbone.to(device).eval()
 
 
+def load_image_text(folder: Path) -> ImageTextModel:
+    """Read both towers that a pretraining saved, in evaluation mode.
+
+    Raises:
+        BackboneError: naming the file that is missing or damaged.
+    """
+    description = image_tower_description(folder)
+    backbone = build_backbone(
+        BackboneConfig(**description["backbone"]), architecture=description["architecture"]
+    )
+    return ImageTextModel.load(folder, backbone)
+
+
 def model_folder(name: str | Path) -> Path | None:
-    """The folder with the config.json that a path means: itself, or the checkpoint of a run."""
+    """Return the folder with config.json that a path means: itself, or the checkpoint of a run."""
     path = Path(name).expanduser()
     for folder in (path, path / "checkpoint"):
         if (folder / "config.json").is_file():
@@ -118,34 +146,26 @@ def model_folder(name: str | Path) -> Path | None:
 
 
 def _efficientnet(config: BackboneConfig, architecture: dict[str, Any] | None) -> Backbone:
-    from geoclip_core.model.efficientnet_lite import EfficientNetLite
-
     return EfficientNetLite(config, pretrained=not architecture)
 
 
-def _transformers(config: BackboneConfig, architecture: dict[str, Any] | None) -> Backbone:
-    from geoclip_core.model.transformers_backbone import TransformersBackbone
-
-    return TransformersBackbone(config, architecture)
-
-
 def _image_text(config: BackboneConfig, architecture: dict[str, Any] | None) -> Backbone:
-    from geoclip_core.model.image_text import ImageTextBackbone
-
-    return ImageTextBackbone(config, architecture)
-
-
-def _geoclip_image(config: BackboneConfig, architecture: dict[str, Any] | None) -> Backbone:
-    from geoclip_core.geoclip.image import build_geoclip_image
-
-    return build_geoclip_image(config, architecture)
+    folder = Path(config.name)
+    description = architecture or image_tower_description(folder)
+    inner = build_backbone(
+        inner_config(config, description), architecture=description["architecture"]
+    )
+    backbone = ImageTextBackbone(config, inner, description)
+    if architecture is None:
+        backbone.read_weights(folder)
+    return backbone
 
 
 _BUILDERS: dict[str, Callable[[BackboneConfig, dict[str, Any] | None], Backbone]] = {
     "efficientnet-lite": _efficientnet,
-    "transformers": _transformers,
+    "transformers": TransformersBackbone,
     "image-text": _image_text,
-    "geoclip-image": _geoclip_image,
+    GEOCLIP_IMAGE: build_geoclip_image,
 }
 
 

@@ -14,6 +14,7 @@ from geoclip_core.data.vocabulary import Vocabulary
 from geoclip_core.errors import CheckpointError
 from geoclip_core.files import atomic_folder
 from geoclip_core.model.backbone import BackboneConfig
+from geoclip_core.model.backbones import build_backbone
 from geoclip_core.model.calibration import Calibration
 from geoclip_core.model.geolocation import GeolocationModel, ModelConfig
 
@@ -138,8 +139,6 @@ def read_metrics(folder: str | Path) -> dict[str, Any]:
 def _attach_backbone(
     model: GeolocationModel, config: dict[str, Any], tensors: dict[str, torch.Tensor], source: Path
 ) -> None:
-    from geoclip_core.model.backbones import build_backbone
-
     saved = bool(config.get("backbone_saved"))
     # with saved weights the network is built from its description alone, without its hub
     architecture = config.get("architecture") if saved else None

@@ -1,11 +1,11 @@
-"""Photos and captions in one space: an image tower, a text tower, and what brings them together."""
+"""An image tower and a text tower in one space: their training form, and the image tower alone."""
 
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from safetensors import SafetensorError
@@ -14,24 +14,26 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from geoclip_core.errors import BackboneError
-from geoclip_core.model.backbone import (
-    IMAGE_TEXT_FORMAT,
-    Backbone,
-    BackboneConfig,
-    Preprocessing,
-    public_name,
-)
-from geoclip_core.model.backbones import build_backbone
+from geoclip_core.model.backbone import Backbone, BackboneConfig, Preprocessing, public_name
 from geoclip_core.model.transformers_backbone import (
     find_last_block,
+    first_line,
     preprocessing_facts,
+    processor_settings,
     quietly,
     source_of,
 )
 
+IMAGE_TEXT_FORMAT = "geolocation-image-text"
+"""Value of "format" in the config.json of a pretrained image tower with its own text tower."""
 SMALL = "small"
+"""Name of the text tower that is built without a download."""
 START, END = "<|startoftext|>", "<|endoftext|>"
-_SMALL_CONFIG = {
+LARGEST_SCALE = 100.0
+FIRST_SCALE = 1 / 0.07
+"""Largest and initial inverse temperature of CLIP (Radford et al., 2021, section 2.5)."""
+_CONFIG, _WEIGHTS = "config.json", "model.safetensors"
+_SMALL_CONFIG: dict[str, Any] = {
     "hidden_size": 192,
     "intermediate_size": 768,
     "num_hidden_layers": 3,
@@ -40,17 +42,11 @@ _SMALL_CONFIG = {
     "max_position_embeddings": 77,
 }
 
-
-def tokenise(tokenizer: Any, texts: Sequence[str], max_tokens: int) -> dict[str, Tensor]:
-    """Token ids and mask, (b, t) each, with t ≤ `max_tokens`: longer texts are cut."""
-    encoded = tokenizer(
-        list(texts), padding=True, truncation=True, max_length=max_tokens, return_tensors="pt"
-    )
-    return {name: encoded[name] for name in ("input_ids", "attention_mask")}
+# transformers and tokenizers take seconds to import: inside the functions that need them
 
 
 def build_tokenizer(texts: Iterable[str], vocabulary_size: int = 4096) -> Any:
-    """A CLIP tokenizer whose byte pairs are learnt from texts; nothing is downloaded.
+    """Build a CLIP tokenizer with byte pairs learnt from texts, without a download.
 
     Normalisation, splitting and special tokens are CLIP's (Radford et al., 2021). Every byte has a
     token, so that any text can be written.
@@ -58,15 +54,16 @@ def build_tokenizer(texts: Iterable[str], vocabulary_size: int = 4096) -> Any:
     from tokenizers import Tokenizer, models, pre_tokenizers, trainers
     from transformers import CLIPTokenizer
 
-    template = CLIPTokenizer(vocab={START: 0, END: 1}, merges=[]).backend_tokenizer
+    clip_tokenizer: Any = CLIPTokenizer  # its types do not admit merges as pairs
+    template = clip_tokenizer(vocab={START: 0, END: 1}, merges=[]).backend_tokenizer
     learner = Tokenizer(models.BPE(unk_token=END, end_of_word_suffix="</w>"))
     learner.normalizer, learner.pre_tokenizer = template.normalizer, template.pre_tokenizer
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     endings = [letter + "</w>" for letter in alphabet]
     trainer = trainers.BpeTrainer(
         vocab_size=vocabulary_size,
-        # named beforehand, endings have fixed numbers; by themselves they get them by chance, and
-        # ties between pairs are broken by number
+        # listed here, endings have fixed numbers; otherwise their order is random, and ties
+        # between pairs are broken by number
         special_tokens=[START, END, *endings],
         initial_alphabet=alphabet,
         end_of_word_suffix="</w>",
@@ -74,45 +71,54 @@ def build_tokenizer(texts: Iterable[str], vocabulary_size: int = 4096) -> Any:
     )
     learner.train_from_iterator(sorted(set(texts)), trainer)
     learnt = json.loads(learner.to_str())["model"]
-    words = dict(learnt["vocab"])
     merges = [tuple(pair) for pair in learnt["merges"]]
-    return CLIPTokenizer(vocab=words, merges=merges, model_max_length=77)
+    return clip_tokenizer(vocab=dict(learnt["vocab"]), merges=merges, model_max_length=77)
+
+
+def tokenise(tokenizer: Any, texts: Sequence[str], max_tokens: int) -> dict[str, Tensor]:
+    """Return token ids and mask, (b, t) each, with t ≤ `max_tokens`: longer texts are cut."""
+    encoded = tokenizer(
+        list(texts), padding=True, truncation=True, max_length=max_tokens, return_tensors="pt"
+    )
+    return {name: encoded[name] for name in ("input_ids", "attention_mask")}
 
 
 class TextTower(nn.Module):
-    """A text model of transformers and its tokenizer: texts in, one vector (b, width) out.
+    """A text model of transformers with its tokenizer; gives one vector (b, width) per text.
 
-    CLIP text models are read at their end token; others as the mean over the tokens of a text.
+    CLIP text models are read at their end token, others as the mean over the tokens of a text.
     """
 
     def __init__(self, network: nn.Module, tokenizer: Any) -> None:
         super().__init__()
         self.network, self.tokenizer = network, tokenizer
-        config = network.config
-        self.width = int(config.hidden_size)
-        limit = int(getattr(config, "max_position_embeddings", 77) or 77)
+        self._network_config: Any = network.config
+        self.width = int(self._network_config.hidden_size)
+        limit = int(getattr(self._network_config, "max_position_embeddings", 77) or 77)
         self.max_tokens = min(limit, 128)
 
     @property
     def description(self) -> dict[str, Any]:
         """The network's config (JSON types), from which `empty` builds it again."""
-        return self.network.config.to_dict()
+        return dict(self._network_config.to_dict())
 
     def tokens(self, texts: Sequence[str]) -> dict[str, Tensor]:
-        """Token ids and mask, (b, t) each; longer texts are cut."""
+        """Return token ids and mask, (b, t) each; longer texts are cut."""
         return tokenise(self.tokenizer, texts, self.max_tokens)
 
     def forward(self, tokens: dict[str, Tensor]) -> Tensor:
-        """Tokens (b, t) -> vectors (b, width)."""
+        """Turn tokens (b, t) into vectors (b, width)."""
         output = self.network(**tokens)
-        if self.network.config.model_type == "clip_text_model":
-            return output.pooler_output
-        mask = tokens["attention_mask"][..., None].to(output.last_hidden_state)
-        return (output.last_hidden_state * mask).sum(1) / mask.sum(1).clamp_min(1)
+        if self._network_config.model_type == "clip_text_model":
+            pooled: Tensor = output.pooler_output
+            return pooled
+        states: Tensor = output.last_hidden_state
+        mask = tokens["attention_mask"][..., None].to(states)
+        return (states * mask).sum(1) / mask.sum(1).clamp_min(1)
 
     @classmethod
     def small(cls, texts: Iterable[str]) -> "TextTower":
-        """A three-layer CLIP text model with random weights and a tokenizer of these texts."""
+        """Build a three-layer CLIP text model with random weights and a tokenizer of the texts."""
         from transformers import CLIPTextConfig, CLIPTextModel
 
         tokenizer = build_tokenizer(texts)
@@ -127,7 +133,7 @@ class TextTower(nn.Module):
     @classmethod
     @quietly()
     def pretrained(cls, name: str) -> "TextTower":
-        """Any text model by hub id or folder.
+        """Read a text model by hub id or folder.
 
         Raises:
             BackboneError: it cannot be read.
@@ -137,46 +143,28 @@ class TextTower(nn.Module):
         source, where = source_of(name)
         try:
             whole = AutoConfig.from_pretrained(source, **where)
-            kind = CLIPTextModel if whole.model_type == "clip" else AutoModel
-            config = whole.text_config if whole.model_type == "clip" else whole
+            clip = whole.model_type == "clip"
+            kind, config = (CLIPTextModel, whole.text_config) if clip else (AutoModel, whole)
             network = kind.from_pretrained(source, config=config, dtype=torch.float32, **where)
             return cls(network, AutoTokenizer.from_pretrained(source, **where))
         except (OSError, ValueError, KeyError, RuntimeError, AttributeError) as error:
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise BackboneError(
-                f"text model {name!r} cannot be loaded: {reason} Without internet use "
-                f"{SMALL!r}, which is made on the spot, or the folder of a downloaded model"
+                f"text model {name!r} cannot be loaded: {first_line(error)} Without internet use "
+                f"{SMALL!r}, which needs no download, or the folder of a downloaded model"
             ) from error
 
     @classmethod
     @quietly()
     def empty(cls, description: dict[str, Any], tokenizer_folder: Path) -> "TextTower":
-        """The tower of a description with random weights, and a saved tokenizer."""
+        """Build the tower of a description with random weights and a saved tokenizer."""
         from transformers import AutoConfig, AutoModel, AutoTokenizer, CLIPTextModel
 
         values = dict(description)
-        config = AutoConfig.for_model(values.pop("model_type"), **values)
+        config = cast(Any, AutoConfig.for_model(values.pop("model_type"), **values))
+        auto: Any = AutoModel  # from_config has no types
         clip = config.model_type == "clip_text_model"
-        network = CLIPTextModel(config) if clip else AutoModel.from_config(config)
+        network = CLIPTextModel(config) if clip else auto.from_config(config)
         return cls(network, AutoTokenizer.from_pretrained(tokenizer_folder))
-
-
-LARGEST_SCALE = 100.0
-FIRST_SCALE = 1 / 0.07
-"""Inverse temperature, as CLIP clamps and begins it (Radford et al., 2021, section 2.5)."""
-_CONFIG, _WEIGHTS = "config.json", "model.safetensors"
-
-
-class ImageProjection(nn.Module):
-    """Features of one view (b, W) -> (b, P)."""
-
-    def __init__(self, width: int, output: int) -> None:
-        super().__init__()
-        self.norm, self.linear = nn.LayerNorm(width), nn.Linear(width, output, bias=False)
-
-    def forward(self, features: Tensor) -> Tensor:
-        """Normalise and project."""
-        return self.linear(self.norm(features))
 
 
 class ImageTextPair(nn.Module, ABC):
@@ -189,8 +177,13 @@ class ImageTextPair(nn.Module, ABC):
 
     @property
     @abstractmethod
-    def log_scale_parameter(self) -> nn.Parameter:
-        """Natural logarithm of the inverse temperature of the similarities."""
+    def log_inverse_temperature(self) -> nn.Parameter:
+        """Natural logarithm of the factor on the similarities."""
+
+    @property
+    def scale(self) -> Tensor:
+        """Inverse temperature of the similarities."""
+        return self.log_inverse_temperature.exp().clamp_max(LARGEST_SCALE)
 
     @abstractmethod
     def tokens(self, texts: Sequence[str]) -> dict[str, Tensor]:
@@ -204,9 +197,21 @@ class ImageTextPair(nn.Module, ABC):
     def bridges(self) -> list[nn.Parameter]:
         """Return the parameters that are always trained."""
 
-    @abstractmethod
     def encode_embedding(self, embedding: Tensor) -> Tensor:
-        """Turn raw embeddings (b, D) of the backbone into vectors (b, P) of length 1."""
+        """Turn raw embeddings (b, D) of the backbone into vectors (b, P) of length 1.
+
+        Views are averaged.
+        """
+        views = embedding.reshape(len(embedding), -1, sum(self.backbone.view_block_widths))
+        return functional.normalize(self.project_images(views).mean(1), dim=1)
+
+    @abstractmethod
+    def project_images(self, features: Tensor) -> Tensor:
+        """Project features (b, views, width of one view) to (b, views, P)."""
+
+    def encode_images(self, views: Sequence[Tensor]) -> Tensor:
+        """Turn the views of b photos into vectors (b, P) of length 1."""
+        return self.encode_embedding(self.backbone.embed(views))
 
     @abstractmethod
     def encode_tokens(self, tokens: dict[str, Tensor]) -> Tensor:
@@ -216,55 +221,59 @@ class ImageTextPair(nn.Module, ABC):
     def save(self, folder: Path) -> None:
         """Write both towers into an empty folder, which `backbone_config` then accepts."""
 
-    def encode_images(self, views: Sequence[Tensor]) -> Tensor:
-        """Turn the views of b photos into vectors (b, P) of length 1."""
-        return self.encode_embedding(self.backbone.embed(views))
 
-    @property
-    def scale(self) -> Tensor:
-        """Inverse temperature of the similarities."""
-        return self.log_scale_parameter.exp().clamp_max(LARGEST_SCALE)
+class ImageProjection(nn.Module):
+    """Features of one view (b, W) -> (b, P)."""
+
+    def __init__(self, width: int, output: int) -> None:
+        super().__init__()
+        self.norm, self.linear = nn.LayerNorm(width), nn.Linear(width, output, bias=False)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Normalise and project."""
+        projected: Tensor = self.linear(self.norm(features))
+        return projected
 
 
 class ImageTextModel(ImageTextPair):
     """Any backbone and any text tower, each with a projection to P shared dimensions."""
 
-    def __init__(self, backbone: Backbone, text: TextTower, width: int = 256) -> None:
+    def __init__(self, backbone: Backbone, text: TextTower, width: int) -> None:
         super().__init__()
         self.backbone, self.text, self.width = backbone, text, int(width)
         self.image_projection = ImageProjection(sum(backbone.view_block_widths), self.width)
         self.text_projection = nn.Linear(text.width, self.width, bias=False)
         self.log_scale = nn.Parameter(torch.tensor(FIRST_SCALE).log())
 
+    @property
+    def log_inverse_temperature(self) -> nn.Parameter:
+        """Natural logarithm of the factor on the similarities."""
+        return self.log_scale
+
     def tokens(self, texts: Sequence[str]) -> dict[str, Tensor]:
-        """Token ids and mask, (b, t) each."""
+        """Return token ids and mask, (b, t) each; longer texts are cut."""
         return self.text.tokens(texts)
 
     def text_modules(self) -> list[nn.Module]:
-        """What "train the text tower" means."""
+        """Return the text tower."""
         return [self.text]
 
     def bridges(self) -> list[nn.Parameter]:
-        """What always learns: both projections and the temperature."""
+        """Return the parameters of both projections, and the temperature."""
         projections = (self.image_projection, self.text_projection)
         return [*(p for m in projections for p in m.parameters()), self.log_scale]
 
-    @property
-    def log_scale_parameter(self) -> nn.Parameter:
-        """Natural logarithm of the inverse temperature of the similarities."""
-        return self.log_scale
-
-    def encode_embedding(self, embedding: Tensor) -> Tensor:
-        """Raw embeddings (b, D) of the backbone -> (b, P) of length 1; views are averaged."""
-        views = embedding.unflatten(1, (-1, sum(self.backbone.view_block_widths)))
-        return functional.normalize(self.image_projection(views).mean(1), dim=1)
+    def project_images(self, features: Tensor) -> Tensor:
+        """Project features (b, views, width of one view) to (b, views, P)."""
+        projected: Tensor = self.image_projection(features)
+        return projected
 
     def encode_tokens(self, tokens: dict[str, Tensor]) -> Tensor:
-        """Tokens of b texts -> (b, P) of length 1."""
+        """Turn the tokens of b texts into vectors (b, P) of length 1."""
         return functional.normalize(self.text_projection(self.text(tokens)), dim=1)
 
     def save(self, folder: Path) -> None:
-        """Write the model into an empty folder, to be read by `load` and as a backbone."""
+        """Write both towers into an empty folder, to be read by `load` and as a backbone."""
         public = replace(self.backbone.config, name=public_name(self.backbone.config.name))
         config = {
             "format": IMAGE_TEXT_FORMAT,
@@ -280,16 +289,18 @@ class ImageTextModel(ImageTextPair):
         self.text.tokenizer.save_pretrained(folder / "tokenizer")
 
     @classmethod
-    def load(cls, folder: Path) -> "ImageTextModel":
+    def load(cls, folder: Path, backbone: Backbone) -> "ImageTextModel":
         """Read what `save` wrote, in evaluation mode.
+
+        Args:
+            folder: of the model.
+            backbone: built from the folder's `image_tower_description`.
 
         Raises:
             BackboneError: naming the file that is missing or damaged.
         """
         config = _read_config(folder)
         try:
-            inner = BackboneConfig(**config["backbone"])
-            backbone = build_backbone(inner, architecture=config["architecture"])
             text = TextTower.empty(config["text"], folder / "tokenizer")
             model = cls(backbone, text, config["width"])
         except (KeyError, TypeError, OSError) as error:
@@ -302,68 +313,95 @@ class ImageTextBackbone(Backbone):
     """The image tower of a pretraining: its features, or with `projection` the shared space.
 
     Args:
-        config: `name` is the folder; `views` and `depths` other than those of the pretraining may
-            be asked for, except that the projection reads what it was trained on.
-        architecture: what `architecture()` gave, to build it without its folder.
+        config: its views and depths may differ from those of the pretraining, except that the
+            projection needs the depths it was trained on.
+        inner: the backbone of `inner_config`.
+        description: from `image_tower_description`.
     """
 
-    def __init__(self, config: BackboneConfig, architecture: dict[str, Any] | None = None) -> None:
+    def __init__(
+        self, config: BackboneConfig, inner: Backbone, description: dict[str, Any]
+    ) -> None:
         super().__init__(config)
-        self._description = architecture or _inner_description(Path(config.name))
-        facts = self._description
-        trained = BackboneConfig(**facts["backbone"])
-        if config.projection and config.depths not in ((), trained.depths):
-            raise BackboneError(
-                f"the projection of {config.name} was trained on depths {trained.depths}, "
-                f"not {config.depths}: leave depths out, or projection off"
-            )
-        depths = trained.depths if config.projection else config.depths
-        inner = replace(
-            trained,
-            views=config.views or trained.views,
-            fit=config.fit if config.views else trained.fit,
-            depths=depths,
-            depth_pooling=trained.depth_pooling if config.projection else config.depth_pooling,
-        )
-        self.inner = build_backbone(inner, architecture=facts["architecture"])
-        self.preprocessing = self.inner.preprocessing
-        self.view_block_widths = self.inner.view_block_widths
+        self._description, self.inner = description, inner
+        self.preprocessing = inner.preprocessing
+        self.view_block_widths = inner.view_block_widths
         self.projection: ImageProjection | None = None
         if config.projection:
-            self.projection = ImageProjection(sum(self.inner.view_block_widths), facts["width"])
-            self.view_block_widths = (facts["width"],)
-        if architecture is None:
-            weights = _read_weights(Path(config.name))
-            parts = {
-                f"{own}.{name.removeprefix(theirs)}": tensor
-                for own, theirs in (("inner", "backbone."), ("projection", "image_projection."))
-                for name, tensor in weights.items()
-                if name.startswith(theirs) and (own == "inner" or config.projection)
-            }
-            _load(self, parts, Path(config.name))
+            width = int(description["width"])
+            self.projection = ImageProjection(sum(inner.view_block_widths), width)
+            self.view_block_widths = (width,)
         self.eval()
 
+    def read_weights(self, folder: Path) -> None:
+        """Read the image tower's weights from the pretraining's folder.
+
+        Raises:
+            BackboneError: the file is missing or damaged.
+        """
+        weights = _read_weights(folder)
+        parts = {
+            f"{own}.{name.removeprefix(theirs)}": tensor
+            for own, theirs in (("inner", "backbone."), ("projection", "image_projection."))
+            for name, tensor in weights.items()
+            if name.startswith(theirs) and (own == "inner" or self.projection is not None)
+        }
+        _load(self, parts, folder)
+
     def features(self, pixels: Tensor) -> Tensor:
-        """(b, 3, height, width) -> the inner backbone's features, or their projection (b, P)."""
+        """Turn pixels (b, 3, height, width) into features, or their projection (b, P)."""
         features = self.inner.features(pixels)
-        return features if self.projection is None else self.projection(features)
+        if self.projection is None:
+            return features
+        projected: Tensor = self.projection(features)
+        return projected
 
     def last_block(self) -> list[nn.Module]:
-        """The last block of the inner backbone, and the projection."""
+        """Return the last block of the inner backbone, and the projection."""
         block = self.inner.last_block()
         return block if self.projection is None else [*block, self.projection]
 
     def architecture(self) -> dict[str, Any]:
-        """The pretraining's backbone and width."""
+        """Return the description of the pretraining's backbone, and the width."""
         return self._description
 
 
-def _inner_description(folder: Path) -> dict[str, Any]:
+def image_tower_description(folder: Path) -> dict[str, Any]:
+    """Read "backbone", "architecture" and "width" of a pretraining's folder.
+
+    Raises:
+        BackboneError: config.json is missing or damaged.
+    """
     config = _read_config(folder)
     try:
         return {name: config[name] for name in ("backbone", "architecture", "width")}
     except KeyError as error:
         raise BackboneError(f"{folder / _CONFIG} lacks {error.args[0]!r}") from error
+
+
+def inner_config(config: BackboneConfig, description: dict[str, Any]) -> BackboneConfig:
+    """Return the config of the backbone inside an `ImageTextBackbone`.
+
+    Raises:
+        BackboneError: the projection is wanted with depths that it was not trained on.
+    """
+    trained = BackboneConfig(**description["backbone"])
+    if not config.projection:
+        depths, pooling = config.depths, config.depth_pooling
+    elif config.depths in ((), trained.depths):
+        depths, pooling = trained.depths, trained.depth_pooling
+    else:
+        raise BackboneError(
+            f"the projection of {config.name} was trained on depths {trained.depths}, "
+            f"not {config.depths}: leave out depths or projection"
+        )
+    return replace(
+        trained,
+        views=config.views or trained.views,
+        fit=config.fit if config.views else trained.fit,
+        depths=depths,
+        depth_pooling=pooling,
+    )
 
 
 def _read_config(folder: Path) -> dict[str, Any]:
@@ -378,9 +416,10 @@ def _read_config(folder: Path) -> dict[str, Any]:
 
 def _read_weights(folder: Path) -> dict[str, Tensor]:
     try:
-        return load_file(folder / _WEIGHTS)
+        tensors: dict[str, Tensor] = load_file(folder / _WEIGHTS)
     except (OSError, SafetensorError) as error:
         raise BackboneError(f"{folder / _WEIGHTS} cannot be read: {error}") from error
+    return tensors
 
 
 def _load(module: nn.Module, tensors: dict[str, Tensor], folder: Path) -> None:
@@ -394,10 +433,10 @@ def _load(module: nn.Module, tensors: dict[str, Tensor], folder: Path) -> None:
 
 
 class ClipPair(ImageTextPair):
-    """`CLIPModel` behind the interface of `ImageTextModel`.
+    """The two towers of a `CLIPModel`.
 
-    It keeps CLIP's names for its weights, so that the result is a CLIP checkpoint that anything
-    that reads CLIP can read.
+    Weights keep CLIP's names, so that the result is a CLIP checkpoint that any program that reads
+    CLIP can read.
     """
 
     @quietly()
@@ -409,62 +448,58 @@ class ClipPair(ImageTextPair):
         """
         super().__init__()
         from transformers import AutoTokenizer, CLIPModel
-        from transformers.image_processing_base import ImageProcessingMixin
 
         source, where = source_of(config.name, config.revision)
         try:
-            clip, loading = CLIPModel.from_pretrained(
+            loaded: Any = CLIPModel.from_pretrained(
                 source, output_loading_info=True, dtype=torch.float32, **where
             )
-            try:
-                settings, _ = ImageProcessingMixin.get_image_processor_dict(source, **where)
-            except OSError:
-                settings = {}
+            settings = processor_settings(source, where)
             self.tokenizer = AutoTokenizer.from_pretrained(source, **where)
         except (OSError, ValueError, KeyError, RuntimeError) as error:
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise BackboneError(
-                f"CLIP {config.name!r} cannot be loaded: {reason} Without internet use "
+                f"CLIP {config.name!r} cannot be loaded: {first_line(error)} Without internet use "
                 "efficientnet-lite2, which is bundled, or the folder of a downloaded model"
             ) from error
-        if loading["missing_keys"]:
+        clip, missing = loaded[0], sorted(loaded[1]["missing_keys"])
+        if missing:
             raise BackboneError(
-                f"{config.name} lacks weights of a CLIP with two towers, for example "
-                f"{sorted(loading['missing_keys'])[0]}"
+                f"{config.name} lacks weights of a CLIP with two towers, for example {missing[0]}"
             )
-        facts = preprocessing_facts(settings, clip.config)
-        self.backbone = _ClipImages(config, clip, facts)
+        self.backbone: _ClipImages = _ClipImages(
+            config, clip, preprocessing_facts(settings, clip.config)
+        )
         self.max_tokens = int(clip.config.text_config.max_position_embeddings)
 
     @property
-    def clip(self) -> nn.Module:
-        """The transformers model."""
+    def clip(self) -> Any:
+        """The transformers `CLIPModel`."""
         return self.backbone.clip
 
+    @property
+    def log_inverse_temperature(self) -> nn.Parameter:
+        """Natural logarithm of the factor on the similarities."""
+        parameter: nn.Parameter = self.clip.logit_scale
+        return parameter
+
+    def tokens(self, texts: Sequence[str]) -> dict[str, Tensor]:
+        """Return token ids and mask, (b, t) each; longer texts are cut."""
+        return tokenise(self.tokenizer, texts, self.max_tokens)
+
     def text_modules(self) -> list[nn.Module]:
-        """What "train the text tower" means."""
+        """Return the text tower and its projection."""
         return [self.clip.text_model, self.clip.text_projection]
 
     def bridges(self) -> list[nn.Parameter]:
-        """What always learns: the temperature. The projections belong to the towers."""
-        return [self.clip.logit_scale]
+        """Return the temperature; the projections belong to the towers."""
+        return [self.log_inverse_temperature]
 
-    @property
-    def log_scale_parameter(self) -> nn.Parameter:
-        """Natural logarithm of the inverse temperature of the similarities."""
-        return self.clip.logit_scale
-
-    def tokens(self, texts: Sequence[str]) -> dict[str, Tensor]:
-        """Token ids and mask, (b, t) each."""
-        return tokenise(self.tokenizer, texts, self.max_tokens)
-
-    def encode_embedding(self, embedding: Tensor) -> Tensor:
-        """Projected features (b, P × views) -> (b, P) of length 1; views are averaged."""
-        views = embedding.unflatten(1, (-1, sum(self.backbone.view_block_widths)))
-        return functional.normalize(views.mean(1), dim=1)
+    def project_images(self, features: Tensor) -> Tensor:
+        """Return the features (b, views, P), which CLIP has projected already."""
+        return features
 
     def encode_tokens(self, tokens: dict[str, Tensor]) -> Tensor:
-        """Tokens of b texts -> (b, P) of length 1."""
+        """Turn the tokens of b texts into vectors (b, P) of length 1."""
         return functional.normalize(self.clip.get_text_features(**tokens).pooler_output, dim=1)
 
     @quietly()
@@ -472,7 +507,7 @@ class ClipPair(ImageTextPair):
         """Write a CLIP checkpoint with tokenizer and preprocessing."""
         self.clip.save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
-        preprocessing: Preprocessing = self.backbone.preprocessing
+        preprocessing = self.backbone.preprocessing
         height, width = preprocessing.views[0]
         settings: dict[str, Any] = {
             "image_processor_type": "CLIPImageProcessor",
@@ -493,7 +528,7 @@ class ClipPair(ImageTextPair):
 class _ClipImages(Backbone):
     """The image side of a `ClipPair`: it owns the whole CLIP and gives projected features."""
 
-    def __init__(self, config: BackboneConfig, clip: nn.Module, facts: dict[str, Any]) -> None:
+    def __init__(self, config: BackboneConfig, clip: Any, facts: dict[str, Any]) -> None:
         super().__init__(config)
         self.clip = clip
         self.preprocessing = Preprocessing(
@@ -508,13 +543,14 @@ class _ClipImages(Backbone):
         self.eval()
 
     def features(self, pixels: Tensor) -> Tensor:
-        """(b, 3, height, width) -> projected features (b, P)."""
+        """Turn pixels (b, 3, height, width) into projected features (b, P)."""
         other_size = tuple(pixels.shape[-2:]) != (self._native, self._native)
         output = self.clip.get_image_features(
             pixel_values=pixels, **({"interpolate_pos_encoding": True} if other_size else {})
         )
-        return output.pooler_output
+        projected: Tensor = output.pooler_output
+        return projected
 
     def last_block(self) -> list[nn.Module]:
-        """The vision tower's last layer, its last norm and the projection."""
+        """Return the vision tower's last layer, its last norm and the projection."""
         return [*find_last_block(self.clip.vision_model), self.clip.visual_projection]

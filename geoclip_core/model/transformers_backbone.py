@@ -1,12 +1,12 @@
 """Backbones from the transformers library: CLIP and SigLIP vision towers, and image classifiers.
 
-Any of them by hub id or local folder: CLIP, SigLIP, ResNet, EfficientNet, ConvNeXt, ViT, DeiT,
-Swin, DINOv2 and what else `AutoModel` knows that takes pixels.
+A hub id or a local folder names one: CLIP, SigLIP, ResNet, EfficientNet, ConvNeXt, ViT, DeiT, Swin,
+DINOv2, or any other image model that `AutoModel` can load.
 """
 
 import contextlib
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -19,31 +19,42 @@ CLASS_TOKENS = {"clip_vision_model": 1, "vit": 1, "deit": 2, "dinov2": 1, "beit"
 """Tokens before the patches, by model type."""
 RANDOM_POOLER = ("vit", "deit")
 """Types whose classifiers are published without the weights of their pooler."""
+INTERPOLATES = ("clip_vision_model", "siglip_vision_model", "vit", "deit")
+"""Types that accept photos of other sizes only if told to interpolate their position embedding."""
+LAST_NORMS = ("post_layernorm", "layernorm", "norm", "head", "visual_projection")
+"""Names of modules behind the last layer."""
 
-_CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
-_CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _RESAMPLE = {0: "bilinear", 1: "bicubic", 2: "bilinear", 3: "bicubic"}  # codes of PIL
+
+# transformers takes seconds to import, so it is imported inside the functions that need it
 
 
 @contextlib.contextmanager
 def quietly() -> Iterator[None]:
-    """Without transformers' loading bars and its list of the text tower's unused weights."""
+    """Silence transformers' loading bars and its list of weights that a model does not use."""
     from transformers.utils import logging
 
-    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
+    functions: Any = logging  # no types
+    verbosity, bars = functions.get_verbosity(), functions.is_progress_bar_enabled()
+    functions.set_verbosity_error()
+    functions.disable_progress_bar()
     try:
         yield
     finally:
-        logging.set_verbosity(verbosity)
+        functions.set_verbosity(verbosity)
         if bars:
-            logging.enable_progress_bar()
+            functions.enable_progress_bar()
 
 
 def preprocessing_facts(settings: dict[str, Any], network_config: Any) -> dict[str, Any]:
-    """Input size, normalisation and resampling from a preprocessor_config.json ({} if none).
+    """Read input size, normalisation and resampling from a preprocessor_config.json.
+
+    Args:
+        settings: its content; {} if there is none.
+        network_config: config of the network, for what the settings leave out.
 
     Returns:
         size (height, width), mean, std (on the 0-1 scale), resample.
@@ -56,8 +67,8 @@ def preprocessing_facts(settings: dict[str, Any], network_config: Any) -> dict[s
         side = size.get("shortest_edge") or size.get("longest_edge") or 224
         size = (size.get("height") or side, size.get("width") or side)
     size = (size, size) if isinstance(size, int) else tuple(size)
-    mean = settings.get("image_mean") or (_CLIP_MEAN if clip_like else _IMAGENET_MEAN)
-    std = settings.get("image_std") or (_CLIP_STD if clip_like else _IMAGENET_STD)
+    mean = settings.get("image_mean") or (CLIP_MEAN if clip_like else _IMAGENET_MEAN)
+    std = settings.get("image_std") or (CLIP_STD if clip_like else _IMAGENET_STD)
     if settings.get("do_normalize") is False:
         mean, std = (0.0,) * 3, (1.0,) * 3
     if settings.get("include_top") and "efficientnet" in str(network_config.model_type):
@@ -75,13 +86,13 @@ def preprocessing_facts(settings: dict[str, Any], network_config: Any) -> dict[s
 
 
 def source_of(name: str, revision: str | None = None) -> tuple[str, dict[str, Any]]:
-    """What to give `from_pretrained`: a downloaded model's folder before the hub, and how to ask.
+    """Return the arguments of `from_pretrained`; a downloaded model comes before the hub.
 
     Returns:
-        folder or hub id, and keyword arguments.
+        Folder or hub id, and keyword arguments.
     """
     folder = None if revision else downloaded_folder(name)
-    # Said aloud: left open, transformers asks on a terminal whether a repository's code may run.
+    # Without a value, transformers asks on a terminal whether a repository's code may run.
     where: dict[str, Any] = {"trust_remote_code": False}
     if revision:
         where["revision"] = revision
@@ -92,7 +103,7 @@ def source_of(name: str, revision: str | None = None) -> tuple[str, dict[str, An
 
 @quietly()
 def model_type(config: BackboneConfig) -> str:
-    """What transformers calls the model of a hub id or folder ("clip", "resnet", ...).
+    """Return the type of a hub id's or folder's model in transformers ("clip", "resnet", ...).
 
     Raises:
         BackboneError: it cannot be found.
@@ -113,23 +124,19 @@ def pretrained_network(
     """Read an image network from the hub or a folder.
 
     Returns:
-        its config, `preprocessing_facts`, and the network in float32.
+        Its config, `preprocessing_facts`, and the network in float32.
 
     Raises:
         BackboneError: it cannot be found, is not an image model, or lacks weights.
     """
     from transformers import AutoConfig, AutoModel
-    from transformers.image_processing_base import ImageProcessingMixin
 
     source, where = source_of(config.name, config.revision)
     try:
         whole = AutoConfig.from_pretrained(source, **where)
-        try:
-            settings, _ = ImageProcessingMixin.get_image_processor_dict(source, **where)
-        except OSError:
-            settings = {}
-        vision = _vision_config(whole)
-        kind = _tower_class(vision, config.projection) or AutoModel
+        settings = processor_settings(source, where)
+        vision = image_config(whole)
+        kind: Any = _tower_class(vision, config.projection) or AutoModel
         network, loading = kind.from_pretrained(
             source, config=vision, output_loading_info=True, dtype=torch.float32, **where
         )
@@ -144,9 +151,24 @@ def pretrained_network(
     return vision.to_dict(), preprocessing_facts(settings, whole), network
 
 
+def processor_settings(source: str, where: dict[str, Any]) -> dict[str, Any]:
+    """Read the preprocessor_config.json of a hub id or folder; {} if it has none."""
+    from transformers.image_processing_base import ImageProcessingMixin
+
+    try:
+        settings: dict[str, Any] = ImageProcessingMixin.get_image_processor_dict(source, **where)[0]
+    except OSError:
+        return {}
+    return settings
+
+
 @quietly()
 def empty_network(description: dict[str, Any], projection: bool) -> nn.Module:
-    """The network of a config, with random weights."""
+    """Build the network of a config with random weights.
+
+    Raises:
+        BackboneError: the config describes no image model.
+    """
     from transformers import AutoConfig, AutoModel
 
     values = dict(description)
@@ -154,20 +176,29 @@ def empty_network(description: dict[str, Any], projection: bool) -> nn.Module:
         vision = AutoConfig.for_model(values.pop("model_type"), **values)
     except (KeyError, ValueError, TypeError) as error:
         raise BackboneError(f"the checkpoint's backbone cannot be built: {error}") from error
-    kind = _tower_class(vision, projection)
-    return kind(vision) if kind else AutoModel.from_config(vision)
+    tower, auto = _tower_class(vision, projection), cast(Any, AutoModel)  # from_config: no types
+    network: nn.Module = tower(vision) if tower else auto.from_config(vision)
+    return network.eval()
+
+
+def first_line(error: Exception) -> str:
+    """Return the first line of an error's text, or its type if it has no text."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def _cannot_load(config: BackboneConfig, error: Exception) -> BackboneError:
-    reason = str(error).strip().splitlines() or [type(error).__name__]
     return BackboneError(
-        f"backbone {config.name!r} cannot be loaded: {reason[0]} Without internet use "
+        f"backbone {config.name!r} cannot be loaded: {first_line(error)} Without internet use "
         "efficientnet-lite2, which is bundled, or the folder of a downloaded model"
     )
 
 
-def _vision_config(whole: Any) -> Any:
-    """The config of the image tower, where there is a text tower beside it."""
+def image_config(whole: Any) -> Any:
+    """Return the config of the image tower, for a model with or without a text tower.
+
+    Raises:
+        ValueError: the model has no image tower, or one that is not supported.
+    """
     vision = getattr(whole, "vision_config", None)
     if vision is None:
         if not any(hasattr(whole, name) for name in ("image_size", "num_channels")):
@@ -180,12 +211,12 @@ def _vision_config(whole: Any) -> Any:
     return vision
 
 
-def _tower_class(vision: Any, projection: bool) -> type[nn.Module] | None:
+def _tower_class(vision: Any, projection: bool) -> Callable[..., nn.Module] | None:
     import transformers
 
     if vision.model_type == "clip_vision_model":
-        name = "CLIPVisionModelWithProjection" if projection else "CLIPVisionModel"
-        return getattr(transformers, name)
+        clip = transformers
+        return clip.CLIPVisionModelWithProjection if projection else clip.CLIPVisionModel
     if projection:
         raise BackboneError(f"only CLIP towers have a projection, a {vision.model_type} has none")
     return transformers.SiglipVisionModel if vision.model_type == "siglip_vision_model" else None
@@ -193,10 +224,6 @@ def _tower_class(vision: Any, projection: bool) -> type[nn.Module] | None:
 
 def _is_random_pooler(key: str, vision: Any) -> bool:
     return key.startswith("pooler.") and vision.model_type in RANDOM_POOLER
-
-
-_INTERPOLATES = ("clip_vision_model", "siglip_vision_model", "vit", "deit")
-_LAST_NORMS = ("post_layernorm", "layernorm", "norm", "head", "visual_projection")
 
 
 class TransformersBackbone(Backbone):
@@ -208,8 +235,8 @@ class TransformersBackbone(Backbone):
 
     Args:
         config: which model, views, depths.
-        architecture: what `architecture()` gave: builds the network with random weights, for a
-            checkpoint that brings its own. None: read the pretrained weights.
+        architecture: from `architecture()`; builds the network with random weights, for a
+            checkpoint that contains its own. None: the pretrained weights are read.
 
     Raises:
         BackboneError: it cannot be found, is not an image model, or lacks weights.
@@ -222,10 +249,10 @@ class TransformersBackbone(Backbone):
             self.network = empty_network(self._description, config.projection)
         else:
             self._description, pixels, self.network = pretrained_network(config)
-        self.network.eval()
-        self._type = str(self.network.config.model_type)
+        self._network_config: Any = self.network.config
+        self._type = str(self._network_config.model_type)
         if self._type in RANDOM_POOLER:
-            self.network.pooler = None
+            self.network.register_module("pooler", None)
         self._pixels = pixels
         self.preprocessing = Preprocessing(
             views=config.views or (tuple(pixels["size"]),),
@@ -241,27 +268,27 @@ class TransformersBackbone(Backbone):
         self.eval()
 
     def features(self, pixels: Tensor) -> Tensor:
-        """(b, 3, height, width) -> (b, head + inner blocks)."""
+        """Turn pixels (b, 3, height, width) into features (b, head + inner blocks)."""
         return torch.cat(self._blocks(pixels), dim=1)
 
     def architecture(self) -> dict[str, Any]:
-        """The model's config and the preprocessing, as `transformers` writes them."""
+        """Return the model's config as transformers writes it, and `preprocessing_facts`."""
         return {"transformers": self._description, "pixels": self._pixels}
 
     def last_block(self) -> list[nn.Module]:
-        """The last layer or stage that has weights, and the norms and projection behind it."""
+        """Return the last layer or stage with weights, and the norms and projection after it."""
         return find_last_block(self.network)
 
     def _blocks(self, pixels: Tensor) -> list[Tensor]:
         depths = self.config.depths
         extra: dict[str, Any] = {"output_hidden_states": True} if depths else {}
-        if self._type in _INTERPOLATES and tuple(pixels.shape[-2:]) != self._native_size():
+        if self._type in INTERPOLATES and tuple(pixels.shape[-2:]) != self._native_size():
             extra["interpolate_pos_encoding"] = True
         output = self.network(pixel_values=pixels, **extra)
         blocks = self._head(output)
         if not depths:
             return blocks
-        # the first hidden state is the embedding layer: depth 0 is the first block behind it
+        # the first hidden state is the embedding layer's; depth 0 is the first block after it
         states = output.hidden_states[1:]
         if wrong := [depth for depth in depths if not 0 <= depth < len(states)]:
             raise BackboneError(
@@ -284,7 +311,7 @@ class TransformersBackbone(Backbone):
         return [state[:, 0] if self._class_tokens() else state.mean(1)]
 
     def _pool(self, state: Tensor) -> Tensor:
-        """Mean, and standard deviation if wanted, over a map (b, c, h, w) or tokens (b, t, c)."""
+        """Pool a map (b, c, h, w) or tokens (b, t, c) to its mean, and its deviation if wanted."""
         patches = state if state.ndim == 4 else state[:, self._class_tokens() :].transpose(1, 2)
         flat = patches.flatten(2)
         mean = flat.mean(2)
@@ -294,21 +321,22 @@ class TransformersBackbone(Backbone):
         return torch.cat([mean, (variance + 1e-12).sqrt()], dim=1)
 
     def _class_tokens(self) -> int:
-        registers = int(getattr(self.network.config, "num_register_tokens", 0) or 0)
+        registers = int(getattr(self._network_config, "num_register_tokens", 0) or 0)
         if self._type == "dinov2_with_registers":
             return 1 + registers
         return CLASS_TOKENS.get(self._type, 0)
 
     def _native_size(self) -> tuple[int, int]:
-        size = self.network.config.image_size
-        return (size, size) if isinstance(size, int) else tuple(size)
+        size = self._network_config.image_size
+        height, width = (size, size) if isinstance(size, int) else size
+        return height, width
 
 
 def find_last_block(network: nn.Module) -> list[nn.Module]:
-    """Last element with parameters of the network's main list of layers, and what follows it.
+    """Return the last layer with parameters in the network's main list, and the modules after it.
 
     Raises:
-        BackboneError: no list of layers, so that "the last block" means nothing.
+        BackboneError: the network has no list of layers, so there is no last block.
     """
     tower = getattr(network, "vision_model", network)
     inner = getattr(tower, "encoder", tower)
@@ -325,6 +353,6 @@ def find_last_block(network: nn.Module) -> list[nn.Module]:
         if seen_list and child is not lists[-1]:
             behind.append(child)
     for owner in dict.fromkeys((tower, network)):
-        behind += [getattr(owner, n) for n in _LAST_NORMS if getattr(owner, n, None) is not None]
+        behind += [getattr(owner, n) for n in LAST_NORMS if getattr(owner, n, None) is not None]
     kept = [module for module in dict.fromkeys(behind) if any(True for _ in module.parameters())]
     return [last, *kept]

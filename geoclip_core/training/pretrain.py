@@ -22,7 +22,7 @@ from geoclip_core.data.vocabulary import (
     build_vocabularies,
 )
 from geoclip_core.files import atomic_folder, write_atomically
-from geoclip_core.model.backbones import backbone_config, build_backbone
+from geoclip_core.model.backbones import backbone_config, build_backbone, load_image_text
 from geoclip_core.model.image_text import (
     SMALL,
     ClipPair,
@@ -461,7 +461,7 @@ def build_pair(options: PretrainOptions, train: PhotoDataset) -> ImageTextPair:
             raise ValueError(
                 "views and framing of an earlier pretraining cannot be changed: leave them out"
             )
-        return ImageTextModel.load(Path(config.name))
+        return load_image_text(Path(config.name))
     backbone = build_backbone(config)
     if options.text == SMALL:
         vocabularies = build_vocabularies(train.table, options.features)

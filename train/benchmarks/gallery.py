@@ -17,10 +17,11 @@ import torch
 from PIL import Image
 
 from geoclip_core.geoclip.gallery import Gallery, encode_gallery, gallery_key
-from geoclip_core.geoclip.image import CONFIG, GeoClipImage
 from geoclip_core.geoclip.model import GeoClip
-from geoclip_core.geoclip.weights import empty_tower, read_release
+from geoclip_core.geoclip.weights import read_release
 from geoclip_core.hub.download import REQUIREMENT, convert_wheel, fetch_wheel
+from geoclip_core.model.geoclip_image import GEOCLIP_IMAGE_CONFIG, GeoClipImage
+from geoclip_core.model.transformers_backbone import empty_network
 
 VIT_L_14 = {
     "hidden_size": 1024,
@@ -233,11 +234,12 @@ def _same_tower(theirs: Any, mlp: torch.nn.Sequential) -> GeoClipImage:
     """Our image side around the very tensors of the package's tower."""
     clip = theirs.image_encoder.CLIP
     vision = {**clip.vision_model.config.to_dict(), "projection_dim": 768}
-    tower = empty_tower(vision, device="meta")
+    with torch.device("meta"):  # the weights are those of the package's tower
+        tower = empty_network(vision, projection=True)
     tower.vision_model, tower.visual_projection = clip.vision_model, clip.visual_projection
     processor = theirs.image_encoder.image_processor
     pixels = {"mean": tuple(processor.image_mean), "std": tuple(processor.image_std)}
-    return GeoClipImage(CONFIG, tower, mlp, pixels).eval()
+    return GeoClipImage(GEOCLIP_IMAGE_CONFIG, tower, mlp, pixels).eval()
 
 
 def _noise(path: Path, seed: int) -> Path:

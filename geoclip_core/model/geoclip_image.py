@@ -1,0 +1,331 @@
+"""GeoCLIP's image side as a backbone: a CLIP vision tower and an MLP to location vectors.
+
+Vivanco Cepeda et al. 2023, section 3.2. The embedding holds both blocks, CLIP's projected features
+and GeoCLIP's location vector: the location vector finds places in the gallery, and heads trained
+on the embedding can also use what only the CLIP features contain.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from geoclip_core.errors import CheckpointError
+from geoclip_core.files import cache_folders
+from geoclip_core.model.backbone import Backbone, BackboneConfig, Preprocessing
+from geoclip_core.model.transformers_backbone import (
+    CLIP_MEAN,
+    CLIP_STD,
+    empty_network,
+    image_config,
+    quietly,
+)
+
+GEOCLIP, GEOCLIP_IMAGE = "geoclip", "geoclip-image"
+GEOCLIP_IMAGE_CONFIG = BackboneConfig(GEOCLIP_IMAGE, GEOCLIP_IMAGE, fit="crop", projection=True)
+"""Config of `--backbone geoclip-image`."""
+MODEL_TYPE, FORMAT_VERSION = "geoclip-geolocation", 1
+CONFIG, WEIGHTS, IMAGE_TOWER = "config.json", "model.safetensors", "image_tower"
+CLIP_REPOSITORY = "openai/clip-vit-large-patch14"
+LONGEST_CROP = 8
+"""Photos are cut to this many times their short side before resizing: a strip of 1 × 5,000 pixels
+would otherwise be enlarged to 224 × 1,120,000."""
+
+
+class GeoClipFilesError(CheckpointError):
+    """A file of GeoCLIP cannot be read; the message names it and says what is wrong."""
+
+
+@dataclass(frozen=True)
+class ClipPreprocessing(Preprocessing):
+    """CLIP's own crop: the short side to the view's size, whole pixels cut off the long side."""
+
+    def pixels(self, image: Image.Image) -> list[Tensor]:
+        """Return one tensor (3, height, width) float32 per view, as CLIP's image processor does."""
+        if self.fit != "crop":
+            return super().pixels(image)
+        picture = image.convert("RGB")
+        longest = LONGEST_CROP * min(picture.size)
+        picture = _centre_crop(picture, *(min(side, longest) for side in picture.size))
+        method = Image.Resampling[self.resample.upper()]
+        tensors = []
+        for side, _ in self.views:
+            short = min(picture.size)
+            width, height = (int(side * length / short) for length in picture.size)
+            square = _centre_crop(picture.resize((width, height), method), side, side)
+            tensors.append(self.normalised(square))
+        return tensors
+
+
+def _centre_crop(picture: Image.Image, width: int, height: int) -> Image.Image:
+    if picture.size == (width, height):
+        return picture
+    left, top = (picture.width - width) // 2, (picture.height - height) // 2
+    return picture.crop((left, top, left + width, top + height))
+
+
+class GeoClipImage(Backbone):
+    """CLIP vision tower with its projection, and GeoCLIP's image MLP.
+
+    Args:
+        config: its framing chooses between CLIP's centre crop and squashing the whole frame.
+        tower: a transformers `CLIPVisionModelWithProjection`.
+        mlp: from the tower's projected features to location vectors.
+        pixels: `mean` and `std` of the tower's preprocessing.
+
+    Raises:
+        GeoClipFilesError: the tower's projection does not fit the MLP.
+        ValueError: the config asks for other views than the tower's own.
+    """
+
+    def __init__(
+        self, config: BackboneConfig, tower: nn.Module, mlp: nn.Sequential, pixels: dict[str, Any]
+    ) -> None:
+        super().__init__(config)
+        self._tower_config: Any = tower.config
+        hidden, first = mlp.get_parameter("0.weight").shape
+        self._mlp_widths = [first, hidden, len(mlp.get_parameter("2.weight"))]
+        width, wanted = int(self._tower_config.projection_dim), self._mlp_widths[0]
+        if width != wanted:
+            raise GeoClipFilesError(
+                f"the image tower gives {width} features, but GeoCLIP's MLP reads {wanted}: "
+                f"use the tower of {CLIP_REPOSITORY}"
+            )
+        side = int(self._tower_config.image_size)
+        if config.views not in ((), ((side, side),)):
+            raise ValueError(
+                f"{GEOCLIP_IMAGE} reads {side} × {side} pixels, not the views {config.views}"
+            )
+        self.tower, self.mlp = tower, mlp
+        self.preprocessing = ClipPreprocessing(views=((side, side),), fit=config.fit, **pixels)
+        self.view_block_widths = (width, self._mlp_widths[-1])
+
+    def features(self, pixels: Tensor) -> Tensor:
+        """Turn pixels (b, 3, side, side) into (b, projected + location width)."""
+        projected: Tensor = self.tower(pixel_values=pixels).image_embeds
+        return torch.cat([projected, self.mlp(projected)], dim=1)
+
+    def last_block(self) -> list[nn.Module]:
+        """Return the tower's last layer and everything behind it."""
+        vision: Any = self.tower.vision_model
+        behind = (vision.post_layernorm, self.tower.get_submodule("visual_projection"), self.mlp)
+        return [vision.encoder.layers[-1], *behind]
+
+    def architecture(self) -> dict[str, Any]:
+        """Describe the network for `build_geoclip_image`."""
+        return {
+            "tower": self._tower_config.to_dict(),
+            "mlp": self._mlp_widths,
+            "pixels": {"mean": self.preprocessing.mean, "std": self.preprocessing.std},
+        }
+
+
+def build_geoclip_image(
+    config: BackboneConfig = GEOCLIP_IMAGE_CONFIG, architecture: dict[str, Any] | None = None
+) -> GeoClipImage:
+    """Build the image side of the downloaded GeoCLIP, or of a release's folder.
+
+    Args:
+        config: `name` is "geoclip-image" or a folder.
+        architecture: from `GeoClipImage.architecture`; builds the network with random weights,
+            for a checkpoint that contains its own.
+
+    Raises:
+        CheckpointError: GeoCLIP or its image tower is not on this computer.
+        GeoClipFilesError: a file is damaged.
+    """
+    if architecture:
+        mlp = image_mlp(*architecture["mlp"])
+        tower = empty_network(architecture["tower"], projection=True)
+        return GeoClipImage(config, tower, mlp, architecture["pixels"])
+    folder = geoclip_folder(config.name)
+    tower_files = tower_folder(folder)
+    prefix = "image_encoder.mlp."
+    tensors = read_tensors(folder / WEIGHTS, prefix)
+    mlp = filled_image_mlp(
+        {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}, folder / WEIGHTS
+    )
+    return GeoClipImage(config, read_tower(tower_files), mlp, pixel_statistics(tower_files))
+
+
+def geoclip_folder(name: str | Path = GEOCLIP) -> Path:
+    """Return the folder of the downloaded GeoCLIP, or check and return the named one.
+
+    Raises:
+        CheckpointError: GeoCLIP is not on this computer, or the folder holds no release.
+    """
+    if str(name) in (GEOCLIP, GEOCLIP_IMAGE):
+        folder = cache_folders().models / GEOCLIP
+        if not is_release(folder):
+            raise CheckpointError(
+                "geoclip is not on this computer: fetch it once with "
+                "`python -m geoclip_core download geoclip` (1.75 GB, MIT licence)"
+            )
+        return folder
+    folder = Path(name).expanduser()
+    read_release_config(folder)
+    return folder
+
+
+def tower_folder(folder: Path) -> Path:
+    """Find the image tower of a GeoCLIP folder: inside it, or among the downloads.
+
+    Raises:
+        CheckpointError: it is in neither place.
+    """
+    backbone = read_release_config(folder).get("backbone") or {}
+    repository = str(backbone.get("repo_id") or CLIP_REPOSITORY)
+    models = cache_folders().models
+    places = [
+        folder / IMAGE_TOWER,
+        models / repository.replace("/", "--"),
+        models / GEOCLIP / IMAGE_TOWER,
+    ]
+    for place in places if repository == CLIP_REPOSITORY else places[:2]:
+        if (place / CONFIG).is_file():
+            return place
+    raise CheckpointError(
+        f"the image tower {repository} of {folder} is not on this computer: fetch it with "
+        f"`python -m geoclip_core download {repository}`, or put it into {places[0]}"
+    )
+
+
+def is_release(folder: Path) -> bool:
+    """Return whether a folder's config.json describes a GeoCLIP release."""
+    try:
+        read_release_config(folder)
+    except GeoClipFilesError:
+        return False
+    return True
+
+
+def read_release_config(folder: Path) -> dict[str, Any]:
+    """Read and check the config.json of a release.
+
+    Raises:
+        GeoClipFilesError: it is missing, damaged, or of another format.
+    """
+    path = folder / CONFIG
+    config = _read_json(path)
+    if config.get("model_type") != MODEL_TYPE:
+        raise GeoClipFilesError(f"{path} does not describe a GeoCLIP release ({MODEL_TYPE})")
+    if config.get("format_version") != FORMAT_VERSION:
+        raise GeoClipFilesError(
+            f"{path} has format version {config.get('format_version')!r}; "
+            f"this version reads {FORMAT_VERSION}"
+        )
+    return config
+
+
+@quietly()
+def read_tower(folder: Path) -> nn.Module:
+    """Read the vision tower of a CLIP folder as transformers writes it, without the text tower.
+
+    Returns:
+        `CLIPVisionModelWithProjection` in float32.
+
+    Raises:
+        GeoClipFilesError: a file is missing, damaged, or does not fit the others.
+    """
+    # transformers takes seconds to import
+    from transformers import AutoConfig, CLIPVisionModelWithProjection
+
+    try:
+        loaded: Any = CLIPVisionModelWithProjection.from_pretrained(
+            folder,
+            config=image_config(AutoConfig.from_pretrained(folder)),
+            dtype=torch.float32,
+            use_safetensors=True,
+            output_loading_info=True,
+        )
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        raise GeoClipFilesError(
+            f"the CLIP vision tower in {folder} cannot be read: {str(error).strip()[:400]}"
+        ) from error
+    tower: nn.Module = loaded[0]
+    if missing := sorted(loaded[1]["missing_keys"]):
+        raise GeoClipFilesError(f"the CLIP vision tower in {folder} lacks the weights {missing[0]}")
+    for name, tensor in tower.named_parameters():
+        if not torch.isfinite(tensor).all():
+            raise GeoClipFilesError(f"{folder}: {name} must hold finite numbers")
+    return tower
+
+
+def pixel_statistics(folder: Path) -> dict[str, tuple[float, ...]]:
+    """Read `mean` and `std` of a tower's preprocessing; CLIP's own if the folder has none."""
+    path = folder / "preprocessor_config.json"
+    config = _read_json(path) if path.is_file() else {}
+    return {
+        "mean": tuple(config.get("image_mean", CLIP_MEAN)),
+        "std": tuple(config.get("image_std", CLIP_STD)),
+    }
+
+
+def image_mlp(first: int, hidden: int, last: int) -> nn.Sequential:
+    """Build the MLP from projected features to location vectors, with random weights."""
+    return nn.Sequential(nn.Linear(first, hidden), nn.ReLU(), nn.Linear(hidden, last))
+
+
+def filled_image_mlp(weights: dict[str, Tensor], path: Path) -> nn.Sequential:
+    """Build the MLP from its weights; `path` is named in errors.
+
+    Raises:
+        GeoClipFilesError: weights are missing, or have other shapes.
+    """
+    first, last = weights.get("0.weight"), weights.get("2.weight")
+    if first is None or last is None or first.ndim != 2 or last.ndim != 2:
+        raise GeoClipFilesError(f"{path} lacks the two layers of image_encoder.mlp")
+    mlp = image_mlp(first.shape[1], first.shape[0], last.shape[0])
+    fill(mlp, weights, path)
+    return mlp
+
+
+def fill(module: nn.Module, weights: dict[str, Tensor], path: Path) -> None:
+    """Load weights into a module that is not trained; `path` is named in errors.
+
+    Raises:
+        GeoClipFilesError: names or shapes do not fit.
+    """
+    try:
+        module.load_state_dict(weights)
+    except RuntimeError as error:
+        detail = " ".join(str(error).split())
+        raise GeoClipFilesError(f"{path} does not fit its own layers: {detail}") from error
+    module.eval().requires_grad_(False)
+
+
+def read_tensors(path: Path, prefix: str = "") -> dict[str, Tensor]:
+    """Read the weights under a prefix in float32.
+
+    Raises:
+        GeoClipFilesError: the file is missing or damaged, or holds numbers that are not finite.
+    """
+    try:
+        with safe_open(path, framework="pt") as stored:
+            names = [name for name in stored.keys() if name.startswith(prefix)]  # noqa: SIM118
+            tensors: dict[str, Tensor] = {name: stored.get_tensor(name) for name in names}
+    except FileNotFoundError as error:
+        raise GeoClipFilesError(f"there is no {path}") from error
+    except (OSError, SafetensorError) as error:
+        raise GeoClipFilesError(f"{path} cannot be read as safetensors: {error}") from error
+    for name, tensor in tensors.items():
+        if not tensor.is_floating_point() or not torch.isfinite(tensor).all():
+            raise GeoClipFilesError(f"{path}: {name} must hold finite numbers")
+    return {name: tensor.float() for name, tensor in tensors.items()}
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise GeoClipFilesError(f"there is no {path}") from error
+    except (OSError, ValueError) as error:
+        raise GeoClipFilesError(f"{path} cannot be read as JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise GeoClipFilesError(f"{path} must hold a JSON object")
+    return value
