@@ -15,7 +15,9 @@ from geoclip_core.evaluation.evaluate import describe, predictions_of
 from geoclip_core.evaluation.predictions import PredictionsError, read_predictions
 from geoclip_core.files import write_atomically
 
-BUNDLED = Path(__file__).resolve().parent.parent / "geoclip_core" / "checkpoints"
+ROOT = Path(__file__).resolve().parent.parent
+BUNDLED = ROOT / "geoclip_core" / "checkpoints"
+STATIC = ROOT / "static"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +43,7 @@ class Options:
 
 def run(options: Options) -> int:
     """Write the report."""
-    from ui.evaluation.report import ReportTable, report_html
+    from geoclip_core.evaluation.report import ReportTable, report_html
 
     tables = []
     for name in (options.run, *options.beside):
@@ -56,7 +58,7 @@ def run(options: Options) -> int:
         tables.append(
             ReportTable(model if model not in taken else f"{model} ({name})", frame, about)
         )
-    text = report_html(tables, options.photos)
+    text = report_html(tables, STATIC, options.photos)
     write_atomically(options.output, text)
     print(f"{options.output} ({len(text.encode()) / 1e6:.1f} MB)", file=sys.stderr)
     return 0

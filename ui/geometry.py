@@ -15,7 +15,14 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from geoclip_core.earth.sphere import EARTH_RADIUS_KM, bearing, destination, haversine_km
+from geoclip_core.earth.sphere import (
+    EARTH_RADIUS_KM,
+    bearing,
+    destination,
+    haversine_km,
+    longitude_near,
+)
+from geoclip_core.earth.sphere import middle_longitude as middle_longitude
 
 MERCATOR_LIMIT = 85.0511287798
 """Latitude at which a web-Mercator map of the world is square."""
@@ -31,31 +38,6 @@ Ring = list[Coordinate]
 COPIES = (-360, 0, 360)
 """Shifts in degrees of longitude at which areas are drawn."""
 """Shifts in degrees at which everything that has an extent is drawn."""
-
-
-def longitude_near(longitude: float, middle: float) -> float:
-    """Return the copy of ``longitude`` within 180° of ``middle``."""
-    return middle + (longitude - middle + 180) % 360 - 180
-
-
-def middle_longitude(longitudes: Sequence[float]) -> float:
-    """Return the longitude to centre a map on: opposite the widest gap between ``longitudes``.
-
-    It is 0 if there are none or no gap is as wide as 160°. Among equal gaps the middle nearest to
-    0 is chosen.
-    """
-    if not longitudes:
-        return 0.0
-    ordered = sorted({(value + 180) % 360 - 180 for value in longitudes})
-    gaps = [
-        (after - before, before + (after - before) / 2)
-        for before, after in zip(ordered, [*ordered[1:], ordered[0] + 360], strict=True)
-    ]
-    width = max(gap for gap, _ in gaps)
-    if width < 160:
-        return 0.0
-    middles = [longitude_near(at + 180, 0) for gap, at in gaps if gap > width - 1e-9]
-    return min(middles, key=abs)
 
 
 def circle(centre: Coordinate, radius_km: float, middle: float) -> list[list[Ring]]:

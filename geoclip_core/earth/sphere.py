@@ -8,6 +8,7 @@ float64 arrays. No distance here is taken in degrees, so the date line and the p
 
 import math
 import sys
+from collections.abc import Sequence
 from types import ModuleType
 from typing import Any
 
@@ -179,6 +180,31 @@ def fibonacci_sphere(count: int) -> NDArray[np.float64]:
     latitude = np.degrees(np.arcsin(1 - (2 * index + 1) / count))
     golden_angle = 180 * (3 - math.sqrt(5))
     return np.stack([latitude, _wrapped(index * golden_angle)], axis=-1)
+
+
+def longitude_near(longitude: float, middle: float) -> float:
+    """Return the copy of ``longitude`` within 180° of ``middle``, in degrees."""
+    return middle + (longitude - middle + 180) % 360 - 180
+
+
+def middle_longitude(longitudes: Sequence[float]) -> float:
+    """Return the longitude to centre a map on: opposite to the widest gap between ``longitudes``.
+
+    The answer is 0, as on the usual map, if there are none or no gap is wider than 160°; of equal
+    gaps the one that leaves the map closest to the usual one is taken.
+    """
+    if not longitudes:
+        return 0.0
+    ordered = sorted({(value + 180) % 360 - 180 for value in longitudes})
+    gaps = [
+        (after - before, before + (after - before) / 2)
+        for before, after in zip(ordered, [*ordered[1:], ordered[0] + 360], strict=True)
+    ]
+    width = max(gap for gap, _ in gaps)
+    if width < 160:
+        return 0.0
+    middles = [longitude_near(at + 180, 0) for gap, at in gaps if gap > width - 1e-9]
+    return min(middles, key=abs)
 
 
 def _wrapped(longitude: Any) -> Any:

@@ -1,252 +1,165 @@
-"""Figures of whether stated certainty can be believed: radii, risk, heads, confusions."""
+"""Plotly figures that the report and the Evaluation page share.
+
+Every figure takes a :class:`Palette`; those of several models take a table for each model by its
+name, the first one being the model that is evaluated.
+"""
 
 import html
-import itertools
-from collections.abc import Mapping, Sequence
+import json
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
+import h3
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
+import plotly.io
+from numpy.typing import NDArray
+from plotly.offline import get_plotlyjs
 
-from geoclip_core.data.vocabulary import KNOWN_FEATURES, class_name
 from geoclip_core.earth.climate import climate_names
-from geoclip_core.earth.sphere import geoscore
-from ui.theme import ERROR_LIMIT_KM, ERROR_MARKS_KM, Palette, blend, error_colour, translucent
+from geoclip_core.earth.sphere import middle_longitude
+from geoclip_core.evaluation.metrics import FIRST_KM, group_name, short_km
+from geoclip_core.evaluation.style import (
+    ERROR_LIMIT_KM,
+    ERROR_MARKS_KM,
+    ERROR_SCALE,
+    Palette,
+    blend,
+    error_colour,
+    kilometres,
+    translucent,
+)
 
-_BINS_PER_DECADE = 10
-FIRST_KM = 1.0
+Tables = Mapping[str, pd.DataFrame]
+"""A table for each model, by the name of the model."""
+
+Figure = go.Figure
+
+MOST_GROUPS = 25
+MOST_AREAS = 900
+MOST_POINTS = 1500
+MOST_ARROWS = 300
+
+ERROR_COLORSCALE = [
+    [place / (len(ERROR_SCALE) - 1), colour] for place, colour in enumerate(ERROR_SCALE)
+]
+"""For traces whose colour is log10 of the error in km, from 0 to ``ERROR_COLOR_LIMIT``."""
+
+ERROR_COLOR_LIMIT = math.log10(ERROR_LIMIT_KM)
+
 _DASHES = ("solid", "dash", "dot", "dashdot", "longdash")
+_UNITED_STATES = (18.0, 72.0, -170.0, -65.0)  # south, north, west, east
+_BAR: dict[str, Any] = {  # below the map: beside it, the bar would squeeze the map on a phone
+    "orientation": "h",
+    "x": 0.5,
+    "y": 0,
+    "yanchor": "top",
+    "len": 0.6,
+    "thickness": 10,
+    "outlinewidth": 0,
+}
+_RADIUS_TICKS = (1, 10, 25, 50, 100, 200, 400, 1000, 2500, 5000, 10000)
+_SCALE_TICKS = (0.1, 0.3, 1, 3, 10)
 
 
-def model_colours(colours: Palette) -> tuple[str, ...]:
-    """Colours of the chosen model and of those beside it, in their order."""
-    return colours.best, colours.other, colours.candidate, colours.truth, colours.muted
+def histogram_figure(tables: Tables, colours: Palette) -> go.Figure:
+    """Draw the first model's error bins as bars and those of the others as outlines over them.
 
-
-def dash(index: int) -> str:
-    """Line style of the model at a position: colour is not the only difference."""
-    return _DASHES[index % len(_DASHES)]
-
-
-def error_bins(errors_km: np.ndarray) -> pd.DataFrame:
-    """Photos in bins of equal width in log km: ``low_km``, ``high_km``, ``photos``, ``share``.
-
-    The first bin holds everything below 1 km.
+    Args:
+        tables: ``metrics.error_bins`` of each model.
+        colours: the palette.
     """
-    steps = int(np.ceil(np.log10(ERROR_LIMIT_KM) * _BINS_PER_DECADE))
-    edges = FIRST_KM * 10 ** (np.arange(steps + 1) / _BINS_PER_DECADE)
-    position = np.floor(np.log10(np.maximum(errors_km, FIRST_KM)) * _BINS_PER_DECADE).astype(int)
-    below = int((errors_km < FIRST_KM).sum())
-    photos = np.bincount(np.clip(position, 0, steps - 1), minlength=steps)
-    photos[0] -= below
-    table = pd.DataFrame(
-        {
-            "low_km": [0.0, *edges[:-1]],
-            "high_km": [FIRST_KM, *edges[1:]],
-            "photos": [below, *photos],
-        }
-    )
-    table["share"] = table["photos"] / max(len(errors_km), 1)
-    return table
-
-
-def histogram_figure(tables: Mapping[str, pd.DataFrame], colours: Palette) -> go.Figure:
-    """The first model's bins as bars on the error scale, the others as outlines over them."""
     figure = go.Figure()
-    for index, (name, table) in enumerate(tables.items()):
-        low = np.maximum(table["low_km"].to_numpy(), FIRST_KM / 10 ** (1 / _BINS_PER_DECADE))
-        centre = np.sqrt(low * table["high_km"].to_numpy())
-        hover = [
-            f"{short_km(a)}–{short_km(b)} km: {n:,} photos ({s:.1%})"
-            for a, b, n, s in table.itertuples(index=False)
-        ]
-        if index == 0:
-            figure.add_bar(
-                x=centre,
-                y=table["share"],
-                width=(table["high_km"].to_numpy() - low) * 0.94,
-                marker={"color": [error_colour(km) for km in centre], "line": {"width": 0}},
-                customdata=hover,
-                hovertemplate="%{customdata}<extra>" + html.escape(name) + "</extra>",
-                name=html.escape(name),
-                showlegend=False,
-            )
-        else:
+    for index, (name, table, line) in enumerate(_lines(tables, colours, 2)):
+        high = table["high_km"].to_numpy()
+        # the first bin starts at 0 km, which a log axis cannot show: draw it as wide as the second
+        low = np.maximum(table["low_km"].to_numpy(), FIRST_KM * high[0] / high[1])
+        if index > 0:
             figure.add_scatter(
-                x=np.repeat([*low, table["high_km"].iloc[-1]], 2)[1:-1],
+                x=np.repeat([*low, high[-1]], 2)[1:-1],
                 y=np.repeat(table["share"], 2),
                 mode="lines",
-                line={
-                    "color": model_colours(colours)[index],
-                    "width": 2,
-                    "dash": dash(index),
-                },
-                name=html.escape(name),
+                line=line,
+                name=name,
                 hoverinfo="skip",
             )
+            continue
+        centre = np.sqrt(low * high)
+        hover = [
+            f"{short_km(a)}–{short_km(b)} km: {n:,} photos ({s:.1%})"
+            for a, b, n, s in table[["low_km", "high_km", "photos", "share"]].to_numpy(object)
+        ]
+        figure.add_bar(
+            x=centre,
+            y=table["share"],
+            width=(high - low) * 0.94,
+            marker={"color": [error_colour(km) for km in centre], "line": {"width": 0}},
+            customdata=hover,
+            hovertemplate=f"%{{customdata}}<extra>{name}</extra>",
+            name=name,
+            showlegend=False,
+        )
     figure.update_yaxes(title="Share of photos", tickformat=".0%", rangemode="tozero")
-    error_axis(figure, colours)
-    return figure
+    return _on_error_axis(figure, colours)
 
 
-def cumulative_curve(errors_km: np.ndarray) -> pd.DataFrame:
-    """Share of photos below an error: ``error_km``, ``share``, on a grid that holds the marks."""
-    grid = np.unique([*np.geomspace(FIRST_KM, ERROR_LIMIT_KM, 160), *map(float, ERROR_MARKS_KM)])
-    ordered = np.sort(errors_km)
-    share = np.searchsorted(ordered, grid, side="left") / max(len(ordered), 1)
-    return pd.DataFrame({"error_km": grid, "share": share})
+def cumulative_figure(curves: Tables, baselines: Tables, colours: Palette) -> go.Figure:
+    """Draw the share of photos within a distance; baselines are thin lines behind the models.
 
-
-def cumulative_figure(
-    curves: Mapping[str, pd.DataFrame],
-    baselines: Mapping[str, pd.DataFrame],
-    colours: Palette,
-) -> go.Figure:
-    """Share of photos within a distance; baselines as thin lines behind the models."""
-    figure = go.Figure()
-    for index, (name, curve) in enumerate(baselines.items()):
-        figure.add_scatter(
-            x=curve["error_km"],
-            y=curve["share"],
-            mode="lines",
-            line={"color": translucent(colours.muted, 0.8), "width": 1.3, "dash": dash(index + 1)},
-            name=html.escape(name),
-            hovertemplate="%{y:.1%} within %{x:,.0f} km",
-        )
-    for index, (name, curve) in enumerate(curves.items()):
-        colour = model_colours(colours)[index]
-        figure.add_scatter(
-            x=curve["error_km"],
-            y=curve["share"],
-            mode="lines",
-            line={"color": colour, "width": 3, "dash": dash(index)},
-            name=html.escape(name),
-            hovertemplate="%{y:.1%} within %{x:,.0f} km",
-        )
-        if index == 0:
-            marks = curve[curve["error_km"].isin(ERROR_MARKS_KM)]
-            figure.add_scatter(
-                x=marks["error_km"],
-                y=marks["share"],
-                mode="markers+text",
-                marker={"color": colour, "size": 8},
-                text=[f"{share:.0%}" for share in marks["share"]],
-                textposition="top left",
-                textfont={"color": colours.ink, "size": 12},
-                cliponaxis=False,
-                showlegend=False,
-                hoverinfo="skip",
-            )
-    figure.update_yaxes(title="Share of photos within", tickformat=".0%", range=[0, 1.04])
-    error_axis(figure, colours)
-    figure.update_layout(hovermode="x")
-    return figure
-
-
-def error_axis(figure: go.Figure, colours: Palette) -> None:
-    """Make x a log axis in km with the benchmark thresholds marked, the legend a line on top."""
-    for mark in ERROR_MARKS_KM:
-        line = {"width": 1, "dash": "dot", "color": colours.border}
-        figure.add_vline(mark, line=line, layer="below")
-    figure.update_xaxes(
-        type="log",
-        title="Error (km)",
-        tickvals=list(ERROR_MARKS_KM),
-        ticktext=[f"{mark:,}" for mark in ERROR_MARKS_KM],
-        range=[np.log10(0.6), np.log10(ERROR_LIMIT_KM)],
-        showgrid=False,
-        zeroline=False,
-    )
-    figure.update_layout(
-        legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0},
-        margin={"l": 8, "r": 16, "t": 34, "b": 8},
-        bargap=0,
-    )
-
-
-def short_km(value: float) -> str:
-    """Kilometres without their unit, as short as they can be."""
-    return f"{value:.1f}" if 0 < value < 10 and value % 1 else f"{value:,.0f}"
-
-
-#: What errors are grouped by, and the column of a predictions table that says it.
-GROUPS = {
-    "Country": "country_key",
-    "State": "state_key",
-    "Climate": "climate",
-    "Month": "month",
-    "Stated radius": "radius_50_km",
-}
-MOST_GROUPS = 25
-#: Stated radii at which confidence is split.
-RADIUS_EDGES_KM = (0, 25, 100, 200, 400, 750, 1500, 2500, 5000, ERROR_LIMIT_KM)
-
-
-def group_keys(frame: pd.DataFrame, column: str) -> pd.Series:
-    """The group of every row by one of :data:`GROUPS`; missing where it is not known."""
-    keys = frame[column]
-    if column == "radius_50_km":
-        return radius_group(keys)
-    if column in ("climate", "month"):
-        return keys.astype("Float64").mask(keys < 0)
-    return keys
-
-
-def group_name(column: str, key: str | float) -> str:
-    """What to call a group."""
-    feature = column.removesuffix("_key")
-    return class_name(feature, key) if feature in KNOWN_FEATURES else str(key)
-
-
-def climate_swatches(column: str, keys: pd.Series) -> list[str] | None:
-    """The raster's colours where the groups are climate classes, else None."""
-    if column != "climate":
-        return None
-    return [climate_names()[int(key)].hex for key in keys]
-
-
-def group_errors(frame: pd.DataFrame, keys: pd.Series) -> pd.DataFrame:
-    """Errors by group: ``group``, ``photos``, ``p10`` … ``p90`` in km, ``geoscore``.
-
-    Rows whose key is missing are left out; groups are ordered by photos, commonest first.
+    Args:
+        curves: ``metrics.cumulative_curve`` of each model.
+        baselines: the same of each baseline.
+        colours: the palette.
     """
-    if not keys.notna().any():
-        columns = ["group", "photos", "p10", "p25", "median", "p75", "p90", "geoscore"]
-        return pd.DataFrame({name: pd.Series(dtype="float64") for name in columns})
-    grouped = frame["error_km"].groupby(keys.array, observed=True, dropna=True)
-    table = grouped.quantile([0.1, 0.25, 0.5, 0.75, 0.9]).unstack()
-    table.columns = ["p10", "p25", "median", "p75", "p90"]
-    table.insert(0, "photos", grouped.size())
-    scores = pd.Series(geoscore(frame["error_km"].to_numpy(np.float64)))
-    table["geoscore"] = scores.groupby(keys.array, observed=True, dropna=True).mean()
-    table = table.sort_values("photos", ascending=False, kind="stable")
-    return table.rename_axis("group").reset_index()
-
-
-def radius_group(radius_km: pd.Series) -> pd.Series:
-    """The bin of the stated 50 % radius as text, ordered; missing where no radius is stated."""
-    edges = list(RADIUS_EDGES_KM)
-    labels = [f"{short_km(a)}–{short_km(b)} km" for a, b in itertools.pairwise(edges)]
-    labels[-1] = f"over {short_km(edges[-2])} km"
-    return pd.cut(radius_km, edges, labels=labels, include_lowest=True)
+    thin = {"color": translucent(colours.muted, 0.8), "width": 1.3}
+    drawn = [
+        (html.escape(name), curve, thin | {"dash": _DASHES[(at + 1) % len(_DASHES)]})
+        for at, (name, curve) in enumerate(baselines.items())
+    ]
+    figure = go.Figure()
+    for name, curve, line in [*drawn, *_lines(curves, colours, 3)]:
+        figure.add_scatter(
+            x=curve["error_km"],
+            y=curve["share"],
+            mode="lines",
+            line=line,
+            name=name,
+            hovertemplate="%{y:.1%} within %{x:,.0f} km",
+        )
+    for curve in list(curves.values())[:1]:
+        marks = curve[curve["error_km"].isin(ERROR_MARKS_KM)]
+        figure.add_scatter(
+            x=marks["error_km"],
+            y=marks["share"],
+            mode="markers+text",
+            marker={"color": colours.best, "size": 8},
+            text=[f"{share:.0%}" for share in marks["share"]],
+            textposition="top left",
+            textfont={"color": colours.ink, "size": 12},
+            cliponaxis=False,
+            showlegend=False,
+            hoverinfo="skip",
+        )
+    figure.update_yaxes(title="Share of photos within", tickformat=".0%", range=[0, 1.04])
+    figure.update_layout(hovermode="x")
+    return _on_error_axis(figure, colours)
 
 
 def group_figure(
-    table: pd.DataFrame,
-    names: Sequence[str],
-    colours: Palette,
-    swatches: Sequence[str] | None = None,
-    others: Mapping[str, pd.DataFrame] | None = None,
+    table: pd.DataFrame, column: str, colours: Palette, others: Tables | None = None
 ) -> go.Figure:
-    """One line a group: the middle 80 % thin, the middle half thick, the median as a dot.
+    """Draw a row for each group: the middle 80 % thin, the middle half thick, the median a dot.
 
     Args:
-        table: :func:`group_errors`, in the order to draw from the top.
-        names: what to call each group.
+        table: ``metrics.group_errors``, in the order to draw from the top.
+        column: the column that the groups are of; climate classes get the raster's colours.
         colours: the palette.
-        swatches: a colour beside each name, such as that of a climate class.
         others: the same groups of other models, whose medians are drawn as open diamonds.
     """
+    names = [group_name(column, key) for key in table["group"]]
     place = list(range(len(table)))
     figure = go.Figure()
     for low, high, width, alpha in (("p10", "p90", 3, 0.35), ("p25", "p75", 9, 0.55)):
@@ -267,7 +180,7 @@ def group_figure(
             y=place,
             mode="markers",
             marker={
-                "color": model_colours(colours)[index],
+                "color": _model_colours(colours)[index],
                 "size": 10,
                 "symbol": "diamond-open",
                 "line": {"width": 2},
@@ -275,7 +188,6 @@ def group_figure(
             name=html.escape(name),
             hovertemplate="%{x:,.0f} km",
         )
-    rows = table.itertuples(index=False)
     figure.add_scatter(
         x=np.maximum(table["median"], FIRST_KM),
         y=place,
@@ -286,27 +198,33 @@ def group_figure(
             "line": {"color": colours.paper, "width": 2},
         },
         customdata=[
-            f"<b>{html.escape(name)}</b><br>median {short_km(row.median)} km"
-            f"<br>half between {short_km(row.p25)} and {short_km(row.p75)} km"
-            f"<br>GeoScore {row.geoscore:,.0f}, {row.photos:,} photos"
-            for name, row in zip(names, rows, strict=True)
+            f"{text}<br>GeoScore {score:,.0f}, {n:,} photos"
+            for text, score, n in zip(
+                _spread(names, table, short_km, " km"),
+                table["geoscore"],
+                table["photos"],
+                strict=True,
+            )
         ],
         hovertemplate="%{customdata}<extra></extra>",
         showlegend=False,
     )
-    if swatches is not None:
+    if column == "climate":
         figure.add_scatter(
             x=[FIRST_KM * 0.72] * len(table),
             y=place,
             mode="markers",
-            marker={"color": list(swatches), "size": 11, "symbol": "square"},
+            marker={
+                "color": [climate_names()[int(key)].hex for key in table["group"]],
+                "size": 11,
+                "symbol": "square",
+            },
             hoverinfo="skip",
             showlegend=False,
             cliponaxis=False,
         )
     ticks = [
-        f"{html.escape(name if len(name) <= 26 else name[:25] + '…')} "
-        f"<span style='color:{colours.muted}'>{n:,}</span>"
+        f"{html.escape(_shortened(name, 26))} <span style='color:{colours.muted}'>{n:,}</span>"
         for name, n in zip(names, table["photos"], strict=True)
     ]
     figure.update_yaxes(
@@ -317,30 +235,27 @@ def group_figure(
         zeroline=False,
         automargin=True,
     )
-    error_axis(figure, colours)
     figure.update_layout(height=90 + 26 * len(table))
-    return figure
+    return _on_error_axis(figure, colours)
 
 
-def coverage_figure(curves: Mapping[str, pd.DataFrame], colours: Palette) -> go.Figure:
-    """Share of photos inside the stated radius, for photos with a similar radius.
+def coverage_figure(curves: Tables, colours: Palette) -> go.Figure:
+    """Draw the share of photos inside the stated radius, for photos with a similar radius.
 
     Args:
-        curves: ``reliability.coverage_curve`` by model.
+        curves: ``metrics.coverage_curve`` of each model.
         colours: the palette.
     """
-    figure = go.Figure()
-    for target in (0.5, 0.9):
-        figure.add_hline(target, line={"color": colours.border, "dash": "dot", "width": 1})
-    for index, (name, curve) in enumerate(curves.items()):
+    figure = _target_lines(colours)
+    for name, curve, line in _lines(curves, colours, 2):
         for mass, symbol in (("90", "circle-open"), ("50", "circle")):
             figure.add_scatter(
                 x=curve["radius_50_km"],
                 y=curve[f"coverage_{mass}"],
                 mode="lines+markers",
-                line={"color": model_colours(colours)[index], "dash": dash(index), "width": 2},
+                line=line,
                 marker={"symbol": symbol, "size": 9},
-                name=html.escape(name),
+                name=name,
                 showlegend=mass == "50",
                 legendgroup=name,
                 customdata=curve["n"],
@@ -349,12 +264,11 @@ def coverage_figure(curves: Mapping[str, pd.DataFrame], colours: Palette) -> go.
                     "%{x:,.0f} km, %{customdata:,} photos<extra></extra>"
                 ),
             )
-    ticks = [1, 10, 25, 50, 100, 200, 400, 1000, 2500, 5000, 10000]
     figure.update_xaxes(
         title="Stated 50 % radius (km)",
         type="log",
-        tickvals=ticks,
-        ticktext=[f"{tick:,}" for tick in ticks],
+        tickvals=_RADIUS_TICKS,
+        ticktext=[f"{tick:,}" for tick in _RADIUS_TICKS],
         showgrid=False,
     )
     figure.update_yaxes(
@@ -363,50 +277,59 @@ def coverage_figure(curves: Mapping[str, pd.DataFrame], colours: Palette) -> go.
         range=[0, 1.04],
         tickvals=[0, 0.25, 0.5, 0.75, 0.9, 1],
     )
-    return _finished(figure)
+    return _with_legend(figure)
 
 
-def scales_figure(curves: Mapping[str, pd.DataFrame], colours: Palette) -> go.Figure:
-    """Coverage were every radius multiplied by a factor; honest radii cross their target at 1."""
-    figure = go.Figure()
+def scales_figure(curves: Tables, colours: Palette) -> go.Figure:
+    """Draw the coverage that radii would have if they were multiplied by a factor.
+
+    Calibrated radii cross their target at 1.
+
+    Args:
+        curves: ``metrics.coverage_at_scales`` of each model.
+        colours: the palette.
+    """
+    figure = _target_lines(colours)
     figure.add_vline(1, line={"color": colours.border, "width": 1.5})
-    for target in (0.5, 0.9):
-        figure.add_hline(target, line={"color": colours.border, "dash": "dot", "width": 1})
-    for index, (name, curve) in enumerate(curves.items()):
+    for name, curve, line in _lines(curves, colours, 3):
         for mass, width in (("90", 1.6), ("50", 3)):
             figure.add_scatter(
                 x=curve["scale"],
                 y=curve[f"coverage_{mass}"],
                 mode="lines",
-                line={"color": model_colours(colours)[index], "dash": dash(index), "width": width},
-                name=html.escape(name),
+                line=line | {"width": width},
+                name=name,
                 showlegend=mass == "50",
                 legendgroup=name,
                 hovertemplate=f"%{{y:.0%}} within %{{x:.2g}} × the {mass} % radius<extra></extra>",
             )
-    ticks = [0.1, 0.3, 1, 3, 10]
     figure.update_xaxes(
         title="Radius multiplied by",
         type="log",
-        tickvals=ticks,
-        ticktext=[f"{tick:g}×" for tick in ticks],
+        tickvals=_SCALE_TICKS,
+        ticktext=[f"{tick:g}×" for tick in _SCALE_TICKS],
     )
     figure.update_yaxes(title="Truth inside", tickformat=".0%", range=[0, 1.04])
-    return _finished(figure)
+    return _with_legend(figure)
 
 
-def risk_figure(curves: Mapping[str, pd.DataFrame], colours: Palette) -> go.Figure:
-    """Median error of the photos that a model is surest of, against the share that is kept."""
+def risk_figure(curves: Tables, colours: Palette) -> go.Figure:
+    """Draw the median error of the photos with the smallest stated radii, by their share.
+
+    Args:
+        curves: ``metrics.risk_coverage`` of each model.
+        colours: the palette.
+    """
     figure = go.Figure()
-    for index, (name, curve) in enumerate(curves.items()):
+    for name, curve, line in _lines(curves, colours, 2.5):
         figure.add_scatter(
             x=curve["share"],
             y=curve["median_km"],
             mode="lines+markers",
-            line={"color": model_colours(colours)[index], "dash": dash(index), "width": 2.5},
+            line=line,
             marker={"size": 6},
-            name=html.escape(name),
-            customdata=np.stack([curve["radius_50_km"], curve["n"]], axis=1),
+            name=name,
+            customdata=curve[["radius_50_km", "n"]],
             hovertemplate=(
                 "the surest %{x:.0%} (%{customdata[1]:,} photos, radius up to "
                 "%{customdata[0]:,.0f} km): median error %{y:,.0f} km<extra></extra>"
@@ -414,14 +337,14 @@ def risk_figure(curves: Mapping[str, pd.DataFrame], colours: Palette) -> go.Figu
         )
     figure.update_xaxes(title="Share of photos answered, surest first", tickformat=".0%")
     figure.update_yaxes(title="Median error (km)", rangemode="tozero")
-    return _finished(figure)
+    return _with_legend(figure)
 
 
-def reliability_figure(curves: Mapping[str, pd.DataFrame], colours: Palette) -> go.Figure:
-    """Claimed against reached accuracy of a head; on the diagonal a head is honest.
+def reliability_figure(curves: Tables, colours: Palette) -> go.Figure:
+    """Draw a head's accuracy against its stated probability; calibrated heads lie on the diagonal.
 
     Args:
-        curves: ``context_metrics.reliability_curve`` by model.
+        curves: ``metrics.reliability_curve`` of each model.
         colours: the palette.
     """
     figure = go.Figure()
@@ -433,43 +356,43 @@ def reliability_figure(curves: Mapping[str, pd.DataFrame], colours: Palette) -> 
         hoverinfo="skip",
         showlegend=False,
     )
-    for index, (name, curve) in enumerate(curves.items()):
+    for name, curve, line in _lines(curves, colours, 2):
         size = 6 + 20 * np.sqrt(curve["n"] / max(curve["n"].max(), 1))
         figure.add_scatter(
             x=curve["claimed"],
             y=curve["reached"],
             mode="lines+markers",
-            line={"color": model_colours(colours)[index], "dash": dash(index), "width": 2},
+            line=line,
             marker={"size": size, "line": {"width": 1, "color": colours.paper}},
-            name=html.escape(name),
+            name=name,
             customdata=curve["n"],
             hovertemplate=(
-                "says %{x:.0%}, is right %{y:.0%} of the time<br>"
+                "stated %{x:.0%}, right %{y:.0%} of the time<br>"
                 "%{customdata:,} photos<extra></extra>"
             ),
         )
     figure.update_xaxes(title="Stated probability", tickformat=".0%", range=[-0.03, 1.03])
     figure.update_yaxes(title="Share right", tickformat=".0%", range=[-0.03, 1.03])
-    return _finished(figure)
+    return _with_legend(figure)
 
 
-def confusion_figure(counts: pd.DataFrame, names: list[str], colours: Palette) -> go.Figure:
-    """Rows are the truth, columns the guess; colour is the share of the row.
+def confusion_figure(counts: pd.DataFrame, names: Sequence[str], colours: Palette) -> go.Figure:
+    """Draw a confusion matrix: rows are the truth, columns the guess, colour the share of the row.
 
     Args:
-        counts: ``context_metrics.confusion_counts``.
+        counts: ``metrics.confusion_counts``.
         names: short names of its classes, in its order.
         colours: the palette.
     """
-    totals = counts.to_numpy().sum(axis=1, keepdims=True)
-    shares = np.divide(counts.to_numpy(), totals, out=np.zeros(counts.shape), where=totals > 0)
+    photos = counts.to_numpy()
+    totals = photos.sum(axis=1, keepdims=True)
+    shares = np.divide(photos, totals, out=np.zeros(photos.shape), where=totals > 0)
     steps = [0, 0.25, 0.5, 0.75, 1]
-    scale = [[s, blend((colours.paper, colours.candidate, colours.ink), s * 0.8)] for s in steps]
     names = [html.escape(name) for name in names]
     places = list(range(len(names)))
     hover = [
         [
-            f"truth {names[i]}, guess {names[j]}<br>{counts.iat[i, j]:,} of {totals[i, 0]:,} "
+            f"truth {names[i]}, guess {names[j]}<br>{photos[i, j]:,} of {totals[i, 0]:,} "
             f"({shares[i, j]:.0%})"
             for j in places
         ]
@@ -482,13 +405,19 @@ def confusion_figure(counts: pd.DataFrame, names: list[str], colours: Palette) -
             y=places,
             zmin=0,
             zmax=1,
-            colorscale=scale,
+            colorscale=[
+                [s, blend((colours.paper, colours.candidate, colours.ink), s * 0.8)] for s in steps
+            ],
             xgap=1,
             ygap=1,
             customdata=hover,
             hovertemplate="%{customdata}<extra></extra>",
-            colorbar={"title": {"text": "Share of the truth", "side": "right"}, "tickformat": ".0%"}
-            | {"thickness": 12, "outlinewidth": 0},
+            colorbar={
+                "title": {"text": "Share of the truth", "side": "right"},
+                "tickformat": ".0%",
+                "thickness": 12,
+                "outlinewidth": 0,
+            },
         )
     )
     if len(names) <= 12:
@@ -506,16 +435,15 @@ def confusion_figure(counts: pd.DataFrame, names: list[str], colours: Palette) -
     return figure
 
 
-def pairs_figure(pairs: pd.DataFrame, names: list[str], colours: Palette) -> go.Figure:
-    """The commonest mistakes as bars, the commonest on top.
+def pairs_figure(pairs: pd.DataFrame, names: Sequence[str], colours: Palette) -> go.Figure:
+    """Draw the most frequent mistakes as bars, the most frequent on top.
 
     Args:
-        pairs: ``context_metrics.confused_pairs``.
+        pairs: ``metrics.confused_pairs``.
         names: "truth → guess" of each.
         colours: the palette.
     """
     place = list(range(len(pairs)))
-    cut = [name if len(name) <= 52 else f"{name[:51]}…" for name in names]
     figure = go.Figure(
         go.Bar(
             x=pairs["n"],
@@ -533,7 +461,7 @@ def pairs_figure(pairs: pd.DataFrame, names: list[str], colours: Palette) -> go.
     )
     figure.update_yaxes(
         tickvals=place,
-        ticktext=[html.escape(name) for name in cut],
+        ticktext=[html.escape(_shortened(name, 52)) for name in names],
         range=[len(pairs) - 0.4, -0.6],
         automargin=True,
     )
@@ -546,9 +474,368 @@ def pairs_figure(pairs: pd.DataFrame, names: list[str], colours: Palette) -> go.
     return figure
 
 
-def _finished(figure: go.Figure) -> go.Figure:
+def area_figure(
+    table: pd.DataFrame, shapes: dict[str, Any], names: Sequence[str], colours: Palette, usa: bool
+) -> go.Figure:
+    """Draw areas coloured by median error.
+
+    Args:
+        table: ``metrics.group_errors`` with the shapes' ids as ``group``.
+        shapes: GeoJSON; shapes without a group are not drawn.
+        names: name of each group.
+        colours: the palette.
+        usa: draw the map of the USA instead of the world.
+    """
+    wanted = set(table["group"])
+    kept = [feature for feature in shapes["features"] if feature["id"] in wanted]
+    hover = [
+        f"{text}<br>{n:,} photos"
+        for text, n in zip(_spread(names, table, kilometres), table["photos"], strict=True)
+    ]
+    figure = _map(colours, usa)
+    figure.add_choropleth(
+        geojson={"type": "FeatureCollection", "features": kept},
+        locations=table["group"],
+        z=np.log10(np.maximum(table["median"], 1.0)),
+        zmin=0,
+        zmax=ERROR_COLOR_LIMIT,
+        colorscale=ERROR_COLORSCALE,
+        marker={"line": {"width": 0.5, "color": translucent(colours.paper, 0.6)}, "opacity": 0.92},
+        customdata=hover,
+        hovertemplate="%{customdata}<extra></extra>",
+        colorbar=_error_bar("Median error (km)"),
+    )
+    return figure
+
+
+def difference_figure(table: pd.DataFrame, colours: Palette, usa: bool) -> go.Figure:
+    """Draw hexagons coloured by the mean GeoScore that the first model gains over the second.
+
+    Args:
+        table: ``group`` (H3 cells), ``gain`` and ``photos``.
+        colours: the palette.
+        usa: draw the map of the USA instead of the world.
+    """
+    limit = max(float(table["gain"].abs().quantile(0.95)), 1.0) if len(table) else 1.0
+    hover = [
+        f"GeoScore {gain:+,.0f}<br>{n:,} photos"
+        for gain, n in zip(table["gain"], table["photos"], strict=True)
+    ]
+    figure = _map(colours, usa)
+    figure.add_choropleth(
+        geojson=hexagon_shapes(table["group"].tolist()),
+        locations=table["group"],
+        z=table["gain"],
+        zmid=0,
+        zmin=-limit,
+        zmax=limit,
+        colorscale=[[0, colours.best], [0.5, colours.paper], [1, colours.candidate]],
+        marker={"line": {"width": 0.5, "color": translucent(colours.muted, 0.5)}, "opacity": 0.95},
+        customdata=hover,
+        hovertemplate="%{customdata}<extra></extra>",
+        colorbar={
+            "title": {"text": "GeoScore gained", "side": "top"},
+            "tickformat": "+,.0f",
+            **_BAR,
+        },
+    )
+    return figure
+
+
+def points_figure(frame: pd.DataFrame, colours: Palette, usa: bool, arrows: bool) -> go.Figure:
+    """Draw photos where they were taken: coloured by error, or with an arrow to the guess.
+
+    Args:
+        frame: predictions; at most ``MOST_POINTS`` (``MOST_ARROWS`` with arrows) should be given.
+        colours: the palette.
+        usa: draw the map of the USA instead of the part of the world with the points in it.
+        arrows: also draw the guesses and the lines to them.
+    """
+    figure = _map(colours, usa)
+    rim = {"width": 1, "color": colours.paper}
+    if arrows:
+        ends = np.full((len(frame), 3, 2), np.nan)
+        ends[:, 0] = frame[["latitude", "longitude"]]
+        ends[:, 1] = frame[["predicted_latitude", "predicted_longitude"]]
+        figure.add_scattergeo(
+            lat=ends[..., 0].ravel(),
+            lon=ends[..., 1].ravel(),
+            mode="lines",
+            line={"color": translucent(colours.muted, 0.55), "width": 1},
+            hoverinfo="skip",
+            showlegend=False,
+        )
+        figure.add_scattergeo(
+            lat=frame["predicted_latitude"],
+            lon=frame["predicted_longitude"],
+            mode="markers",
+            marker={"color": colours.best, "size": 8, "symbol": "diamond", "line": rim},
+            customdata=_point_texts(frame, "Guess"),
+            hovertemplate="%{customdata}<extra></extra>",
+            name="Best guess",
+        )
+        marker: dict[str, Any] = {"color": colours.truth, "size": 8, "line": rim}
+    else:
+        marker = {
+            "color": np.log10(np.maximum(frame["error_km"], 1.0)),
+            "colorscale": ERROR_COLORSCALE,
+            "cmin": 0,
+            "cmax": ERROR_COLOR_LIMIT,
+            "showscale": True,
+            "colorbar": _error_bar("Error (km)"),
+            "size": 6,
+            "line": rim | {"width": 0.4},
+        }
+    figure.add_scattergeo(
+        lat=frame["latitude"],
+        lon=frame["longitude"],
+        mode="markers",
+        marker=marker,
+        customdata=_point_texts(frame, "Truth"),
+        hovertemplate="%{customdata}<extra></extra>",
+        name="Where it was taken",
+        showlegend=arrows,
+    )
+    if not usa:
+        _fit(figure, frame, arrows)
+    figure.update_layout(legend={"orientation": "h", "y": 1.0, "yanchor": "bottom", "x": 0})
+    return figure
+
+
+def hexagon_resolution(coordinates: NDArray[np.float64]) -> int:
+    """Return the finest H3 resolution (1 to 5) at which points (n, 2) fill ``MOST_AREAS`` cells.
+
+    A resolution is passed over if its cells hold fewer than eight points on average: cells with a
+    photo or two show noise.
+    """
+    sample = coordinates[:: max(1, len(coordinates) // 20_000)]
+    for resolution in (5, 4, 3, 2):
+        cells = len(set(hexagons(sample, resolution)))
+        if cells <= MOST_AREAS and len(sample) >= 8 * cells:
+            return resolution
+    return 1
+
+
+def hexagons(coordinates: NDArray[np.float64], resolution: int) -> list[str]:
+    """Return the H3 cell of each of the coordinates (n, 2)."""
+    cell = h3.latlng_to_cell
+    return [cell(latitude, longitude, resolution) for latitude, longitude in coordinates]
+
+
+def hexagon_shapes(cells: Sequence[str]) -> dict[str, Any]:
+    """Return GeoJSON of H3 cells, with the cell as ``id``."""
+    features = []
+    for cell in cells:
+        ring = [[round(lon, 3), round(lat, 3)] for lat, lon in h3.cell_to_boundary(cell)]
+        geometry = {"type": "Polygon", "coordinates": [clockwise([*ring, ring[0]])]}
+        features.append({"type": "Feature", "id": cell, "properties": {}, "geometry": geometry})
+    return {"type": "FeatureCollection", "features": features}
+
+
+def clockwise(ring: list[list[float]]) -> list[list[float]]:
+    """Return a closed ring (longitude, latitude) in clockwise order, seen with north up.
+
+    Plotly fills the rest of the Earth if an outer ring runs the other way.
+    """
+    longitude = np.unwrap([point[0] for point in ring], period=360)
+    latitude = np.array([point[1] for point in ring])
+    doubled = np.sum(longitude[:-1] * latitude[1:] - longitude[1:] * latitude[:-1])
+    return ring[::-1] if doubled > 0 else ring
+
+
+def in_united_states(frame: pd.DataFrame) -> bool:
+    """Return whether nearly all photos were taken in the USA, so that its map is drawn."""
+    if "country_key" in frame and frame["country_key"].notna().any():
+        inside = frame["country_key"] == "US"
+    else:
+        south, north, west, east = _UNITED_STATES
+        inside = frame["latitude"].between(south, north) & frame["longitude"].between(west, east)
+    return bool(inside.mean() > 0.98)
+
+
+def world_figure(colours: Palette, **geo: Any) -> go.Figure:
+    """Return an empty world with coastlines and countries, to add ``Scattergeo`` traces to.
+
+    Args:
+        colours: the palette.
+        geo: further settings of ``layout.geo``, such as ``scope="usa"`` or ``fitbounds``.
+    """
+    settings: dict[str, Any] = {
+        "projection": {"type": "natural earth"},
+        "bgcolor": "rgba(0,0,0,0)",
+        "showland": True,
+        "landcolor": colours.land,
+        "showocean": True,
+        "oceancolor": colours.sea,
+        "showlakes": False,
+        "showcountries": True,
+        "countrycolor": colours.border,
+        "countrywidth": 0.5,
+        "subunitcolor": colours.subdivision,
+        "coastlinecolor": colours.border,
+        "coastlinewidth": 0.7,
+        "showframe": False,
+        "lataxis": {"range": [-60, 85]},
+    }
+    if geo.get("scope", "world") != "world":
+        del settings["projection"], settings["lataxis"]
+    return go.Figure(layout={"geo": {**settings, **geo}, "margin": dict.fromkeys("lrtb", 0)})
+
+
+def error_axis(title: str = "Error (km)") -> dict[str, Any]:
+    """Return a log axis in km with ticks at the thresholds, for ``update_xaxes``/``yaxes``."""
+    return {
+        "type": "log",
+        "title": title,
+        "tickvals": list(ERROR_MARKS_KM),
+        "ticktext": [f"{mark:,}" for mark in ERROR_MARKS_KM],
+        "minor": {"ticks": ""},
+    }
+
+
+def figure_html(figure: go.Figure, colours: Palette, height: int | None = None) -> str:
+    """Return a figure as a piece of an HTML page that holds :func:`figure_scripts`."""
+    figure.update_layout(
+        template="plotly_white",
+        font={"family": "system-ui, sans-serif", "color": colours.ink, "size": 13},
+        paper_bgcolor="rgba(0,0,0,0)",
+        plot_bgcolor="rgba(0,0,0,0)",
+    )
+    figure.update_xaxes(automargin=True)
+    figure.update_yaxes(automargin=True)
+    if height:
+        figure.update_layout(height=height)
+    text: str = plotly.io.to_html(
+        figure,
+        include_plotlyjs=False,
+        full_html=False,
+        default_width="100%",
+        default_height=f"{height or figure.layout.height or 420}px",
+        config={"displaylogo": False, "responsive": True},
+    )
+    return text
+
+
+def figure_scripts(topojson: Path) -> str:
+    """Return plotly's code and the outlines of its maps, for a page that fetches nothing.
+
+    Args:
+        topojson: folder with ``world_110m.json`` and ``usa_110m.json``.
+    """
+    outlines = {
+        path.stem: json.loads(path.read_text(encoding="utf-8"))
+        for path in sorted(topojson.glob("*.json"))
+    }
+    assets = json.dumps({"topojson": outlines}, separators=(",", ":"))
+    return f"<script>{get_plotlyjs()}</script><script>window.PlotlyGeoAssets = {assets};</script>"
+
+
+def _map(colours: Palette, usa: bool) -> go.Figure:
+    figure = world_figure(colours, **({"scope": "usa"} if usa else {}))
+    figure.update_layout(height=470, margin={"l": 0, "r": 0, "t": 26, "b": 0})
+    return figure
+
+
+def _fit(figure: go.Figure, frame: pd.DataFrame, guesses: bool) -> None:
+    """Show only the part of the world with the points in it, across the date line if need be."""
+    pairs = [("latitude", "longitude")]
+    pairs += [("predicted_latitude", "predicted_longitude")] if guesses else []
+    latitude, longitude = (
+        np.concatenate([frame[pair[at]].to_numpy(np.float64) for pair in pairs]) for at in (0, 1)
+    )
+    if not len(latitude):
+        return
+    middle = middle_longitude(longitude.tolist())
+    around = (longitude - middle + 180) % 360 - 180
+    half = max(np.abs(around).max() * 1.08, 3.0)
+    low, high = latitude.min(), latitude.max()
+    # The frame is about twice as wide as high: widen the narrower side.
+    squeeze = max(float(np.cos(np.radians((low + high) / 2))), 0.4)
+    tall = min(max((high - low) * 1.16, 3.0, half * squeeze * 0.9), 178.0)
+    half = min(max(half, tall * 0.85 / squeeze), 180.0)
+    centre = float(np.clip((low + high) / 2, -89 + tall / 2, 89 - tall / 2))
+    figure.update_geos(
+        projection_rotation_lon=middle,
+        lonaxis_range=[middle - half, middle + half],
+        lataxis_range=[centre - tall / 2, centre + tall / 2],
+    )
+
+
+def _point_texts(frame: pd.DataFrame, what: str) -> list[str]:
+    return [
+        f"{what} of {html.escape(str(photo))}<br>error {kilometres(error)}"
+        for photo, error in zip(frame["id"], frame["error_km"], strict=True)
+    ]
+
+
+def _spread(
+    names: Sequence[str], table: pd.DataFrame, number: Callable[[float], str], unit: str = ""
+) -> list[str]:
+    """Return the name, median and middle half of each group, for its tooltip."""
+    spread = table[["median", "p25", "p75"]].to_numpy(np.float64)
+    return [
+        f"<b>{html.escape(name)}</b><br>median {number(median)}{unit}"
+        f"<br>half between {number(low)} and {number(high)}{unit}"
+        for name, (median, low, high) in zip(names, spread, strict=True)
+    ]
+
+
+def _error_bar(title: str) -> dict[str, Any]:
+    return {
+        "title": {"text": title, "side": "top"},
+        "tickvals": [math.log10(mark) for mark in ERROR_MARKS_KM],
+        "ticktext": [f"{mark:,}" for mark in ERROR_MARKS_KM],
+        **_BAR,
+    }
+
+
+def _model_colours(colours: Palette) -> tuple[str, ...]:
+    return colours.best, colours.other, colours.candidate, colours.truth, colours.muted
+
+
+def _lines(
+    tables: Tables, colours: Palette, width: float
+) -> Iterator[tuple[str, pd.DataFrame, dict[str, Any]]]:
+    """Yield name (escaped), table and line style of each model; at most five are drawn.
+
+    Models differ in dashes as well as in colour, for readers who cannot tell the colours apart.
+    """
+    styles = zip(_model_colours(colours), _DASHES, strict=True)
+    for (name, table), (colour, dash) in zip(tables.items(), styles, strict=False):
+        yield html.escape(name), table, {"color": colour, "dash": dash, "width": width}
+
+
+def _target_lines(colours: Palette) -> go.Figure:
+    """Return a figure with dotted lines at 50 % and 90 %."""
+    figure = go.Figure()
+    for target in (0.5, 0.9):
+        figure.add_hline(target, line={"color": colours.border, "dash": "dot", "width": 1})
+    return figure
+
+
+def _on_error_axis(figure: go.Figure, colours: Palette) -> go.Figure:
+    """Make x a log axis in km with the benchmark thresholds marked."""
+    for mark in ERROR_MARKS_KM:
+        line = {"width": 1, "dash": "dot", "color": colours.border}
+        figure.add_vline(mark, line=line, layer="below")
+    figure.update_xaxes(
+        **error_axis(),
+        range=[np.log10(0.6), ERROR_COLOR_LIMIT],
+        showgrid=False,
+        zeroline=False,
+    )
+    figure.update_layout(bargap=0)
+    return _with_legend(figure)
+
+
+def _with_legend(figure: go.Figure) -> go.Figure:
+    """Put the legend into a line above the figure."""
     figure.update_layout(
         legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0},
         margin={"l": 8, "r": 16, "t": 34, "b": 8},
     )
     return figure
+
+
+def _shortened(name: str, most: int) -> str:
+    return name if len(name) <= most else f"{name[: most - 1]}…"

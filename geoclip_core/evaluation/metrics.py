@@ -1,74 +1,110 @@
-"""Whether the stated radius and the stated confidence can be believed.
+"""Every number of an evaluation: errors, places, context heads, stated radii, groups.
 
-A radius of 50 % should hold the truth for half of the photos (coverage), and photos with a small
-radius should have small errors (risk against coverage).
+All functions read a predictions table (see ``predictions``) or an array of errors in km. Intervals
+are those of ``intervals``.
 """
 
-from collections.abc import Mapping
-from typing import Any
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike, NDArray
 
+from geoclip_core.data.features import KNOWN_FEATURES
+from geoclip_core.data.vocabulary import class_name
 from geoclip_core.earth.sphere import geoscore, haversine_km
 from geoclip_core.evaluation import intervals
-from geoclip_core.evaluation.baselines import baseline_errors, with_baselines
+from geoclip_core.evaluation.baselines import baseline_errors, baseline_title, with_baselines
 from geoclip_core.evaluation.predictions import head_features
+from geoclip_core.evaluation.style import ERROR_LIMIT_KM, ERROR_MARKS_KM
 
-THRESHOLDS_KM = (1, 25, 200, 750, 2500)
+Floats = NDArray[np.float64]
+
+THRESHOLDS_KM = ERROR_MARKS_KM
 QUANTILES = (0.1, 0.25, 0.5, 0.75, 0.9)
-#: Place level of OSV-5M -> (truth, prediction) in a predictions table, and the gazetteer's column.
+TOP_KS = (1, 3, 5)
+RADIUS_COLUMNS = {"50": "radius_50_km", "90": "radius_90_km"}
 PLACE_LEVELS = {
     "country": ("country_key", "predicted_country_key", "unique_country"),
     "region": ("state_key", "predicted_state_key", "unique_region"),
     "sub-region": ("county_key", "predicted_county_key", "unique_sub-region"),
     "city": ("city_key", "predicted_city_key", "unique_city"),
 }
+"""Place level of OSV-5M -> (truth, prediction) in a predictions table, the gazetteer's column."""
+
+GROUPS = {
+    "Country": "country_key",
+    "State": "state_key",
+    "Climate": "climate",
+    "Month": "month",
+    "Stated radius": "radius_50_km",
+}
+"""What errors are grouped by, and the column of a predictions table that holds it."""
+
+RADIUS_EDGES_KM = (0, 25, 100, 200, 400, 750, 1500, 2500, 5000, ERROR_LIMIT_KM)
+"""Edges of the groups of stated radii."""
+
+FIRST_KM = 1.0
+"""Upper edge of the first error bin, and the smallest error that charts show."""
+
+_BINS_PER_DECADE = 10
+_RISK_SHARES = tuple(np.round(np.arange(0.05, 1.0001, 0.05), 2).tolist())
+_SEEN_KM, _SEEN_SHARE = 0.05, 0.1
+# Smallest probability in a log loss, that of a float32: a truth with probability 0 costs 16 nats
+# instead of making the mean infinite.
+_SMALLEST = float(np.finfo(np.float32).eps)
 
 
-def distance_metrics(error_km: np.ndarray) -> dict[str, Any]:
-    """GeoScore, median, mean and quantiles in km, and accuracies, of (n,) errors in km.
+class PlaceNames(Protocol):
+    """What :func:`with_places` asks of a gazetteer."""
 
-    Everything is None for an empty array: there is nothing to report, and zero would be a lie.
+    def frame(self, coordinates: Floats, /) -> pd.DataFrame:
+        """Return the ``unique_*`` columns of the nearest places of coordinates (n, 2)."""
+        ...
+
+
+def mean_geoscore(error_km: ArrayLike) -> float:
+    """Return the mean GeoScore of errors in km, of any shape: 5000 · exp(−d / 1492.7 km)."""
+    return float(np.mean(geoscore(np.asarray(error_km, dtype=np.float64))))
+
+
+def distance_metrics(error_km: ArrayLike) -> dict[str, Any]:
+    """Return GeoScore, median, mean and quantiles in km, and accuracies, of (n,) errors in km.
+
+    All numbers are None for an empty array.
     """
-    error_km = np.asarray(error_km, dtype=np.float64)
-    if not len(error_km):
-        empty = {f"{threshold}": None for threshold in THRESHOLDS_KM}
-        quantiles = {f"{share:g}": None for share in QUANTILES}
+    errors = np.asarray(error_km, dtype=np.float64)
+    if not len(errors):
         return {
-            "geoscore": None,
-            "median_km": None,
-            "mean_km": None,
-            "quantiles_km": quantiles,
-            "accuracy_at_km": empty,
+            **dict.fromkeys(("geoscore", "median_km", "mean_km")),
+            "quantiles_km": {f"{share:g}": None for share in QUANTILES},
+            "accuracy_at_km": {f"{threshold}": None for threshold in THRESHOLDS_KM},
         }
+    quantiles = np.quantile(errors, QUANTILES).tolist()
     return {
-        "geoscore": float(np.mean(geoscore(error_km))),
-        "median_km": float(np.median(error_km)),
-        "mean_km": float(np.mean(error_km)),
-        "quantiles_km": dict(
-            zip(
-                (f"{share:g}" for share in QUANTILES),
-                np.quantile(error_km, QUANTILES).tolist(),
-                strict=True,
-            )
-        ),
-        "accuracy_at_km": {f"{t}": float(np.mean(error_km < t)) for t in THRESHOLDS_KM},
+        "geoscore": mean_geoscore(errors),
+        "median_km": float(np.median(errors)),
+        "mean_km": float(np.mean(errors)),
+        "quantiles_km": {f"{s:g}": q for s, q in zip(QUANTILES, quantiles, strict=True)},
+        "accuracy_at_km": {f"{t}": float(np.mean(errors < t)) for t in THRESHOLDS_KM},
     }
 
 
-def errors_km(frame: pd.DataFrame, guess: np.ndarray) -> np.ndarray:
-    """(n,) errors of guesses, (n, 2) or one (2,) for all rows, against the truth of a table."""
+def errors_km(frame: pd.DataFrame, guess: ArrayLike) -> Floats:
+    """Return (n,) errors of guesses, (n, 2) or one (2,) for all rows, from the truth of a table."""
     truth = frame[["latitude", "longitude"]].to_numpy(np.float64)
-    return haversine_km(truth, np.broadcast_to(np.asarray(guess, dtype=np.float64), truth.shape))
+    guesses = np.broadcast_to(np.asarray(guess, dtype=np.float64), truth.shape)
+    return np.asarray(haversine_km(truth, guesses), dtype=np.float64)
 
 
-def with_places(frame: pd.DataFrame, gazetteer: Any) -> pd.DataFrame:
-    """A predictions table with the names of the predicted points (``predicted_state_key``, ...).
+def with_places(frame: pd.DataFrame, gazetteer: PlaceNames) -> pd.DataFrame:
+    """Return a predictions table with the names of the predicted points.
 
-    Args:
-        frame: predictions of n rows.
-        gazetteer: something whose ``frame(coordinates)`` gives the ``unique_*`` columns.
+    The names are in ``predicted_country_key``, ``predicted_state_key``, ``predicted_county_key``
+    and ``predicted_city_key``.
     """
     guess = frame[["predicted_latitude", "predicted_longitude"]].to_numpy(np.float64)
     places = gazetteer.frame(guess)
@@ -77,7 +113,7 @@ def with_places(frame: pd.DataFrame, gazetteer: Any) -> pd.DataFrame:
 
 
 def place_hits(frame: pd.DataFrame) -> pd.DataFrame:
-    """Whether the predicted point lies in the true place, as OSV-5M counts it.
+    """Return whether the predicted point lies in the true place, as OSV-5M counts it.
 
     The predicted point is reverse-geocoded (nearest GeoNames place) and its ``unique_*`` name
     compared with the dataset's. A row without a true name leaves the denominator of that level
@@ -102,41 +138,92 @@ def place_hits(frame: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(hits, index=frame.index)
 
 
-def share_hits(frame: pd.DataFrame) -> pd.DataFrame:
-    """One column per reported mean or share, NaN where a row takes no part in it.
+def distance_hits(error_km: Floats) -> pd.DataFrame:
+    """Return the columns of :func:`share_hits` that need the errors alone."""
+    within = {f"accuracy_at_km:{t}": (error_km < t).astype(np.float64) for t in THRESHOLDS_KM}
+    return pd.DataFrame({"geoscore": geoscore(error_km), "mean_km": error_km, **within})
 
-    Names are the path of the number in the report, joined by a colon: ``geoscore``,
+
+def share_hits(frame: pd.DataFrame, *, context: bool = True) -> pd.DataFrame:
+    """Return one column per reported mean or share, NaN where a row takes no part in it.
+
+    Names are the path of the number in ``metrics.json``, joined by a colon: ``geoscore``,
     ``accuracy_at_km:25``, ``place_accuracy:city``, ``context:climate:top1``, ``coverage:90``.
+
+    Args:
+        frame: a predictions table.
+        context: include the context heads.
     """
-    error_km = frame["error_km"].to_numpy(np.float64)
-    columns: dict[str, np.ndarray] = {"geoscore": geoscore(error_km), "mean_km": error_km}
-    for threshold in THRESHOLDS_KM:
-        columns[f"accuracy_at_km:{threshold}"] = (error_km < threshold).astype(np.float64)
+    columns: dict[str, Any] = {}
     for level, hits in place_hits(frame).items():
         columns[f"place_accuracy:{level}"] = hits.to_numpy()
-    for feature in head_features(frame):
-        for name, hits in rank_hits(frame, feature).items():
-            columns[f"context:{feature}:{name}"] = hits
+    for feature in head_features(frame) if context else ():
+        for name, known in rank_hits(frame, feature).items():
+            columns[f"context:{feature}:{name}"] = known
     for mass, inside in inside_radius(frame).items():
         columns[f"coverage:{mass}"] = inside
-    return pd.DataFrame(columns)
+    return distance_hits(frame["error_km"].to_numpy(np.float64)).assign(**columns)
+
+
+@dataclass(frozen=True)
+class Measures:
+    """Means, shares and the median error with 95 % intervals, by their path in ``metrics.json``."""
+
+    n: int
+    values: dict[str, float]
+    bounds: dict[str, intervals.Interval]
+
+
+def measure(
+    hits: pd.DataFrame,
+    *,
+    resamples: int = intervals.RESAMPLES,
+    seed: int = 0,
+    groups: NDArray[np.generic] | None = None,
+) -> Measures:
+    """Return the mean of every column of :func:`share_hits`, and the median error, with intervals.
+
+    Args:
+        hits: columns of n rows; a number over no row at all is left out of the values.
+        resamples: bootstrap resamples.
+        seed: of the bootstrap.
+        groups: (n,) labels of rows that are drawn together, as :func:`sequences` returns them.
+    """
+    if hits.empty:
+        return Measures(0, {}, {})
+    shares = [":" in path for path in hits]
+    draw: dict[str, Any] = {"resamples": resamples, "seed": seed, "groups": groups}
+    bounds = intervals.mean_intervals(hits.to_numpy(), shares=shares, **draw)
+    medians = intervals.median_samples(hits["mean_km"], **draw)
+    values = {path: float(mean) for path, mean in hits.mean().items() if np.isfinite(mean)}
+    return Measures(
+        len(hits),
+        values | {"median_km": float(hits["mean_km"].median())},
+        dict(zip(hits, bounds, strict=True))
+        | {"median_km": intervals.percentile_interval(medians)},
+    )
+
+
+def sequences(frame: pd.DataFrame) -> NDArray[np.generic] | None:
+    """Return the capture sequence of each row, whose photos are drawn together; None if unknown."""
+    return frame["sequence"].to_numpy() if "sequence" in frame else None
 
 
 def summarise(
     frame: pd.DataFrame,
     *,
-    baselines: Mapping[str, np.ndarray] | None = None,
-    gazetteer: Any | None = None,
+    baselines: Mapping[str, Floats] | None = None,
+    gazetteer: PlaceNames | None = None,
     resamples: int = intervals.RESAMPLES,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Every number of a report on one predictions table, as JSON values.
+    """Return every number of ``metrics.json`` on one predictions table, as JSON values.
 
     Args:
         frame: a predictions table.
         baselines: guesses (n, 2) for the same rows, by name (``baselines.baseline_guesses``), on
             top of those that the table already holds (``baselines.with_baselines``).
-        gazetteer: for place accuracies, where the table has not got the names of the predicted
+        gazetteer: for place accuracies, if the table does not have the names of the predicted
             points; None then leaves them out.
         resamples: bootstrap resamples of the 95 % intervals; 0 leaves the intervals out.
         seed: of the bootstrap.
@@ -151,106 +238,115 @@ def summarise(
     if gazetteer is not None and "predicted_country_key" not in frame:
         frame = with_places(frame, gazetteer)
     error_km = frame["error_km"].to_numpy(np.float64)
-    groups = frame["sequence"].to_numpy() if "sequence" in frame else None
-    draw = {"resamples": resamples, "seed": seed, "groups": groups}
-    report: dict[str, Any] = {"n": len(frame), **distance_metrics(error_km)}
-    report["place_accuracy"], report["place_n"] = {}, {}
-    for level, hits in place_hits(frame).items():
-        report["place_accuracy"][level] = float(hits.mean())
-        report["place_n"][level] = int(hits.notna().sum())
-    report["context"] = {feature: head_metrics(frame, feature) for feature in head_features(frame)}
-    report["coverage"] = {mass: _mean(inside) for mass, inside in inside_radius(frame).items()}
-    report["risk_coverage"] = risk_coverage(frame).to_dict("list")
-    report["log_density"] = _mean(frame["log_density"].to_numpy(np.float64))
-    report["baselines"] = {}
+    groups = sequences(frame)
+    draw: dict[str, Any] = {"resamples": resamples, "seed": seed, "groups": groups}
+    places = place_hits(frame)
+    report: dict[str, Any] = {
+        "n": len(frame),
+        **distance_metrics(error_km),
+        "place_accuracy": places.mean().to_dict(),
+        "place_n": places.notna().sum().to_dict(),
+        "context": {feature: head_metrics(frame, feature) for feature in head_features(frame)},
+        "coverage": {mass: _mean(inside) for mass, inside in inside_radius(frame).items()},
+        "risk_coverage": risk_coverage(frame).to_dict("list"),
+        "log_density": _mean(frame["log_density"].to_numpy(np.float64)),
+        "baselines": {},
+        "intervals": {},
+    }
     for name, other in baseline_errors(with_baselines(frame, baselines or {})).items():
         report["baselines"][name] = distance_metrics(other)
         if resamples and len(frame):
             report["baselines"][name]["difference"] = paired_difference(error_km, other, **draw)
-    report["intervals"] = {}
     if resamples and len(frame):
-        columns = share_hits(frame)
-        shares = [":" in path for path in columns.columns]
-        bounds = intervals.mean_intervals(columns.to_numpy(), shares=shares, **draw)
-        for path, bound in zip(columns.columns, bounds, strict=True):
+        for path, bound in measure(share_hits(frame), **draw).bounds.items():
             _put(report["intervals"], path.split(":"), _finite(bound))
-        medians = intervals.quantile_samples(error_km, (0.5,), **draw)[:, 0]
-        report["intervals"]["median_km"] = _finite(intervals.percentile_interval(medians))
         report["intervals"]["resamples"] = resamples
         report["intervals"]["drawn_by"] = "photo" if groups is None else "sequence"
     return report
 
 
 def paired_difference(
-    error_km: np.ndarray,
-    other_km: np.ndarray,
+    error_km: ArrayLike,
+    other_km: ArrayLike,
     *,
+    measures: Sequence[str] = ("geoscore", "median_km", "mean_km"),
     resamples: int = intervals.RESAMPLES,
     seed: int = 0,
-    groups: np.ndarray | None = None,
+    groups: NDArray[np.generic] | None = None,
 ) -> dict[str, dict[str, float | None]]:
-    """First minus second on the same photos, with bootstrap intervals.
+    """Return first minus second on the same photos, with bootstrap intervals.
 
-    The same photos are drawn for both, so that the luck of the draw cancels out.
+    The same photos are drawn for both, so that their difficulty cancels out.
+
+    Args:
+        error_km: (n,) errors of the first.
+        other_km: (n,) errors of the second on the same photos.
+        measures: ``geoscore`` (more is better), ``median_km``, ``mean_km`` (less is better) and
+            ``within_{r}_km`` for any radius (more is better).
+        resamples: bootstrap resamples.
+        seed: of the bootstrap.
+        groups: (n,) labels of rows that are drawn together.
 
     Returns:
-        ``geoscore`` (more is better), ``median_km`` and ``mean_km`` (less is better), each with
-        ``difference``, ``low``, ``high``.
+        ``difference``, ``low`` and ``high`` of each measure; bounds are None if n < 2.
+
+    Raises:
+        ValueError: the two are not of the same shape.
     """
-    error_km, other_km = (np.asarray(e, dtype=np.float64) for e in (error_km, other_km))
-    if error_km.shape != other_km.shape:
-        raise ValueError(f"{error_km.shape} errors cannot be paired with {other_km.shape}")
-    draw = {"resamples": resamples, "seed": seed, "groups": groups}
-    gains = np.stack([geoscore(error_km) - geoscore(other_km), error_km - other_km], axis=1)
-    bounds = intervals.mean_intervals(gains, **draw)
-    first = intervals.quantile_samples(error_km, (0.5,), **draw)[:, 0]
-    second = intervals.quantile_samples(other_km, (0.5,), **draw)[:, 0]
-    median = float(np.median(error_km) - np.median(other_km))
-    bound = intervals.percentile_interval(first - second)
+    first, second = (np.asarray(errors, dtype=np.float64) for errors in (error_km, other_km))
+    if first.shape != second.shape:
+        raise ValueError(f"{first.shape} errors cannot be paired with {second.shape}")
+    draw: dict[str, Any] = {"resamples": resamples, "seed": seed, "groups": groups}
+    differences, bounds = {}, {}
+    means = [name for name in measures if name != "median_km"]
+    gains = np.stack([_measured(first, name) - _measured(second, name) for name in means], axis=1)
+    for at, bound in enumerate(intervals.mean_intervals(gains, **draw)):
+        differences[means[at]], bounds[means[at]] = float(gains[:, at].mean()), bound
+    if "median_km" in measures:
+        samples = (intervals.median_samples(errors, **draw) for errors in (first, second))
+        bounds["median_km"] = intervals.percentile_interval(np.subtract(*samples))
+        differences["median_km"] = float(np.median(first) - np.median(second))
     return {
-        "geoscore": _difference(float(gains[:, 0].mean()), bounds[0]),
-        "median_km": _difference(median, bound),
-        "mean_km": _difference(float(gains[:, 1].mean()), bounds[1]),
+        name: {"difference": differences[name], "low": low, "high": high}
+        for name in measures
+        for low, high in [_finite(bounds[name]) or (None, None)]
     }
 
 
-def _difference(difference: float, bound: tuple[float, float]) -> dict[str, float | None]:
-    low, high = _finite(bound) or (None, None)
-    return {"difference": difference, "low": low, "high": high}
+def _measured(error_km: Floats, measure: str) -> Floats:
+    if measure == "mean_km":
+        return error_km
+    if measure == "geoscore":
+        return np.asarray(geoscore(error_km))
+    radius = float(measure.removeprefix("within_").removesuffix("_km"))
+    return (error_km < radius).astype(np.float64)
 
 
-def _mean(values: np.ndarray) -> float | None:
-    """Mean of the values that are numbers; None if there are none."""
-    values = np.asarray(values, dtype=np.float64)
+def _mean(values: Floats) -> float | None:
+    """Return the mean of the values that are numbers; None if there are none."""
     values = values[np.isfinite(values)]
     return float(values.mean()) if len(values) else None
 
 
-def _finite(bound: tuple[float, float]) -> list[float] | None:
+def _finite(bound: intervals.Interval) -> list[float] | None:
     return list(bound) if np.all(np.isfinite(bound)) else None
 
 
-def _put(tree: dict[str, Any], path: list[str], value: Any) -> None:
+def _put(tree: dict[str, Any], path: list[str], value: list[float] | None) -> None:
     for name in path[:-1]:
         tree = tree.setdefault(name, {})
     tree[path[-1]] = value
 
 
-TOP_KS = (1, 3, 5)
-#: Smallest probability in a log loss, that of a float32: a model that says "never" and is wrong
-#: is punished by 16 nats, not by infinity.
-SMALLEST = float(np.finfo(np.float32).eps)
-
-
-def rank_hits(frame: pd.DataFrame, feature: str) -> dict[str, np.ndarray]:
-    """``top1``, ``top3``, ``top5``: (n,) floats, 1 if the truth is in the first k, NaN unknown."""
+def rank_hits(frame: pd.DataFrame, feature: str) -> dict[str, Floats]:
+    """Return ``top1``, ``top3``, ``top5``: (n,), 1 if the truth is in the first k, NaN unknown."""
     rank = frame[f"{feature}_rank"].astype("Float64").to_numpy(np.float64, na_value=np.nan)
     known = np.isfinite(rank)
     return {f"top{k}": np.where(known, (rank <= k).astype(np.float64), np.nan) for k in TOP_KS}
 
 
-def unseen(frame: pd.DataFrame, feature: str) -> np.ndarray:
-    """(n,) bool: the dataset names the truth, but the vocabulary of the model does not hold it."""
+def unseen(frame: pd.DataFrame, feature: str) -> NDArray[np.bool_]:
+    """Return (n,) which truths the dataset names but the vocabulary of the model does not hold."""
     missing = frame[f"{feature}_truth"].isna().to_numpy()
     key = f"{feature}_key"
     if key in frame:
@@ -262,13 +358,13 @@ def unseen(frame: pd.DataFrame, feature: str) -> np.ndarray:
 
 
 def head_metrics(frame: pd.DataFrame, feature: str) -> dict[str, Any]:
-    """Numbers of one head.
+    """Return the numbers of one head.
 
     Returns:
         ``n`` photos counted, ``unseen``, ``top1``, ``top3``, ``top5``, ``top1_with_unseen``,
         ``macro_f1`` (:func:`macro_f1`), ``log_loss`` (mean −ln p of the truth, nats),
         ``expected_calibration_error`` (:func:`expected_calibration_error`) and ``majority``
-        (share of the commonest true class among these photos: what always saying it would give).
+        (share of the most frequent true class: the accuracy of always giving that answer).
         Numbers are None where no photo is known.
     """
     truth = frame[f"{feature}_truth"]
@@ -284,23 +380,21 @@ def head_metrics(frame: pd.DataFrame, feature: str) -> dict[str, Any]:
     rows = frame[known]
     report["macro_f1"] = macro_f1(rows[f"{feature}_truth"], rows[f"{feature}_top1"])
     own = rows[f"{feature}_truth_probability"].to_numpy(np.float64)
-    report["log_loss"] = float(np.mean(-np.log(np.clip(own, SMALLEST, 1.0))))
-    hit = (rows[f"{feature}_truth"] == rows[f"{feature}_top1"]).to_numpy()
+    report["log_loss"] = float(np.mean(-np.log(np.clip(own, _SMALLEST, 1.0))))
     report["expected_calibration_error"] = expected_calibration_error(
-        rows[f"{feature}_probability"].to_numpy(np.float64), hit
+        head_reliability(frame, feature)
     )
     report["majority"] = float(truth.value_counts(normalize=True).iloc[0])
     return report
 
 
 def macro_f1(truth: pd.Series, guess: pd.Series) -> float:
-    """Mean over classes of F1 = 2·TP / (2·TP + FP + FN).
+    """Return the mean over classes of F1 = 2·TP / (2·TP + FP + FN).
 
     The classes are those that occur as truth or as guess among the rows (as in scikit-learn's
     ``f1_score(average="macro")``), each with the same weight however rare.
     """
-    truth, guess = truth.astype(object).to_numpy(), guess.astype(object).to_numpy()
-    codes, classes = pd.factorize(np.concatenate([truth, guess]))
+    codes, classes = pd.factorize(np.concatenate([truth.to_numpy(object), guess.to_numpy(object)]))
     if not len(classes):
         return float("nan")
     true, said = codes[: len(truth)], codes[len(truth) :]
@@ -309,18 +403,30 @@ def macro_f1(truth: pd.Series, guess: pd.Series) -> float:
     return float(np.mean(2 * hits / total))
 
 
-def reliability_curve(probability: np.ndarray, hit: np.ndarray, bins: int = 10) -> pd.DataFrame:
-    """Claimed against reached accuracy in equal-width bins of the claimed probability.
+def head_reliability(frame: pd.DataFrame, feature: str) -> pd.DataFrame:
+    """Return :func:`reliability_curve` of a head over the rows whose truth it can name."""
+    rows = frame[frame[f"{feature}_truth"].notna()]
+    hit = rows[f"{feature}_truth"] == rows[f"{feature}_top1"]
+    return reliability_curve(rows[f"{feature}_probability"], hit)
+
+
+def reliability_curve(probability: ArrayLike, hit: ArrayLike, bins: int = 10) -> pd.DataFrame:
+    """Return stated against reached accuracy in equal-width bins of the stated probability.
+
+    Args:
+        probability: (n,) probability of the answer.
+        hit: (n,) whether the answer is right.
+        bins: number of bins.
 
     Returns:
         One row per bin that holds a photo: ``low``, ``high`` (edges), ``claimed`` (mean
         probability), ``reached`` (share right), ``n``.
     """
-    probability = np.clip(np.asarray(probability, dtype=np.float64), 0.0, 1.0)
-    index = np.minimum((probability * bins).astype(int), bins - 1)
+    stated = np.clip(np.asarray(probability, dtype=np.float64), 0.0, 1.0)
+    index = np.minimum((stated * bins).astype(int), bins - 1)
     n = np.bincount(index, minlength=bins)
     with np.errstate(invalid="ignore"):
-        claimed = np.bincount(index, probability, minlength=bins) / n
+        claimed = np.bincount(index, stated, minlength=bins) / n
         reached = np.bincount(index, np.asarray(hit, dtype=np.float64), minlength=bins) / n
     edges = np.linspace(0, 1, bins + 1)
     curve = pd.DataFrame(
@@ -329,16 +435,14 @@ def reliability_curve(probability: np.ndarray, hit: np.ndarray, bins: int = 10) 
     return curve[curve["n"] > 0].reset_index(drop=True)
 
 
-def expected_calibration_error(
-    probability: np.ndarray, hit: np.ndarray, bins: int = 10
-) -> float | None:
-    """Mean distance of claimed and reached accuracy over bins, weighted by photos.
+def expected_calibration_error(curve: pd.DataFrame) -> float:
+    """Return the mean distance of stated and reached accuracy over bins, weighted by photos.
 
     ECE of Guo et al., On Calibration of Modern Neural Networks, ICML 2017, equation 3.
+
+    Args:
+        curve: :func:`reliability_curve` of at least one photo.
     """
-    curve = reliability_curve(probability, hit, bins)
-    if curve.empty:
-        return None
     gap = (curve["claimed"] - curve["reached"]).abs()
     return float((gap * curve["n"]).sum() / curve["n"].sum())
 
@@ -346,7 +450,7 @@ def expected_calibration_error(
 def confusion_counts(
     frame: pd.DataFrame, feature: str, limit: int = 30
 ) -> tuple[pd.DataFrame, int]:
-    """Counts of (true class, guessed class), commonest true classes first.
+    """Return counts of (true class, guessed class), most frequent true classes first.
 
     Args:
         frame: a predictions table.
@@ -356,11 +460,11 @@ def confusion_counts(
     Returns:
         A square table (rows truth, columns guess) and the number of classes that were summed up.
     """
-    rows = frame.loc[frame[f"{feature}_truth"].notna(), [f"{feature}_truth", f"{feature}_top1"]]
-    truth, guess = (rows[column].astype(object) for column in rows)
+    rows = frame[frame[f"{feature}_truth"].notna()]
+    truth, guess = (rows[f"{feature}_{name}"].astype(object) for name in ("truth", "top1"))
     order = truth.value_counts().add(guess.value_counts() * 1e-6, fill_value=0)
-    order = order.sort_values(ascending=False, kind="stable").index
-    kept, dropped = list(order[:limit]), max(0, len(order) - limit)
+    classes = order.sort_values(ascending=False, kind="stable").index.tolist()
+    kept, dropped = classes[:limit], max(0, len(classes) - limit)
     if dropped:
         truth, guess = (s.where(s.isin(kept), "other") for s in (truth, guess))
         kept = [*kept, "other"]
@@ -369,28 +473,23 @@ def confusion_counts(
 
 
 def confused_pairs(frame: pd.DataFrame, feature: str, limit: int = 20) -> pd.DataFrame:
-    """The commonest mistakes of a head: ``truth``, ``guess``, ``n``, ``share`` of that truth.
+    """Return the most frequent mistakes of a head: ``truth``, ``guess``, ``n``, ``share``.
 
-    Pairs with equally many photos are in alphabetical order.
+    The share is that of the photos with this truth. Pairs with equally many photos are in
+    alphabetical order.
     """
-    truth, guess = f"{feature}_truth", f"{feature}_top1"
-    rows = frame.loc[frame[truth].notna(), [truth, guess]].astype(object)
-    totals = rows[truth].value_counts()
-    wrong = rows[rows[truth] != rows[guess]]
-    pairs = wrong.groupby([truth, guess]).size().reset_index(name="n")
-    pairs = pairs.rename(columns={truth: "truth", guess: "guess"})
+    columns = {f"{feature}_truth": "truth", f"{feature}_top1": "guess"}
+    rows = frame[list(columns)].rename(columns=columns).dropna(subset="truth").astype(object)
+    totals = rows["truth"].value_counts()
+    wrong = rows[rows["truth"] != rows["guess"]]
+    pairs = wrong.groupby(["truth", "guess"]).size().reset_index(name="n")
     pairs = pairs.sort_values(["n", "truth", "guess"], ascending=[False, True, True]).head(limit)
     pairs["share"] = pairs["n"] / pairs["truth"].map(totals).astype(float)
     return pairs.reset_index(drop=True)
 
 
-RADIUS_COLUMNS = {"50": "radius_50_km", "90": "radius_90_km"}
-SEEN_KM, SEEN_SHARE = 0.05, 0.1
-RISK_SHARES = tuple(np.round(np.arange(0.05, 1.0001, 0.05), 2).tolist())
-
-
-def inside_radius(frame: pd.DataFrame) -> dict[str, np.ndarray]:
-    """``{"50": (n,), "90": (n,)}``: 1 if the error is within the stated radius, NaN unstated."""
+def inside_radius(frame: pd.DataFrame) -> dict[str, Floats]:
+    """Return ``{"50": (n,), "90": (n,)}``: 1 if the error is within the radius, NaN unstated."""
     error_km = frame["error_km"].to_numpy(np.float64)
     inside = {}
     for mass, column in RADIUS_COLUMNS.items():
@@ -400,11 +499,11 @@ def inside_radius(frame: pd.DataFrame) -> dict[str, np.ndarray]:
 
 
 def risk_coverage(frame: pd.DataFrame) -> pd.DataFrame:
-    """Error of the photos the model is surest of, against their share.
+    """Return the error of the photos with the smallest stated radii, by their share.
 
-    The photos are ordered by the stated 50 % radius, ties in the order of the table's errors
-    from worst to best, so that a tie never flatters. An answer is kept for the given share of
-    the photos with the smallest radius (selective prediction, Geifman and El-Yaniv, 2017).
+    The photos are ordered by the stated 50 % radius, equal radii by error from worst to best, so
+    that a tie never flatters. An answer is kept for the given share of the photos with the
+    smallest radius (selective prediction, Geifman and El-Yaniv, 2017).
 
     Returns:
         ``share`` of photos kept, ``radius_50_km`` (largest radius kept), ``median_km``,
@@ -415,7 +514,7 @@ def risk_coverage(frame: pd.DataFrame) -> pd.DataFrame:
     rows = rows.sort_values(["radius_50_km", "error_km"], ascending=[True, False])
     radius, error = rows["radius_50_km"].to_numpy(), rows["error_km"].to_numpy()
     points = []
-    for share in RISK_SHARES if len(rows) else ():
+    for share in _RISK_SHARES if len(rows) else ():
         n = max(1, round(share * len(rows)))
         points.append(
             (share, radius[n - 1], float(np.median(error[:n])), float(np.mean(error[:n])), n)
@@ -424,16 +523,16 @@ def risk_coverage(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def coverage_curve(frame: pd.DataFrame, bins: int = 10) -> pd.DataFrame:
-    """Coverage of both radii in groups of photos with a similar stated radius.
+    """Return the coverage of both radii in groups of photos with a similar stated radius.
 
-    A model whose total coverage is right can still be too sure where it is surest; this shows it.
+    A model whose total coverage is right can still be overconfident where its radii are smallest.
 
     Returns:
         One row per group of equally many photos: ``radius_50_km`` (median of the group),
         ``coverage_50``, ``coverage_90``, ``n``.
     """
     rows = frame[["error_km", *RADIUS_COLUMNS.values()]].astype(np.float64)
-    rows = rows[np.isfinite(rows).all(axis=1)].sort_values("radius_50_km", kind="stable")
+    rows = rows[np.isfinite(rows).all(axis=1)].sort_values(by="radius_50_km", kind="stable")
     groups = []
     for part in np.array_split(np.arange(len(rows)), min(bins, len(rows)) or 1):
         if not len(part):
@@ -450,33 +549,141 @@ def coverage_curve(frame: pd.DataFrame, bins: int = 10) -> pd.DataFrame:
     return pd.DataFrame(groups, columns=["radius_50_km", "coverage_50", "coverage_90", "n"])
 
 
-def seen_before(error_km: np.ndarray) -> str:
-    """A sentence if the model has probably been trained on these photos, else "".
+def coverage_at_scales(frame: pd.DataFrame, scales: ArrayLike | None = None) -> pd.DataFrame:
+    """Return the coverage that radii multiplied by a factor would have.
 
-    One guess in ten that is exact to 50 m is not skill: the answer was learnt by heart.
+    Args:
+        frame: a predictions table.
+        scales: the factors; by default 81 from 0.1 to 10.
+
+    Returns:
+        ``scale``, ``coverage_50``, ``coverage_90``; NaN if no photo states a radius.
     """
-    exact = float(np.mean(np.asarray(error_km) < SEEN_KM)) if len(error_km) else 0.0
-    if exact <= SEEN_SHARE:
-        return ""
-    return (
-        f"{exact:.0%} of the guesses are exact to {SEEN_KM * 1000:.0f} m: the model has probably "
-        "been trained on these photos, and the numbers say nothing about new ones"
-    )
-
-
-def coverage_at_scales(frame: pd.DataFrame, scales: np.ndarray | None = None) -> pd.DataFrame:
-    """Coverage if every radius were multiplied by a factor: ``scale``, ``coverage_50``, ``_90``.
-
-    Where a curve crosses its target tells by how much the radii are off.
-    """
-    scales = np.geomspace(0.1, 10, 81) if scales is None else np.asarray(scales, dtype=np.float64)
+    factors = np.geomspace(0.1, 10, 81) if scales is None else np.asarray(scales, dtype=np.float64)
     error_km = frame["error_km"].to_numpy(np.float64)
-    table = {"scale": scales}
+    table = pd.DataFrame({"scale": factors})
     for mass, column in RADIUS_COLUMNS.items():
         radius = frame[column].to_numpy(np.float64)
         known = np.isfinite(radius)
         with np.errstate(divide="ignore", invalid="ignore"):
             needed = np.sort(np.nan_to_num(error_km[known] / radius[known], nan=0.0, posinf=np.inf))
-        reached = np.searchsorted(needed, scales, side="right")
+        reached = np.searchsorted(needed, factors, side="right")
         table[f"coverage_{mass}"] = reached / len(needed) if len(needed) else np.nan
-    return pd.DataFrame(table)
+    return table
+
+
+def seen_before(error_km: ArrayLike) -> str:
+    """Return a warning if the model has probably been trained on these photos, else "".
+
+    A model that gives more than one photo in ten its exact place (to 50 m) has memorised them.
+    """
+    errors = np.asarray(error_km)
+    exact = float(np.mean(errors < _SEEN_KM)) if len(errors) else 0.0
+    if exact <= _SEEN_SHARE:
+        return ""
+    return (
+        f"{exact:.0%} of the guesses are exact to {_SEEN_KM * 1000:.0f} m: the model has probably "
+        "been trained on these photos, and the numbers say nothing about new ones"
+    )
+
+
+def error_bins(error_km: Floats) -> pd.DataFrame:
+    """Return photos in error bins: ``low_km``, ``high_km``, ``photos``, ``share``.
+
+    Bins have equal width in log km; the first one holds everything below 1 km.
+    """
+    steps = int(np.ceil(np.log10(ERROR_LIMIT_KM) * _BINS_PER_DECADE))
+    edges = FIRST_KM * 10 ** (np.arange(steps + 1) / _BINS_PER_DECADE)
+    position = np.floor(np.log10(np.maximum(error_km, FIRST_KM)) * _BINS_PER_DECADE).astype(int)
+    below = int((error_km < FIRST_KM).sum())
+    photos = np.bincount(np.clip(position, 0, steps - 1), minlength=steps)
+    photos[0] -= below
+    table = pd.DataFrame(
+        {
+            "low_km": [0.0, *edges[:-1]],
+            "high_km": [FIRST_KM, *edges[1:]],
+            "photos": [below, *photos],
+        }
+    )
+    table["share"] = table["photos"] / max(len(error_km), 1)
+    return table
+
+
+def cumulative_curve(error_km: Floats) -> pd.DataFrame:
+    """Return the share of photos below an error: ``error_km`` (with the thresholds), ``share``."""
+    grid = np.unique([*np.geomspace(FIRST_KM, ERROR_LIMIT_KM, 160), *map(float, THRESHOLDS_KM)])
+    ordered = np.sort(error_km)
+    share = np.searchsorted(ordered, grid, side="left") / max(len(ordered), 1)
+    return pd.DataFrame({"error_km": grid, "share": share})
+
+
+def baseline_curves(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """Return :func:`cumulative_curve` of every baseline in a predictions table, by its title."""
+    return {
+        baseline_title(name).capitalize(): cumulative_curve(error_km[np.isfinite(error_km)])
+        for name, error_km in baseline_errors(frame).items()
+    }
+
+
+def group_keys(frame: pd.DataFrame, column: str) -> pd.Series:
+    """Return the group of every row by one of :data:`GROUPS`; missing where it is not known."""
+    keys = frame[column]
+    if column == "radius_50_km":
+        return radius_group(keys)
+    if column in ("climate", "month"):
+        return keys.astype("Float64").mask(keys < 0)
+    return keys
+
+
+def radius_group(radius_km: pd.Series) -> pd.Series:
+    """Return the bin of the stated 50 % radius as ordered text; missing if none is stated."""
+    edges = list(RADIUS_EDGES_KM)
+    labels = [f"{short_km(a)}–{short_km(b)} km" for a, b in itertools.pairwise(edges)]
+    labels[-1] = f"over {short_km(edges[-2])} km"
+    return pd.cut(radius_km, edges, labels=labels, include_lowest=True)
+
+
+def group_name(column: str, key: str | float) -> str:
+    """Return the name of a group of one of :data:`GROUPS`."""
+    feature = column.removesuffix("_key")
+    return class_name(feature, key) if feature in KNOWN_FEATURES else str(key)
+
+
+def group_errors(frame: pd.DataFrame, keys: pd.Series) -> pd.DataFrame:
+    """Return errors by group: ``group``, ``photos``, ``p10`` … ``p90`` in km, ``geoscore``.
+
+    Rows whose key is missing are left out; groups are ordered by photos, the largest first.
+    """
+    columns = ["group", "photos", "p10", "p25", "median", "p75", "p90", "geoscore"]
+    if not keys.notna().any():
+        return pd.DataFrame({name: pd.Series(dtype="float64") for name in columns})
+    error_km = frame["error_km"].reset_index(drop=True)
+    grouped = error_km.groupby(keys.array, observed=True, dropna=True)
+    table = grouped.quantile(np.array(QUANTILES)).unstack()
+    table.columns = columns[2:7]
+    table["photos"] = grouped.size()
+    scores = pd.Series(geoscore(error_km.to_numpy(np.float64)))
+    table["geoscore"] = scores.groupby(keys.array, observed=True, dropna=True).mean()
+    table = table.sort_values("photos", ascending=False, kind="stable")
+    return table.rename_axis("group").reset_index()[columns]
+
+
+def errors_by(frame: pd.DataFrame, column: str, truth: pd.DataFrame | None = None) -> pd.DataFrame:
+    """Return :func:`group_errors` by one of :data:`GROUPS`.
+
+    Months and stated radii are in their order, other groups the largest first.
+
+    Args:
+        frame: a predictions table.
+        column: one of :data:`GROUPS`.
+        truth: a table of the same rows that has the column; by default ``frame``.
+    """
+    found = group_errors(frame, group_keys(frame if truth is None else truth, column))
+    if column in ("radius_50_km", "month"):
+        found = found.sort_values("group")
+    return found.reset_index(drop=True)
+
+
+def short_km(value: float) -> str:
+    """Return kilometres without their unit, as short as possible."""
+    return f"{value:.1f}" if 0 < value < 10 and value % 1 else f"{value:,.0f}"

@@ -1,56 +1,21 @@
-"""The tables behind the figures, by hand, and the shapes of the maps."""
+"""Figures, maps, headline tables and thumbnails of an evaluation."""
 
+import math
 import re
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 
 from geoclip_core.earth.sphere import bearing, haversine_km
-from geoclip_core.evaluation import figures
+from geoclip_core.evaluation import figures, metrics, report
+from geoclip_core.evaluation.small_map import small_map, thumbnail
+from geoclip_core.evaluation.style import DARK, ERROR_MARKS_KM, LIGHT
 from ui.evaluation import maps, panels
-from ui.evaluation.panels import differences_html, headline_html
-from ui.evaluation.photos import small_map, thumbnail
-from ui.theme import DARK, LIGHT
 
-
-def test_bins_hold_every_photo_once():
-    error = np.array([0.0, 0.4, 1.0, 1.2, 24.9, 25.0, 2500.0, 20_015.0])
-    bins = figures.error_bins(error)
-    assert bins["photos"].sum() == 8
-    assert bins["photos"].iloc[0] == 2  # below 1 km
-    assert bins["share"].sum() == pytest.approx(1)
-    for value in error:
-        inside = (bins["low_km"] <= value + 1e-9) & (value < bins["high_km"])
-        assert bins.loc[inside, "photos"].sum() >= 1
-    assert (bins["high_km"].to_numpy()[:-1] == bins["low_km"].to_numpy()[1:]).all()
-
-
-def test_curve_counts_what_is_below_as_the_accuracies_do():
-    curve = figures.cumulative_curve(np.array([10.0, 200.0, 300.0, 900.0])).set_index("error_km")
-    assert curve.loc[25, "share"] == 0.25
-    assert curve.loc[200, "share"] == 0.25  # 200 km is not within 200 km
-    assert curve.loc[750, "share"] == 0.75
-    assert curve["share"].iloc[-1] == 1
-
-
-def test_groups_by_hand():
-    frame = pd.DataFrame({"error_km": [10.0, 30.0, 20.0, 500.0, 7.0]})
-    table = figures.group_errors(frame, pd.Series(["a", "a", "a", "b", None]))
-    assert table["group"].tolist() == ["a", "b"]
-    assert table["photos"].tolist() == [3, 1]
-    assert table["median"].tolist() == [20, 500]
-    assert table["geoscore"].tolist() == pytest.approx(
-        [5000 * np.exp(-np.array([10, 30, 20]) / 1492.7).mean(), 5000 * np.exp(-500 / 1492.7)]
-    )
-    assert figures.group_errors(frame, pd.Series([None] * 5)).empty
-
-
-def test_radii_are_grouped_in_their_order():
-    keys = figures.radius_group(pd.Series([3000.0, 10.0, np.nan, 30.0, 20_000.0]))
-    frame = pd.DataFrame({"error_km": np.ones(5)})
-    found = figures.group_errors(frame, keys).sort_values("group")["group"].astype(str).tolist()
-    assert found == ["0–25 km", "25–100 km", "2,500–5,000 km", "over 5,000 km"]
+BORDERS = Path(__file__).resolve().parents[2] / "static" / "borders"
 
 
 def test_verdicts_of_differences():
@@ -58,12 +23,12 @@ def test_verdicts_of_differences():
     error = frame["error_km"].to_numpy()
     rng = np.random.default_rng(0)
     others = {"worse": error + 300, "same": rng.permutation(error), "none": np.full(200, np.nan)}
-    table = panels.difference_rows(frame, others).set_index(["other", "measure"])
+    table = report.difference_rows(frame, others).set_index(["other", "measure"])
     assert set(table.index.get_level_values(0)) == {"worse", "same"}
     assert table.loc[("worse", "mean_km"), "difference"] == pytest.approx(-300)
     assert set(table.loc["worse", "verdict"]) == {"better"}
-    assert set(table.loc["same", "verdict"]) == {"not told apart"}
-    shown = differences_html(table.reset_index(), "<b>me</b>", LIGHT)
+    assert set(table.loc["same", "verdict"]) == {"within chance"}
+    shown = report.differences_html(table.reset_index(), "<b>me</b>", LIGHT)
     assert "<b>me</b>" not in shown
     assert "&lt;b&gt;me" in shown
 
@@ -72,21 +37,21 @@ def test_headline_of_few_and_of_many_photos_agree():
     rng = np.random.default_rng(1)
     error = rng.lognormal(5.5, 1, 12_000)
     frame = pd.DataFrame({"error_km": error, "radius_50_km": 250.0, "radius_90_km": 900.0})
-    many = panels.model_row(frame, "m", "model")
-    few = panels.model_row(frame.iloc[:9_999], "m", "model")
+    many = report.model_row(frame, "m", "model")
+    few = report.model_row(frame.iloc[:9_999], "m", "model")
     for path in ("geoscore", "median_km", "accuracy_at_km:200", "coverage:50"):
-        assert many.values[path] == pytest.approx(few.values[path], rel=0.05)
-        width, other = (row.bounds[path][1] - row.bounds[path][0] for row in (many, few))
+        assert many.measured.values[path] == pytest.approx(few.measured.values[path], rel=0.05)
+        width, other = (np.ptp(row.measured.bounds[path]) for row in (many, few))
         assert width == pytest.approx(other, rel=0.25)
-    assert f"{many.values['median_km']:,.0f}" in headline_html([many], LIGHT)
-    assert panels.headline_frame([many, few])["n"].tolist() == [12_000, 9_999]
+    assert f"{many.measured.values['median_km']:,.0f}" in report.headline_html([many], LIGHT)
+    assert panels._headline_frame([many, few])["n"].tolist() == [12_000, 9_999]
 
 
 @pytest.mark.parametrize("cell_at", [(0, 179.9), (-17, -179.9), (84, 10), (40, -100)])
 def test_hexagons_are_clockwise_everywhere(cell_at):
     """A ring the other way round would fill the rest of the Earth."""
-    cell = maps.hexagons(np.array([cell_at]), 2)
-    ring = maps.hexagon_shapes(cell)["features"][0]["geometry"]["coordinates"][0]
+    cell = figures.hexagons(np.array([cell_at]), 2)
+    ring = figures.hexagon_shapes(cell)["features"][0]["geometry"]["coordinates"][0]
     points = np.array(ring)[:, ::-1]
     assert haversine_km(points, np.array(cell_at)).max() < 500
     middle = points[:-1].mean(axis=0) if np.ptp(points[:, 1]) < 180 else np.array(cell_at)
@@ -95,7 +60,6 @@ def test_hexagons_are_clockwise_everywhere(cell_at):
 
 
 def _bearings(centre, points):
-
     return bearing(np.broadcast_to(centre, points.shape), points)
 
 
@@ -114,15 +78,15 @@ def test_resolution_keeps_the_number_of_areas_small():
     rng = np.random.default_rng(0)
     world = np.stack([rng.uniform(-60, 70, 5000), rng.uniform(-180, 180, 5000)], axis=1)
     for points in (world, world * 0.01 + [40, -100], world[:30]):
-        size = maps.hexagon_resolution(points)
-        assert len(set(maps.hexagons(points, size))) <= maps.MOST_AREAS
-    assert maps.hexagon_resolution(world * 0.01 + [40, -100]) > maps.hexagon_resolution(world)
+        size = figures.hexagon_resolution(points)
+        assert len(set(figures.hexagons(points, size))) <= figures.MOST_AREAS
+    assert figures.hexagon_resolution(world * 0.01 + [40, -100]) > figures.hexagon_resolution(world)
 
 
 def test_difference_map_by_hand():
     places = np.array([[40.0, -100], [40.0, -100], [-30.0, 140]])
-    figure = maps.difference_figure(
-        pd.DataFrame({"group": maps.hexagons(places[1:], 2), "gain": [10.0, -5.0], "photos": 1}),
+    figure = figures.difference_figure(
+        pd.DataFrame({"group": figures.hexagons(places[1:], 2), "gain": [10.0, -5.0], "photos": 1}),
         LIGHT,
         usa=False,
     )
@@ -143,7 +107,7 @@ def test_difference_map_by_hand():
     ],
 )
 def test_small_map_keeps_distances_everywhere(truth, guess, colours):
-    svg = small_map(truth, guess, colours, [(10, 10, 0.5)])
+    svg = small_map(truth, guess, colours, BORDERS, [(10, 10, 0.5)])
     assert "nan" not in svg
     assert len(svg) < 200_000
     dots = re.findall(r'cx="(-?[\d.]+)" cy="(-?[\d.]+)" r="6.5"', svg)
@@ -156,17 +120,15 @@ def test_small_map_keeps_distances_everywhere(truth, guess, colours):
 
 
 def test_small_map_shows_land_under_land():
-    inland = small_map((48, 68), (48.2, 68.1), LIGHT)  # Kazakhstan: no coast in sight
+    inland = small_map((48, 68), (48.2, 68.1), LIGHT, BORDERS)  # Kazakhstan: no coast in sight
     assert f'fill="{LIGHT.land}"' in inland
     path = re.search(r'<path d="([^"]*)" fill="' + LIGHT.land, inland)
     assert path.group(1)
-    ocean = small_map((-48, -120), (-48.2, -120.1), LIGHT)
+    ocean = small_map((-48, -120), (-48.2, -120.1), LIGHT, BORDERS)
     assert re.search(r'<path d="([^"]*)" fill="' + LIGHT.land, ocean).group(1) == ""
 
 
 def test_thumbnails_stay_inside_their_folder(tmp_path):
-    from PIL import Image
-
     root = tmp_path / "photos"
     root.mkdir()
     Image.new("RGB", (900, 500)).save(tmp_path / "secret.jpg")
@@ -189,9 +151,26 @@ def test_frame_of_points_crosses_the_date_line():
             "error_km": [300.0, 400.0],
         }
     )
-    geo = maps.points_figure(frame, LIGHT, usa=False, arrows=True).layout.geo
+    geo = figures.points_figure(frame, LIGHT, usa=False, arrows=True).layout.geo
     low, high = geo.lonaxis.range
     assert high - low < 60
     for longitude in (179, -179, 175, -176):
         middle = (low + high) / 2
         assert abs((longitude - middle + 180) % 360 - 180) <= (high - low) / 2
+
+
+def test_error_colours_and_axis_share_the_marks():
+    frame = pd.DataFrame({"id": list("abc"), "error_km": [0.2, 25.0, 2500.0]})
+    frame["latitude"] = frame["longitude"] = 0.0
+    points = figures.points_figure(frame, LIGHT, usa=False, arrows=False).data[0]
+    assert points.marker.color.tolist() == pytest.approx([0, math.log10(25), math.log10(2500)])
+    assert points.marker.size == 6
+    assert figures.error_axis()["tickvals"] == list(ERROR_MARKS_KM)
+    curve = metrics.cumulative_curve(np.array([10.0]))
+    figure = figures.cumulative_figure({"m": curve}, {}, LIGHT)
+    assert len(figure.layout.shapes) == len(ERROR_MARKS_KM)
+
+
+def test_maps_of_a_scope_keep_its_projection():
+    assert figures.world_figure(LIGHT).layout.geo.projection.type == "natural earth"
+    assert figures.world_figure(LIGHT, scope="usa").layout.geo.projection.type is None

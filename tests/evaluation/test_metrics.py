@@ -270,6 +270,45 @@ class TestReliability:
         assert curve["coverage_90"].iloc[-1] == 0
 
 
+class TestTablesOfFigures:
+    def test_bins_hold_every_photo_once(self):
+        error = np.array([0.0, 0.4, 1.0, 1.2, 24.9, 25.0, 2500.0, 20_015.0])
+        bins = metrics.error_bins(error)
+        assert bins["photos"].sum() == 8
+        assert bins["photos"].iloc[0] == 2  # below 1 km
+        assert bins["share"].sum() == pytest.approx(1)
+        for value in error:
+            inside = (bins["low_km"] <= value + 1e-9) & (value < bins["high_km"])
+            assert bins.loc[inside, "photos"].sum() >= 1
+        assert (bins["high_km"].to_numpy()[:-1] == bins["low_km"].to_numpy()[1:]).all()
+
+    def test_curve_counts_what_is_below_as_the_accuracies_do(self):
+        curve = metrics.cumulative_curve(np.array([10.0, 200.0, 300.0, 900.0])).set_index(
+            "error_km"
+        )
+        assert curve.loc[25, "share"] == 0.25
+        assert curve.loc[200, "share"] == 0.25  # 200 km is not within 200 km
+        assert curve.loc[750, "share"] == 0.75
+        assert curve["share"].iloc[-1] == 1
+
+    def test_groups_by_hand(self):
+        frame = pd.DataFrame({"error_km": [10.0, 30.0, 20.0, 500.0, 7.0]})
+        table = metrics.group_errors(frame, pd.Series(["a", "a", "a", "b", None]))
+        assert table["group"].tolist() == ["a", "b"]
+        assert table["photos"].tolist() == [3, 1]
+        assert table["median"].tolist() == [20, 500]
+        assert table["geoscore"].tolist() == pytest.approx(
+            [5000 * np.exp(-np.array([10, 30, 20]) / 1492.7).mean(), 5000 * np.exp(-500 / 1492.7)]
+        )
+        assert metrics.group_errors(frame, pd.Series([None] * 5)).empty
+
+    def test_radii_are_grouped_in_their_order(self):
+        keys = metrics.radius_group(pd.Series([3000.0, 10.0, np.nan, 30.0, 20_000.0]))
+        frame = pd.DataFrame({"error_km": np.ones(5)})
+        found = metrics.group_errors(frame, keys).sort_values("group")["group"].astype(str).tolist()
+        assert found == ["0–25 km", "25–100 km", "2,500–5,000 km", "over 5,000 km"]
+
+
 class TestIntervals:
     def test_interval_of_a_mean_covers_it_as_often_as_claimed(self):
         """200 samples of a skewed distribution with mean 1: 95 % of the intervals must hold it."""
@@ -285,10 +324,8 @@ class TestIntervals:
         rng = np.random.default_rng(6)
         inside = 0
         for trial in range(200):
-            samples = intervals.quantile_samples(
-                rng.normal(7, 2, 101), (0.5,), resamples=200, seed=trial
-            )
-            low, high = intervals.percentile_interval(samples[:, 0])
+            samples = intervals.median_samples(rng.normal(7, 2, 101), resamples=200, seed=trial)
+            low, high = intervals.percentile_interval(samples)
             inside += low <= 7 <= high
         assert 0.89 <= inside / 200 <= 0.99
 
@@ -324,35 +361,35 @@ class TestIntervals:
         assert 1 <= low < 3 < high <= 5
         assert all(math.isnan(bound) for bound in empty)  # one row says nothing of its spread
 
-    def test_weighted_quantile_is_the_quantile_of_repeated_values(self):
+    def test_weighted_median_is_the_median_of_repeated_values(self):
         rng = np.random.default_rng(3)
-        values, weights = np.sort(rng.normal(size=30)), rng.integers(0, 4, 30)
-        repeated = np.repeat(values, weights)
-        for share in (0, 0.1, 0.5, 0.77, 1):
-            got = intervals.weighted_quantile(values, np.cumsum(weights), share)
-            assert got == pytest.approx(np.quantile(repeated, share))
+        for n in (1, 2, 7, 30):
+            values, weights = np.sort(rng.normal(size=n)), rng.integers(0, 4, n)
+            weights[0] += weights.sum() == 0
+            got = intervals.weighted_median(values, np.cumsum(weights))
+            assert got == pytest.approx(np.median(np.repeat(values, weights)))
 
-    @pytest.mark.parametrize("groups", [None, np.arange(12_000) // 3])
-    def test_large_samples_need_no_resampling(self, groups):
+    @pytest.mark.parametrize("groups", [None, np.arange(18_000) // 3])
+    def test_bundles_of_a_large_table_give_the_same_intervals(self, groups, monkeypatch):
         rng = np.random.default_rng(4)
-        center = np.repeat(rng.normal(0, 1, 4000), 3)
-        values = np.exp(center + rng.normal(0, 1, 12_000))
+        center = np.repeat(rng.normal(0, 1, 6000), 3)
+        values = np.exp(center + rng.normal(0, 1, 18_000))
         columns = np.stack([values, values < 1, np.where(center > 0, values, np.nan)], axis=1)
-        draw = {"groups": groups, "shares": [False, True, False]}
-        drawn = intervals.mean_intervals(columns, resamples=2000, **draw)
-        direct = intervals.large_sample_mean_intervals(columns, **draw)
-        for (low, high), (first, second) in zip(drawn, direct, strict=True):
-            assert [first, second] == pytest.approx([low, high], abs=0.07 * (high - low))
-        samples = intervals.quantile_samples(values, (0.5,), resamples=1000, groups=groups)
-        low, high = intervals.percentile_interval(samples[:, 0])
-        direct = intervals.large_sample_quantile_interval(values, 0.5, groups=groups)
-        assert direct == pytest.approx((low, high), abs=0.12 * (high - low))
 
-    def test_large_samples_with_rare_hits_are_exact(self):
-        hits = np.zeros((20_000, 1))
-        hits[:3] = 1
-        found = intervals.large_sample_mean_intervals(hits, shares=[True])[0]
-        assert found == intervals.exact_share_interval(3, 20_000)
+        def measured():
+            draw = {"resamples": 1000, "groups": groups}
+            medians = intervals.median_samples(values, **draw)
+            bounds = intervals.mean_intervals(columns, shares=[False, True, False], **draw)
+            return [*bounds, intervals.percentile_interval(medians)]
+
+        bundled = measured()
+        monkeypatch.setattr(intervals, "MOST_UNITS", 100_000)
+        for (low, high), found in zip(measured(), bundled, strict=True):
+            assert found == pytest.approx((low, high), abs=0.12 * (high - low))
+
+    def test_a_share_that_never_occurs_in_a_large_table_counts_every_photo(self):
+        low, high = intervals.mean_intervals(np.zeros((20_000, 1)), resamples=50, shares=[True])[0]
+        assert (low, high) == (0, pytest.approx(1 - 0.025 ** (1 / 20_000)))
 
     def test_paired_difference_is_narrower_than_two_separate_intervals(self):
         error = synthetic_predictions(800, candidates=False)["error_km"].to_numpy()

@@ -66,18 +66,6 @@ def test_topojson_exists_for_every_scope():
     assert charts.CONFIG["topojsonURL"] == "app/static/topojson/"
 
 
-def test_error_marker_and_axis_share_the_marks():
-    marker = charts.error_marker([0.2, 25, 2500], size=5)
-    assert marker["color"] == pytest.approx([0, math.log10(25), math.log10(2500)])
-    assert marker["size"] == 5
-    assert charts.error_axis()["tickvals"] == list(theme.ERROR_MARKS_KM)
-
-
-def test_world_figure_leaves_the_projection_of_a_scope_alone():
-    assert charts.world_figure(theme.LIGHT).layout.geo.projection.type == "natural earth"
-    assert charts.world_figure(theme.LIGHT, scope="usa").layout.geo.projection.type is None
-
-
 def test_show_chart_draws_on_a_page():
     def page():
         import plotly.graph_objects as go

@@ -130,7 +130,7 @@ def test_filters_act_on_the_headline(place, frames):
     baseline = distance_metrics(kept["baseline_constant_km"].to_numpy())
     assert f"{baseline['geoscore']:,.0f}" in shown
     if len(kept) < 30:
-        assert "the intervals say how little" in shown
+        assert "the intervals are wide" in shown
     next(b for b in app.button if b.label == "Clear filters").click().run()
     assert "400 photos" in texts(app)
     assert "of 400 photos" not in texts(app)

@@ -13,6 +13,7 @@ from geoclip_core.data.importing import NOT_IMPORTED_FILE
 from geoclip_core.data.splits import MIN_DISTANCE_KM
 from geoclip_core.data.vocabulary import MONTHS, class_name
 from geoclip_core.earth.climate import climate_names
+from geoclip_core.evaluation.small_map import thumbnail
 from ui.charts import show_chart
 from ui.dataset.data import (
     ALL_SPLITS,
@@ -33,7 +34,6 @@ from ui.dataset.map import (
     in_cell,
     points_figure,
 )
-from ui.evaluation.photos import thumbnail
 from ui.page import choose, kept
 from ui.theme import Palette, markdown_text, palette, percent
 

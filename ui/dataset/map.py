@@ -11,10 +11,10 @@ import plotly.graph_objects as go
 
 from geoclip_core.data.dataset import PhotoDataset
 from geoclip_core.earth.gazetteer import Gazetteer
-from ui.charts import world_figure
+from geoclip_core.earth.sphere import middle_longitude
+from geoclip_core.evaluation.figures import hexagon_shapes, hexagons, world_figure
 from ui.dataset.data import describe
-from ui.evaluation.maps import county_shapes, hexagon_shapes, hexagons, state_shapes
-from ui.geometry import middle_longitude
+from ui.evaluation.maps import county_shapes, state_shapes
 from ui.theme import Palette, blend, translucent
 
 MOST_POINTS = 1500

@@ -263,7 +263,7 @@ def choose_sources(sources: Sequence[Source]) -> tuple[Source, list[Source]]:
         plain = [source for source in others if source.use_context is False]
         st.session_state["evaluation beside"] = plain[:1]
     beside = _multiselect(
-        "Beside it",
+        "Compare with",
         others,
         "evaluation beside",
         format_func=lambda source: names.get(source, source.model),

@@ -10,7 +10,7 @@ import plotly.graph_objects as go
 from numpy.typing import NDArray
 
 from geoclip_core.data.features import KNOWN_FEATURES
-from ui.charts import error_axis
+from geoclip_core.evaluation.figures import error_axis
 from ui.theme import Palette, translucent
 from ui.training.form import label
 
