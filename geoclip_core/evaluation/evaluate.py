@@ -9,7 +9,7 @@ import json
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -25,7 +25,9 @@ from geoclip_core.evaluation.predictions import (
     write_predictions,
 )
 from geoclip_core.files import write_atomically
-from geoclip_core.model.geolocation import Locatable
+
+if TYPE_CHECKING:  # imports torch, which the Evaluation page must not wait for
+    from geoclip_core.model.geolocation import Locatable
 
 PREDICTIONS, METRICS, SHARDS = "predictions.parquet", "metrics.json", "shards"
 SHARD_PHOTOS = 1024
@@ -33,7 +35,7 @@ BATCH = 32  # a retrieval head answers with as many points a photo as its bank h
 Progress = Callable[[int, int], None]
 
 
-def model_fingerprint(model: Locatable) -> str:
+def model_fingerprint(model: "Locatable") -> str:
     """Return sixteen hexadecimal digits that change with weights, vocabularies or calibration."""
     digest = hashlib.sha256(model.weights_hash().encode())
     for feature, vocabulary in model.vocabularies.items():
@@ -43,7 +45,7 @@ def model_fingerprint(model: Locatable) -> str:
 
 
 def predict_in_shards(
-    model: Locatable,
+    model: "Locatable",
     dataset: PhotoDataset,
     embeddings: np.ndarray,
     folder: str | Path,
