@@ -7,7 +7,7 @@ embedding serves every head.
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-Fit = Literal["squash", "crop"]
+Framing = Literal["squash", "crop"]
 DepthPooling = Literal["mean", "mean-std"]
 Trained = Literal["none", "last-block", "all"]
 
@@ -31,8 +31,8 @@ class Preprocessing:
 
     views: tuple[tuple[int, int], ...]
     """(height, width) in pixels of each view."""
-    fit: Fit = "squash"
-    """"squash" resizes the whole frame to the view; "crop" cuts its centre to the same shape."""
+    framing: Framing = "squash"
+    """Resize the whole frame to the view ("squash"), or only its centre ("crop")."""
     mean: tuple[float, ...] = (0.5, 0.5, 0.5)
     """Subtracted from each RGB channel on the 0-1 scale."""
     std: tuple[float, ...] = (0.5, 0.5, 0.5)
@@ -45,8 +45,8 @@ class Preprocessing:
         object.__setattr__(self, "std", tuple(float(value) for value in self.std))
         if not self.views or any(h < 32 or w < 32 for h, w in self.views):
             raise ValueError(f"views must hold sizes of at least 32 × 32 pixels, not {self.views}")
-        if self.fit not in ("squash", "crop"):
-            raise ValueError(f'fit must be "squash" or "crop", not "{self.fit}"')
+        if self.framing not in ("squash", "crop"):
+            raise ValueError(f'framing must be "squash" or "crop", not "{self.framing}"')
         if self.resample not in ("bicubic", "bilinear"):
             raise ValueError(f'resample must be "bicubic" or "bilinear", not "{self.resample}"')
         if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
@@ -67,7 +67,7 @@ class Preprocessing:
         method = Image.Resampling[self.resample.upper()]
         tensors = []
         for height, width in self.views:
-            box = _centre_box(image.size, height, width) if self.fit == "crop" else None
+            box = _centre_box(image.size, height, width) if self.framing == "crop" else None
             resized = image.resize((width, height), method, box=box)
             tensors.append(self.normalised(resized))
         return tensors
@@ -100,7 +100,7 @@ class BackboneConfig:
     """"efficientnet-lite", "transformers" or "geoclip-image"."""
     views: tuple[tuple[int, int], ...] = ()
     """(height, width) of each view; empty: the backbone's own size."""
-    fit: Fit = "squash"
+    framing: Framing = "squash"
     depths: tuple[int, ...] = ()
     """Inner blocks whose pooled features join those of the head, by index; empty: the head alone.
     The head always comes first, the depths follow in this order."""
@@ -118,8 +118,16 @@ class BackboneConfig:
             raise ValueError("a backbone needs a name and a kind")
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready description; `BackboneConfig(**description)` makes it again."""
+        """Return a JSON-ready description for `from_dict`."""
         return asdict(self)
+
+    @classmethod
+    def from_dict(cls, description: Mapping[str, Any]) -> "BackboneConfig":
+        """Build a config from the description that this or an earlier version wrote."""
+        values = dict(description)
+        if "fit" in values:  # earlier name of the field
+            values["framing"] = values.pop("fit")
+        return cls(**values)
 
 
 def cpu_parts(pixels: Tensor) -> tuple[Tensor, ...]:

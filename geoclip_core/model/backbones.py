@@ -65,7 +65,7 @@ def backbone_config(name: str | Path, **changes: Any) -> BackboneConfig:
     Args:
         name: a bundled name, "geoclip-image", a hub id, or a folder: a transformers model, a
             GeoCLIP release, or a pretraining run or its checkpoint.
-        changes: fields of `BackboneConfig` to set (views, fit, depths, projection, revision, ...).
+        changes: fields of `BackboneConfig` to set (views, framing, depths, ...).
 
     Raises:
         BackboneError: the name is empty, or a folder that holds no model.
@@ -78,7 +78,7 @@ def backbone_config(name: str | Path, **changes: Any) -> BackboneConfig:
     elif folder := model_folder(text):
         described = _described(folder)
         if described.get("model_type") == MODEL_TYPE:
-            config = BackboneConfig(str(folder), GEOCLIP_IMAGE, fit="crop")
+            config = BackboneConfig(str(folder), GEOCLIP_IMAGE, framing="crop")
         elif described.get("format") == IMAGE_TEXT_FORMAT:
             config = BackboneConfig(str(folder), "image-text")
         elif "model_type" in described:
@@ -131,7 +131,7 @@ def load_image_text(folder: Path) -> ImageTextModel:
     """
     description = image_tower_description(folder)
     backbone = build_backbone(
-        BackboneConfig(**description["backbone"]), architecture=description["architecture"]
+        BackboneConfig.from_dict(description["backbone"]), architecture=description["architecture"]
     )
     return ImageTextModel.load(folder, backbone)
 

@@ -1,8 +1,9 @@
-"""Context heads in closed form, for banks of hundreds of photos.
+"""Heads in closed form, over a bank of reference photos with their embeddings.
 
-Kernel ridge regression onto one-hot labels, with the same bank and kernel as the retrieval head.
-Gradient descent has too few photos there; the closed form also gives every training photo the
-logits it would get had it been left out, so that what joins the bank is honest.
+For banks of hundreds of photos, which are too few for gradient descent: the photos of the bank
+vote for their places, and context heads are kernel ridge classifiers over the same embeddings. The
+closed form also gives every photo of the bank the logits that it would get if it were left out, so
+that the context that joins the bank is measured like that of a new photo.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,6 +12,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from geoclip_core.data.vocabulary import IGNORE_INDEX, Vocabulary
@@ -18,14 +20,22 @@ from geoclip_core.earth.sphere import GEOSCORE_SCALE_KM, pairwise_km
 from geoclip_core.model.coordinate_heads import CoordinateHead
 from geoclip_core.model.posterior import Posterior
 
+Vote = Literal["cosine", "kernel-ridge"]
+Labels = Mapping[str, NDArray[np.int64]]
+"""Feature -> class indices (n,), −100 where unknown."""
+MAX_RIDGE_BANK = 5000
+"""Kernel ridge keeps two n × n matrices: 400 MB at this size. Larger banks vote by cosine."""
+_CHUNK = 4096
+_FIELD = "score_field"
+
 
 def cosine_kernel(cosines: Tensor, gamma: float) -> Tensor:
-    """exp(γ (cos − 1)): 1 for equal directions, positive definite on the sphere."""
+    """Return exp(γ (cos − 1)): 1 for equal directions, positive definite on the sphere."""
     return torch.exp(gamma * (cosines - 1))
 
 
 def fit_kernel_ridge(kernel: Tensor, targets: Tensor, ridge: float) -> tuple[Tensor, Tensor]:
-    """Coefficients (n, m) and means (m,) of ridge regression on centred targets.
+    """Solve ridge regression on centred targets, in float64.
 
     Args:
         kernel: (n, n) among the training rows.
@@ -33,15 +43,15 @@ def fit_kernel_ridge(kernel: Tensor, targets: Tensor, ridge: float) -> tuple[Ten
         ridge: added to the diagonal.
 
     Returns:
-        A prediction is `kernel(query, rows) @ coefficients + means`, in float64.
+        Coefficients (n, m) and means (m,): a prediction is
+        `kernel(query, rows) @ coefficients + means`.
     """
     mean, centred = _centre(targets)
-    factor = _factor(kernel, ridge)
-    return torch.cholesky_solve(centred, factor), mean
+    return torch.cholesky_solve(centred, _factor(kernel, ridge)), mean
 
 
 def leave_one_out(kernel: Tensor, targets: Tensor, ridge: float) -> Tensor:
-    """(n, m): what each training row would be predicted, had it not been in the training set."""
+    """Return (n, m): the prediction for each training row by a fit without that row."""
     _, centred = _centre(targets)
     inverse = torch.cholesky_inverse(_factor(kernel, ridge))
     return targets.double() - (inverse @ centred) / inverse.diagonal()[:, None]
@@ -57,54 +67,52 @@ def _factor(kernel: Tensor, ridge: float) -> Tensor:
     if ridge <= 0:
         raise ValueError(f"ridge must be above zero, not {ridge}")
     values = kernel.double()
-    return torch.linalg.cholesky(values + ridge * torch.eye(len(values), dtype=torch.float64))
-
-
-Vote = Literal["cosine", "kernel-ridge"]
-MAX_RIDGE_BANK = 5000
-"""Kernel ridge keeps two n × n matrices: 400 MB at this size. Larger banks vote by cosine."""
-_CHUNK = 4096
+    factor: Tensor = torch.linalg.cholesky(
+        values + ridge * torch.eye(len(values), dtype=torch.float64)
+    )
+    return factor
 
 
 @dataclass(frozen=True)
-class RetrievalOutput:
-    """What the bank says of b photos."""
+class BankOutput:
+    """Votes of the bank's n photos on b photos."""
 
-    similarity: Tensor
-    """(b, n) weighted mean of the blocks' cosines to each photo of the bank."""
     votes: Tensor
     """(b, n) the similarity itself, or the fitted score of answering with each photo's place."""
     agreement: Tensor | None = None
-    """(b, n) what agreeing contexts add to the votes, in the same units."""
+    """(b, n) added to the votes where contexts agree, in the same units."""
 
 
-class RetrievalHead(CoordinateHead[RetrievalOutput]):
-    """Bank of n training photos.
+class BankHead(CoordinateHead[BankOutput]):
+    """Votes of a bank of n training photos for their places.
 
     vote="cosine": softmax of the similarity / temperature, over the nearest `neighbours`.
     vote="kernel-ridge": regression onto the score field. The target of a training photo at each
-    place of the bank is the sum over `field_scales` of exp(−d / scale): with 1492.7 km the
-    GeoScore that it would earn there, with a wider one also a hint of the part of the world. The
-    fitted field, divided by the temperature, gives the weights; the answer is the place of the
+    place of the bank is the sum over `field_scales` of exp(−d / scale): with 1492.7 km the GeoScore
+    of answering with that place, with a wider scale also a hint of the part of the world. The
+    fitted field, divided by the temperature, gives the weights; the answer is the place with the
     highest expected GeoScore under the field sharpened to `readout_temperature`.
 
     With `agreement` above zero, a place of the bank also gains weight by how much the photo's
-    context (the last block of the joined vector) agrees with the context that is known there. The
-    answer stays that of the votes.
+    context (the last block of the joined vector) agrees with the known context of that place. The
+    answer remains that of the votes.
 
     Args:
         block_widths: widths of the blocks of a joined vector. Each is normalised by itself.
         bank_size: photos in the bank; `fit` fills it.
         vote: see above.
-        block_weights: relative weight of each block in the similarity; None: all the same.
+        block_weights: relative weight of each block in the similarity; None: equal weights.
         gamma: the ridge's kernel is exp(γ (similarity − 1)).
-        ridge: the ridge.
-        field_scales: km in which the targets of kernel ridge fall off.
+        ridge: added to the diagonal of the kernel.
+        field_scales: decay lengths in km of the targets of kernel ridge.
         temperature: divides the votes before the softmax.
         readout_temperature: the same for the answer of kernel ridge.
-        agreement: weight of the agreement of contexts beside the votes; 0: it is left out.
+        agreement: weight of the agreement of contexts beside the votes; 0 leaves it out.
         neighbours: photos that take part in a cosine vote.
         bandwidth_km: kernel width of the uncalibrated posterior.
+
+    Raises:
+        ValueError: an option is out of range, or the bank too large for kernel ridge.
     """
 
     bank: Tensor
@@ -165,10 +173,6 @@ class RetrievalHead(CoordinateHead[RetrievalOutput]):
             width = self.block_widths[-1]
             self.register_buffer("known_context", torch.zeros(bank_size, width))
             self.register_buffer("known_offset", torch.zeros(bank_size))
-        # worked out from the bank when first needed, so never saved
-        self.register_buffer("_coefficients", None, persistent=False)
-        self.register_buffer("_means", None, persistent=False)
-
         self.configure(gamma, ridge, readout_temperature)
 
     @property
@@ -177,7 +181,7 @@ class RetrievalHead(CoordinateHead[RetrievalOutput]):
         return dict(self._options)
 
     def configure(self, gamma: float, ridge: float, readout_temperature: float) -> None:
-        """Change what kernel ridge makes of the same bank."""
+        """Set the options of kernel ridge; the bank stays the same."""
         self.gamma, self.ridge = float(gamma), float(ridge)
         self.readout_temperature = float(readout_temperature)
         self._options |= {
@@ -185,10 +189,11 @@ class RetrievalHead(CoordinateHead[RetrievalOutput]):
             "ridge": self.ridge,
             "readout_temperature": self.readout_temperature,
         }
-        self._coefficients = self._means = None
+        # coefficients and means, solved at the first vote and therefore not saved
+        self._solution: tuple[Tensor, Tensor] | None = None
 
     @torch.no_grad()
-    def fit(self, joined: Tensor, coordinates: Tensor | np.ndarray) -> "RetrievalHead":
+    def fit(self, joined: Tensor, coordinates: NDArray[np.float64]) -> "BankHead":
         """Fill the bank with joined vectors (bank_size, W) and their places (bank_size, 2)."""
         places = torch.tensor(np.asarray(coordinates, dtype=np.float32))
         if joined.shape != self.bank.shape or places.shape != self.coordinates.shape:
@@ -198,12 +203,12 @@ class RetrievalHead(CoordinateHead[RetrievalOutput]):
             )
         self.bank.copy_(self._directions(joined))
         self.coordinates.copy_(places)
-        self._coefficients = self._means = None
+        self._solution = None
         return self
 
     @torch.no_grad()
     def know_context(self, axes: Tensor, offsets: Tensor) -> None:
-        """Take what is known of the bank's context: agreement = context block · axes + offset.
+        """Set the known context of the bank: agreement = context block · axes + offset.
 
         Args:
             axes: (bank_size, width of the last block).
@@ -212,27 +217,22 @@ class RetrievalHead(CoordinateHead[RetrievalOutput]):
         self.get_buffer("known_context").copy_(axes)
         self.get_buffer("known_offset").copy_(offsets)
 
-    def _agreement(self, joined: Tensor) -> Tensor | None:
-        if not self.agreement:
-            return None
-        context = joined[:, -self.block_widths[-1] :]
-        agreed = context @ self.get_buffer("known_context").T + self.get_buffer("known_offset")
-        return self.agreement * agreed
-
     def _directions(self, joined: Tensor) -> Tensor:
-        """Blocks of length √share: a dot product is then the weighted mean of the cosines."""
-        blocks = []
-        for block, share in zip(joined.split(self.block_widths, dim=1), self.shares, strict=True):
+        """Scale blocks to length √share: a dot product is then the weighted mean of cosines."""
+        blocks, start = [], 0
+        for width, share in zip(self.block_widths, self.shares, strict=True):
+            block = joined[:, start : start + width]
             norm = block.norm(dim=1, keepdim=True).clamp_min(1e-6)
             blocks.append(block * (share**0.5 / norm))
+            start += width
         return torch.cat(blocks, dim=1)
 
     def similarity(self, joined: Tensor) -> Tensor:
-        """(b, W) -> (b, n) weighted mean of the blocks' cosines."""
+        """Return the weighted mean (b, n) of the blocks' cosines with the bank, for (b, W)."""
         return _products(self._directions(joined), self.bank)
 
     def embedding_similarity(self, normalised: Tensor) -> Tensor:
-        """The same for the blocks of the embedding alone: (b, D) with D ≤ W -> (b, n)."""
+        """Return the similarity (b, n) by the first blocks alone, of width D ≤ W, for (b, D)."""
         width, count = 0, 0
         while width < normalised.shape[1]:
             width, count = width + self.block_widths[count], count + 1
@@ -240,67 +240,73 @@ class RetrievalHead(CoordinateHead[RetrievalOutput]):
         directions = self._directions(torch.cat([normalised, rest], dim=1))[:, :width]
         return _products(directions, self.bank[:, :width]) / sum(self.shares[:count])
 
-    def forward(self, joined: Tensor) -> RetrievalOutput:
-        """(b, W) -> similarity and votes."""
-        if not len(self.bank):
-            raise ValueError("the bank is empty: fit it before asking it")
-        similarity = self.similarity(joined)
-        if self.vote == "cosine":
-            return RetrievalOutput(similarity, similarity, self._agreement(joined))
-        if self._coefficients is None:
-            self._fit_field()
-        kernel = cosine_kernel(similarity.double(), self.gamma)
-        votes = kernel @ self._coefficients + self._means
-        return RetrievalOutput(similarity, votes, self._agreement(joined))
-
     def bank_similarity(self, width: int | None = None) -> Tensor:
-        """(n, n) among the bank's photos; with a width, by the first blocks of that width."""
-        bank = self.bank if width is None else self.bank[:, :width]
+        """Return the similarity (n, n) among the bank's photos, by the first `width` columns."""
+        bank = self.bank[:, :width]
         among = _products(bank.float(), bank)
         among = (among + among.T) / 2
         lengths = among.diagonal().clamp_min(1e-12).sqrt()
         return among / lengths[:, None] / lengths[None, :]
 
-    def _fit_field(self) -> None:
-        kernel = cosine_kernel(self.bank_similarity().double().cpu(), self.gamma)
-        coefficients, means = fit_kernel_ridge(kernel, self.target_field(), self.ridge)
-        self._coefficients = coefficients.to(self.bank.device)
-        self._means = means.to(self.bank.device)
-
     def target_field(self) -> Tensor:
-        """(n, n) float64: what kernel ridge is fitted to, between the places of the bank."""
+        """Return the targets (n, n) float64 of kernel ridge, between the places of the bank."""
         distances = self._distances()
-        return sum(torch.exp(-distances / scale) for scale in self.field_scales)
+        fields = [torch.exp(-distances / scale) for scale in self.field_scales]
+        return torch.stack(fields).sum(0)
 
     def score_field(self) -> Tensor:
-        """(n, n) float64: share of the full GeoScore between the places of the bank."""
+        """Return the share (n, n) float64 of the full GeoScore between the places of the bank."""
         return torch.exp(-self._distances() / GEOSCORE_SCALE_KM)
 
     def _distances(self) -> Tensor:
         places = self.coordinates.double().cpu().numpy()
         return torch.from_numpy(pairwise_km(places, places))
 
+    def _solved_field(self) -> tuple[Tensor, Tensor]:
+        if self._solution is None:
+            kernel = cosine_kernel(self.bank_similarity().double().cpu(), self.gamma)
+            self._solution = fit_kernel_ridge(kernel, self.target_field(), self.ridge)
+        return self._solution
+
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
         super()._load_from_state_dict(*args, **kwargs)
-        self._coefficients = self._means = None
+        self._solution = None
 
-    def loss(self, output: RetrievalOutput, coordinates: Tensor) -> Tensor:
-        """Not defined: a bank is filled, not descended.
+    def forward(self, joined: Tensor) -> BankOutput:
+        """Let the bank vote on joined vectors (b, W).
 
         Raises:
-            TypeError: always.
+            ValueError: the bank is empty.
         """
+        if not len(self.bank):
+            raise ValueError("the bank is empty: call fit first")
+        similarity = self.similarity(joined)
+        if self.vote == "cosine":
+            return BankOutput(similarity, self._agreement(joined))
+        coefficients, means = (part.to(similarity.device) for part in self._solved_field())
+        votes = cosine_kernel(similarity.double(), self.gamma) @ coefficients + means
+        return BankOutput(votes, self._agreement(joined))
+
+    def _agreement(self, joined: Tensor) -> Tensor | None:
+        if not self.agreement:
+            return None
+        context = joined[:, -self.block_widths[-1] :]
+        agreed = context @ self.get_buffer("known_context").T + self.get_buffer("known_offset")
+        return self.agreement * agreed
+
+    def loss(self, output: BankOutput, coordinates: Tensor) -> Tensor:
+        """Raise a TypeError: a bank is filled, not trained by gradient."""
         raise TypeError(
-            "a retrieval head has no loss: fill its bank with geoclip_core.training.fit_bank"
+            "a bank head has no loss: fill its bank with geoclip_core.training.fit_bank"
         )
 
-    def answers(self, output: RetrievalOutput) -> Tensor:
+    def answers(self, output: BankOutput) -> Tensor:
         """Return the modes (b, 2) of the posteriors, in degrees."""
         return torch.tensor([posterior.mode() for posterior in self.raw_posteriors(output)])
 
     @torch.no_grad()
-    def raw_posteriors(self, output: RetrievalOutput) -> list[Posterior]:
-        """One uncalibrated posterior a photo, over places of the bank."""
+    def raw_posteriors(self, output: BankOutput) -> list[Posterior]:
+        """Return one uncalibrated posterior per photo, over places of the bank."""
         places = self.coordinates.double().cpu().numpy()
         votes = output.votes.double().cpu()
         weights = votes if output.agreement is None else votes + output.agreement.double().cpu()
@@ -316,38 +322,33 @@ class RetrievalHead(CoordinateHead[RetrievalOutput]):
             for row, score in zip((weights / self.temperature).numpy(), scores.numpy(), strict=True)
         ]
 
-    @torch.no_grad()
-    def neighbours_of(self, joined: Tensor, k: int = 5) -> tuple[Tensor, Tensor]:
-        """Indices and similarities (b, k) of the photos of the bank that look most alike."""
-        top = self.similarity(joined).topk(min(k, len(self.bank)), dim=1)
-        return top.indices, top.values
-
 
 def _products(directions: Tensor, bank: Tensor) -> Tensor:
-    """(b, W) float32 times (n, W) float16 transposed; the bank is widened piece by piece."""
-    parts = [directions @ rows.to(directions.dtype).T for rows in bank.split(_CHUNK)]
+    """Multiply (b, W) float32 with the transpose of (n, W) float16, in parts to save memory."""
+    parts = [
+        directions @ bank[start : start + _CHUNK].to(directions.dtype).T
+        for start in range(0, len(bank), _CHUNK)
+    ]
     return torch.cat(parts, dim=1)
 
 
-_FIELD = "score_field"
-
-
 class KernelContextHeads(nn.Module):
-    """One kernel ridge classifier a feature, over the embeddings in a retrieval head's bank.
+    """One kernel ridge classifier per feature, over the embeddings in a bank.
 
-    To the shares that are fitted to the labels, `vote_weight` adds the shares of the labels among
-    the photos of the bank, weighted by the softmax of a score field that is fitted in the same
-    way: a photo that looks like Chile and Peru may be in Argentina, where few photos are.
+    The logits are the shares fitted to the labels, plus `vote_weight` times the shares of the
+    labels among the photos of the bank, weighted by the softmax of a score field that is fitted in
+    the same way. The second part finds neighbouring classes: a photo that looks like Chile and Peru
+    may be from Argentina, of which there are few photos.
 
     Args:
         embedding_width: width D of the normalised embedding.
         vocabularies: the classes of each feature, in the order of the output.
         bank_size: photos in the bank.
         gamma: the kernel is exp(γ (similarity − 1)).
-        ridge: the ridge.
-        vote_weight: see above; 0 leaves the vote out.
+        ridge: added to the diagonal of the kernel.
+        vote_weight: see above; 0 leaves out the second part.
         vote_temperature: divides the score field before its softmax.
-        sharpness: feature -> factor that turns fitted shares into logits.
+        sharpness: feature -> factor from fitted shares to logits.
     """
 
     def __init__(
@@ -371,11 +372,7 @@ class KernelContextHeads(nn.Module):
         for feature in self.vocabularies:
             empty = torch.full((self.bank_size,), IGNORE_INDEX, dtype=torch.int16)
             self.register_buffer(f"labels_{feature}", empty)
-        # worked out from bank and labels when first needed, so never saved
-        for target in (*self.vocabularies, _FIELD):
-            self.register_buffer(f"_coefficients_{target}", None, persistent=False)
-            self.register_buffer(f"_means_{target}", None, persistent=False)
-        self._bank: tuple[RetrievalHead, ...] = ()
+        self._bank: tuple[BankHead, ...] = ()
         self.configure(gamma, ridge, sharpness or {})
 
     @property
@@ -391,28 +388,33 @@ class KernelContextHeads(nn.Module):
         }
 
     def configure(self, gamma: float, ridge: float, sharpness: Mapping[str, float]) -> None:
-        """Change what is made of the same bank and labels."""
+        """Set the options of kernel ridge; bank and labels stay the same."""
         if min(gamma, ridge, *sharpness.values(), 1.0) <= 0:
             raise ValueError("gamma, ridge and sharpness must be above zero")
         self.gamma, self.ridge = float(gamma), float(ridge)
         self.sharpness = {f: float(sharpness.get(f, 10.0)) for f in self.vocabularies}
-        self._forget()
+        # coefficients and means by target, solved when first needed and therefore not saved
+        self._solutions: dict[str, tuple[Tensor, Tensor]] = {}
 
     def attach(self, head: nn.Module) -> None:
-        """Read the embeddings in this head's bank.
+        """Use the embeddings in a head's bank.
 
         Raises:
-            ValueError: if it is no retrieval head, or its bank has another size.
+            ValueError: it is no bank head, or its bank has another size.
         """
-        if not isinstance(head, RetrievalHead) or len(head.bank) != self.bank_size:
+        if not isinstance(head, BankHead) or len(head.bank) != self.bank_size:
             raise ValueError(
-                f"closed-form context heads need a retrieval head of {self.bank_size} photos"
+                f"kernel-ridge context heads need a bank head of {self.bank_size} photos"
             )
         self._bank = (head,)  # in a tuple, so that the head is not registered (and saved) twice
 
     @torch.no_grad()
-    def fit(self, labels: Mapping[str, np.ndarray]) -> "KernelContextHeads":
-        """Take the labels (n,) of the bank's photos; −100 leaves a photo out of that feature."""
+    def fit(self, labels: Labels) -> "KernelContextHeads":
+        """Set the labels (n,) of the bank's photos; −100 leaves a photo out of that feature.
+
+        Raises:
+            ValueError: labels do not fit bank and vocabulary, or a feature has none.
+        """
         for feature, vocabulary in self.vocabularies.items():
             values = torch.as_tensor(np.asarray(labels[feature]))
             if values.shape != (self.bank_size,) or int(values.max()) >= len(vocabulary):
@@ -420,11 +422,11 @@ class KernelContextHeads(nn.Module):
             if not (values >= 0).any():
                 raise ValueError(f"no photo has a known {feature}: leave the feature out")
             self.get_buffer(f"labels_{feature}").copy_(values)
-        self._forget()
+        self._solutions.clear()
         return self
 
     def forward(self, embedding: Tensor) -> dict[str, Tensor]:
-        """(b, D) normalised embedding -> {feature: logits (b, C)}."""
+        """Compute {feature: logits (b, C)} of normalised embeddings (b, D)."""
         head = self._attached()
         kernel = cosine_kernel(head.embedding_similarity(embedding).double(), self.gamma)
         votes = None
@@ -440,11 +442,11 @@ class KernelContextHeads(nn.Module):
 
     @torch.no_grad()
     def left_out_logits(self) -> dict[str, Tensor]:
-        """{feature: logits (n, C)} that each photo of the bank would get had it been left out."""
+        """Return {feature: logits (n, C)} of each photo of the bank by a fit without it."""
         kernel, votes = self._kernel(), None
         if self.vote_weight:
             field = leave_one_out(kernel, self._attached().target_field(), self.ridge)
-            # a photo that was left out cannot be voted for
+            # a photo that is left out gets no votes
             field.fill_diagonal_(-torch.inf)
             votes = (field / self.vote_temperature).softmax(dim=1)
         logits = {}
@@ -459,53 +461,45 @@ class KernelContextHeads(nn.Module):
         return logits
 
     def _regress(self, kernel: Tensor, target: str) -> Tensor:
-        if self.get_buffer(f"_coefficients_{target}") is None:
-            self._solve(target)
-        means = self.get_buffer(f"_means_{target}")
-        return kernel @ self.get_buffer(f"_coefficients_{target}") + means
+        if target not in self._solutions:
+            self._solutions[target] = self._solve(target)
+        coefficients, means = (part.to(kernel.device) for part in self._solutions[target])
+        return kernel @ coefficients + means
+
+    def _solve(self, target: str) -> tuple[Tensor, Tensor]:
+        kernel = self._kernel()
+        if target == _FIELD:
+            return fit_kernel_ridge(kernel, self._attached().target_field(), self.ridge)
+        known, values = self._targets(target)
+        coefficients, means = fit_kernel_ridge(kernel[known][:, known], values, self.ridge)
+        full = torch.zeros(self.bank_size, values.shape[1], dtype=torch.float64)
+        full[known] = coefficients
+        return full, means
 
     def _voted(self, votes: Tensor, feature: str) -> Tensor:
-        """(b, n) votes -> (b, C) votes for the labels of those who have one."""
+        """Sum the votes (b, n) of photos with a label to votes for the labels (b, C)."""
         known, targets = self._targets(feature)
         return votes[:, known.to(votes.device)] @ targets.to(votes.device)
-
-    def _solve(self, target: str) -> None:
-        kernel, device = self._kernel(), self._attached().bank.device
-        if target == _FIELD:
-            field = self._attached().target_field()
-            known, values = torch.ones(self.bank_size, dtype=torch.bool), field
-        else:
-            known, values = self._targets(target)
-        coefficients, means = fit_kernel_ridge(kernel[known][:, known], values, self.ridge)
-        full = torch.zeros(self.bank_size, values.shape[1], dtype=torch.float64, device=device)
-        full[known.to(device)] = coefficients.to(device)
-        setattr(self, f"_coefficients_{target}", full)
-        setattr(self, f"_means_{target}", means.to(device))
 
     def _kernel(self) -> Tensor:
         among = self._attached().bank_similarity(self.embedding_width).double().cpu()
         return cosine_kernel(among, self.gamma)
 
     def _targets(self, feature: str) -> tuple[Tensor, Tensor]:
-        """Mask (n,) of the photos with a label, and their one-hot labels (known, C)."""
+        """Return the mask (n,) of the photos with a label, and their one-hot labels (known, C)."""
         labels = self.get_buffer(f"labels_{feature}").long().cpu()
         known = labels >= 0
         classes = len(self.vocabularies[feature])
         return known, nn.functional.one_hot(labels[known], classes).double()
 
-    def _attached(self) -> RetrievalHead:
+    def _attached(self) -> BankHead:
         if not self._bank:
             raise ValueError("the context heads are not attached to a bank")
         return self._bank[0]
 
-    def _forget(self) -> None:
-        for target in (*self.vocabularies, _FIELD):
-            setattr(self, f"_coefficients_{target}", None)
-            setattr(self, f"_means_{target}", None)
-
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
         super()._load_from_state_dict(*args, **kwargs)
-        self._forget()
+        self._solutions.clear()
 
 
 class KernelContextJoin(nn.Module):
@@ -531,21 +525,21 @@ class KernelContextJoin(nn.Module):
 
     @torch.no_grad()
     def fit(self, logits: Mapping[str, Tensor]) -> "KernelContextJoin":
-        """Take the principal axes of the bank's left-out logits {feature: (n, C)}."""
+        """Set the axes to the principal axes of the bank's left-out logits {feature: (n, C)}."""
         for feature in self.vocabularies:
             roots = logits[feature].double().softmax(dim=1).sqrt()
             mean = roots.mean(0)
             _, _, axes = torch.linalg.svd(roots - mean, full_matrices=False)
             kept = axes[: self.width]
-            # an axis has no sign of its own: fix it, so that the same data give the same weights
+            # the sign of an axis is arbitrary: fix it, so that the same data give the same weights
             signs = kept.gather(1, kept.abs().argmax(dim=1, keepdim=True)).sign()
             self.get_buffer(f"mean_{feature}").copy_(mean)
             self.get_buffer(f"axes_{feature}").zero_()[:, : len(kept)].copy_((kept * signs).T)
         return self
 
     @torch.no_grad()
-    def known(self, labels: Mapping[str, np.ndarray]) -> tuple[Tensor, Tensor]:
-        """Axes (n, width × F) and offsets (n,) of photos whose labels {feature: (n,)} are known.
+    def known(self, labels: Labels) -> tuple[Tensor, Tensor]:
+        """Return axes (n, width × F) and offsets (n,) of photos with known labels {feature: (n,)}.
 
         A joined context times the axes plus the offset is the mean over features of the square
         root of the probability that it gives to the photo's label, up to the axes that the
@@ -564,7 +558,7 @@ class KernelContextJoin(nn.Module):
         return torch.cat(axes, dim=1), torch.stack(offsets).sum(0)
 
     def forward(self, logits: Mapping[str, Tensor]) -> Tensor:
-        """{feature: logits (b, C)} -> (b, width × F)."""
+        """Join {feature: logits (b, C)} to (b, width × F)."""
         parts = []
         for feature in self.vocabularies:
             roots = logits[feature].softmax(dim=1).sqrt()

@@ -18,7 +18,8 @@ from geoclip_core.model.backbones import build_backbone
 from geoclip_core.model.calibration import Calibration
 from geoclip_core.model.geolocation import GeolocationModel, ModelConfig
 
-FORMAT = 1
+FORMAT = 2
+"""Format 1 called the coordinate head "bank" by the name "retrieval"; it is still read."""
 WEIGHTS, CONFIG, VOCABULARIES = "model.safetensors", "config.json", "vocabularies.json"
 CALIBRATION, METRICS, CARD = "calibration.json", "metrics.json", "README.md"
 
@@ -99,13 +100,14 @@ def load_checkpoint(
     if not source.is_dir():
         raise CheckpointError(f"there is no checkpoint folder {source}")
     config = _read_json(source / CONFIG)
-    if config.get("format") != FORMAT:
+    if config.get("format") not in (1, FORMAT):
         raise CheckpointError(
-            f"{source / CONFIG} is format {config.get('format')!r}; this version reads {FORMAT}"
+            f"{source / CONFIG} has format {config.get('format')!r}; this version reads "
+            f"1 to {FORMAT}"
         )
     try:
-        model_config = ModelConfig(**config["model"])
-        backbone_config = BackboneConfig(**config["backbone"])
+        model_config = ModelConfig(**_upgraded(config["model"]))
+        backbone_config = BackboneConfig.from_dict(config["backbone"])
         vocabularies = {
             feature: Vocabulary.from_json(value)
             for feature, value in _read_json(source / VOCABULARIES).items()
@@ -157,6 +159,12 @@ def _attach_backbone(
         model.attach_backbone(backbone)
     except ValueError as error:
         raise CheckpointError(f"{source}: {error}") from error
+
+
+def _upgraded(model: dict[str, Any]) -> dict[str, Any]:
+    """Return the description of a model with the names of this version."""
+    head = model.get("coordinate_head")
+    return {**model, "coordinate_head": "bank" if head == "retrieval" else head}
 
 
 def _load(module: torch.nn.Module, tensors: dict[str, torch.Tensor], path: Path) -> None:

@@ -40,7 +40,7 @@ class EfficientNetLite(Backbone):
         side = _WHEELS[config.name][2]
         network = EfficientNet.from_name(config.name, image_size=None)
         self.preprocessing = Preprocessing(
-            views=config.views or ((side, side),), fit=config.fit, mean=_MEAN, std=_STD
+            views=config.views or ((side, side),), framing=config.framing, mean=_MEAN, std=_STD
         )
         blocks = len(network._blocks)
         if wrong := [depth for depth in config.depths if not 0 <= depth < blocks]:

@@ -27,7 +27,7 @@ from geoclip_core.model.transformers_backbone import (
 )
 
 GEOCLIP, GEOCLIP_IMAGE = "geoclip", "geoclip-image"
-GEOCLIP_IMAGE_CONFIG = BackboneConfig(GEOCLIP_IMAGE, GEOCLIP_IMAGE, fit="crop", projection=True)
+GEOCLIP_IMAGE_CONFIG = BackboneConfig(GEOCLIP_IMAGE, GEOCLIP_IMAGE, framing="crop", projection=True)
 """Config of `--backbone geoclip-image`."""
 MODEL_TYPE, FORMAT_VERSION = "geoclip-geolocation", 1
 CONFIG, WEIGHTS, IMAGE_TOWER = "config.json", "model.safetensors", "image_tower"
@@ -47,7 +47,7 @@ class ClipPreprocessing(Preprocessing):
 
     def pixels(self, image: Image.Image) -> list[Tensor]:
         """Return one tensor (3, height, width) float32 per view, as CLIP's image processor does."""
-        if self.fit != "crop":
+        if self.framing != "crop":
             return super().pixels(image)
         picture = image.convert("RGB")
         longest = LONGEST_CROP * min(picture.size)
@@ -102,7 +102,9 @@ class GeoClipImage(Backbone):
                 f"{GEOCLIP_IMAGE} reads {side} × {side} pixels, not the views {config.views}"
             )
         self.tower, self.mlp = tower, mlp
-        self.preprocessing = ClipPreprocessing(views=((side, side),), fit=config.fit, **pixels)
+        self.preprocessing = ClipPreprocessing(
+            views=((side, side),), framing=config.framing, **pixels
+        )
         self.view_block_widths = (width, self._mlp_widths[-1])
 
     def features(self, pixels: Tensor) -> Tensor:

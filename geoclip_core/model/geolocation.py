@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from geoclip_core.data.vocabulary import Vocabulary
 from geoclip_core.model.backbone import Backbone, BackboneConfig, weights_hash
-from geoclip_core.model.bank_heads import KernelContextHeads, KernelContextJoin, RetrievalHead
+from geoclip_core.model.bank_heads import BankHead, KernelContextHeads, KernelContextJoin
 from geoclip_core.model.calibration import Calibration
 from geoclip_core.model.context_heads import ContextHeads, ContextJoin
 from geoclip_core.model.coordinate_heads import CoordinateHead, GeocellHead, RegressionHead
@@ -66,7 +66,7 @@ class EmbeddingNormaliser(nn.Module):
 COORDINATE_HEADS: dict[str, Callable[..., CoordinateHead[Any]]] = {
     "regression": RegressionHead,
     "geocells": GeocellHead,
-    "retrieval": RetrievalHead,
+    "bank": BankHead,
 }
 CONTEXT_HEADS = ("linear", "kernel-ridge")
 
@@ -80,11 +80,11 @@ class ModelConfig:
     use_context: bool = True
     """On: context heads, whose logits join the embedding at the coordinate head. Off: neither."""
     coordinate_head: str = "geocells"
-    """"regression", "geocells" or "retrieval"."""
+    """One of `COORDINATE_HEADS`."""
     head_options: dict[str, Any] = field(default_factory=dict)
     """Keyword arguments of the coordinate head (its `options`)."""
     context_heads: str = "linear"
-    """"linear" (trained by gradient) or "kernel-ridge" (closed form, needs a retrieval head)."""
+    """One of `CONTEXT_HEADS`: "linear" is trained by gradient, "kernel-ridge" needs a bank head."""
     context_options: dict[str, Any] = field(default_factory=dict)
     """Keyword arguments of the context heads beyond width and vocabularies."""
     join_options: dict[str, Any] = field(default_factory=dict)

@@ -385,7 +385,7 @@ def inner_config(config: BackboneConfig, description: dict[str, Any]) -> Backbon
     Raises:
         BackboneError: the projection is wanted with depths that it was not trained on.
     """
-    trained = BackboneConfig(**description["backbone"])
+    trained = BackboneConfig.from_dict(description["backbone"])
     if not config.projection:
         depths, pooling = config.depths, config.depth_pooling
     elif config.depths in ((), trained.depths):
@@ -398,7 +398,7 @@ def inner_config(config: BackboneConfig, description: dict[str, Any]) -> Backbon
     return replace(
         trained,
         views=config.views or trained.views,
-        fit=config.fit if config.views else trained.fit,
+        framing=config.framing if config.views else trained.framing,
         depths=depths,
         depth_pooling=pooling,
     )
@@ -533,7 +533,7 @@ class _ClipImages(Backbone):
         self.clip = clip
         self.preprocessing = Preprocessing(
             views=config.views or (tuple(facts["size"]),),
-            fit=config.fit,
+            framing=config.framing,
             mean=tuple(facts["mean"]),
             std=tuple(facts["std"]),
             resample=facts["resample"],

@@ -256,7 +256,7 @@ class TransformersBackbone(Backbone):
         self._pixels = pixels
         self.preprocessing = Preprocessing(
             views=config.views or (tuple(pixels["size"]),),
-            fit=config.fit,
+            framing=config.framing,
             mean=tuple(pixels["mean"]),
             std=tuple(pixels["std"]),
             resample=pixels["resample"],

@@ -200,11 +200,17 @@ def default_cache() -> Path:
 
 
 def _backbone_key(backbone: Backbone) -> str:
-    config = {k: v for k, v in backbone.config.to_dict().items() if k != "name"}
-    facts = [config, backbone.preprocessing.to_dict(), backbone.weights_hash()]
+    config = _keyed(backbone.config.to_dict())
+    del config["name"]
+    facts = [config, _keyed(backbone.preprocessing.to_dict()), backbone.weights_hash()]
     digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:12]
     name = re.sub(r"[^A-Za-z0-9.-]+", "-", Path(backbone.config.name).name).strip("-.")
     return f"{name or 'backbone'}-{digest}"
+
+
+def _keyed(description: dict[str, Any]) -> dict[str, Any]:
+    """Return a description under the keys of earlier versions, whose embeddings are still valid."""
+    return {"fit" if key == "framing" else key: value for key, value in description.items()}
 
 
 def _photo_hashes(dataset: PhotoDataset) -> NDArray[np.uint64]:

@@ -453,7 +453,7 @@ def fit_backbone(options: EmbeddingOptions) -> BackboneConfig:
     if options.views:
         changes["views"] = options.view_sizes
     if options.framing != "squash":
-        changes["fit"] = options.framing
+        changes["framing"] = options.framing
     if options.projection:
         changes["projection"] = True
     return backbone_config(options.backbone, **changes)

@@ -1,4 +1,4 @@
-"""Fitting and validating a retrieval model on a dataset: from embeddings to a checkpoint."""
+"""Fit and validate a bank model on a dataset: from embeddings to a checkpoint."""
 
 import itertools
 import tempfile
@@ -24,7 +24,7 @@ from geoclip_core.evaluation.predictions import predictions_frame, write_predict
 from geoclip_core.model.backbone import Backbone, BackboneConfig
 from geoclip_core.model.bank_heads import (
     MAX_RIDGE_BANK,
-    RetrievalHead,
+    BankHead,
     cosine_kernel,
     leave_one_out,
 )
@@ -47,7 +47,7 @@ GROUP_KM = 50.0
 
 @dataclass(frozen=True)
 class BankData:
-    """What a retrieval model is fitted on: n photos, embedded and labelled."""
+    """What a bank model is fitted on: n photos, embedded and labelled."""
 
     embeddings: Tensor
     """(n, D) raw backbone embeddings."""
@@ -96,7 +96,7 @@ def fit_bank_model(
         )
     model = _empty_model(data, vocabularies, options, backbone_config, block_widths, name)
     head, normaliser = model.coordinate_head, model.normaliser
-    assert isinstance(head, RetrievalHead)
+    assert isinstance(head, BankHead)
     normalised = normaliser.fit(data.embeddings.float())(data.embeddings.float())
     joined = normalised
     with torch.no_grad():
@@ -140,7 +140,7 @@ def _empty_model(
     config = ModelConfig(
         features=features,
         use_context=options.use_context,
-        coordinate_head="retrieval",
+        coordinate_head="bank",
         head_options=head,
         context_heads="kernel-ridge",
         context_options={"bank_size": size} if features else {},
@@ -174,7 +174,7 @@ def _choose_context(model: GeolocationModel, data: BankData, options: FitOptions
     heads.configure(**{key: best[1][key] for key in ("gamma", "ridge", "sharpness")})
 
 
-def choose_field(head: RetrievalHead, options: BankOptions) -> tuple[float, dict[str, float]]:
+def choose_field(head: BankHead, options: BankOptions) -> tuple[float, dict[str, float]]:
     """Kernel width, ridge and readout of the score field, by the left-out mean GeoScore.
 
     Args:
@@ -183,7 +183,7 @@ def choose_field(head: RetrievalHead, options: BankOptions) -> tuple[float, dict
 
     Returns:
         The share of the full GeoScore (0 to 1) among the bank's own photos, each left out; and
-        the choice, as keyword arguments of `RetrievalHead.configure`.
+        the choice, as keyword arguments of `BankHead.configure`.
     """
     similarity = head.bank_similarity().double()
     targets, field = head.target_field(), head.score_field()
@@ -409,7 +409,7 @@ def fit_bank(
     command: str = "",
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """Fit a retrieval model, with numbers of its cross-validation, and write its checkpoint.
+    """Fit a bank model, with numbers of its cross-validation, and write its checkpoint.
 
     Args:
         dataset: photos; those of train and val are learnt from, of all splits with

@@ -452,7 +452,7 @@ def build_pair(options: PretrainOptions, train: PhotoDataset) -> ImageTextPair:
     if options.views:
         changes["views"] = options.view_sizes
     if options.framing != "squash":
-        changes["fit"] = options.framing
+        changes["framing"] = options.framing
     config = backbone_config(options.backbone, **changes)
     if config.kind == "transformers" and model_type(config) == "clip":
         return ClipPair(config)

@@ -60,7 +60,7 @@ def test_impossible_preprocessing_is_refused():
     with pytest.raises(ValueError, match="32 × 32"):
         Preprocessing(((16, 300),))
     with pytest.raises(ValueError, match="squash"):
-        Preprocessing(((64, 64),), fit="stretch")
+        Preprocessing(((64, 64),), framing="stretch")
     with pytest.raises(ValueError, match="std above zero"):
         Preprocessing(((64, 64),), std=(1.0, 0.0, 1.0))
     with pytest.raises(ValueError, match="at least one photo"):

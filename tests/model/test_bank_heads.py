@@ -8,9 +8,9 @@ from geoclip_core.data.vocabulary import Vocabulary
 from geoclip_core.earth.sphere import GEOSCORE_SCALE_KM, fibonacci_sphere, haversine_km
 from geoclip_core.model.bank_heads import (
     MAX_RIDGE_BANK,
+    BankHead,
     KernelContextHeads,
     KernelContextJoin,
-    RetrievalHead,
     cosine_kernel,
     fit_kernel_ridge,
     leave_one_out,
@@ -67,7 +67,7 @@ def _bank(rows=40, seed=0):
 
 def _head(vote, rows=40, **options):
     joined, places = _bank(rows)
-    return RetrievalHead(WIDTHS, bank_size=rows, vote=vote, **options).fit(joined, places)
+    return BankHead(WIDTHS, bank_size=rows, vote=vote, **options).fit(joined, places)
 
 
 def test_similarity_is_the_weighted_mean_of_the_blocks_cosines():
@@ -89,9 +89,8 @@ def test_a_photo_of_the_bank_is_found_at_its_place(vote):
     posteriors = head.posteriors(head(joined[:7]))
     errors = [haversine_km(np.array(p.mode()), places[i]) for i, p in enumerate(posteriors)]
     assert max(errors) < 1.0
-    indices, similarity = head.neighbours_of(joined[:7], 3)
-    assert indices[:, 0].tolist() == list(range(7))
-    assert similarity.shape == (7, 3)
+    nearest = head.similarity(joined[:7]).argmax(dim=1)
+    assert nearest.tolist() == list(range(7))
 
 
 def test_the_field_is_fitted_to_the_scores_of_the_places():
@@ -121,7 +120,7 @@ def test_a_cosine_vote_asks_only_the_nearest():
 def test_agreeing_context_moves_weight_but_not_the_answer():
     joined, places = _bank()
     plain = _head("kernel-ridge")
-    head = RetrievalHead(WIDTHS, bank_size=40, vote="kernel-ridge", agreement=0.5)
+    head = BankHead(WIDTHS, bank_size=40, vote="kernel-ridge", agreement=0.5)
     axes = torch.zeros(40, 4)
     axes[3, 1] = 1.0
     head.fit(joined, places).know_context(axes, torch.full((40,), 0.25))
@@ -138,7 +137,7 @@ def test_agreeing_context_moves_weight_but_not_the_answer():
 def test_options_and_weights_make_the_same_head_again():
     head = _head("kernel-ridge", block_weights=(0.9, 0.1), gamma=2.0, ridge=0.2)
     head.configure(gamma=1.5, ridge=0.05, readout_temperature=0.03)
-    again = RetrievalHead(WIDTHS, **head.options)
+    again = BankHead(WIDTHS, **head.options)
     query = torch.randn(3, 10)
     first = head(query).votes
     again(query)  # a solution of the empty bank must not survive the loading
@@ -159,15 +158,15 @@ def test_calibration_reaches_the_posteriors():
 
 def test_what_cannot_be_asked_is_refused():
     with pytest.raises(ValueError, match="empty"):
-        RetrievalHead(WIDTHS)(torch.zeros(1, 10))
+        BankHead(WIDTHS)(torch.zeros(1, 10))
     with pytest.raises(ValueError, match="cosine"):
-        RetrievalHead(WIDTHS, bank_size=MAX_RIDGE_BANK + 1, vote="kernel-ridge")
+        BankHead(WIDTHS, bank_size=MAX_RIDGE_BANK + 1, vote="kernel-ridge")
     with pytest.raises(ValueError, match="block weights"):
-        RetrievalHead(WIDTHS, block_weights=(1.0,))
+        BankHead(WIDTHS, block_weights=(1.0,))
     with pytest.raises(ValueError, match="vote"):
-        RetrievalHead(WIDTHS, vote="loud")
+        BankHead(WIDTHS, vote="loud")
     with pytest.raises(ValueError, match="bank holds"):
-        RetrievalHead(WIDTHS, bank_size=3).fit(torch.zeros(4, 10), np.zeros((4, 2)))
+        BankHead(WIDTHS, bank_size=3).fit(torch.zeros(4, 10), np.zeros((4, 2)))
     head = _head("cosine")
     with pytest.raises(TypeError, match="fit_bank"):
         head.loss(head(torch.zeros(1, 10)), torch.zeros(1, 2))
@@ -175,7 +174,7 @@ def test_what_cannot_be_asked_is_refused():
 
 def test_a_large_bank_votes_by_cosine_in_reasonable_time():
     rows = 20_000
-    head = RetrievalHead((64,), bank_size=rows, vote="cosine", neighbours=500)
+    head = BankHead((64,), bank_size=rows, vote="cosine", neighbours=500)
     joined = torch.randn(rows, 64)
     head.fit(joined, fibonacci_sphere(rows))
     posterior = head.posteriors(head(joined[17:18]))[0]
@@ -193,7 +192,7 @@ def _heads(rows=45, **options):
     generator = torch.Generator().manual_seed(1)
     country = np.arange(rows) % 3
     normalised = torch.eye(3).repeat(1, 2)[country] * 3 + torch.randn(rows, 6, generator=generator)
-    head = RetrievalHead((6,), bank_size=rows, vote="kernel-ridge")
+    head = BankHead((6,), bank_size=rows, vote="kernel-ridge")
     head.fit(normalised, fibonacci_sphere(rows))
     heads = KernelContextHeads(6, WORDS, bank_size=rows, **options)
     heads.attach(head)
@@ -225,7 +224,7 @@ def test_left_out_logits_do_not_know_the_own_label(vote_weight):
 def test_photos_without_a_label_take_no_part():
     heads, normalised, _ = _heads(vote_weight=0.0)
     known = heads.labels_month >= 0
-    head = RetrievalHead((6,), bank_size=int(known.sum()), vote="kernel-ridge")
+    head = BankHead((6,), bank_size=int(known.sum()), vote="kernel-ridge")
     head.fit(normalised[known], np.zeros((int(known.sum()), 2)))
     fewer = KernelContextHeads(6, {"month": MONTH}, bank_size=len(head.bank), vote_weight=0.0)
     fewer.attach(head)
@@ -269,6 +268,6 @@ def test_what_does_not_fit_is_refused():
     with pytest.raises(ValueError, match="'country' do not fit"):
         heads.fit({"country": country + 1, "month": country})
     with pytest.raises(ValueError, match="45 photos"):
-        heads.attach(RetrievalHead((6,), bank_size=3))
+        heads.attach(BankHead((6,), bank_size=3))
     with pytest.raises(ValueError, match="not attached"):
         KernelContextHeads(6, WORDS, bank_size=45)(torch.zeros(1, 6))

@@ -1,5 +1,6 @@
 import json
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -50,7 +51,7 @@ def test_round_trip_of_every_head(tmp_path, kind, use_context, calibrated):
 
 
 def test_round_trip_of_context_in_closed_form(tmp_path):
-    model = _model("retrieval", True, "kernel-ridge")
+    model = _model("bank", True, "kernel-ridge")
     save_checkpoint(tmp_path / "c", model)
     again = load_checkpoint(tmp_path / "c", with_backbone=False)
     assert list(again.vocabularies) == list(WORDS)
@@ -59,7 +60,7 @@ def test_round_trip_of_context_in_closed_form(tmp_path):
 
 def _with_backbone(name="efficientnet-lite2"):
     backbone = build_backbone(BackboneConfig(name, "efficientnet-lite", views=((64, 64),)))
-    config = ModelConfig((), False, "retrieval", {"bank_size": 4, "vote": "cosine"})
+    config = ModelConfig((), False, "bank", {"bank_size": 4, "vote": "cosine"})
     model = GeolocationModel(
         config, backbone.config, backbone.block_widths, backbone=backbone, name="lite"
     )
@@ -179,3 +180,24 @@ def test_a_damaged_checkpoint_is_refused_in_plain_words(tmp_path, damage, messag
 def test_a_missing_folder_is_refused(tmp_path):
     with pytest.raises(CheckpointError, match="no checkpoint folder"):
         load_checkpoint(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("kind", ["regression", "geocells", "retrieval"])
+def test_a_checkpoint_of_format_1_predicts_as_it_did(kind):
+    """The folders were written by the last version that wrote format 1, with its predictions."""
+    folder = Path(__file__).parent / "old_checkpoints" / kind
+    model = load_checkpoint(folder, with_backbone=False)
+    assert model.config.coordinate_head == ("bank" if kind == "retrieval" else kind)
+    assert model.backbone_config.framing == "crop"
+    known = json.loads((folder / "expected.json").read_text())
+    estimates = model.predict(np.array(known["embedding"], dtype=np.float32))
+    for estimate, expected in zip(estimates, known["estimates"], strict=True):
+        posterior = estimate.posterior
+        # float32 heads: processors may differ in the last digits
+        assert posterior.mode() == pytest.approx(tuple(expected["mode"]), abs=1e-4)
+        for level, radius_km in expected["radius_km"].items():
+            assert posterior.radius_km(int(level) / 100) == pytest.approx(radius_km, rel=1e-4)
+        top = np.array(posterior.top_k(3))
+        assert top == pytest.approx(np.array(expected["top"]), abs=1e-4)
+        for feature, probabilities in expected["context"].items():
+            assert estimate.context[feature] == pytest.approx(np.array(probabilities), abs=1e-5)

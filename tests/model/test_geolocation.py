@@ -50,7 +50,7 @@ WORDS = {
 HEADS = {
     "regression": {},
     "geocells": {"cells": 12},
-    "retrieval": {"bank_size": 30, "vote": "kernel-ridge"},
+    "bank": {"bank_size": 30, "vote": "kernel-ridge"},
 }
 
 
@@ -70,7 +70,7 @@ def _model(kind, use_context, context_heads="linear"):
     model.normaliser.fit(rows)
     if kind == "geocells":
         model.coordinate_head.start_from(fibonacci_sphere(50), Geocells(fibonacci_sphere(12)))
-    if kind == "retrieval":
+    if kind == "bank":
         if context_heads == "kernel-ridge" and use_context:
             model.context_heads.fit({"climate": np.arange(30) % 3, "country": np.arange(30) % 2})
         joined = torch.randn(30, model.coordinate_head.input_width)
@@ -79,7 +79,7 @@ def _model(kind, use_context, context_heads="linear"):
 
 
 @pytest.mark.parametrize("use_context", [True, False])
-@pytest.mark.parametrize("kind", ["regression", "geocells", "retrieval"])
+@pytest.mark.parametrize("kind", ["regression", "geocells", "bank"])
 def test_every_head_predicts_with_and_without_context(kind, use_context):
     model = _model(kind, use_context)
     estimates = model.predict(np.random.default_rng(0).normal(size=(5, 10)).astype(np.float32))
@@ -95,7 +95,7 @@ def test_every_head_predicts_with_and_without_context(kind, use_context):
 
 
 def test_context_in_closed_form_shares_the_bank():
-    model = _model("retrieval", True, "kernel-ridge")
+    model = _model("bank", True, "kernel-ridge")
     assert model.predict(torch.randn(2, 10))[1].context["climate"].shape == (3,)
     assert sum("bank" in name for name in model.state_dict()) == 1
 
@@ -150,5 +150,5 @@ def test_what_does_not_fit_is_refused():
 
 
 def test_the_config_makes_itself_again():
-    config = ModelConfig(("climate",), True, "retrieval", {"bank_size": 3}, "linear")
+    config = ModelConfig(("climate",), True, "bank", {"bank_size": 3}, "linear")
     assert ModelConfig(**config.to_dict()) == config
