@@ -1,31 +1,43 @@
-"""Image geolocation: a photo in, latitude and longitude out, on your own machine."""
+"""Image geolocation: a photo in, latitude and longitude out, on your own computer."""
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from geoclip_core.errors import CheckpointError, PhotoError
+    from geoclip_core.errors import (
+        BackboneError,
+        CheckpointError,
+        DatasetError,
+        DownloadError,
+        PhotoError,
+    )
     from geoclip_core.explain import Explanation
     from geoclip_core.hub.models import bundled_models
     from geoclip_core.locator import Geolocator
     from geoclip_core.prediction import Candidate, Exif, Failure, Prediction
 
-# Handed on at first use (PEP 562): whoever only reads a table need not wait for torch.
-_HOMES = {
-    "Candidate": "geoclip_core.prediction",
-    "CheckpointError": "geoclip_core.errors",
-    "Exif": "geoclip_core.prediction",
-    "Explanation": "geoclip_core.explain",
-    "Failure": "geoclip_core.prediction",
-    "Geolocator": "geoclip_core.locator",
-    "PhotoError": "geoclip_core.errors",
-    "Prediction": "geoclip_core.prediction",
-    "bundled_models": "geoclip_core.hub.models",
+# Imported at first use (PEP 562), because most of these modules import torch.
+_MODULES = {
+    "BackboneError": "errors",
+    "Candidate": "prediction",
+    "CheckpointError": "errors",
+    "DatasetError": "errors",
+    "DownloadError": "errors",
+    "Exif": "prediction",
+    "Explanation": "explain",
+    "Failure": "prediction",
+    "Geolocator": "locator",
+    "PhotoError": "errors",
+    "Prediction": "prediction",
+    "bundled_models": "hub.models",
 }
 
 __all__ = [
+    "BackboneError",
     "Candidate",
     "CheckpointError",
+    "DatasetError",
+    "DownloadError",
     "Exif",
     "Explanation",
     "Failure",
@@ -36,7 +48,7 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
+def __getattr__(name: str) -> object:
+    if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(_HOMES[name]), name)
+    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)

@@ -1,21 +1,21 @@
-"""Errors that callers catch."""
+"""Errors that callers catch. Each message is one sentence that names the cause and the remedy."""
 
 
 class CheckpointError(ValueError):
-    """A checkpoint cannot be read or written; the message says which file and what to do."""
+    """A checkpoint cannot be read or written; the message names the file."""
 
 
 class BackboneError(ValueError):
-    """A backbone that cannot be built; the message says which and what to do."""
+    """A backbone cannot be built; the message names it."""
 
 
 class DownloadError(ValueError):
-    """Something could not be fetched; the message is one plain sentence that says what to do."""
+    """A model or dataset cannot be downloaded; what was there before is unchanged."""
 
 
 class PhotoError(ValueError):
-    """A photo cannot be used; the message says which one and why, in one plain sentence."""
+    """A photo cannot be used; the message names it."""
 
 
 class DatasetError(ValueError):
-    """A dataset that cannot be read; the message names file, column and row, and what to do."""
+    """A dataset cannot be read; the message names file, column and row."""

@@ -1,10 +1,10 @@
-"""Which parts of a photo an answer rests on, found by covering them.
+"""Find the parts of a photo that an answer rests on, by covering them.
 
-A window wanders over the photo; what it covers takes the photo's mean colour, and the model is
-asked again (occlusion sensitivity: Zeiler & Fergus, Visualizing and Understanding Convolutional
+A window moves over the photo; what it covers takes the photo's mean colour, and the model runs
+again (occlusion sensitivity: Zeiler & Fergus, Visualizing and Understanding Convolutional
 Networks, ECCV 2014, section 4.2). It needs no gradients and so works for every backbone and head.
-What it finds is checked on the spot: the parts that matter most are covered together, and the same
-shape is covered elsewhere in the photo for comparison (deletion: Petsiuk et al., RISE, BMVC 2018).
+The result is checked: the parts that matter most are covered together, and for comparison the same
+shape is covered elsewhere in the photo (deletion: Petsiuk et al., RISE, BMVC 2018).
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -22,13 +22,20 @@ Floats = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 
 PLACE = "place"
-"""The answer that every model gives; the others are its context features."""
+"""Key of the answer that every model gives; the others are its context features."""
 CELLS = 63
-"""About so many cells a photo is cut into; a window covers two by two."""
+"""Approximate number of cells that a photo is cut into; a window covers two by two."""
 MARKED_SHARE = 0.2
-"""Share of the cells that is marked as mattering most."""
+"""Share of the cells that is marked as the most important."""
 ELSEWHERE = 6
-"""Places to which the marked shape is moved for comparison."""
+"""Number of places to which the marked shape is moved for comparison."""
+FOR = (232, 113, 10)
+"""Red, green and blue of evidence for an answer: the app's colour of the best guess."""
+AGAINST = (47, 111, 222)
+"""The same for evidence against it: the app's colour of candidates."""
+_OPACITY = 0.75
+_FULL_COLOUR = 0.1
+"""Smallest share of the support whose loss is drawn in full colour."""
 _BATCH = 4
 
 
@@ -43,10 +50,10 @@ class Effect:
     answer: str
     """The place's name, or the class."""
     support: float
-    """Of the answer by the whole photo."""
+    """Support of the answer by the whole photo."""
     cells: Floats
-    """(rows, columns): mean loss of support over the windows that cover a cell. Negative where the
-    answer gains when the cell is covered: what is there speaks for something else."""
+    """(rows, columns): mean loss of support over the windows that cover a cell. Negative if
+    support grows when the cell is covered, so that it is evidence for another answer."""
     marked: Mask
     """(rows, columns): the fifth of the cells with the largest losses."""
     marked_loss: float
@@ -56,28 +63,28 @@ class Effect:
 
     @property
     def left(self) -> float:
-        """Support that is left when the marked cells are covered; never below 0."""
+        """Support that is left when the marked cells are covered; at least 0."""
         return max(0.0, self.support - self.marked_loss)
 
     @property
     def left_elsewhere(self) -> float:
-        """Mean support that is left when the shape is covered elsewhere; never below 0."""
+        """Mean support that is left when the shape is covered elsewhere; at least 0."""
         return max(0.0, self.support - float(np.mean(self.elsewhere)))
 
     @property
     def stands_out(self) -> bool:
-        """Whether the marked cells matter more than the same shape anywhere else that was tried."""
+        """Whether covering the marked cells costs more than covering the shape elsewhere."""
         return self.marked_loss > max(0.0, *self.elsewhere)
 
 
 @dataclass(frozen=True, eq=False)
 class Explanation:
-    """The reasons that a photo holds for the answers of one model.
+    """What covering parts of a photo does to each answer of one model.
 
     Attributes:
         file: Name of the photo.
         model: Name of the model.
-        image: The photo, upright, no larger than the model needs it.
+        image: The photo, upright and no larger than the model needs it.
         effects: "place" and each context feature that is read in the photo -> its effect.
     """
 
@@ -87,7 +94,7 @@ class Explanation:
     effects: dict[str, Effect]
 
     def overlay(self, answer: str = PLACE, side: int = 800) -> Image.Image:
-        """The photo with what speaks for an answer in orange and what speaks against it in blue.
+        """Return the photo with evidence for an answer in orange and against it in blue.
 
         Args:
             answer: A key of `effects`.
@@ -99,7 +106,7 @@ class Explanation:
         photo = self.image.resize(size, Image.Resampling.LANCZOS)
         grey = photo.convert("L").convert("RGB")
         base = np.asarray(Image.blend(photo, grey, 0.6), dtype=np.float64)
-        # A photo in which nothing matters must not look like one in which something does.
+        # Small effects stay pale: without this floor, noise would be drawn in full colour.
         largest = max(float(np.abs(effect.cells).max()), _FULL_COLOUR * effect.support, 1e-9)
         small = Image.fromarray((effect.cells / largest).astype(np.float32))
         values = np.asarray(small.resize(size, Image.Resampling.BICUBIC), dtype=np.float64)
@@ -116,13 +123,13 @@ def explain_answers(
     labels: Mapping[str, Sequence[str]],
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Effect]:
-    """The effect of every part of a photo on every answer of a model.
+    """Measure the effect of every part of a photo on every answer of a model.
 
     Args:
         image: The photo, upright RGB.
-        estimate: Gives an `Estimate` for each of a few images.
-        labels: Context feature -> class names; the features whose answers are to be explained.
-        progress: Called with images done and images in all.
+        estimate: Returns one `Estimate` for each image of a batch.
+        labels: Context feature -> class names, for the features to explain.
+        progress: Called with the images done and the images in all.
 
     Returns:
         `PLACE` and each feature -> its effect.
@@ -175,14 +182,14 @@ def explain_answers(
 
 
 def grid_shape(size: tuple[int, int]) -> tuple[int, int]:
-    """(rows, columns) of about `CELLS` nearly square cells for a photo of (width, height)."""
+    """Return (rows, columns) of about `CELLS` nearly square cells for a (width, height)."""
     aspect = min(max(size[0] / size[1], 0.2), 5.0)
     rows = max(3, round((CELLS / aspect) ** 0.5))
     return rows, max(3, round(CELLS / rows))
 
 
 def window_masks(shape: tuple[int, int]) -> list[Mask]:
-    """Every window of two by two cells, as (rows, columns) masks."""
+    """Return every window of two by two cells, as (rows, columns) masks."""
     masks = []
     for row in range(shape[0] - 1):
         for column in range(shape[1] - 1):
@@ -193,7 +200,7 @@ def window_masks(shape: tuple[int, int]) -> list[Mask]:
 
 
 def covered(image: Image.Image, mask: Mask) -> Image.Image:
-    """The photo with the cells of a mask in its mean colour."""
+    """Return the photo with the cells of a mask in its mean colour."""
     result = image.copy()
     colour = tuple(round(mean) for mean in ImageStat.Stat(image).mean)
     for row, column in np.argwhere(mask):
@@ -202,9 +209,9 @@ def covered(image: Image.Image, mask: Mask) -> Image.Image:
 
 
 def moved(mask: Mask) -> list[Mask]:
-    """The shape of a mask in `ELSEWHERE` other places, those first that overlap it least.
+    """Return the shape of a mask in `ELSEWHERE` other places, where it overlaps the mask least.
 
-    What leaves the photo on one side comes in on the other, so that as much is covered.
+    What leaves the photo on one side enters on the other, so that the same area is covered.
     """
     rows, columns = mask.shape
     shifts = [(r, c) for r in range(rows) for c in range(columns) if r or c]
@@ -225,7 +232,7 @@ def _largest(cells: Floats) -> Mask:
 def _cell_box(
     size: tuple[int, int], shape: tuple[int, int], row: int, column: int
 ) -> tuple[int, int, int, int]:
-    """(left, top, right, bottom) of a cell in pixels; neighbours share their edges."""
+    """Return (left, top, right, bottom) of a cell in pixels; neighbours share their edges."""
     (width, height), (rows, columns) = size, shape
     return (
         column * width // columns,
@@ -236,7 +243,7 @@ def _cell_box(
 
 
 def _outline(image: Image.Image, mask: Mask) -> None:
-    """Draw the border of the marked cells, white on dark so that it shows on any photo."""
+    """Draw the border of the marked cells: white on dark, visible on any photo."""
     draw = ImageDraw.Draw(image)
     padded = np.pad(mask, 1)
     lines = []
@@ -253,12 +260,3 @@ def _outline(image: Image.Image, mask: Mask) -> None:
     for width, colour in ((5, (20, 20, 20)), (2, (255, 255, 255))):
         for line in lines:
             draw.line(line, fill=colour, width=width)
-
-
-FOR = (232, 113, 10)
-"""Red, green and blue of what speaks for an answer: the app's colour of the best guess."""
-AGAINST = (47, 111, 222)
-"""Of what speaks against it: the app's colour of candidates."""
-_OPACITY = 0.75
-_FULL_COLOUR = 0.1
-"""Share of the support whose loss is drawn in full colour at the least."""

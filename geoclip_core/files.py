@@ -1,4 +1,8 @@
-"""Putting files where they belong: names that stay inside, room on the disk, all or nothing."""
+"""Write files and folders whole or not at all, and find the cache folders.
+
+What is being written lies beside its place as `.NAME.PID-NUMBER.part`. A process that is killed
+leaves that behind; the next write of the same file or folder removes it.
+"""
 
 import contextlib
 import glob
@@ -8,26 +12,33 @@ import os
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import platformdirs
 
 from geoclip_core.errors import DownloadError
 from geoclip_core.jobs import is_running
 
-# Two threads of one process may write the same file.
-_numbers = itertools.count()
+CACHE_VARIABLE = "GEOCLIP_CACHE"
+"""Environment variable that names one folder for everything of :class:`CacheFolders`."""
+OFFLINE_VARIABLE = "GEOCLIP_OFFLINE"
+MANIFEST = "download.json"
+"""File in the folder of every downloaded model; it lists the others."""
+DISK_RESERVE = 50_000_000
+"""Bytes that a download leaves free on the disk."""
+_APPLICATION = "geoclip-core"
+_YES = {"1", "true", "yes", "on"}
+_numbers = itertools.count()  # two threads of one process may write the same file
 
 
 @contextlib.contextmanager
 def atomic_file(path: Path) -> Iterator[Path]:
-    """Write a file beside its place and rename it when the block ends well.
+    """Yield a path to write to, and rename it to `path` when the block ends without an error.
 
-    Yields the path to write to, on the same disk. Until the block has ended, `path` stays what it
-    was; an exception leaves it so. Readers see the old content or the new, never a part.
+    Readers see the old content or the new, never a part of it. An exception leaves the old.
 
     Args:
-        path: The file to write or replace; its folder is made if it is not there.
+        path: The file to write or replace; its folder is made if needed.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = _unfinished(path)
@@ -39,18 +50,17 @@ def atomic_file(path: Path) -> Iterator[Path]:
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Write a text file (UTF-8, lines end as they do in `text`) in one step."""
+    """Write a text file in one step, as UTF-8 and with the line ends that `text` has."""
     with atomic_file(path) as unfinished:
         unfinished.write_text(text, encoding="utf-8", newline="")
 
 
 @contextlib.contextmanager
 def atomic_folder(target: Path) -> Iterator[Path]:
-    """Build a folder beside its place and swap it in when the block ends well.
+    """Yield an empty folder to fill, and swap it in when the block ends without an error.
 
-    Yields an empty folder on the same disk. Until the block has ended, `target` stays what it was;
-    an exception leaves it so. If the machine stops between the two renames of the swap, the next
-    call puts the old folder back.
+    Until then, and after an exception, `target` stays what it was. If the machine stops between the
+    two renames of the swap, the next call puts the old folder back.
 
     Args:
         target: The folder to write or replace.
@@ -68,17 +78,17 @@ def atomic_folder(target: Path) -> Iterator[Path]:
 
 
 def swap_in(finished: Path, target: Path) -> None:
-    """Put a finished folder in its place; the one that was there stays until the new one is in.
+    """Move a finished folder to its place by renaming, and remove the one that was there.
 
-    Both must be on one disk: the moves are renames.
+    Both must be on one disk.
 
     Raises:
-        OSError: the folder cannot be moved; the old one is in its place again.
+        OSError: The folder cannot be moved; the old one is in its place again.
     """
     target = target.absolute()
     target.parent.mkdir(parents=True, exist_ok=True)
     restore(target)
-    old = _aside(target)
+    old = _old(target)
     if target.exists():
         target.rename(old)
     try:
@@ -86,39 +96,27 @@ def swap_in(finished: Path, target: Path) -> None:
     except OSError:
         restore(target)
         raise
-    with contextlib.suppress(OSError):  # the new folder is in: what remains of the old may wait
-        _discard(old)
+    with contextlib.suppress(OSError):  # removed by the next swap, if not now
+        _remove(old)
 
 
 def restore(target: Path) -> None:
-    """Undo a swap that was cut short: put the old folder back where none is."""
-    old = _aside(target.absolute())
+    """Undo a swap that was interrupted: put the old folder back if there is no new one."""
+    old = _old(target.absolute())
     if old.is_dir() and not target.exists():
         old.rename(target)
     elif old.is_dir():
-        _discard(old)
-
-
-def _aside(target: Path) -> Path:
-    return target.with_name(f".{target.name}.old")
+        _remove(old)
 
 
 def remove_left_overs(path: Path) -> None:
-    """Take away what dead processes had begun to write for a file or folder."""
+    """Remove what processes that no longer run had begun to write for a file or folder."""
     prefix = f".{path.name}."
     for left_over in path.parent.glob(f"{glob.escape(prefix)}*-*.part"):
         owner = left_over.name.removeprefix(prefix).partition("-")[0]
         if owner.isdigit() and not is_running(int(owner)):
             with contextlib.suppress(OSError):
-                _discard(left_over)
-
-
-def _discard(path: Path) -> None:
-    """Remove a file, a link (never what it leads to), or a folder."""
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
+                _remove(left_over)
 
 
 def _unfinished(path: Path) -> Path:
@@ -126,30 +124,37 @@ def _unfinished(path: Path) -> Path:
     return path.with_name(f".{path.name}.{os.getpid()}-{next(_numbers)}.part")
 
 
-CACHE_VARIABLE = "GEOCLIP_CACHE"
-OFFLINE_VARIABLE = "GEOCLIP_OFFLINE"
-MANIFEST = "download.json"
-"""Lies in the folder of every model that was placed whole."""
-_APPLICATION = "geoclip-core"
-_YES = {"1", "true", "yes", "on"}
+def _old(target: Path) -> Path:
+    return target.with_name(f".{target.name}.old")
+
+
+def _remove(path: Path) -> None:
+    """Remove a file, a folder, or a link but not its target."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 @dataclass(frozen=True)
 class CacheFolders:
-    """The folders of one cache."""
+    """Folders for what is downloaded or computed once. Whoever writes into one makes it."""
 
     models: Path
-    """One folder a downloaded model, each complete or not there at all."""
+    """One folder for each downloaded model, complete or absent."""
     partial: Path
-    """Transfers under way or interrupted; beside `models`, so that a rename is atomic."""
+    """Downloads that are running or were interrupted; on the same disk as `models`."""
     galleries: Path
-    """Encoded galleries, derived from models: can be deleted at any time."""
+    """Encoded galleries, computed from models; may be deleted at any time."""
     calibrations: Path
-    """Temperatures and radii fitted on the user's photos, one file a model."""
+    """Temperatures and radii fitted on the user's own photos, one file for each model."""
 
 
 def cache_folders(root: Path | str | None = None) -> CacheFolders:
-    """The folders under `root`, else under `GEOCLIP_CACHE`, else where the platform keeps them."""
+    """Return the folders below `root`, else below `GEOCLIP_CACHE`, else the platform's own.
+
+    On the platform, calibrations go to the data folder, because they cannot be downloaded again.
+    """
     chosen = str(root) if root is not None else os.environ.get(CACHE_VARIABLE, "").strip()
     if chosen:
         cache = data = Path(chosen).expanduser().absolute()
@@ -165,40 +170,29 @@ def cache_folders(root: Path | str | None = None) -> CacheFolders:
 
 
 def downloaded_folder(name: str) -> Path | None:
-    """The folder of a model "user/name" that was downloaded and placed, or None."""
+    """Return the folder of a downloaded model "user/name", or None."""
     folder = cache_folders().models / name.replace("/", "--")
     return folder if name and (folder / MANIFEST).is_file() else None
 
 
 def is_offline(flag: bool = False) -> bool:
-    """Whether the network must not be touched: by a flag, `GEOCLIP_OFFLINE` or `HF_HUB_OFFLINE`."""
+    """Whether `flag`, `GEOCLIP_OFFLINE` or `HF_HUB_OFFLINE` forbids the network."""
     return flag or any(
         os.environ.get(name, "").strip().lower() in _YES
         for name in (OFFLINE_VARIABLE, "HF_HUB_OFFLINE")
     )
 
 
-DISK_RESERVE = 50_000_000
-"""Bytes that stay free: a disk filled to the brim harms more than our download."""
-
-
-def safe_path(folder: Path, name: str) -> Path:
-    """The path of a remote name inside a folder.
-
-    Raises:
-        DownloadError: if the name leads out of the folder.
-    """
-    path = PurePosixPath(name)
-    if not path.parts or path.is_absolute() or ".." in path.parts or "\\" in name or ":" in name:
-        raise DownloadError(f"the source names a file {name!r}, which leads out of its folder")
-    return folder.joinpath(*path.parts)
-
-
 def check_space(folder: Path, needed: int, what: str) -> None:
-    """Refuse before anything is written when the disk cannot hold it.
+    """Check before a download that the disk has room for it.
+
+    Args:
+        folder: Where it is written; need not exist.
+        needed: Bytes.
+        what: Name of the download, for the message.
 
     Raises:
-        DownloadError: saying how much is missing and how to use another disk.
+        DownloadError: The disk has less than `needed` and `DISK_RESERVE` bytes free.
     """
     existing = next(place for place in (folder, *folder.parents) if place.exists())
     free = shutil.disk_usage(existing).free
@@ -210,7 +204,7 @@ def check_space(folder: Path, needed: int, what: str) -> None:
 
 
 def readable(size: int) -> str:
-    """A size as a person says it: "41 MB", "1.7 GB"."""
+    """Return a size in bytes as "12 kB", "41 MB" or "1.71 GB"."""
     if size < 1_000_000:
         return f"{max(1, round(size / 1000))} kB"
     if size < 1_000_000_000:
@@ -219,6 +213,6 @@ def readable(size: int) -> str:
 
 
 def sha256_of(path: Path) -> str:
-    """SHA-256 of a file, in hexadecimal."""
+    """Return the SHA-256 of a file in hexadecimal."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()

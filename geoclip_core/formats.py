@@ -1,4 +1,4 @@
-"""Predictions written out: text, JSON lines, CSV, GeoJSON, KML."""
+"""Write predictions as text, JSON lines, CSV, GeoJSON or KML."""
 
 import csv
 import io
@@ -11,12 +11,12 @@ from geoclip_core.prediction import Failure, Prediction
 
 Row = Prediction | Failure
 CONTEXT_CLASSES = 5
-"""How many classes of each context feature are written out."""
+"""Number of classes of each context feature that are written to JSON."""
 _KML = "http://www.opengis.net/kml/2.2"
 
 
-def to_record(row: Row) -> dict[str, Any]:
-    """One JSON-ready object: the prediction, or `{"file", "error"}`. Probabilities are 0-1."""
+def _record(row: Row) -> dict[str, Any]:
+    """Return the JSON object of a prediction, or `{"file", "error"}` of a failure."""
     if isinstance(row, Failure):
         return {"file": row.file, "error": row.error}
     exif = None
@@ -55,12 +55,12 @@ def to_record(row: Row) -> dict[str, Any]:
 
 
 def to_json_line(row: Row) -> str:
-    """One JSON object on one line, without the line end."""
-    return json.dumps(to_record(row), ensure_ascii=False)
+    """Return the JSON object on one line, without the line end."""
+    return json.dumps(_record(row), ensure_ascii=False)
 
 
 def to_text(row: Row) -> str:
-    """A few lines for a person; an estimate always has its radius beside it."""
+    """Return a few lines for a person to read, with the radius below the estimate."""
     if isinstance(row, Failure):
         return f"{row.file}\n  error: {row.error}"
     lines = [
@@ -74,7 +74,7 @@ def to_text(row: Row) -> str:
         if classes:
             shown = "; ".join(f"{label} {share:.0%}" for label, share in classes[:3])
             lines.append(f"  {feature:<9} {shown}")
-    if row.error_km is not None:
+    if row.exif is not None and row.error_km is not None:
         lines.append(
             f"  EXIF      {row.exif.latitude:.4f}, {row.exif.longitude:.4f}"
             f"  (the estimate is {row.error_km:,.0f} km away)"
@@ -83,7 +83,7 @@ def to_text(row: Row) -> str:
 
 
 def csv_header(features: Sequence[str], candidates: int) -> list[str]:
-    """Column names of `csv_row` for a model's features and a number of candidates."""
+    """Return the columns of `csv_row` for a model's features and a number of candidates."""
     columns = ["file", "model", "latitude", "longitude", "radius_50_km", "radius_90_km", "place"]
     for number in range(1, candidates + 1):
         prefix = f"candidate_{number}_"
@@ -95,8 +95,8 @@ def csv_header(features: Sequence[str], candidates: int) -> list[str]:
 
 
 def csv_row(row: Row) -> dict[str, Any]:
-    """The cells of one row, by column name."""
-    record = to_record(row)
+    """Return column -> cell of one row."""
+    record = _record(row)
     if isinstance(row, Failure):
         return record
     cells = {key: record[key] for key in ("file", "model", "latitude", "longitude", "seconds")}
@@ -118,7 +118,7 @@ def csv_row(row: Row) -> dict[str, Any]:
 
 
 def to_csv(rows: Iterable[Row]) -> str:
-    """A table with one row a photo; unreadable photos have the column `error` filled."""
+    """Return a table with one row for each photo; a failure fills the column `error`."""
     rows = list(rows)
     found = [row for row in rows if isinstance(row, Prediction)]
     features = list(dict.fromkeys(feature for row in found for feature in row.context))
@@ -130,9 +130,9 @@ def to_csv(rows: Iterable[Row]) -> str:
     return text.getvalue()
 
 
-def to_feature(row: Prediction) -> dict[str, Any]:
-    """A GeoJSON point feature; RFC 7946 puts the longitude first."""
-    record = to_record(row)
+def _feature(row: Prediction) -> dict[str, Any]:
+    """Return a GeoJSON point feature. Longitude comes first (RFC 7946)."""
+    record = _record(row)
     return {
         "type": "Feature",
         "geometry": {
@@ -144,13 +144,13 @@ def to_feature(row: Prediction) -> dict[str, Any]:
 
 
 def to_geojson(rows: Iterable[Row]) -> str:
-    """A GeoJSON feature collection; unreadable photos have no position and are left out."""
-    features = [to_feature(row) for row in rows if isinstance(row, Prediction)]
+    """Return a GeoJSON feature collection; failures have no position and are left out."""
+    features = [_feature(row) for row in rows if isinstance(row, Prediction)]
     return json.dumps({"type": "FeatureCollection", "features": features}, ensure_ascii=False)
 
 
 def to_kml(rows: Iterable[Row]) -> str:
-    """KML 2.2 with a placemark a photo."""
+    """Return KML 2.2 with one placemark for each prediction; failures are left out."""
     ElementTree.register_namespace("", _KML)
     root = ElementTree.Element(f"{{{_KML}}}kml")
     document = _child(root, "Document")
@@ -179,5 +179,5 @@ def _child(parent: ElementTree.Element, tag: str, text: str | None = None) -> El
 
 
 def _printable(text: str) -> str:
-    """Without control characters, which XML cannot hold."""
+    """Replace control characters, which XML cannot hold."""
     return "".join(character if character.isprintable() else "\ufffd" for character in text)

@@ -1,8 +1,8 @@
-"""`Geolocator`: a photo in, a place out.
+"""Locate photos with a loaded model.
 
 The path of a photo: bytes → `data.photos.open_photo` → `Backbone.embed` → `predict` of the model →
-`Posterior` → `Prediction` with named places. Positions in a photo's EXIF are read and handed on,
-never used for the guess.
+`Posterior` → `Prediction` with named places. A position in a photo's EXIF is handed on, never used
+for the estimate.
 """
 
 import contextlib
@@ -17,7 +17,7 @@ from typing import Any, Literal, Self
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageFile
 from torch import Tensor
 
 from geoclip_core.data.photos import Photo, open_photo
@@ -33,13 +33,20 @@ from geoclip_core.prediction import Exif, Failure, Prediction, labelled
 from geoclip_core.training.embeddings import Engine, chosen_engine
 
 PhotoSource = str | os.PathLike[str] | bytes | Image.Image
+"""A path, the bytes of a file, or a PIL image."""
+MANY_PHOTOS = 40
+"""Number of photos from which `Geolocator.accelerate` saves more time than it takes."""
 UPRIGHT_SIDES = (1024, 1024)
-"""Width and height that hold the picture on which answers are explained, in pixels."""
+"""Largest width and height of the picture that an explanation is made on, in pixels."""
+OUTLIER_SHARE = 0.01
+"""Share of each photo's mass that is spread evenly over the Earth before pooling, so that a single
+misleading photo cannot veto the place that all others point to."""
+_EARTH_AREA_KM2 = 4 * np.pi * EARTH_RADIUS_KM**2
 
 
 @dataclass(frozen=True)
-class PreparedPhoto:
-    """A photo reduced to what the backbone needs, so that a batch does not hold big pictures."""
+class _PreparedPhoto:
+    """What the backbone needs of a photo; small, so that a batch does not hold large pictures."""
 
     file: str
     views: list[Tensor]
@@ -49,128 +56,36 @@ class PreparedPhoto:
     """Time that reading took."""
 
 
-def prepare(source: PhotoSource, preprocessing: Preprocessing) -> PreparedPhoto:
-    """Read a photo and make the views of a backbone.
+def _prepare(source: PhotoSource, preprocessing: Preprocessing) -> _PreparedPhoto:
+    """Read a photo and make the views that the backbone sees.
 
     Raises:
-        PhotoError: it cannot be read.
+        PhotoError: It cannot be read.
     """
     started = time.perf_counter()
     photo = open_photo(source, draft_size=preprocessing.draft_size)
     views = preprocessing.pixels(photo.image)
-    return PreparedPhoto(photo.name, views, _exif(photo), time.perf_counter() - started)
+    exif = None
+    if photo.latitude is not None or photo.captured_at is not None:
+        exif = Exif(photo.latitude, photo.longitude, photo.captured_at)
+    return _PreparedPhoto(photo.name, views, exif, time.perf_counter() - started)
 
 
-def prepare_or_fail(source: PhotoSource, preprocessing: Preprocessing) -> PreparedPhoto | Failure:
-    """The same, with a `Failure` for a photo that cannot be read."""
+def _prepare_or_fail(source: PhotoSource, preprocessing: Preprocessing) -> _PreparedPhoto | Failure:
     try:
-        return prepare(source, preprocessing)
+        return _prepare(source, preprocessing)
     except PhotoError as error:
-        return Failure(_name_of(source), str(error))
-
-
-def upright_photo(
-    source: PhotoSource, preprocessing: Preprocessing, name: str | None = None
-) -> Photo:
-    """A photo whose image is no larger than explaining an answer on it needs.
-
-    Args:
-        source: A path, the bytes of a file, or a PIL image.
-        preprocessing: Of the backbone.
-        name: What to call the photo; by default its file name.
-
-    Raises:
-        PhotoError: it cannot be read.
-    """
-    photo = open_photo(source, name=name, draft_size=preprocessing.draft_size)
-    image = photo.image.copy()
-    image.thumbnail(UPRIGHT_SIDES, Image.Resampling.BICUBIC)
-    return replace(photo, image=image)
-
-
-def is_source(value: Any) -> bool:
-    """Whether a value is one photo, rather than several."""
-    return isinstance(value, str | os.PathLike | bytes | Image.Image)
-
-
-def _exif(photo: Photo) -> Exif | None:
-    if photo.latitude is None and photo.captured_at is None:
-        return None
-    return Exif(photo.latitude, photo.longitude, photo.captured_at)
-
-
-def _name_of(source: PhotoSource) -> str:
-    if isinstance(source, str | os.PathLike):
-        return Path(source).name
-    return getattr(source, "filename", "") or "photo"
-
-
-OUTLIER_SHARE = 0.01
-"""Share of each photo's mass that is spread evenly over the Earth before pooling, so that a single
-misleading photo cannot veto the place that all others point to."""
-
-_EARTH_AREA_KM2 = 4 * np.pi * EARTH_RADIUS_KM**2
-
-
-def pooled_posterior(posteriors: Sequence[Posterior]) -> Posterior:
-    """Logarithmic pool (the normalised geometric mean) of the posteriors of one place.
-
-    Equal weights that sum to one: photos of one place are not independent, so the pool sharpens
-    where they agree but never as far as a product would (Genest & Zidek, "Combining Probability
-    Distributions", Statistical Science 1986, section 3). A radius that is calibrated for one photo
-    is therefore not made smaller than the photos themselves justify.
-
-    Args:
-        posteriors: One or more; of the same or of different points.
-
-    Returns:
-        A posterior over the union of the points, with the mean bandwidth.
-
-    Raises:
-        ValueError: there is no posterior.
-    """
-    if not posteriors:
-        raise ValueError("pooling needs at least one posterior")
-    first = posteriors[0]
-    if len(posteriors) == 1:
-        return first
-    scale = first.radius_scale
-    if all(np.array_equal(p.points, first.points) for p in posteriors[1:]):
-        floor = np.log(OUTLIER_SHARE / len(first))
-        logs = [np.logaddexp(np.log1p(-OUTLIER_SHARE) + p.log_weights, floor) for p in posteriors]
-        known = [p.scores for p in posteriors if p.scores is not None]
-        return Posterior(
-            first.points,
-            np.mean(logs, axis=0),
-            float(np.mean([p.bandwidth_km for p in posteriors])),
-            scores=np.mean(known, axis=0) if len(known) == len(posteriors) else None,
-            radius_scale=scale,
-        )
-    points = np.concatenate([p.points for p in posteriors])
-    # a point stands for the mass around it: weigh it by what its own photo put there
-    own = np.concatenate([p.log_weights for p in posteriors])
-    own_density = np.concatenate([p.log_density(p.points) for p in posteriors])
-    floor = np.log(OUTLIER_SHARE / _EARTH_AREA_KM2)
-    logs = [
-        np.logaddexp(np.log1p(-OUTLIER_SHARE) + p.log_density(points), floor) for p in posteriors
-    ]
-    return Posterior(
-        points,
-        np.mean(logs, axis=0) + own - own_density,
-        float(np.mean([p.bandwidth_km for p in posteriors])),
-        radius_scale=scale,
-    )
-
-
-MANY_PHOTOS = 40
-"""From so many photos on, `Geolocator.accelerate` saves more time than it takes."""
+        if isinstance(source, str | os.PathLike):
+            return Failure(Path(source).name, str(error))
+        named = isinstance(source, ImageFile.ImageFile) and source.filename
+        return Failure(str(named or "photo"), str(error))
 
 
 @dataclass
 class Geolocator:
-    """Answers where photos were taken, with one model on one device.
+    """Estimates where photos were taken, with one model on one device.
 
-    Make it with `Geolocator.load`. `model` needs its backbone.
+    Make it with `Geolocator.load`.
     """
 
     model: Locatable
@@ -186,20 +101,20 @@ class Geolocator:
         """Load a model by bundled name, run or checkpoint folder, downloaded name, or hub id.
 
         Raises:
-            CheckpointError: there is no such model, or its files are not whole; the message says
-                what can be chosen instead.
+            CheckpointError: No model has this name, or its files are incomplete; the message lists
+                the models to choose from.
         """
         choice = load_model(name, device)
         return cls(choice.model, choice.name, device, choice.folder, choice.metrics)
 
     @property
     def features(self) -> tuple[str, ...]:
-        """The context features that the model answers."""
+        """Names of the context features that the model estimates."""
         return tuple(self.model.vocabularies)
 
     @property
     def context_source(self) -> ContextSource:
-        """Whether context is read in the photo or looked up on the map under the posterior."""
+        """Whether context is read in the photo, or looked up on the map under the posterior."""
         return self.model.context_source
 
     @property
@@ -207,7 +122,7 @@ class Geolocator:
         """The network that embeds photos.
 
         Raises:
-            ValueError: the model was loaded without it.
+            ValueError: The model was loaded without it.
         """
         if self.model.backbone is None:
             raise ValueError(f"{self.name} was loaded without its backbone and cannot read photos")
@@ -219,13 +134,13 @@ class Geolocator:
         return self.model.calibration is not None
 
     def accelerate(self) -> bool:
-        """Run the backbone with ONNX Runtime from now on, where that is possible.
+        """Run the backbone with ONNX Runtime from now on, if possible.
 
-        It takes a few seconds once, so it pays for many photos. Answers are the same but for
-        rounding.
+        Takes a few seconds once, so it pays for many photos. Estimates change by rounding only.
 
         Returns:
-            False where torch stays: not on a CPU, too large, or ONNX gives other numbers.
+            False if torch is still used: the backbone is not on a CPU, is too large, or ONNX
+            Runtime is missing or gives other numbers.
         """
         if not self._engine_tried:
             self._engine = chosen_engine(self.backbone)
@@ -238,19 +153,22 @@ class Geolocator:
         """Locate one photo, or one place from several photos of it.
 
         Args:
-            photo: A path, the bytes of a file, a PIL image; or a sequence of these that all show
-                one place.
-            top_k: How many candidates, 1 or more.
-            name: What to call the photo; by default its file name.
+            photo: A path, the bytes of a file, or a PIL image; or a sequence of these that all
+                show one place.
+            top_k: Number of candidate places, 1 or more.
+            name: Name of the photo; by default its file name.
 
         Raises:
-            PhotoError: a photo cannot be read.
+            PhotoError: A photo cannot be read, or there is none.
         """
         _check_top_k(top_k)
-        sources = [photo] if is_source(photo) else list(photo)
+        if isinstance(photo, str | os.PathLike | bytes | Image.Image):
+            sources: list[PhotoSource] = [photo]
+        else:
+            sources = list(photo)
         if not sources:
             raise PhotoError("no photo was given")
-        prepared = [prepare(source, self._preprocessing) for source in sources]
+        prepared = [_prepare(source, self._preprocessing) for source in sources]
         return self._together(prepared, top_k, name)
 
     def locate_many(
@@ -261,19 +179,19 @@ class Geolocator:
         top_k: int = 5,
         errors: Literal["raise", "yield"] = "raise",
         progress: Callable[[int], None] | None = None,
-    ) -> Iterator["Prediction | Failure"]:
+    ) -> Iterator[Prediction | Failure]:
         """Locate many photos in batches, in their order.
 
         Args:
-            photos: Paths, bytes or PIL images; read lazily.
-            batch_size: Photos that pass the backbone together.
-            top_k: How many candidates each.
+            photos: Paths, bytes of files or PIL images; read as they are needed.
+            batch_size: Photos that pass through the backbone at a time.
+            top_k: Number of candidate places for each photo, 1 or more.
             errors: "raise" a `PhotoError` at the first photo that cannot be read, or "yield" a
                 `Failure` in its place and go on.
-            progress: Called with the number of photos done after each batch.
+            progress: Called after each batch with the number of photos done.
 
         Raises:
-            PhotoError: a photo cannot be read and `errors` is "raise".
+            PhotoError: A photo cannot be read and `errors` is "raise".
         """
         _check_top_k(top_k)
         if batch_size < 1:
@@ -284,12 +202,12 @@ class Geolocator:
         remaining = iter(photos)
         with ThreadPoolExecutor(max_workers=min(4, os.cpu_count() or 1)) as pool:
             while batch := list(islice(remaining, batch_size)):
-                prepared = list(pool.map(prepare_or_fail, batch, repeat(self._preprocessing)))
+                prepared = list(pool.map(_prepare_or_fail, batch, repeat(self._preprocessing)))
                 if errors == "raise":
                     for item in prepared:
                         if isinstance(item, Failure):
                             raise PhotoError(item.error)
-                readable = [item for item in prepared if isinstance(item, PreparedPhoto)]
+                readable = [item for item in prepared if isinstance(item, _PreparedPhoto)]
                 predicted = iter(self._predict(readable, top_k))
                 for item in prepared:
                     yield item if isinstance(item, Failure) else next(predicted)
@@ -305,16 +223,16 @@ class Geolocator:
         progress: Callable[[int, int], None] | None = None,
         lock: contextlib.AbstractContextManager[Any] | None = None,
     ) -> Explanation:
-        """Which parts of a photo the answers rest on: the model looks about 70 times.
+        """Find the parts of a photo that the estimate rests on, in about 70 passes of the model.
 
         Args:
             photo: A path, the bytes of a file, or a PIL image.
-            name: What to call the photo; by default its file name.
-            progress: Called with looks done and looks in all.
-            lock: Held while the model computes, free in between.
+            name: Name of the photo; by default its file name.
+            progress: Called with the passes done and the passes in all.
+            lock: Held during each pass, released in between.
 
         Raises:
-            PhotoError: the photo cannot be read.
+            PhotoError: The photo cannot be read.
         """
         opened = upright_photo(photo, self._preprocessing, name)
         guard = lock or contextlib.nullcontext()
@@ -335,14 +253,14 @@ class Geolocator:
         return Explanation(opened.name, self.name, opened.image, effects)
 
     def embed(self, photo: PhotoSource) -> Tensor:
-        """The embedding (D,) of a photo, for those who want to build on it."""
-        return self._embeddings([prepare(photo, self._preprocessing)])[0]
+        """Return the backbone's embedding (D,) of a photo."""
+        return self._embeddings([_prepare(photo, self._preprocessing)])[0]
 
     @property
     def _preprocessing(self) -> Preprocessing:
         return self.backbone.preprocessing
 
-    def _embeddings(self, prepared: Sequence[PreparedPhoto]) -> Tensor:
+    def _embeddings(self, prepared: Sequence[_PreparedPhoto]) -> Tensor:
         views = [torch.stack(view) for view in zip(*(p.views for p in prepared), strict=True)]
         return self._embed(views)
 
@@ -350,7 +268,7 @@ class Geolocator:
         with torch.inference_mode():
             return (self._engine or self.backbone.embed)(views)
 
-    def _predict(self, prepared: Sequence[PreparedPhoto], top_k: int) -> list[Prediction]:
+    def _predict(self, prepared: Sequence[_PreparedPhoto], top_k: int) -> list[Prediction]:
         if not prepared:
             return []
         started = time.perf_counter()
@@ -363,7 +281,7 @@ class Geolocator:
         ]
 
     def _together(
-        self, prepared: Sequence[PreparedPhoto], top_k: int, name: str | None
+        self, prepared: Sequence[_PreparedPhoto], top_k: int, name: str | None
     ) -> Prediction:
         started = time.perf_counter()
         with torch.inference_mode():
@@ -371,7 +289,7 @@ class Geolocator:
         first = estimates[0]
         if len(estimates) > 1:
             context = {
-                feature: sum(e.context[feature] for e in estimates) / len(estimates)
+                feature: np.mean([e.context[feature] for e in estimates], axis=0)
                 for feature in first.context
             }
             posterior = pooled_posterior([e.posterior for e in estimates])
@@ -409,3 +327,72 @@ class Geolocator:
 def _check_top_k(top_k: int) -> None:
     if top_k < 1:
         raise ValueError(f"top_k must be 1 or more, not {top_k}")
+
+
+def pooled_posterior(posteriors: Sequence[Posterior]) -> Posterior:
+    """Return the logarithmic pool (normalised geometric mean) of the posteriors of one place.
+
+    The weights are equal and sum to one: photos of one place are not independent, so the pool is
+    sharper where they agree but never as sharp as their product (Genest & Zidek, "Combining
+    Probability Distributions", Statistical Science 1986, section 3). Radii that are calibrated for
+    one photo therefore do not become too small.
+
+    Args:
+        posteriors: One or more, over the same points or different ones.
+
+    Returns:
+        A posterior over the union of the points, with the mean bandwidth.
+
+    Raises:
+        ValueError: There is no posterior.
+    """
+    if not posteriors:
+        raise ValueError("pooling needs at least one posterior")
+    first = posteriors[0]
+    if len(posteriors) == 1:
+        return first
+    scale = first.radius_scale
+    if all(np.array_equal(p.points, first.points) for p in posteriors[1:]):
+        floor = np.log(OUTLIER_SHARE / len(first))
+        logs = [np.logaddexp(np.log1p(-OUTLIER_SHARE) + p.log_weights, floor) for p in posteriors]
+        known = [p.scores for p in posteriors if p.scores is not None]
+        return Posterior(
+            first.points,
+            np.mean(logs, axis=0),
+            float(np.mean([p.bandwidth_km for p in posteriors])),
+            scores=np.mean(known, axis=0) if len(known) == len(posteriors) else None,
+            radius_scale=scale,
+        )
+    points = np.concatenate([p.points for p in posteriors])
+    # A point represents the mass around it: weight it by what its own photo put there.
+    own = np.concatenate([p.log_weights for p in posteriors])
+    own_density = np.concatenate([p.log_density(p.points) for p in posteriors])
+    floor = np.log(OUTLIER_SHARE / _EARTH_AREA_KM2)
+    logs = [
+        np.logaddexp(np.log1p(-OUTLIER_SHARE) + p.log_density(points), floor) for p in posteriors
+    ]
+    return Posterior(
+        points,
+        np.mean(logs, axis=0) + own - own_density,
+        float(np.mean([p.bandwidth_km for p in posteriors])),
+        radius_scale=scale,
+    )
+
+
+def upright_photo(
+    source: PhotoSource, preprocessing: Preprocessing, name: str | None = None
+) -> Photo:
+    """Return a photo with its image upright and no larger than an explanation needs.
+
+    Args:
+        source: A path, the bytes of a file, or a PIL image.
+        preprocessing: Of the backbone.
+        name: Name of the photo; by default its file name.
+
+    Raises:
+        PhotoError: It cannot be read.
+    """
+    photo = open_photo(source, name=name, draft_size=preprocessing.draft_size)
+    image = photo.image.copy()
+    image.thumbnail(UPRIGHT_SIDES, Image.Resampling.BICUBIC)
+    return replace(photo, image=image)

@@ -1,9 +1,12 @@
-"""What a model says of one photo, ready to be shown."""
+"""The estimate for one photo, with named places and radii."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal, Self
+
+import numpy as np
+from numpy.typing import NDArray
 
 from geoclip_core.earth.gazetteer import Gazetteer, Place
 from geoclip_core.earth.sphere import haversine_km
@@ -11,12 +14,12 @@ from geoclip_core.model.posterior import Posterior
 
 RADIUS_MASSES = (0.5, 0.9)
 CONTINENT_KM = 2500.0
-"""The benchmark threshold for a continent (Vo et al., IM2GPS 2017)."""
+"""The benchmark's threshold for a continent (Vo et al., "Revisiting IM2GPS", ICCV 2017)."""
 
 
 @dataclass(frozen=True)
 class Exif:
-    """What the camera wrote into the photo; not used for the guess."""
+    """What the camera wrote into the photo; never used for the estimate."""
 
     latitude: float | None
     longitude: float | None
@@ -25,7 +28,7 @@ class Exif:
 
 @dataclass(frozen=True)
 class Candidate:
-    """One of the distinct places that a photo may show."""
+    """One of the places that a photo may show."""
 
     latitude: float
     longitude: float
@@ -35,22 +38,22 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Prediction:
-    """An estimate of where a photo was taken, with an honest radius.
+    """An estimate of where a photo was taken, with its uncertainty.
 
     Attributes:
         file: Name of the photo.
         model: Name of the model.
         latitude, longitude: Degrees; the point with the highest expected GeoScore.
-        radius_km: Share of the probability (0.5, 0.9) → radius around the point that holds it.
-        candidates: Distinct places, the best guess first.
-        context: Feature → (label, probability) of all classes, most probable first; a head that
-            was not trained is absent.
+        radius_km: Share of the probability (0.5, 0.9) -> radius in km around the point that holds
+            it.
+        candidates: Distinct places, the most probable first.
+        context: Feature -> (label, probability) of every class, the most probable first.
         posterior: The whole distribution, for heatmaps.
-        place: The named place of the point.
-        exif: What the camera wrote, or None where it wrote neither position nor time.
-        seconds: Time taken for this photo, reading included.
-        calibrated: Whether the radius was fitted on held-out photos.
-        context_source: "photo" where heads read the context in the photo, "map" where it was
+        place: The named place nearest to the point.
+        exif: What the camera wrote, or None if it wrote neither position nor time.
+        seconds: Time taken for this photo, including reading it.
+        calibrated: Whether the radii were fitted on held-out photos.
+        context_source: "photo" if context heads read the context in the photo, "map" if it was
             looked up under the posterior.
     """
 
@@ -70,12 +73,12 @@ class Prediction:
 
     @classmethod
     def of(cls, posterior: Posterior, top_k: int, **about: Any) -> Self:
-        """The answer that a posterior gives, with named places.
+        """Return the prediction that a posterior gives, with named places.
 
         Args:
             posterior: Where the photo may have been taken.
-            top_k: How many candidates.
-            about: The other attributes, `file`, `model` and `context` at the least.
+            top_k: Number of candidate places.
+            about: The other attributes; at least `file`, `model` and `context`.
         """
         best = posterior.mode()
         places = posterior.top_k(top_k)
@@ -95,12 +98,12 @@ class Prediction:
 
     @property
     def unsure(self) -> bool:
-        """Whether the model cannot even tell the continent: half of the mass lies farther off."""
+        """Whether even the continent is uncertain: half of the mass is over 2,500 km away."""
         return self.radius_km[0.5] > CONTINENT_KM
 
     @property
     def error_km(self) -> float | None:
-        """Great-circle distance to the EXIF position in km, or None where there is none."""
+        """Great-circle distance in km to the EXIF position, or None if there is none."""
         if self.exif is None or self.exif.latitude is None or self.exif.longitude is None:
             return None
         truth = (self.exif.latitude, self.exif.longitude)
@@ -109,13 +112,13 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Failure:
-    """A photo that could not be read, and why in a sentence."""
+    """A photo that could not be read, and the reason in one sentence."""
 
     file: str
     error: str
 
 
-def labelled(names: Sequence[str], probabilities: Sequence[float]) -> list[tuple[str, float]]:
-    """Each class with its probability, most probable first."""
+def labelled(names: Sequence[str], probabilities: NDArray[np.float64]) -> list[tuple[str, float]]:
+    """Return (name, probability) of every class, the most probable first."""
     order = sorted(range(len(names)), key=lambda index: -probabilities[index])
     return [(names[index], float(probabilities[index])) for index in order]

@@ -1,7 +1,10 @@
-"""``python -m geoclip_core locate`` with the bundled model, end to end."""
+"""The command ``geoclip``: `locate` with the bundled models, and what every command shares."""
 
 import csv
 import json
+import subprocess
+import sys
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -61,6 +64,13 @@ def test_geojson_holds_every_readable_photo(photos, capsys):
     assert [f["properties"]["file"] for f in collection["features"]] == ["a.jpg"]
 
 
+def test_kml_holds_every_readable_photo(photos, capsys):
+    assert main(["locate", str(photos), "--format", "kml"]) == 1
+    text = capsys.readouterr().out
+    names = [e.text for e in ElementTree.fromstring(text.encode()).iter() if e.tag[-4:] == "name"]
+    assert names[1:] == ["a.jpg", "b.png"]
+
+
 def test_photos_of_one_place_give_one_estimate(photos, capsys):
     names = [str(photos / "a.jpg"), str(photos / "b.png")]
     assert main(["locate", *names, "--together", "--format", "json"]) == 0
@@ -99,3 +109,36 @@ def test_an_interrupted_output_leaves_the_old_file_whole(photos, monkeypatch):
     assert main(command) == 1
     assert output.read_text() == "old"
     assert not list(photos.glob(".places*"))
+
+
+@pytest.mark.parametrize("arguments", [["locate"], ["locate", "a.jpg", "--format", "x"], ["find"]])
+def test_wrong_usage_exits_with_2(arguments):
+    command = [sys.executable, "-m", "geoclip_core", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], ["locate", "explain", "models", "download", "push"]),
+        (["locate"], ["PHOTO", "--model", "--top-k", "--format", "--output", "--together"]),
+        (["explain"], ["PHOTO", "--answer", "--output"]),
+        (["download"], ["--yes", "--offline", "--wheel", "--cache-dir"]),
+    ],
+)
+def test_help_loads_nothing_heavy(arguments, words):
+    heavy = ("torch", "pandas", "scipy", "transformers", "PIL", "numpy")
+    script = (
+        "import sys\n"
+        "from geoclip_core.__main__ import main\n"
+        "try: main(sys.argv[1:])\n"
+        f"finally: print([name for name in {heavy} if name in sys.modules])"
+    )
+    command = [sys.executable, "-c", script, *arguments, "--help"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    *shown, loaded = done.stdout.splitlines()
+    assert loaded == "[]"
+    assert all(word in "\n".join(shown) for word in words)

@@ -1,4 +1,4 @@
-"""Models and backbones that can be downloaded: what each weighs, allows, and is good for."""
+"""List the models and backbones that can be downloaded, and those that were."""
 
 import json
 import re
@@ -20,22 +20,22 @@ _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
 
 
 def is_hub_id(name: str) -> bool:
-    """Whether a name has the form of a repository: "user/name"."""
+    """Whether a name has the form of a repository, "user/name"."""
     return _HUB_ID.fullmatch(name) is not None and ".." not in name and "--" not in name
 
 
 @dataclass(frozen=True)
 class CatalogueEntry:
-    """One thing that can be had."""
+    """A model or backbone that can be downloaded."""
 
     name: str
-    """What to type: a short name, or a repository on the hub."""
+    """Name to download it by: a short name, or a repository on the hub."""
     kind: Kind
-    """A "model" locates photos as it is; a "backbone" is what one trains heads on."""
+    """A "model" locates photos as it is; a "backbone" needs heads to be trained on it."""
     repository: str
-    """Where on the hub its (larger) files are."""
+    """Repository on the hub that holds its (larger) files."""
     bytes: int
-    """What is transferred, about; the exact size is asked for before a download."""
+    """Approximate size of the download; the exact one is checked before a download."""
     licence: str
     good_for: str
 
@@ -72,7 +72,7 @@ CATALOGUE = (
         "facebook/dinov2-base",
         346_345_912,
         "Apache-2.0",
-        "heads on features that were learnt without captions: landscape, vegetation, buildings",
+        "heads on features learnt without captions: landscape, vegetation, buildings",
     ),
     CatalogueEntry(
         "facebook/dinov2-small",
@@ -80,19 +80,19 @@ CATALOGUE = (
         "facebook/dinov2-small",
         88_249_112,
         "Apache-2.0",
-        "the same, small enough to be trained whole on a laptop",
+        "as dinov2-base, but small enough to train all of it on a laptop",
     ),
 )
 
 
 def catalogue_entry(name: str) -> CatalogueEntry | None:
-    """The entry of a name, or None: anything else on the hub can be downloaded as well."""
+    """Return the entry of a name, or None; a model without an entry can be downloaded, too."""
     return next((entry for entry in CATALOGUE if entry.name == name), None)
 
 
 @dataclass(frozen=True)
 class Installed:
-    """A model in the cache, with all of its files."""
+    """A downloaded model, complete in the cache."""
 
     name: str
     folder: Path
@@ -104,19 +104,23 @@ class Installed:
 
 
 def installed_models(root: Path | str | None = None) -> list[Installed]:
-    """The downloaded models that are whole, by name."""
+    """Return the downloaded models that are complete, sorted by name."""
     folders = cache_folders(root).models
     found = (read_manifest(folder) for folder in sorted(folders.glob("*/")) if folders.is_dir())
     return [item for item in found if item is not None]
 
 
 def installed_model(name: str, root: Path | str | None = None) -> Installed | None:
-    """The downloaded model of this name ("geoclip", "user/name"), or None."""
+    """Return the downloaded model of this name ("geoclip" or "user/name"), or None."""
     return read_manifest(cache_folders(root).models / folder_name(name))
 
 
 def folder_name(name: str) -> str:
-    """The folder of a model inside the cache: "user/name" becomes "user--name"."""
+    """Return the name of a model's folder in the cache: "user/name" becomes "user--name".
+
+    Raises:
+        DownloadError: The name can be neither in the catalogue nor on a hub.
+    """
     if name != GEOCLIP and not is_hub_id(name):
         raise DownloadError(
             f'{name!r} can be neither a model of the catalogue nor a repository "user/name"'
@@ -125,7 +129,7 @@ def folder_name(name: str) -> str:
 
 
 def read_manifest(folder: Path) -> Installed | None:
-    """The model in a folder; None if it has no manifest, or not all that its manifest lists."""
+    """Return the model in a folder, or None if its manifest or a file listed there is missing."""
     try:
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
         sizes = {name: int(file["bytes"]) for name, file in manifest["files"].items()}
@@ -138,7 +142,7 @@ def read_manifest(folder: Path) -> Installed | None:
 
 
 def write_manifest(folder: Path, content: dict[str, Any]) -> None:
-    """List the files of a folder with their sizes and checksums."""
+    """Write the manifest of a folder: `content`, and its files with sizes and checksums."""
     files = {
         path.relative_to(folder).as_posix(): {
             "bytes": path.stat().st_size,

@@ -1,8 +1,7 @@
-"""Downloaded models: fetched into a waiting room, checked, and put in place whole or not at all."""
+"""Download models: into a staging folder, checked there, and put in place whole or not at all."""
 
 import errno
 import hashlib
-import http.client
 import importlib.metadata
 import json
 import os
@@ -12,28 +11,29 @@ import subprocess
 import sys
 import tempfile
 import time
-import urllib.error
-import urllib.parse
-import urllib.request
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
-from pathlib import Path, PurePosixPath
-from typing import Any, Literal
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal, Self
 
 import torch
+from filelock import FileLock, Timeout
+from huggingface_hub import HfApi, constants, hf_hub_url
+from huggingface_hub.errors import HfHubHTTPError, HTTPError, OfflineModeIsEnabled
+from huggingface_hub.file_download import http_get
+from huggingface_hub.utils import build_hf_headers
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from geoclip_core.errors import CheckpointError, DownloadError
+from geoclip_core.errors import DownloadError
 from geoclip_core.files import (
     cache_folders,
     check_space,
     is_offline,
     readable,
-    safe_path,
     sha256_of,
     swap_in,
     write_atomically,
@@ -47,7 +47,6 @@ from geoclip_core.hub.catalogue import (
     catalogue_entry,
     folder_name,
     installed_model,
-    is_hub_id,
     write_manifest,
 )
 from geoclip_core.jobs import is_running, start_detached
@@ -63,396 +62,17 @@ from geoclip_core.model.geoclip_image import (
     is_release,
 )
 
-State = Literal["running", "finished", "failed"]
-
-
-@dataclass(frozen=True)
-class DownloadStatus:
-    """A download that was started at some time, by any process."""
-
-    state: State
-    what: str = ""
-    """File or step at hand."""
-    done: int = 0
-    """Bytes of it so far."""
-    total: int | None = None
-    """Bytes of it in all, where they are known."""
-    error: str = ""
-    pid: int = 0
-
-    @property
-    def share(self) -> float | None:
-        """Share of the file at hand, 0 to 1."""
-        return min(self.done / self.total, 1.0) if self.total else None
-
-
-class StatusWriter:
-    """Writes the status of one download, at most twice a second."""
-
-    def __init__(self, name: str, root: Path | str | None = None) -> None:
-        self._path = status_path(name, root)
-        self._written = 0.0
-        self._what = ""
-
-    def progress(self, what: str, done: int, total: int | None) -> None:
-        """To be handed to `downloads.download` as its `progress`."""
-        now = time.monotonic()
-        if now - self._written >= 0.5 or what != self._what:
-            self._written, self._what = now, what
-            self.write(DownloadStatus("running", what, done, total, pid=os.getpid()))
-
-    def write(self, status: DownloadStatus) -> None:
-        """Write a status, whole or not at all; a full disk hides the status, no more."""
-        try:
-            write_atomically(self._path, json.dumps(asdict(status)))
-        except OSError as error:
-            print(f"the progress cannot be written down: {error}", file=sys.stderr)
-
-
-def status_path(name: str, root: Path | str | None = None) -> Path:
-    """The file of a download's status."""
-    return cache_folders(root).partial / f"{name.replace('/', '--')}.json"
-
-
-def read_status(name: str, root: Path | str | None = None) -> DownloadStatus | None:
-    """The last status of a download, or None. One whose process is gone has failed."""
-    try:
-        status = DownloadStatus(**json.loads(status_path(name, root).read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
-        # None there, or not ours: either way there is nothing to show.
-        return None
-    if status.state == "running" and not is_running(status.pid):
-        return DownloadStatus("failed", status.what, error="it was interrupted: start it again")
-    return status
-
-
-def start_download(name: str, root: Path | str | None = None) -> None:
-    """Download in a process of its own that outlives the page; `read_status` tells how it goes."""
-    command = [sys.executable, "-m", "geoclip_core", "download", name, "--yes"]
-    if root is not None:
-        command += ["--cache-dir", str(root)]
-    path = status_path(name, root)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    log = path.with_suffix(".log")
-    log.unlink(missing_ok=True)
-    process = start_detached(command, log)
-    StatusWriter(name, root).write(DownloadStatus("running", "starting", pid=process["pid"]))
-
-
 Progress = Callable[[str, int, int | None], None]
-"""Called with (what is fetched, bytes so far, bytes in all or None)."""
+"""Called with the current file or step, bytes so far, and bytes in all or None."""
 
-CHUNK = 1 << 18
-TRIES = 4
-"""Connections that may break without a single new byte before we give up."""
-
-
-@dataclass(frozen=True)
-class RemoteFile:
-    """A file that can be fetched."""
-
-    name: str
-    """Path inside its repository, with forward slashes."""
-    url: str
-    size: int | None = None
-    sha256: str | None = None
-    git_blob: str | None = None
-    """SHA-1 of git's blob, which is what hubs know of small files."""
-    headers: Mapping[str, str] = field(default_factory=dict)
-    """For this host only: they are not sent on when it redirects."""
-
-
-def fetch(
-    file: RemoteFile, folder: Path, progress: Progress | None = None, timeout: float = 30.0
-) -> Path:
-    """Fetch a file into a folder and return its path; one that is there and right is kept.
-
-    Args:
-        file: what to fetch.
-        folder: where to; subfolders of the name are made.
-        progress: told about every chunk.
-        timeout: seconds without a byte after which a connection counts as broken.
-
-    Raises:
-        DownloadError: no network, no such file, no space, or a wrong checksum.
-    """
-    target = safe_path(folder, file.name)
-    part = target.with_name(target.name + ".part")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    if target.is_file() and _is_right(target, file):
-        return target
-    for attempt in (1, 2):
-        resumed = part.exists() and part.stat().st_size > 0
-        _receive(file, part, progress, timeout)
-        if _is_right(part, file):
-            os.replace(part, target)
-            return target
-        part.unlink()
-        # A part left by an earlier version of the file spoils what is added to it: once more from
-        # the start. A fresh download that is wrong stays wrong.
-        if not resumed or attempt == 2:
-            break
-    raise DownloadError(
-        f"{file.name} arrived with a wrong checksum and was thrown away: try again later, and if "
-        "it happens again do not trust this source"
-    )
-
-
-def read_small(url: str, headers: Mapping[str, str], what: str, timeout: float = 30.0) -> bytes:
-    """The answer of a URL, 20 MB at most, such as the listing of a repository.
-
-    Raises:
-        DownloadError: as `fetch`; the message names `what`.
-    """
-    last: Exception | None = None
-    for attempt in range(TRIES):
-        if attempt:
-            time.sleep(min(0.3 * 2**attempt, 5.0))
-        try:
-            with _open(url, headers, timeout) as answer:
-                return answer.read(20_000_000)
-        except urllib.error.HTTPError as error:
-            if error.code < 500 and error.code != 429:
-                raise DownloadError(_refusal(error, what)) from error
-            last = error
-        except (OSError, http.client.HTTPException) as error:
-            last = error
-            if _is_unreachable(error):
-                break
-    raise DownloadError(_no_network(what, last)) from last
-
-
-def _receive(file: RemoteFile, part: Path, progress: Progress | None, timeout: float) -> None:
-    """Append to the part until it has all bytes."""
-    idle, last = 0, None
-    while idle < TRIES:
-        before = part.stat().st_size if part.exists() else 0
-        if file.size is not None and before == file.size:
-            return
-        if file.size is not None and before > file.size:
-            part.unlink()
-            before = 0
-        if idle:
-            time.sleep(min(0.3 * 2**idle, 5.0))
-        try:
-            if _append(file, part, before, progress, timeout):
-                return
-        except urllib.error.HTTPError as error:
-            if error.code == 416 and before:
-                # The part is longer than the file has become.
-                part.unlink()
-            elif error.code < 500 and error.code != 429:
-                raise DownloadError(_refusal(error, file.name)) from error
-            last = error
-        except (OSError, http.client.HTTPException) as error:
-            if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-                part.unlink(missing_ok=True)
-                raise DownloadError(
-                    f"the disk is full: {file.name} could not be kept. Make room, or choose "
-                    "another folder with GEOCLIP_CACHE, and start the download again"
-                ) from error
-            if isinstance(error, PermissionError | IsADirectoryError):
-                raise DownloadError(f"{part} cannot be written: {error.strerror}") from error
-            last = error
-            if before == 0 and _is_unreachable(error):
-                break
-        after = part.stat().st_size if part.exists() else 0
-        idle = 0 if after > before else idle + 1
-    done = part.stat().st_size if part.exists() else 0
-    if done:
-        of = f" of {readable(file.size)}" if file.size else ""
-        raise DownloadError(
-            f"the connection broke after {readable(done)}{of} of {file.name}: start the download "
-            "again, it goes on from there"
-        ) from last
-    raise DownloadError(_no_network(file.name, last)) from last
-
-
-def _append(
-    file: RemoteFile, part: Path, start: int, progress: Progress | None, timeout: float
-) -> bool:
-    """One connection; whether it ended with the last byte."""
-    ranged = {"Range": f"bytes={start}-"} if start else {}
-    with _open(file.url, file.headers, timeout, ranged) as answer:
-        goes_on = answer.status == 206 and _range_start(answer) == start
-        if start and not goes_on:
-            # The server sends the whole file again, so the part is of no use.
-            start = 0
-        length = answer.headers.get("Content-Length")
-        total = file.size or (start + int(length) if length and length.isdigit() else None)
-        if file.size is not None and length and start + int(length) > file.size:
-            raise DownloadError(f"{file.name} is larger than announced: it was not kept")
-        check_space(part.parent, (total or 0) - start, file.name)
-        done = start
-        with part.open("ab" if start else "wb") as stream:
-            while chunk := answer.read(CHUNK):
-                stream.write(chunk)
-                done += len(chunk)
-                if file.size is not None and done > file.size:
-                    raise DownloadError(f"{file.name} is larger than announced: it was not kept")
-                if progress is not None:
-                    progress(file.name, done, total)
-    return total is None or done == total
-
-
-def _open(
-    url: str, headers: Mapping[str, str], timeout: float, plain: Mapping[str, str] | None = None
-) -> Any:
-    if not url.startswith(("https://", "http://")):
-        raise DownloadError(f"{url} is no web address")
-    request = urllib.request.Request(url, headers={"Accept-Encoding": "identity", **(plain or {})})
-    for name, value in headers.items():
-        # Not copied when urllib follows a redirect: a token is for the hub, not for its storage.
-        request.add_unredirected_header(name, value)
-    return urllib.request.urlopen(request, timeout=timeout)
-
-
-def _range_start(answer: Any) -> int | None:
-    """Where a partial answer starts: 100 of "bytes 100-199/200"."""
-    first = answer.headers.get("Content-Range", "").removeprefix("bytes ").partition("-")[0]
-    return int(first) if first.isdigit() else None
-
-
-def _is_right(path: Path, file: RemoteFile) -> bool:
-    if file.size is not None and path.stat().st_size != file.size:
-        return False
-    if file.sha256 is not None:
-        return sha256_of(path) == file.sha256.lower()
-    if file.git_blob is not None:
-        content = path.read_bytes()
-        blob = hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False)
-        return blob.hexdigest() == file.git_blob.lower()
-    return True
-
-
-def _is_unreachable(error: Exception) -> bool:
-    """Whether there is no way to the host at all, so that waiting would be in vain."""
-    reason = error.reason if isinstance(error, urllib.error.URLError) else error
-    return isinstance(reason, OSError) and not isinstance(
-        reason, TimeoutError | ConnectionResetError | ConnectionAbortedError | BrokenPipeError
-    )
-
-
-def _refusal(error: urllib.error.HTTPError, what: str) -> str:
-    if error.code in (401, 403):
-        return (
-            f"access to {what} is refused: it does not exist, is private, or its licence must be "
-            "accepted first (log in with `hf auth login`)"
-        )
-    if error.code == 404:
-        return f"{what} does not exist there"
-    return f"the server refuses {what}: {error.code} {error.reason}"
-
-
-def _no_network(what: str, error: Exception | None) -> str:
-    if isinstance(error, urllib.error.HTTPError):
-        return f"the server of {what} has a problem ({error.code} {error.reason}): try again later"
-    reason = error.reason if isinstance(error, urllib.error.URLError) else error
-    return (
-        f"no network: {what} cannot be reached ({reason}); everything that is already on this "
-        "computer goes on working"
-    )
-
-
-_TEXTS = {".json", ".txt", ".csv", ".model"}
-_CARDS = {"readme.md", "license", "license.txt", "license.md", "notice"}
 _WEIGHTS = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors")
-_FOLDERS = {"", "image_tower"}
-
-
-@dataclass(frozen=True)
-class Repository:
-    """What a hub says of one commit of a repository."""
-
-    name: str
-    commit: str
-    licence: str | None
-    files: tuple[RemoteFile, ...]
-    """The files that a model needs, and no others."""
-
-    @property
-    def size(self) -> int:
-        """Bytes of all files together."""
-        return sum(file.size or 0 for file in self.files)
-
-
-def hub_endpoint() -> str:
-    """Address of the hub, without a slash at the end."""
-    from huggingface_hub import constants
-
-    return (os.environ.get("HF_ENDPOINT") or constants.ENDPOINT).rstrip("/")
-
-
-def find_repository(name: str, revision: str | None = None) -> Repository:
-    """Ask the hub for a repository's files.
-
-    Args:
-        name: "user/name".
-        revision: branch, tag or commit; None: the main branch.
-
-    Raises:
-        DownloadError: no network, no such repository, or nothing in it that may be loaded.
-    """
-    if not is_hub_id(name):
-        raise DownloadError(f'{name!r} is no repository: they are written "user/name"')
-    endpoint, headers = hub_endpoint(), _headers()
-    branch = urllib.parse.quote(revision or "main", safe="")
-    url = f"{endpoint}/api/models/{name}/revision/{branch}?blobs=true"
-    try:
-        answer: Any = json.loads(read_small(url, headers, name))
-        commit, siblings = str(answer["sha"]), list(answer["siblings"])
-        base = f"{endpoint}/{name}/resolve/{commit}"
-        wanted = [item for item in siblings if _is_wanted(str(item["rfilename"]))]
-        files = [_remote_file(item, base, headers) for item in wanted]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        if isinstance(error, DownloadError):
-            raise
-        raise DownloadError(f"the hub's answer about {name} cannot be read: {error}") from error
-    names = {file.name for file in files}
-    if "config.json" not in names or not any(_WEIGHTS.fullmatch(file) for file in names):
-        pickled = any(str(item["rfilename"]).endswith((".bin", ".pt", ".pth")) for item in siblings)
-        raise DownloadError(
-            f"{name} holds no config.json with safetensors weights"
-            + (", only pickled ones, which can run code and are not read" if pickled else "")
-        )
-    card = answer.get("cardData")
-    licence = card.get("license") if isinstance(card, dict) else None
-    return Repository(name, commit, str(licence) if licence else None, tuple(files))
-
-
-def _is_wanted(name: str) -> bool:
-    path = PurePosixPath(name)
-    folder = "" if str(path.parent) == "." else str(path.parent)
-    if folder not in _FOLDERS:
-        return False
-    if path.suffix == ".safetensors":
-        return _WEIGHTS.fullmatch(path.name) is not None
-    return path.suffix in _TEXTS or path.name.lower() in _CARDS
-
-
-def _remote_file(item: dict[str, Any], base: str, headers: dict[str, str]) -> RemoteFile:
-    name, large = str(item["rfilename"]), item.get("lfs") or {}
-    size = large.get("size", item.get("size"))
-    return RemoteFile(
-        name,
-        f"{base}/{urllib.parse.quote(name)}",
-        size=int(size) if size is not None else None,
-        sha256=large.get("sha256"),
-        git_blob=None if large else item.get("blobId"),
-        headers=headers,
-    )
-
-
-def _headers() -> dict[str, str]:
-    from huggingface_hub import get_token
-
-    token = get_token()
-    return {"Authorization": f"Bearer {token}"} if token else {}
-
-
+_WANTED = re.compile(
+    rf"(image_tower/)?({_WEIGHTS.pattern}|[\w.-]+\.(json|txt|csv|model)"
+    r"|(?i:readme\.md|license(\.md)?|notice))"
+)
+"""Files that are downloaded. No pickles, no code, and no name that leads out of the folder."""
 REQUIREMENT = "geoclip==1.3.0"
-
-# Member of the wheel: (bytes, SHA-256), as in version 1.3.0.
+"""The wheel on PyPI that holds GeoCLIP's weights."""
 MEMBERS = {
     "geoclip/model/weights/image_encoder_mlp_weights.pth": (
         3_938_907,
@@ -471,14 +91,225 @@ MEMBERS = {
         "3a00b1ba58f13443db726533b6399b39609e292df09d4e58792fa5949d1838b1",
     ),
 }
+"""File in the wheel -> its bytes and SHA-256, as published."""
 _IMAGE, _LOCATION, _SCALE, _GALLERY = MEMBERS
 
 
-def fetch_wheel(folder: Path, progress: Progress | None = None) -> Path:
-    """Let pip fetch the wheel into a folder, without its dependencies.
+@dataclass(frozen=True)
+class RemoteFile:
+    """A file of a repository."""
+
+    name: str
+    """Path inside the repository."""
+    size: int
+    """Bytes."""
+    digest: str
+    """Checksum in hexadecimal: SHA-256 of a large file, Git's SHA-1 of a small one."""
+
+
+@dataclass(frozen=True)
+class Repository:
+    """One commit of a repository on the hub."""
+
+    name: str
+    commit: str
+    licence: str | None
+    files: tuple[RemoteFile, ...]
+    """Those that a model needs."""
+
+
+def hub_endpoint() -> str:
+    """Return the address of the hub, without a slash at the end."""
+    return (os.environ.get("HF_ENDPOINT") or constants.ENDPOINT).rstrip("/")
+
+
+@contextmanager
+def hub_errors(what: str) -> Iterator[None]:
+    """Turn the errors of the hub's client into one sentence about `what`.
 
     Raises:
-        DownloadError: if pip is missing, the registry cannot be reached or lacks this version.
+        DownloadError: The hub cannot be reached or refuses the request.
+    """
+    try:
+        yield
+    except HfHubHTTPError as error:
+        status = error.response.status_code
+        if status in (401, 403):
+            message = (
+                f"access to {what} is refused: it does not exist, is private, or its licence must "
+                "be accepted first (log in with `hf auth login`)"
+            )
+        elif status == 404:
+            message = f"{what} does not exist on the hub"
+        elif status == 429 or status >= 500:
+            message = f"the server of {what} has a problem (HTTP {status}): try again later"
+        else:
+            message = f"the hub refuses {what}: {str(error).strip().splitlines()[0]}"
+        raise DownloadError(message) from error
+    except (HTTPError, OfflineModeIsEnabled) as error:
+        raise DownloadError(
+            f"no network: {what} cannot be reached ({error}); models that are on this computer "
+            "still work"
+        ) from error
+
+
+def find_repository(name: str, revision: str | None = None) -> Repository:
+    """Ask the hub which files a model consists of.
+
+    Args:
+        name: "user/name".
+        revision: Branch, tag or commit; by default the main branch.
+
+    Raises:
+        DownloadError: No network, no such repository, or no weights in it that can be loaded.
+    """
+    try:
+        with hub_errors(name):
+            info = HfApi(endpoint=hub_endpoint()).model_info(
+                name, revision=revision or "main", files_metadata=True
+            )
+        if info.sha is None or info.siblings is None:
+            raise ValueError("it names no commit or no files")
+        names = [item.rfilename for item in info.siblings]
+        files = tuple(
+            RemoteFile(
+                item.rfilename,
+                int(item.size or 0),
+                (item.lfs.sha256 if item.lfs else str(item.blob_id)).lower(),
+            )
+            for item in info.siblings
+            if _WANTED.fullmatch(item.rfilename)
+        )
+        licence = info.card_data.license if info.card_data else None
+    except DownloadError:
+        raise
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DownloadError(f"the hub's answer about {name} cannot be read: {error}") from error
+    wanted = {file.name for file in files}
+    if "config.json" not in wanted or not any(map(_WEIGHTS.fullmatch, wanted)):
+        pickled = any(file.endswith((".bin", ".pt", ".pth")) for file in names)
+        raise DownloadError(
+            f"{name} holds no config.json with safetensors weights"
+            + (", only pickled ones, which can run code and are not read" if pickled else "")
+        )
+    return Repository(name, info.sha, str(licence) if licence else None, files)
+
+
+def fetch(
+    repository: Repository, file: RemoteFile, folder: Path, progress: Progress | None = None
+) -> Path:
+    """Download one file of a repository and return its path; a correct one is kept.
+
+    `huggingface_hub.snapshot_download` deletes a file that did not arrive whole, and does not check
+    contents. Its `http_get` appends to what has arrived, so that 1.7 GB need not start again.
+
+    Args:
+        repository: Where the file is.
+        file: What to download.
+        folder: The folder that mirrors the repository.
+        progress: Called as bytes arrive.
+
+    Raises:
+        DownloadError: No network, no such file, no space, or a wrong checksum.
+    """
+    target = folder / file.name
+    if target.is_file() and _is_correct(target, file):
+        return target
+    target.parent.mkdir(parents=True, exist_ok=True)
+    # Named after the content, so that parts of two versions of a file are never joined.
+    part = target.with_name(f"{target.name}.{file.digest[:16]}.part")
+    while True:
+        resumed = part.exists()
+        _receive(repository, file, part, progress)
+        if _is_correct(part, file):
+            return part.replace(target)
+        part.unlink()
+        if not resumed:  # otherwise the part may have been damaged on this disk: start once more
+            raise DownloadError(
+                f"{file.name} arrived with a wrong checksum and was deleted: try again later, and "
+                "if it happens again do not trust this source"
+            )
+
+
+def _receive(
+    repository: Repository, file: RemoteFile, part: Path, progress: Progress | None
+) -> None:
+    """Append to the part until it has all bytes, over as many connections as that takes."""
+    url = hf_hub_url(
+        repository.name, file.name, revision=repository.commit, endpoint=hub_endpoint()
+    )
+    if part.exists() and part.stat().st_size > file.size:
+        part.unlink()
+    try:
+        with hub_errors(file.name), part.open("ab") as stream:
+            try:
+                http_get(
+                    url,
+                    stream,
+                    resume_size=stream.tell(),
+                    headers=build_hf_headers(),
+                    expected_size=file.size,
+                    displayed_filename=file.name,
+                    tqdm_class=_progress_class(file, progress),
+                )
+            except HTTPError as error:
+                done = stream.tell()
+                if isinstance(error, HfHubHTTPError) or not done:
+                    raise
+                raise DownloadError(
+                    f"the connection broke after {readable(done)} of {readable(file.size)} of "
+                    f"{file.name}: start the download again, it continues from there"
+                ) from error
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            part.unlink(missing_ok=True)
+            raise DownloadError(
+                f"the disk is full: {file.name} could not be stored. Make room, or choose another "
+                "folder with GEOCLIP_CACHE, and start the download again"
+            ) from error
+        if error.errno is not None:
+            raise DownloadError(f"{part} cannot be written: {error.strerror}") from error
+        # http_get's own check of the size; the checksum is wrong then, too.
+
+
+def _progress_class(file: RemoteFile, progress: Progress | None) -> type:
+    """Return what `http_get` uses in place of a tqdm bar: it calls `progress`."""
+
+    class Bar:
+        def __init__(self, *, initial: int = 0, **_: object) -> None:
+            self.done = initial
+
+        def __enter__(self) -> Self:
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            pass
+
+        def update(self, count: int) -> None:
+            self.done += count
+            if self.done > file.size:
+                raise DownloadError(f"{file.name} is larger than announced: it was not kept")
+            if progress is not None:
+                progress(file.name, self.done, file.size)
+
+    return Bar
+
+
+def _is_correct(path: Path, file: RemoteFile) -> bool:
+    if path.stat().st_size != file.size:
+        return False
+    if len(file.digest) == 64:
+        return sha256_of(path) == file.digest
+    content = path.read_bytes()
+    blob = hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False)
+    return blob.hexdigest() == file.digest
+
+
+def fetch_wheel(folder: Path, progress: Progress | None = None) -> Path:
+    """Download the wheel with pip, without its dependencies, and return its path.
+
+    Raises:
+        DownloadError: pip is missing, or its registry cannot be reached or lacks this version.
     """
     folder.mkdir(parents=True, exist_ok=True)
     if found := _wheel_in(folder):
@@ -487,8 +318,8 @@ def fetch_wheel(folder: Path, progress: Progress | None = None) -> Path:
         version = importlib.metadata.version("pip")
     except importlib.metadata.PackageNotFoundError as error:
         raise DownloadError(
-            f"this Python has no pip: fetch the wheel of {REQUIREMENT} elsewhere and give it with "
-            "--wheel FILE"
+            f"this Python has no pip: download the wheel of {REQUIREMENT} on another computer and "
+            "name it with --wheel FILE"
         ) from error
     check_space(folder, WHEEL_BYTES, "the geoclip wheel")
     command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--no-input"]
@@ -519,7 +350,9 @@ def fetch_wheel(folder: Path, progress: Progress | None = None) -> Path:
             raise DownloadError(_pip_failure(said))
         wheel = _wheel_in(Path(scratch))
         if wheel is None:
-            raise DownloadError(f"pip fetched no wheel of {REQUIREMENT}: {' '.join(said)[-300:]}")
+            raise DownloadError(
+                f"pip downloaded no wheel of {REQUIREMENT}: {' '.join(said)[-300:]}"
+            )
         return wheel.replace(folder / wheel.name)
 
 
@@ -527,7 +360,7 @@ def convert_wheel(wheel: Path, folder: Path) -> None:
     """Write config.json, model.safetensors and the gallery from a wheel into a folder.
 
     Raises:
-        DownloadError: if it is no wheel, lacks a file, or a file is not the published one.
+        DownloadError: It is no wheel, lacks a file, or a file is not the published one.
     """
     folder.mkdir(parents=True, exist_ok=True)
     try:
@@ -548,7 +381,7 @@ def convert_wheel(wheel: Path, folder: Path) -> None:
 
 
 def _extract(archive: zipfile.ZipFile, member: str, path: Path) -> None:
-    """Copy one member, never more than its announced bytes, and check it."""
+    """Copy one member, reading no more than its published size, and check it."""
     size, expected = MEMBERS[member]
     try:
         source = archive.open(member)
@@ -569,15 +402,13 @@ def _extract(archive: zipfile.ZipFile, member: str, path: Path) -> None:
 
 
 def _tensors(files: dict[str, Path]) -> Iterator[tuple[str, Tensor]]:
-    """The weights under the names of GeoCLIP's own releases."""
-
-    def load(member: str) -> dict[str, Tensor] | Tensor:
-        return torch.load(files[member], map_location="cpu", weights_only=True)
-
+    """Yield the weights under the names that GeoCLIP's own releases use."""
     for member, prefix in ((_IMAGE, "image_encoder.mlp."), (_LOCATION, "location_encoder.")):
-        for name, tensor in load(member).items():
+        weights: dict[str, Tensor] = torch.load(files[member], "cpu", weights_only=True)
+        for name, tensor in weights.items():
             yield prefix + name, tensor.detach().contiguous().clone()
-    yield "logit_scale", load(_SCALE).detach().clone()
+    scale: Tensor = torch.load(files[_SCALE], "cpu", weights_only=True)
+    yield "logit_scale", scale.detach().clone()
 
 
 def _wheel_in(folder: Path) -> Path | None:
@@ -588,15 +419,15 @@ def _pip_failure(said: list[str]) -> str:
     text = "\n".join(said)
     if "onnection" in text or "timed out" in text or "resolve" in text.lower():
         return (
-            "no network: pip cannot reach a package registry; everything that is already on this "
-            "computer goes on working"
+            "no network: pip cannot reach a package registry; models that are on this computer "
+            "still work"
         )
     if "No matching distribution" in text:
         return f"the package registry that pip is set up for has no {REQUIREMENT}"
     if "No space left" in text:
         return "the disk is full: make room, or choose another folder with GEOCLIP_CACHE"
     last = next((line for line in reversed(said) if line), "no reason given")
-    return f"pip could not fetch {REQUIREMENT}: {last}"
+    return f"pip could not download {REQUIREMENT}: {last}"
 
 
 def _version_tuple(version: str) -> tuple[int, ...]:
@@ -614,21 +445,21 @@ def download(
     force: bool = False,
     progress: Progress | None = None,
 ) -> Installed:
-    """Fetch a model; one that is there and whole is not fetched again.
+    """Download a model; one that is there and complete is not downloaded again.
 
     Args:
-        name: a name of the catalogue, or any repository "user/name" on the hub.
-        root: cache folder; None: `GEOCLIP_CACHE` or the platform's.
-        offline: do not touch the network, as `GEOCLIP_OFFLINE` says.
-        revision: branch, tag or commit on the hub.
-        wheel: for geoclip, a wheel that was fetched elsewhere.
-        image_tower: for geoclip, a local folder with CLIP ViT-L/14.
-        force: fetch again even if it is there; the old state stays until the new one is whole.
-        progress: told about every chunk.
+        name: A name of the catalogue, or any repository "user/name" on the hub.
+        root: Cache folder; by default `GEOCLIP_CACHE` or the platform's.
+        offline: Do not use the network; `GEOCLIP_OFFLINE` and `HF_HUB_OFFLINE` say the same.
+        revision: Branch, tag or commit on the hub.
+        wheel: For geoclip, its wheel, downloaded on another computer.
+        image_tower: For geoclip, a local folder with CLIP ViT-L/14.
+        force: Download even if it is there; the old model stays until the new one is complete.
+        progress: Called as bytes arrive.
 
     Raises:
-        DownloadError: one plain sentence; what was there before is as it was, and what arrived is
-            kept for the next try unless its checksum is wrong.
+        DownloadError: The model that was there before is unchanged, and what arrived is kept for
+            the next try unless its checksum is wrong.
     """
     key = folder_name(name)
     folders = cache_folders(root)
@@ -637,32 +468,32 @@ def download(
         return present
     needs_network = name != GEOCLIP or wheel is None or image_tower is None
     if needs_network and is_offline(offline):
-        raise DownloadError(f"{name} would have to be fetched, but the network is switched off")
-    waiting = folders.partial / key
+        raise DownloadError(f"{name} must be downloaded, but the network is switched off")
+    staging = folders.partial / key
     try:
-        with _alone(waiting):
+        with _locked(staging):
             if name == GEOCLIP:
-                manifest = _fetch_geoclip(waiting, wheel, image_tower, revision, progress)
+                manifest = _fetch_geoclip(staging, wheel, image_tower, revision, progress)
             else:
-                manifest = _fetch_repository(name, waiting, revision, progress)
-            ready = waiting / "ready"
+                manifest = _fetch_repository(name, staging, revision, progress)
+            ready = staging / "ready"
             write_manifest(ready, {"name": name, **manifest})
             swap_in(ready, folders.models / key)
-            shutil.rmtree(waiting, ignore_errors=True)
+            shutil.rmtree(staging, ignore_errors=True)
     except OSError as error:
         raise DownloadError(f"{name} could not be stored in {folders.models}: {error}") from error
     placed = installed_model(name, root)
     if placed is None:
-        raise DownloadError(f"{name} was fetched, but {folders.models / key} is not whole")
+        raise DownloadError(f"{name} was downloaded, but {folders.models / key} is incomplete")
     return placed
 
 
 def _fetch_repository(
-    name: str, waiting: Path, revision: str | None, progress: Progress | None
+    name: str, staging: Path, revision: str | None, progress: Progress | None
 ) -> dict[str, Any]:
     repository = find_repository(name, revision)
-    arrived = _fetch_files(repository, waiting, progress)
-    ready = _fresh(waiting / "ready")
+    arrived = _fetch_files(repository, staging, progress)
+    ready = _emptied(staging / "ready")
     for file in repository.files:
         target = ready / file.name
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -675,16 +506,16 @@ def _fetch_repository(
 
 
 def _fetch_geoclip(
-    waiting: Path,
+    staging: Path,
     wheel: Path | None,
     image_tower: Path | None,
     revision: str | None,
     progress: Progress | None,
 ) -> dict[str, Any]:
     if image_tower is None:
-        check_space(waiting, 2 * TOWER_BYTES, "geoclip with room to unpack it")
-    fetched = wheel or fetch_wheel(waiting / "wheel", progress)
-    ready = _fresh(waiting / "ready")
+        check_space(staging, 2 * TOWER_BYTES, "geoclip with room to unpack it")
+    fetched = wheel or fetch_wheel(staging / "wheel", progress)
+    ready = _emptied(staging / "ready")
     try:
         convert_wheel(fetched, ready)
     except DownloadError:
@@ -694,32 +525,32 @@ def _fetch_geoclip(
     source = REQUIREMENT
     if image_tower is None:
         repository = find_repository(CLIP_REPOSITORY, revision)
-        tower = _fetch_files(repository, waiting, progress)
+        tower = _fetch_files(repository, staging, progress)
         source += f" with {CLIP_REPOSITORY} at {repository.commit}"
     else:
         tower = image_tower.expanduser()
         source += f" with the image tower of {tower.absolute()}"
-    # The text tower, a quarter of the file, is left behind.
-    extract_tower(tower, ready / IMAGE_TOWER)
+    extract_tower(tower, ready / IMAGE_TOWER)  # without the text tower, a quarter of the file
     kind = _check(ready)
     return {"kind": kind, "source": source, "licence": "MIT"}
 
 
-def _fetch_files(repository: Any, waiting: Path, progress: Progress | None) -> Path:
-    """Fetch what a repository has into the waiting room; what is there already stays."""
-    arrived = waiting / "files"
+def _fetch_files(repository: Repository, staging: Path, progress: Progress | None) -> Path:
+    """Download the files of a repository, but for those that arrived earlier."""
+    arrived = staging / "files"
     there = sum(f.stat().st_size for f in arrived.rglob("*") if f.is_file())
-    check_space(waiting, repository.size - there, repository.name)
+    needed = sum(file.size for file in repository.files)
+    check_space(staging, needed - there, repository.name)
     for file in repository.files:
-        fetch(file, arrived, progress)
+        fetch(repository, file, arrived, progress)
     return arrived
 
 
 def _check(folder: Path) -> str:
-    """What a folder holds; it is read as far as a load would read it.
+    """Return the kind of model in a folder, after reading it as loading would.
 
     Raises:
-        DownloadError: if it would not load.
+        DownloadError: It cannot be loaded.
     """
     try:
         if is_release(folder):
@@ -734,36 +565,108 @@ def _check(folder: Path) -> str:
         for weights in folder.glob("*.safetensors"):
             with safe_open(weights, framework="pt") as stored:
                 stored.keys()
-    except (CheckpointError, SafetensorError, OSError, ValueError, TypeError) as error:
-        raise DownloadError(f"what arrived does not load, it was not put in place: {error}") from (
-            error
-        )
+    except (SafetensorError, OSError, ValueError, TypeError) as error:
+        message = f"what arrived cannot be loaded and was not put in place: {error}"
+        raise DownloadError(message) from error
     return "backbone"
 
 
 def _link(source: Path, target: Path) -> None:
-    """A second name of a file, not its move: should a check fail, nothing is fetched again."""
+    """Give a file a second name; if a check fails later, it need not be downloaded again."""
     try:
         target.hardlink_to(source)
-    except OSError:
-        # Some disks know no links.
+    except OSError:  # the file system has no links
         shutil.copyfile(source, target)
 
 
 @contextmanager
-def _alone(waiting: Path) -> Iterator[None]:
-    """Keep a second download of the same model out."""
-    from filelock import FileLock, Timeout
-
-    waiting.mkdir(parents=True, exist_ok=True)
+def _locked(staging: Path) -> Iterator[None]:
+    """Keep out a second download of the same model."""
+    staging.mkdir(parents=True, exist_ok=True)
     try:
-        with FileLock(waiting.with_name(f"{waiting.name}.lock"), timeout=0):
+        with FileLock(staging.with_name(f"{staging.name}.lock"), timeout=0):
             yield
     except Timeout as error:
         raise DownloadError("this model is being downloaded already") from error
 
 
-def _fresh(folder: Path) -> Path:
+def _emptied(folder: Path) -> Path:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     return folder
+
+
+State = Literal["running", "finished", "failed"]
+
+
+@dataclass(frozen=True)
+class DownloadStatus:
+    """State of the last download of a model, whichever process started it."""
+
+    state: State
+    what: str = ""
+    """Current file or step."""
+    done: int = 0
+    """Bytes of it so far."""
+    total: int | None = None
+    """Bytes of it in all, if known."""
+    error: str = ""
+    pid: int = 0
+
+    @property
+    def share(self) -> float | None:
+        """Share of the current file, 0 to 1, if known."""
+        return min(self.done / self.total, 1.0) if self.total else None
+
+
+class StatusWriter:
+    """Writes the status of one download to the cache, at most twice a second."""
+
+    def __init__(self, name: str, root: Path | str | None = None) -> None:
+        self._path = status_path(name, root)
+        self._written = 0.0
+        self._what = ""
+
+    def progress(self, what: str, done: int, total: int | None) -> None:
+        """Record progress; pass this to `download` as its `progress`."""
+        now = time.monotonic()
+        if now - self._written >= 0.5 or what != self._what:
+            self._written, self._what = now, what
+            self.write(DownloadStatus("running", what, done, total, pid=os.getpid()))
+
+    def write(self, status: DownloadStatus) -> None:
+        """Write a status; if it cannot be written, the download goes on without it."""
+        try:
+            write_atomically(self._path, json.dumps(asdict(status)))
+        except OSError as error:
+            print(f"the status of the download cannot be written: {error}", file=sys.stderr)
+
+
+def status_path(name: str, root: Path | str | None = None) -> Path:
+    """Return the file of a download's status."""
+    return cache_folders(root).partial / f"{name.replace('/', '--')}.json"
+
+
+def read_status(name: str, root: Path | str | None = None) -> DownloadStatus | None:
+    """Return the last status of a download, or None. It is failed if its process has ended."""
+    try:
+        status = DownloadStatus(**json.loads(status_path(name, root).read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        # There is none, or it was not written by this program.
+        return None
+    if status.state == "running" and not is_running(status.pid):
+        return DownloadStatus("failed", status.what, error="it was interrupted: start it again")
+    return status
+
+
+def start_download(name: str, root: Path | str | None = None) -> None:
+    """Start a download in a process that outlives this one; `read_status` reports on it."""
+    command = [sys.executable, "-m", "geoclip_core", "download", name, "--yes"]
+    if root is not None:
+        command += ["--cache-dir", str(root)]
+    path = status_path(name, root)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    log = path.with_suffix(".log")
+    log.unlink(missing_ok=True)
+    process = start_detached(command, log)
+    StatusWriter(name, root).write(DownloadStatus("running", "starting", pid=process["pid"]))

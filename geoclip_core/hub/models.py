@@ -1,14 +1,18 @@
-"""Models beyond the bundled ones: downloaded, or on a hub, by name; and pushing one's own there."""
+"""Load models by name: bundled, trained here, downloaded, or on a hub; and push them to a hub."""
 
 import os
+import re
 import shutil
 import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub import HfApi
+from huggingface_hub.errors import HfHubHTTPError
+
 from geoclip_core.errors import CheckpointError, DownloadError
-from geoclip_core.files import is_offline
+from geoclip_core.files import is_offline, readable
 from geoclip_core.geoclip.model import load_geoclip
 from geoclip_core.hub.catalogue import (
     CATALOGUE,
@@ -19,7 +23,7 @@ from geoclip_core.hub.catalogue import (
     installed_models,
     is_hub_id,
 )
-from geoclip_core.hub.download import Progress, download, hub_endpoint
+from geoclip_core.hub.download import download, hub_endpoint, hub_errors
 from geoclip_core.model.checkpoint import (
     CALIBRATION,
     CARD,
@@ -34,17 +38,27 @@ from geoclip_core.model.geoclip_image import CLIP_REPOSITORY, is_release
 from geoclip_core.model.geolocation import Locatable
 
 BUNDLED = Path(__file__).resolve().parents[1] / "checkpoints"
+PUSHED = (WEIGHTS, CONFIG, VOCABULARIES, CALIBRATION, METRICS, CARD)
+"""Files of a checkpoint that are pushed; others in its folder are not."""
+PUBLISHED = {
+    "published": {
+        "source": "Vivanco Cepeda et al., NeurIPS 2023",
+        "test": "IM2GPS3k",
+        "accuracy_at_km": {"1": 0.141, "25": 0.345, "200": 0.507, "750": 0.697, "2500": 0.838},
+    }
+}
+"""What the authors of GeoCLIP report for it."""
 
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A model that is ready to answer.
+    """A model that is ready to locate photos.
 
     Attributes:
         model: The model, with its backbone.
-        name: What to call it.
-        folder: Where its files are, or None.
-        metrics: Its metrics.json; empty where there is none.
+        name: Its display name.
+        folder: Folder of its files, or None.
+        metrics: Its metrics.json; empty if it has none.
     """
 
     model: Locatable
@@ -54,12 +68,12 @@ class LoadedModel:
 
 
 def bundled_models() -> list[str]:
-    """Names of the models that ship with the package."""
+    """Return the names of the models that ship with the package."""
     return sorted(folder.parent.name for folder in BUNDLED.glob(f"*/{CONFIG}"))
 
 
 def checkpoint_folder(name: str | os.PathLike[str]) -> Path | None:
-    """The checkpoint that a bundled name, a checkpoint folder or a run folder means, or None."""
+    """Return the checkpoint folder of a bundled name, a checkpoint or a run, or None."""
     text = os.fspath(name)
     if text in bundled_models():
         return BUNDLED / text
@@ -71,12 +85,15 @@ def checkpoint_folder(name: str | os.PathLike[str]) -> Path | None:
 
 
 def load_model(name: str | os.PathLike[str], device: str = "cpu") -> LoadedModel:
-    """Load the model that a name stands for, with its backbone, ready to answer.
+    """Load a model with its backbone.
 
-    Tried in this order: bundled name, checkpoint or run folder, downloaded name, hub id.
+    Args:
+        name: Tried in this order: bundled name, checkpoint or run folder, downloaded name, hub id
+            (downloaded first if needed).
+        device: Torch device.
 
     Raises:
-        CheckpointError: nothing has this name, or its files are not whole.
+        CheckpointError: No model has this name, or its files are incomplete.
     """
     text = os.fspath(name)
     folder = checkpoint_folder(text)
@@ -85,69 +102,119 @@ def load_model(name: str | os.PathLike[str], device: str = "cpu") -> LoadedModel
             f"{text} is neither a checkpoint (no {CONFIG}) nor a run with a finished checkpoint"
         )
     if folder is None:
-        return load_remote(text, device)
+        return _load_remote(text, device)
     if is_release(folder):
-        return load_folder(folder, device)
+        return LoadedModel(load_geoclip(folder, device), folder.name, folder)
     model = load_checkpoint(folder, device)
-    called = folder.parent.name if folder.name == "checkpoint" else folder.name
-    return LoadedModel(model, called, folder, read_metrics(folder))
+    label = folder.parent.name if folder.name == "checkpoint" else folder.name
+    return LoadedModel(model, label, folder, read_metrics(folder))
 
 
-PUSHED = (WEIGHTS, CONFIG, VOCABULARIES, CALIBRATION, METRICS, CARD)
-"""Files of a checkpoint that are pushed, and no others that may lie beside them."""
+def _load_remote(name: str, device: str) -> LoadedModel:
+    """Load a downloaded model, or download "user/name" first.
 
-PUBLISHED = {
-    "published": {
-        "source": "Vivanco Cepeda et al., NeurIPS 2023",
-        "test": "IM2GPS3k",
-        "accuracy_at_km": {"1": 0.141, "25": 0.345, "200": 0.507, "750": 0.697, "2500": 0.838},
-    }
-}
-"""What the authors of GeoCLIP report of it."""
-
-
-def load_remote(
-    name: str, device: str = "cpu", offline: bool = False, progress: Progress | None = None
-) -> LoadedModel:
-    """Load a downloaded model by its name, or fetch "user/name" from the hub first.
-
-    A model of the catalogue that is not here is not fetched on the quiet: it may weigh gigabytes,
-    so the error says how to get it.
-
-    Raises:
-        CheckpointError: in one plain sentence, with what can be done.
+    A model of the catalogue is not downloaded without being asked for, because it may weigh
+    gigabytes: the error gives the command.
     """
     try:
         present = installed_model(name) if name == GEOCLIP or is_hub_id(name) else None
         if present is None:
             if (entry := catalogue_entry(name)) is not None:
                 raise CheckpointError(
-                    f"{name} is not on this computer: fetch it once with `python -m geoclip_core "
-                    f"download {name}` ({_size(entry.bytes)}, licence {entry.licence})"
+                    f"{name} is not on this computer: download it once with `geoclip download "
+                    f"{name}` ({readable(entry.bytes)}, licence {entry.licence})"
                 )
             if not is_hub_id(name):
-                raise CheckpointError(f"there is no model {name!r}; {choices()}")
-            if is_offline(offline):
+                raise CheckpointError(f"there is no model {name!r}; {_choices()}")
+            if is_offline():
                 raise CheckpointError(
-                    f"{name} is not on this computer and the network is switched off; {choices()}"
+                    f"{name} is not on this computer and the network is switched off; {_choices()}"
                 )
-            present = download(name, progress=progress)
+            present = download(name)
     except DownloadError as error:
-        raise CheckpointError(f"{error}; {choices()}") from error
-    return _load(present, device)
+        raise CheckpointError(f"{error}; {_choices()}") from error
+    return _load_installed(present, device)
 
 
-def load_folder(folder: Path, device: str = "cpu") -> LoadedModel:
-    """Load a GeoCLIP from a folder in the layout of its releases."""
-    return LoadedModel(load_geoclip(folder, device), folder.name, folder)
+def _load_installed(present: Installed, device: str) -> LoadedModel:
+    if present.kind == "geoclip":
+        folder = None if present.name == GEOCLIP else present.folder
+        # The published accuracy holds for the published image tower alone.
+        metrics = PUBLISHED if f"with {CLIP_REPOSITORY} at" in present.source else {}
+        return LoadedModel(load_geoclip(folder, device), present.name, present.folder, metrics)
+    if present.kind == "checkpoint":
+        model = load_checkpoint(present.folder, device)
+        return LoadedModel(model, present.name, present.folder, read_metrics(present.folder))
+    raise CheckpointError(
+        f"{present.name} is a backbone, not a model that locates photos: train one on it with "
+        f"`python -m train fit --backbone {present.name}`; {_choices()}"
+    )
 
 
-def choices() -> str:
-    """What can be chosen without a network, for the end of a message."""
-    here = [*bundled_models(), *(item.name for item in installed_models() if _serves(item))]
-    had = [entry.name for entry in CATALOGUE if entry.kind == "model" and entry.name not in here]
-    text = f"on this computer are {', '.join(here)}" if here else "no model is on this computer"
-    return text + (f"; to be had are {', '.join(had)} or any hub id user/name" if had else "")
+def _choices() -> str:
+    """Return the end of an error message: which models are here, which can be downloaded."""
+    downloaded = (item.name for item in installed_models() if item.kind != "backbone")
+    here = [*bundled_models(), *downloaded]
+    rest = [entry.name for entry in CATALOGUE if entry.kind == "model" and entry.name not in here]
+    text = f"on this computer: {', '.join(here) or 'no model'}"
+    return text + (f"; to download: {', '.join(rest)} or any hub id user/name" if rest else "")
+
+
+def model_rows(root: Path | str | None = None) -> list[dict[str, Any]]:
+    """Return every bundled, downloaded and downloadable model.
+
+    Args:
+        root: The cache folder; by default as :func:`geoclip_core.files.cache_folders` finds it.
+
+    Returns:
+        Rows with "name", "kind" ("model" or "backbone"), "state" ("bundled", "downloaded", "to be
+        had"), "bytes", "licence", "good_for" and, if it is on this computer, "folder".
+    """
+    rows = []
+    for name in bundled_models():
+        folder = BUNDLED / name
+        size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+        licence, purpose = _card_facts(folder)
+        rows.append(_row(name, "model", "bundled", size, licence, purpose, folder))
+    here = installed_models(root)
+    for item in here:
+        entry = catalogue_entry(item.name)
+        kind = "backbone" if item.kind == "backbone" else "model"
+        licence, purpose = _card_facts(item.folder)
+        licence, purpose = item.licence or licence, entry.good_for if entry else purpose
+        rows.append(_row(item.name, kind, "downloaded", item.bytes, licence, purpose, item.folder))
+    names = {item.name for item in here}
+    for entry in CATALOGUE:
+        if entry.name not in names:
+            about = entry.kind, "to be had", entry.bytes, entry.licence, entry.good_for
+            rows.append(_row(entry.name, *about))
+    return rows
+
+
+def _row(
+    name: str,
+    kind: str,
+    state: str,
+    size: int,
+    licence: str | None,
+    good_for: str,
+    folder: Path | None = None,
+) -> dict[str, Any]:
+    row = {"name": name, "kind": kind, "state": state, "bytes": size, "licence": licence}
+    return row | {"good_for": good_for} | ({"folder": str(folder)} if folder else {})
+
+
+def _card_facts(folder: Path) -> tuple[str | None, str]:
+    """Return the licence and the first sentence of a model card, as far as it has them."""
+    card = folder / CARD
+    if not card.is_file():
+        return None, ""
+    text = card.read_text(encoding="utf-8", errors="replace")
+    licence = re.search(r"(?im)^\W*licen[cs]e\W*:\W*(.+?)\W*$", text)
+    if text.startswith("---\n"):
+        text = text.partition("\n---\n")[2]
+    prose = (line.strip() for line in text.splitlines() if not line.startswith(("#", "|", "-")))
+    return licence[1] if licence else None, next((line for line in prose if line), "")[:200]
 
 
 def push(
@@ -156,26 +223,23 @@ def push(
     """Upload a checkpoint with its model card, and return the address of the commit.
 
     Args:
-        checkpoint: a folder that `save_checkpoint` wrote, or the run around it.
-        repository: "user/name"; made if it does not exist.
-        private: whether a new repository is visible to its owner only.
-        licence: the hub's short name of a licence ("mit", "cc-by-4.0") for the card.
+        checkpoint: A folder that `save_checkpoint` wrote, or the run that holds it.
+        repository: "user/name"; created if it does not exist.
+        private: Whether a new repository is visible to its owner only.
+        licence: The hub's identifier of a licence ("mit", "cc-by-4.0") for the card.
 
     Raises:
-        CheckpointError: if the folder would not load.
-        DownloadError: if the hub refuses or cannot be reached.
+        CheckpointError: The checkpoint cannot be loaded.
+        DownloadError: The hub refuses the upload or cannot be reached.
     """
-    from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError
-
     if not is_hub_id(repository):
-        raise DownloadError(f'{repository!r} is no repository: they are written "user/name"')
+        raise DownloadError(f'{repository!r} is no repository: write "user/name"')
     if is_offline():
         raise DownloadError("nothing can be pushed: the network is switched off")
     folder = checkpoint if (checkpoint / CONFIG).is_file() else checkpoint / "checkpoint"
     model = load_checkpoint(folder, with_backbone=False)
     api = HfApi(endpoint=hub_endpoint())
-    with tempfile.TemporaryDirectory(prefix="push-") as scratch:
+    with tempfile.TemporaryDirectory(prefix="push-") as scratch, hub_errors(repository):
         for name in PUSHED:
             if (folder / name).is_file() and name != CARD:
                 shutil.copyfile(folder / name, Path(scratch) / name)
@@ -189,38 +253,17 @@ def push(
                 commit_message=f"Upload {model.name or folder.name}",
             )
         except HfHubHTTPError as error:
-            status = error.response.status_code if error.response is not None else None
-            if status in (401, 403):
-                raise DownloadError(
-                    f"the hub does not let you write to {repository}: log in with `hf auth login` "
-                    "with a token that may write, or set HF_TOKEN"
-                ) from error
-            reason = str(error).strip().splitlines()[0]
-            raise DownloadError(f"the hub refuses {repository}: {reason}") from error
-        except Exception as error:
-            if not _is_network(error):
+            if error.response.status_code not in (401, 403):
                 raise
-            raise DownloadError(f"no network: the hub cannot be reached ({error})") from error
+            raise DownloadError(
+                f"the hub does not let you write to {repository}: log in with `hf auth login` "
+                "with a token that may write, or set HF_TOKEN"
+            ) from error
     return str(commit.commit_url)
 
 
-def _load(present: Installed, device: str) -> LoadedModel:
-    if present.kind == "geoclip":
-        folder = None if present.name == GEOCLIP else present.folder
-        # With another tower, the published numbers are not those of this model.
-        metrics = PUBLISHED if f"with {CLIP_REPOSITORY} at" in present.source else {}
-        return LoadedModel(load_geoclip(folder, device), present.name, present.folder, metrics)
-    if present.kind == "checkpoint":
-        model = load_checkpoint(present.folder, device)
-        return LoadedModel(model, present.name, present.folder, read_metrics(present.folder))
-    raise CheckpointError(
-        f"{present.name} is a backbone, not a model that locates photos: train one on it with "
-        f"`python -m train fit --backbone {present.name}`; {choices()}"
-    )
-
-
 def _card(folder: Path, name: str, licence: str | None) -> str:
-    """The model card with the header that hubs read, if it has none yet."""
+    """Return the model card with the header that hubs read, added if the card has none."""
     card = folder / CARD
     text = card.read_text(encoding="utf-8") if card.is_file() else f"# {name}\n"
     if text.startswith("---\n"):
@@ -229,22 +272,3 @@ def _card(folder: Path, name: str, licence: str | None) -> str:
     if licence:
         lines.insert(0, f"license: {licence}")
     return "\n".join(["---", *lines, "---", "", text])
-
-
-def _is_network(error: Exception) -> bool:
-    """Whether an error of the hub's client means that there is no connection."""
-    # The client's HTTP library is its own affair and has changed before: go by the names.
-    names = {cls.__name__ for cls in type(error).__mro__}
-    return isinstance(error, OSError) or bool(
-        names & {"TransportError", "ConnectError", "TimeoutException", "OfflineModeIsEnabled"}
-    )
-
-
-def _serves(item: Installed) -> bool:
-    return item.kind != "backbone"
-
-
-def _size(size: int) -> str:
-    from geoclip_core.files import readable
-
-    return readable(size)

@@ -22,21 +22,25 @@ class FakeHub(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.root = root
         self.requests: list[tuple[str, str, str | None]] = []
-        """(method, path, Range header) of everything that was asked."""
+        """(method, path, Range header) of every request."""
         self.cut_after: int | None = None
         """Bytes after which a file's connection breaks; None: never."""
         self.cuts = 10**9
         """How many connections break before they hold again."""
+        self.down_after_cuts = False
+        """Whether, after these breaks, connections for files are closed without an answer."""
+        self.down = False
         self.ranges = True
         self.changed: dict[str, bytes] = {}
-        """File -> what is sent in its place, while the listing tells of the true file."""
+        """File -> what is sent in its place, while the listing describes the true file. The key
+        "listing" replaces the listing itself."""
         self.status: dict[str, int] = {}
         """File or "listing" -> HTTP status to refuse it with."""
         self.token: str | None = None
         self.tokens_seen: list[str | None] = []
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """Say nothing of clients that hang up: these tests make them."""
+        """Print nothing about clients that hang up, which these tests cause."""
 
     @property
     def url(self) -> str:
@@ -120,6 +124,8 @@ class _Handler(BaseHTTPRequestHandler):
         folder = self.server.root / repository
         if "listing" in self.server.status:
             return self._answer(self.server.status["listing"], {"error": "no"})
+        if "listing" in self.server.changed:
+            return self._send(200, self.server.changed["listing"])
         if not folder.is_dir():
             return self._answer(404, {"error": "Repository not found"})
         siblings = []
@@ -130,14 +136,17 @@ class _Handler(BaseHTTPRequestHandler):
             item["blobId"] = blob.hexdigest()
             if path.suffix == ".safetensors":
                 digest = hashlib.sha256(content).hexdigest()
-                item["lfs"] = {"sha256": digest, "size": len(content)}
+                item["lfs"] = {"sha256": digest, "size": len(content), "pointerSize": 134}
             siblings.append(item)
         assert "blobs" in parse_qs(urlsplit(self.path).query)
-        answer = {"sha": COMMIT, "siblings": siblings, "cardData": {"license": "mit"}}
-        return self._answer(200, answer)
+        answer = {"id": repository, "sha": COMMIT, "siblings": siblings}
+        return self._answer(200, answer | {"cardData": {"license": "mit"}})
 
     def _file(self, repository: str, name: str) -> None:
         server, path = self.server, self.server.root / repository / name
+        if server.down:
+            self.close_connection = True
+            return None
         if name in server.status:
             return self._answer(server.status[name], {"error": "no"})
         if not path.is_file():
@@ -156,6 +165,7 @@ class _Handler(BaseHTTPRequestHandler):
         rest = content[start:]
         if server.cut_after is not None and server.cuts > 0 and len(rest) > server.cut_after:
             server.cuts -= 1
+            server.down = server.cuts == 0 and server.down_after_cuts
             self.wfile.write(rest[: server.cut_after])
             self.wfile.flush()
             self.close_connection = True
@@ -164,7 +174,9 @@ class _Handler(BaseHTTPRequestHandler):
         return None
 
     def _answer(self, status: int, content: dict) -> None:
-        body = json.dumps(content).encode()
+        self._send(status, json.dumps(content).encode())
+
+    def _send(self, status: int, body: bytes) -> None:
         self.send_response(status)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(body)))

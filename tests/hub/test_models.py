@@ -1,4 +1,4 @@
-"""Tests."""
+"""Models by name: pushed to a hub and loaded from it, and what is said when that fails."""
 
 import json
 
@@ -11,7 +11,6 @@ from geoclip_core.__main__ import main
 from geoclip_core.data.vocabulary import month_vocabulary
 from geoclip_core.errors import CheckpointError
 from geoclip_core.files import cache_folders
-from geoclip_core.hub import download
 from geoclip_core.hub.catalogue import installed_model
 from geoclip_core.locator import Geolocator
 from geoclip_core.model.backbones import build_backbone
@@ -27,7 +26,6 @@ def cache(tmp_path, monkeypatch):
     monkeypatch.setenv("HF_TOKEN", "secret")
     for name in ("GEOCLIP_OFFLINE", "HF_HUB_OFFLINE"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(download.time, "sleep", lambda seconds: None)
     return tmp_path / "cache"
 
 
@@ -136,8 +134,11 @@ def test_push_without_network_says_so(checkpoint, monkeypatch, capsys):
     ("name", "message"),
     [
         ("user/mine", "no network"),
-        ("nothing", r"there is no model 'nothing'; .*to be had are geoclip"),
-        ("facebook/dinov2-small", r"download facebook/dinov2-small` \(88 MB, licence Apache-2.0\)"),
+        ("nothing", r"there is no model 'nothing'; .*to download: geoclip"),
+        (
+            "facebook/dinov2-small",
+            r"geoclip download facebook/dinov2-small` \(88 MB, licence Apache-2.0\)",
+        ),
         ("a/b/c", "there is no model"),
     ],
 )
