@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, TextIO
 import tyro
 from tqdm import tqdm
 
-from geoclip_core.errors import DownloadError, PhotoError
+from geoclip_core.errors import PhotoError
 from geoclip_core.files import CACHE_VARIABLE, atomic_file, cache_folders, readable
 
 if TYPE_CHECKING:  # for annotations alone: both import torch
@@ -268,7 +268,8 @@ class Download:
     def run(self) -> int:
         """Download the model after saying what it weighs and under which licence it is."""
         from geoclip_core.hub.catalogue import GEOCLIP, installed_model
-        from geoclip_core.hub.download import DownloadStatus, StatusWriter, download
+        from geoclip_core.hub.download import download, download_job
+        from geoclip_core.jobs import StatusWriter
 
         present = installed_model(self.name, self.cache_dir)
         if present is not None and not self.force:
@@ -278,33 +279,29 @@ class Download:
         if not self.yes and sys.stdin.isatty() and not _agreed():
             print("nothing was downloaded")
             return 1
-        status = StatusWriter(self.name, self.cache_dir)
         show = _progress_printer()
-
-        def progress(what: str, done: int, total: int | None) -> None:
-            status.progress(what, done, total)
-            show(what, done, total)
-
+        status_path = download_job(self.name, self.cache_dir).status_path
         try:
-            item = download(
-                self.name,
-                root=self.cache_dir,
-                offline=self.offline,
-                revision=self.revision,
-                wheel=self.wheel,
-                image_tower=self.image_tower,
-                force=self.force,
-                progress=progress,
-            )
-            if self.name == GEOCLIP:
-                self._encode_gallery(item.folder, progress)
-        except BaseException as error:
-            reason = str(error) if isinstance(error, DownloadError) else type(error).__name__
-            status.write(DownloadStatus("failed", error=reason))
-            raise
+            with StatusWriter(status_path, self.name, "bytes") as status:
+
+                def progress(what: str, done: int, total: int | None) -> None:
+                    status.update(done, total or 0, what)
+                    show(what, done, total)
+
+                item = download(
+                    self.name,
+                    root=self.cache_dir,
+                    offline=self.offline,
+                    revision=self.revision,
+                    wheel=self.wheel,
+                    image_tower=self.image_tower,
+                    force=self.force,
+                    progress=progress,
+                )
+                if self.name == GEOCLIP:
+                    self._encode_gallery(item.folder, progress)
         finally:
             print(file=sys.stderr)
-        status.write(DownloadStatus("finished", what=self.name))
         size, licence = readable(item.bytes), item.licence or "?"
         print(f"{self.name} is ready: {item.folder} ({size}, licence {licence})")
         if self.cache_dir is not None:

@@ -9,7 +9,9 @@ import glob
 import hashlib
 import itertools
 import os
+import re
 import shutil
+import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +19,7 @@ from pathlib import Path
 import platformdirs
 
 from geoclip_core.errors import DownloadError
-from geoclip_core.jobs import is_running
+from geoclip_core.processes import is_running
 
 CACHE_VARIABLE = "GEOCLIP_CACHE"
 """Environment variable that names one folder for everything of :class:`CacheFolders`."""
@@ -26,6 +28,7 @@ MANIFEST = "download.json"
 """File in the folder of every downloaded model; it lists the others."""
 DISK_RESERVE = 50_000_000
 """Bytes that a download leaves free on the disk."""
+_NAME_LENGTH = 60
 _APPLICATION = "geoclip-core"
 _YES = {"1", "true", "yes", "on"}
 _numbers = itertools.count()  # two threads of one process may write the same file
@@ -144,6 +147,8 @@ class CacheFolders:
     """One folder for each downloaded model, complete or absent."""
     partial: Path
     """Downloads that are running or were interrupted; on the same disk as `models`."""
+    jobs: Path
+    """Status of the downloads that were started, one folder per model."""
     galleries: Path
     """Encoded galleries, computed from models; may be deleted at any time."""
     calibrations: Path
@@ -164,6 +169,7 @@ def cache_folders(root: Path | str | None = None) -> CacheFolders:
     return CacheFolders(
         models=cache / "models",
         partial=cache / "partial",
+        jobs=cache / "jobs",
         galleries=cache / "galleries",
         calibrations=data / "calibrations",
     )
@@ -181,6 +187,18 @@ def is_offline(flag: bool = False) -> bool:
         os.environ.get(name, "").strip().lower() in _YES
         for name in (OFFLINE_VARIABLE, "HF_HUB_OFFLINE")
     )
+
+
+def safe_name(text: str) -> str:
+    """Return a file name of ASCII letters, digits, ``.``, ``_`` and ``-``, at most 60 characters.
+
+    Accents are dropped ("São Tomé" becomes "Sao-Tome"); what remains of "../../etc" is "etc". The
+    result is empty if nothing remains.
+    """
+    plain = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode()
+    plain = re.sub(r"[^A-Za-z0-9._-]+", "-", plain)
+    plain = re.sub(r"-{2,}", "-", re.sub(r"\.{2,}", ".", plain))
+    return plain.strip("-._")[:_NAME_LENGTH].rstrip("-._")
 
 
 def check_space(folder: Path, needed: int, what: str) -> None:

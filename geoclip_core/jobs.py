@@ -1,81 +1,397 @@
-"""Work that is spread over processes, and that stops when it is told to."""
+"""Detached work: start it, follow it, stop it, resume it, one training after another.
 
+A job is a folder with ``status.json``, which says how the work is going, and ``console.txt``, which
+holds what its process printed. All state is on disk, so a second tab, a reload and a restarted app
+see the same. Until the process id is in the status, only the code that starts the job writes the
+status; afterwards only the process does, until it has ended.
+
+``python -m geoclip_core.jobs [--in-turn] FOLDER MODULE [ARGUMENT...]`` is the process of a job.
+With ``--in-turn`` it first waits until no older job in the same parent folder runs or waits. Then
+it runs ``python -m MODULE ARGUMENT...`` within the same process.
+"""
+
+import argparse
 import contextlib
-import multiprocessing
+import json
 import os
+import runpy
+import signal
+import socket
 import subprocess
 import sys
 import threading
-import types
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+import time
+from collections.abc import Sequence
+from dataclasses import KW_ONLY, asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from types import TracebackType
+from typing import Any, Generic, Literal, Self, TypedDict, TypeVar, get_args
 
 import psutil
 
-ROOT = Path(__file__).resolve().parent.parent
-_CLOCK_SECONDS = 2.0
-"""How far apart two readings of one process's start may lie."""
+from geoclip_core.files import write_atomically
+from geoclip_core.processes import is_running
+
+STATUS, CONSOLE = "status.json", "console.txt"
+POLL_SECONDS = 1.0
+_ROOT = Path(__file__).resolve().parents[1]
+_HANDSHAKE_SECONDS = 30.0
+_INTERRUPT_SECONDS = 5.0
+_WRITE_SECONDS = 0.25
+
+State = Literal["queued", "running", "finished", "stopped", "failed"]
 
 
-def start_detached(command: Sequence[str], console: Path) -> dict[str, Any]:
-    """Start a process in a session of its own that finds the packages of this project.
+class JobError(ValueError):
+    """A job that cannot be started, read or changed; the message says why and what to do."""
+
+
+@dataclass(frozen=True)
+class JobStatus:
+    """What every status.json holds. Times are seconds since 1970."""
+
+    state: State
+    _: KW_ONLY
+    pid: int | None = None
+    pid_started_at: float | None = None
+    """Start time of that process, because ids are reused."""
+    host: str = ""
+    error: str | None = None
+    """One sentence, if the job failed."""
+    created_at: float = 0.0
+    started_at: float | None = None
+    updated_at: float = 0.0
+
+    @property
+    def active(self) -> bool:
+        """Whether the job needs a process: it runs, or was queued by a process that waits."""
+        return self.state == "running" or (self.state == "queued" and self.pid is not None)
+
+
+@dataclass(frozen=True)
+class WorkStatus(JobStatus):
+    """Status of a download or of work on a dataset."""
+
+    title: str = ""
+    """The step or file at hand."""
+    done: int = 0
+    total: int = 0
+    """0 while it is not known."""
+    unit: str = ""
+    """What `done` and `total` count."""
+    message: str = ""
+    """The result, or why the job failed."""
+    about: dict[str, str] = field(default_factory=dict)
+    """What the code that started the job wants to remember about it."""
+
+    @property
+    def share(self) -> float:
+        """Share of the step at hand that is done, 0 to 1; 0 if the total is not known."""
+        return min(self.done / self.total, 1.0) if self.total else 0.0
+
+
+class ProcessIdentity(TypedDict):
+    """The fields of a status that identify a process."""
+
+    pid: int
+    pid_started_at: float | None
+    host: str
+
+
+S = TypeVar("S", bound=JobStatus)
+
+
+class Job(Generic[S]):
+    """The folder of one job. Subclasses name the class of the status."""
+
+    status_class: type[S]
+    ended_unexpectedly = "The process ended unexpectedly: it was killed, or the computer went down."
+    """The error of a job whose process is gone."""
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+
+    @property
+    def status_path(self) -> Path:
+        """The file that holds the status."""
+        return self.folder / STATUS
+
+    @property
+    def recorded_status(self) -> S:
+        """What status.json says, whether or not the process still runs.
+
+        Raises:
+            JobError: it cannot be read.
+        """
+        return read_status(self.status_path, self.status_class)
+
+    @property
+    def status(self) -> S:
+        """What status.json says, but "failed" if the process is gone.
+
+        Raises:
+            JobError: status.json cannot be read.
+        """
+        for _ in range(2):  # the process may end between reading the file and looking for it
+            status = self.recorded_status
+            if not status.active or is_alive(status):
+                return status
+        return replace(status, state="failed", error=self.ended_unexpectedly)
+
+    def update(self, **changes: object) -> S:
+        """Change fields of status.json atomically and return the new status.
+
+        Raises:
+            JobError: status.json cannot be read.
+        """
+        content = _read_json(self.status_path) | {"updated_at": time.time()} | changes
+        status = _parse(content, self.status_class, self.status_path)
+        self._write(json.dumps(content, indent=2) + "\n")
+        return status
+
+    def launch(self, module: str, arguments: Sequence[str], *, in_turn: bool = False) -> None:
+        """Start ``python -m module arguments...`` in a session of its own, which outlives this one.
+
+        Args:
+            module: a module that can be run with ``-m``, such as "train".
+            arguments: its arguments; paths must be absolute.
+            in_turn: wait for older jobs in the same parent folder.
+
+        Raises:
+            JobError: the process cannot be started.
+        """
+        self.update(state="queued", error=None, pid=None, pid_started_at=None)
+        own = [sys.executable, "-m", "geoclip_core.jobs", *(["--in-turn"] if in_turn else [])]
+        try:
+            with (self.folder / CONSOLE).open("ab") as console:
+                process = subprocess.Popen(
+                    [*own, str(self.folder.absolute()), module, *arguments],
+                    stdin=subprocess.DEVNULL,
+                    stdout=console,
+                    stderr=subprocess.STDOUT,
+                    start_new_session=True,
+                    cwd=_ROOT,
+                    env={**os.environ, "PYTHONUNBUFFERED": "1", "PYTHONIOENCODING": "utf-8"},
+                )
+        except OSError as error:
+            sentence = f"The process cannot be started: {error}"
+            self.update(state="failed", error=sentence)
+            raise JobError(sentence) from error
+        # Without a parent that waits, the ended process would stay a zombie.
+        threading.Thread(target=process.wait, daemon=True).start()
+        self.update(**_identity(process.pid))
+
+    def interrupt(self) -> None:
+        """Ask the process to end, and wait up to 5 seconds for it.
+
+        The status becomes "stopped" if the process ended without recording its end. A process that
+        is still busy then records its end itself.
+
+        Raises:
+            JobError: the process belongs to another computer or may not be this job's.
+        """
+        process = self._process()
+        if process is not None:
+            self._ask_to_end(process, _INTERRUPT_SECONDS)
+        self._record_end("")
+
+    def kill(self, reason: str = "", *, after_seconds: float = 0.0) -> None:
+        """End the process and its helpers, and record the state "stopped".
+
+        Args:
+            reason: the error to record.
+            after_seconds: if positive, interrupt the process first so that it can clean up, and
+                kill only what is left after this time.
+
+        Raises:
+            JobError: the process belongs to another computer or may not be this job's.
+        """
+        process = self._process()
+        if process is not None:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                family = [*process.children(recursive=True), process]
+                if after_seconds:
+                    self._ask_to_end(process, after_seconds)
+                for member in family:
+                    with contextlib.suppress(psutil.NoSuchProcess):
+                        member.kill()
+                psutil.wait_procs(family, timeout=_INTERRUPT_SECONDS)
+        self._record_end(reason)
+
+    def console_tail(self, lines: int = 20) -> list[str]:
+        """Return the last lines that the process printed."""
+        return tail(self.folder / CONSOLE, lines)
+
+    def _process(self) -> psutil.Process | None:
+        """Return the live process of the job, or None.
+
+        Raises:
+            JobError: it belongs to another computer or may not be this job's.
+        """
+        status = self.recorded_status
+        if status.pid is None or not (status.active and is_alive(status)):
+            return None
+        if status.host not in ("", socket.gethostname()):
+            raise JobError(f"It runs on {status.host} and can only be ended there")
+        if status.pid == os.getpid() or status.pid_started_at is None:
+            raise JobError(f"Process {status.pid} may not belong to this job: it is not ended")
+        try:
+            return psutil.Process(status.pid)
+        except psutil.NoSuchProcess:
+            return None
+
+    def _ask_to_end(self, process: psutil.Process, seconds: float) -> None:
+        """Ask the process to end, and wait so many seconds for it."""
+        with contextlib.suppress(psutil.Error):
+            if self.recorded_status.state == "running" and os.name == "posix":
+                process.send_signal(signal.SIGINT)  # lets the work clean up
+            else:
+                process.terminate()
+            process.wait(seconds)
+
+    def _record_end(self, reason: str) -> None:
+        """Write "stopped" if an ended process left "queued" or "running" behind."""
+        status = self.recorded_status
+        if status.state in ("queued", "running") and not (status.active and is_alive(status)):
+            self.update(state="stopped", error=reason or None, pid=None)
+
+    def _write(self, text: str) -> None:
+        write_atomically(self.status_path, text)
+
+
+class Work(Job[WorkStatus]):
+    """A download or work on a dataset."""
+
+    status_class = WorkStatus
+
+    @classmethod
+    def create(cls, folder: str | Path, about: dict[str, str]) -> Self:
+        """Make the folder of a new job, or use it again.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        work = cls(folder)
+        work.folder.mkdir(parents=True, exist_ok=True)
+        (work.folder / CONSOLE).unlink(missing_ok=True)
+        now = time.time()
+        status = WorkStatus("queued", created_at=now, updated_at=now, about=about)
+        work._write(json.dumps(asdict(status), indent=2) + "\n")
+        return work
+
+
+class StatusWriter:
+    """Keeps a status file up to date from inside the process that does the work.
+
+    Inside the ``with`` block the state is "running"; afterwards it is "finished", "stopped" after
+    Ctrl-C, or "failed" with the reason. A file that cannot be written is reported once on stderr
+    and does not stop the work.
 
     Args:
-        command: what to run.
-        console: file to which it prints, after what is there.
+        path: the file, replaced whole at every write; None to write nothing. `about` of a file that
+            is already there is kept.
+        title: name of the work or its first step.
+        unit: what is counted.
+    """
 
-    Returns:
-        "pid" and "pid_started_at" (seconds since 1970, or None), which together name the process
-        even after its number was given to another.
+    def __init__(self, path: Path | None, title: str, unit: str) -> None:
+        self.message = ""
+        """The sentence to show when the work has finished."""
+        self._path = path
+        self._written = 0.0
+        self._reported = False
+        now = time.time()
+        status = WorkStatus("running", created_at=now)
+        if path is not None and path.is_file():
+            with contextlib.suppress(JobError):  # not a status: replaced
+                status = read_status(path, WorkStatus)
+        self._status = WorkStatus(
+            "running",
+            **this_process(),
+            created_at=status.created_at,
+            started_at=now,
+            title=title,
+            unit=unit,
+            about=status.about,
+        )
+
+    def __enter__(self) -> Self:
+        self._write()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if error is None:
+            self._write("finished")
+        elif isinstance(error, KeyboardInterrupt):
+            self._write("stopped")
+        else:
+            self.message = str(error) or type(error).__name__
+            self._write("failed", error=self.message)
+
+    def update(self, done: int, total: int, title: str | None = None) -> None:
+        """Record that `done` of `total` units are done (0: unknown), at most four times a second.
+
+        Args:
+            done: units done.
+            total: units in all, 0 if unknown.
+            title: the step at hand, if it has one; a new step is recorded at once.
+        """
+        new = title is not None and title != self._status.title
+        self._status = replace(self._status, done=done, total=total)
+        if title is not None:
+            self._status = replace(self._status, title=title)
+        if new or time.monotonic() - self._written > _WRITE_SECONDS:
+            self._write()
+
+    def _write(self, state: State = "running", error: str | None = None) -> None:
+        self._status = replace(
+            self._status, state=state, error=error, message=self.message, updated_at=time.time()
+        )
+        self._written = time.monotonic()
+        if self._path is None:
+            return
+        try:
+            write_atomically(self._path, json.dumps(asdict(self._status), indent=2) + "\n")
+        except OSError as error:
+            if not self._reported:
+                print(f"the progress cannot be written to {self._path}: {error}", file=sys.stderr)
+            self._reported = True
+
+
+def read_status(path: Path, status_class: type[S]) -> S:
+    """Return the status that a file holds; keys that the class lacks are ignored.
 
     Raises:
-        OSError: it cannot be started.
+        JobError: it cannot be read.
     """
-    environment = {**os.environ, "PYTHONUNBUFFERED": "1", "PYTHONIOENCODING": "utf-8"}
-    paths = [str(ROOT), environment.get("PYTHONPATH", "")]
-    environment["PYTHONPATH"] = os.pathsep.join(path for path in paths if path)
-    with console.open("ab") as output:
-        process = subprocess.Popen(
-            list(command),
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-            env=environment,
-        )
-    # A child that nobody waits for stays a zombie until this app ends.
-    threading.Thread(target=process.wait, daemon=True).start()
-    began = None
-    with contextlib.suppress(psutil.Error):
-        began = psutil.Process(process.pid).create_time()
-    return {"pid": process.pid, "pid_started_at": began}
+    return _parse(_read_json(path), status_class, path)
 
 
-def is_running(pid: int | None, started_at: float | None = None) -> bool:
-    """Whether a process of this computer runs. A zombie does not.
+def is_alive(status: JobStatus) -> bool:
+    """Return whether the process of a job runs.
 
-    Args:
-        pid: its number.
-        started_at: seconds since 1970; another process that was given the number does not count.
+    A zombie does not run. A process of another computer cannot be looked up and counts as running.
     """
-    if not isinstance(pid, int) or pid <= 0:
-        return False
-    try:
-        process = psutil.Process(pid)
-        if process.status() == psutil.STATUS_ZOMBIE:
-            return False
-        return started_at is None or abs(process.create_time() - started_at) < _CLOCK_SECONDS
-    except psutil.AccessDenied:
+    if status.host and status.host != socket.gethostname():
         return True
-    except psutil.Error:
-        return False
+    return is_running(status.pid, status.pid_started_at)
 
 
-def console_tail(path: Path, lines: int = 20) -> list[str]:
-    """The last lines that a process printed; none where the file cannot be read."""
+def this_process() -> ProcessIdentity:
+    """Return the fields of a status that identify the current process."""
+    return _identity(os.getpid())
+
+
+def tail(path: Path, lines: int = 20) -> list[str]:
+    """Return the last lines of a text file, none if it cannot be read.
+
+    Of a line that a progress bar has rewritten, only the last version is returned.
+    """
     try:
         with path.open("rb") as file:
             size = file.seek(0, os.SEEK_END)
@@ -85,57 +401,122 @@ def console_tail(path: Path, lines: int = 20) -> list[str]:
         return []
     if not text:
         return []
-    # A progress bar rewrites its line: keep what a terminal would show.
     shown = text.replace("\r\n", "\n").rstrip("\n").split("\n")
     return [line.rsplit("\r", 1)[-1] for line in shown][-lines:]
 
 
-A = TypeVar("A")
-B = TypeVar("B")
-
-
-def in_processes(
-    function: Callable[[A], B], items: Iterable[A], workers: int | None = None
-) -> Generator[B, None, None]:
-    """The results of a function, in the order of the items.
-
-    When the iterator is closed or interrupted, work that has not begun is given up. The caller's
-    main program needs no ``if __name__ == "__main__"``.
-
-    Args:
-        function: What to do with an item; of a module that can be imported, since it and the items
-            are pickled.
-        items: What to work on.
-        workers: Processes; by default one a core.
-
-    Raises:
-        OSError: a process was ended from outside.
-    """
-    # A forked child may inherit a lock that a thread of the parent held; a spawned one cannot.
-    pool = ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"))
+def job_folders(root: Path) -> list[Path]:
+    """Return the folders in `root` that hold a job, hidden ones left out."""
     try:
-        with _without_main():
-            results = pool.map(function, items)
-        yield from results
-    except BrokenProcessPool as error:
-        raise OSError(
-            "a helper process was ended by the system, most likely for lack of memory; try fewer "
-            "workers"
-        ) from error
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+        children = sorted(root.iterdir())
+    except OSError:
+        return []
+    return [child for child in children if child.name[0] != "." and (child / STATUS).is_file()]
 
 
-@contextlib.contextmanager
-def _without_main() -> Iterator[None]:
-    """Hide the main module while processes are started.
+def waits_for(folder: Path) -> Path | None:
+    """Return the job that a queued job has to wait for, or None if it is its turn.
 
-    A spawned process imports it again, which would run a notebook's script or a Streamlit page a
-    second time; what is done here never needs it.
+    A running job in the same parent folder comes first, then jobs that were queued earlier. Jobs of
+    another computer that shares the folder are not waited for.
     """
-    main = sys.modules["__main__"]
-    sys.modules["__main__"] = types.ModuleType("__main__")
+    mine = (_AnyJob(folder).recorded_status.updated_at, folder.name)
+    waiting = None
+    for other in job_folders(folder.parent):
+        if other.name == folder.name:
+            continue
+        try:
+            status = _AnyJob(other).status
+        except JobError:
+            continue  # unreadable, or deleted meanwhile
+        if status.host not in ("", socket.gethostname()):
+            continue
+        if status.state == "running":
+            return other
+        ahead = status.state == "queued" and (status.updated_at, other.name) < mine
+        if ahead and status.active:
+            waiting = other
+    return waiting
+
+
+class _AnyJob(Job[JobStatus]):
+    status_class = JobStatus
+
+
+def _wait(job: Job[JobStatus], in_turn: bool) -> bool:
+    """Wait until this process may begin the job; return False if the job was withdrawn."""
+    deadline = time.monotonic() + _HANDSHAKE_SECONDS
+    while True:
+        try:
+            status = job.recorded_status
+            if status.pid is None and time.monotonic() < deadline:
+                time.sleep(0.02)  # the code that started this process is about to write its id
+                continue
+            if status.state != "queued" or status.pid != os.getpid():
+                return False
+            if not in_turn or waits_for(job.folder) is None:
+                return True
+        except JobError:
+            return False  # the folder was deleted
+        time.sleep(POLL_SECONDS)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Wait, then run the module of a job. Returns the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m geoclip_core.jobs", description=__doc__)
+    parser.add_argument("--in-turn", action="store_true", help="wait for older jobs beside it")
+    parser.add_argument("folder", type=Path, help="folder of the job")
+    parser.add_argument("module", help="module to run with its arguments")
+    parser.add_argument("arguments", nargs=argparse.REMAINDER)
+    options = parser.parse_args(argv)
+    # A shell that starts the app in the background lets its children ignore SIGINT.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    job = _AnyJob(options.folder)
+    if not _wait(job, options.in_turn):
+        return 0
+    sys.argv = [options.module, *options.arguments]
     try:
-        yield
-    finally:
-        sys.modules["__main__"] = main
+        runpy.run_module(options.module, run_name="__main__", alter_sys=True)
+        code = 0
+    except SystemExit as ended:
+        code = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
+        if isinstance(ended.code, str):
+            print(ended.code, file=sys.stderr)
+    if job.recorded_status.state == "queued":
+        if code:
+            job.update(state="failed", error="It could not begin; its last lines say why.")
+        else:
+            job.update(state="finished")
+    return code
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise JobError(f"{path} cannot be read: {error}") from error
+    if not isinstance(content, dict):
+        raise JobError(f"{path} cannot be read: it does not hold a JSON object")
+    return content
+
+
+def _parse(content: dict[str, Any], status_class: type[S], path: Path) -> S:
+    known = {item.name for item in fields(status_class)}
+    try:
+        status = status_class(**{key: value for key, value in content.items() if key in known})
+    except TypeError as error:
+        raise JobError(f"{path} cannot be read: {error}") from error
+    if status.state not in get_args(State):
+        raise JobError(f"{path}: there is no state {status.state!r}")
+    return status
+
+
+def _identity(pid: int) -> ProcessIdentity:
+    began = None
+    with contextlib.suppress(psutil.Error):
+        began = psutil.Process(pid).create_time()
+    return {"pid": pid, "pid_started_at": began, "host": socket.gethostname()}
+
+
+if __name__ == "__main__":
+    sys.exit(main())

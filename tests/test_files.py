@@ -1,4 +1,4 @@
-"""Tests."""
+"""Files and folders that appear whole or not at all, and names that are safe."""
 
 import os
 from concurrent.futures import ThreadPoolExecutor
@@ -6,7 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from geoclip_core.files import atomic_file, atomic_folder, restore, swap_in, write_atomically
+from geoclip_core.files import (
+    atomic_file,
+    atomic_folder,
+    restore,
+    safe_name,
+    swap_in,
+    write_atomically,
+)
 
 
 def test_the_folder_appears_when_it_is_complete(tmp_path):
@@ -136,3 +143,22 @@ def test_a_new_file_may_be_read_by_whom_the_umask_lets(tmp_path):
         os.umask(mask)
     assert (tmp_path / "places.csv").stat().st_mode & 0o777 == 0o644
     assert (tmp_path / "set").stat().st_mode & 0o777 == 0o755
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("../../etc/passwd", "etc-passwd"),
+        ("São Tomé", "Sao-Tome"),
+        ("  a  b ", "a-b"),
+        ("...", ""),
+        ("東京", ""),
+        ("-rf *", "rf"),
+        ("a\0b\nc", "a-b-c"),
+        ("x" * 500, "x" * 60),
+        ("C:\\Windows", "C-Windows"),
+        ("a..b", "a.b"),
+    ],
+)
+def test_names_are_safe(text, name):
+    assert safe_name(text) == name

@@ -1,98 +1,216 @@
-"""Tests."""
+"""Detached jobs: their status on disk, their process, their end, and their queue."""
 
-import contextlib
+import json
 import os
-import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import psutil
 import pytest
 
-from geoclip_core.jobs import console_tail, in_processes, is_running, start_detached
+from geoclip_core import jobs
+from geoclip_core.jobs import (
+    CONSOLE,
+    JobError,
+    StatusWriter,
+    Work,
+    WorkStatus,
+    read_status,
+    tail,
+    this_process,
+    waits_for,
+)
+
+# A module that can be run with -m, and that does what its one argument says.
+MODULE = "tests.quick_work"
 
 
-def wait_until(condition, seconds=120):
+@pytest.fixture
+def work(tmp_path):
+    job = Work.create(tmp_path / "jobs" / "1-work", {"title": "Working"})
+    yield job
+    job.kill()
+
+
+def wait(job, *states, seconds=120):
     limit = time.monotonic() + seconds
-    while not condition() and time.monotonic() < limit:
-        time.sleep(0.05)
-    return condition()
+    while (status := job.status).state not in states:
+        assert time.monotonic() < limit, (status, job.console_tail())
+        time.sleep(0.02)
+    return status
 
 
-def test_a_process_finds_the_project_and_is_known_until_it_ends(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    console = tmp_path / "console.txt"
-    console.write_text("before\n")
-    script = "import train.__main__, time; print('found', flush=True); time.sleep(600)"
-    process = start_detached([sys.executable, "-c", script], console)
-    try:
-        assert wait_until(lambda: console_tail(console) == ["before", "found"])
-        assert is_running(**{"pid": process["pid"], "started_at": process["pid_started_at"]})
-        assert os.getpgid(process["pid"]) != os.getpgid(0)
-    finally:
-        psutil.Process(process["pid"]).kill()
-    assert wait_until(lambda: not is_running(process["pid"]))
+def launch(job, *arguments, **options):
+    job.launch(MODULE, [*arguments, "--status", str(job.status_path)], **options)
 
 
-def test_a_number_that_was_given_to_another_process_is_not_running():
-    began = psutil.Process().create_time()
-    assert is_running(os.getpid(), began)
-    assert not is_running(os.getpid(), began - 60)
+def test_a_job_runs_apart_from_this_process_and_keeps_what_it_is_about(work, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # the process finds its module from any folder
+    (work.folder / CONSOLE).write_text("before\n")
+    launch(work, "count", "100000")
+    status = wait(work, "running")
+    assert status.about == {"title": "Working"}
+    assert os.getpgid(status.pid) != os.getpgid(0)
+    assert work.console_tail() == ["before", "begun"]
+    work.kill("enough")
+    status = work.status
+    assert (status.state, status.error, status.pid) == ("stopped", "enough", None)
+    assert status.about == {"title": "Working"}
 
 
-@pytest.mark.parametrize("pid", [None, 0, -1, "12", 2**31])
-def test_what_is_no_process_is_not_running(pid):
-    assert not is_running(pid)
+def test_a_job_ends_with_its_result(work):
+    launch(work, "count", "3")
+    status = wait(work, "finished")
+    assert (status.done, status.total, status.unit) == (3, 3, "steps")
+    assert status.message == "counted to 3"
+    assert status.share == 1.0
+
+
+def test_a_job_that_fails_says_why(work):
+    launch(work, "fail", "the photo 7.jpg is broken")
+    status = wait(work, "failed")
+    assert status.error == status.message == "the photo 7.jpg is broken"
+    limit = time.monotonic() + 60  # the traceback is printed after the status is written
+    while "Traceback" not in "\n".join(work.console_tail(30)):
+        assert time.monotonic() < limit, work.console_tail(30)
+        time.sleep(0.02)
+
+
+def test_a_job_that_never_begins_has_failed_and_its_console_says_why(work):
+    launch(work, "nonsense")
+    assert "could not begin" in wait(work, "failed").error
+    assert "no action nonsense" in work.console_tail()[-1]
+
+
+def test_a_job_with_nothing_to_do_has_finished(work):
+    launch(work, "nothing")
+    assert wait(work, "finished").error is None
+
+
+def test_a_killed_job_ended_unexpectedly(work):
+    launch(work, "count", "100000")
+    psutil.Process(wait(work, "running").pid).kill()
+    assert "ended unexpectedly" in wait(work, "failed").error
+    assert work.recorded_status.state == "running"
+
+
+def test_an_interrupted_job_cleans_up_and_has_stopped(work):
+    launch(work, "count", "100000")
+    wait(work, "running")
+    work.interrupt()
+    assert work.status.state == "stopped"
+    assert work.console_tail()[-1] == "cleaned up"
+
+
+def test_a_job_that_ignores_the_interruption_is_killed_with_its_helpers(work):
+    launch(work, "stubborn")
+    wait(work, "running")
+    helper = psutil.Process(int(work.console_tail()[-1]))
+    work.kill(after_seconds=0.5)
+    assert work.status.state == "stopped"
+    assert not helper.is_running() or helper.status() == psutil.STATUS_ZOMBIE
+
+
+def test_a_process_that_may_be_another_is_not_ended(work):
+    for process in (this_process(), {"pid": 1, "pid_started_at": None}):
+        work.update(state="running", **process)
+        with pytest.raises(JobError, match="may not belong to this job"):
+            work.kill()
+    mine = this_process()
+    work.update(state="running", **{**mine, "pid_started_at": mine["pid_started_at"] - 900})
+    assert work.status.state == "failed"
+    work.kill()
+    assert work.status.state == "stopped"
+
+
+def test_a_job_of_another_computer_counts_as_running_and_cannot_be_ended(work):
+    work.update(state="running", pid=1, host="another-computer")
+    assert work.status.state == "running"
+    with pytest.raises(JobError, match="another-computer"):
+        work.kill()
+    work.update(state="stopped")
+
+
+def test_a_zombie_is_dead(work):
+    child = subprocess.Popen([sys.executable, "-c", ""])
+    work.update(state="running", pid=child.pid)
+    wait(work, "failed", seconds=60)  # nobody has waited for the child: it is a zombie
+    child.wait()
+
+
+def test_jobs_in_turn_begin_in_their_order(tmp_path):
+    first, *rest = (Work.create(tmp_path / name, {}) for name in ("first", "z", "a"))
+    launch(first, "count", "100000", in_turn=True)
+    wait(first, "running")
+    for job in rest:
+        launch(job, "count", "1", in_turn=True)
+    assert [waits_for(job.folder) for job in rest] == [first.folder, first.folder]
+    assert [job.status.state for job in rest] == ["queued", "queued"]
+    first.kill()
+    began = [wait(job, "finished").started_at for job in rest]
+    assert began == sorted(began)
+
+
+def test_a_waiting_job_is_withdrawn(tmp_path):
+    first, second = (Work.create(tmp_path / name, {}) for name in ("first", "second"))
+    first.update(state="running", **this_process())
+    launch(second, "count", "1", in_turn=True)
+    assert waits_for(second.folder) == first.folder
+    second.interrupt()
+    assert second.status.state == "stopped"
+
+
+def test_a_job_that_was_never_given_a_process_is_waited_for_by_none(tmp_path):
+    for name in ("first", "second"):
+        Work.create(tmp_path / name, {})
+    assert waits_for(tmp_path / "second") is None
+
+
+def test_a_process_of_a_job_that_was_launched_again_gives_way(work, capsys):
+    work.update(state="queued", pid=os.getpid() + 1, pid_started_at=1.0)
+    assert jobs.main([str(work.folder), MODULE, "count", "1"]) == 0
+    assert capsys.readouterr().out == ""
+
+
+def test_an_update_keeps_the_keys_it_does_not_know(work):
+    content = json.loads(work.status_path.read_text()) | {"later": [1]}
+    work.status_path.write_text(json.dumps(content))
+    work.update(done=4)
+    assert json.loads(work.status_path.read_text())["later"] == [1]
+    assert work.status.done == 4
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"state": "odd"}'])
+def test_a_damaged_status_is_refused_by_its_name(work, text):
+    whole = work.status_path.read_text()
+    work.status_path.write_text(text)
+    with pytest.raises(JobError, match=r"status\.json"):
+        _ = work.status
+    work.status_path.write_text(whole)
+
+
+def test_a_writer_replaces_what_is_no_status(tmp_path):
+    path = tmp_path / "status.json"
+    path.write_text("[]")
+    with StatusWriter(path, "reading", "photos") as writer:
+        writer.update(1, 0, "weights")
+        status = read_status(path, WorkStatus)
+        assert (status.state, status.title, status.done, status.share) == (
+            *("running", "weights", 1, 0.0),
+        )
+        assert status.pid == os.getpid()
+
+
+def test_a_status_that_cannot_be_written_is_reported_once_and_stops_nothing(tmp_path, capsys):
+    (tmp_path / "folder").write_text("a file")
+    with StatusWriter(tmp_path / "folder" / "status.json", "reading", "photos") as writer:
+        writer.update(1, 2, "weights")
+    assert capsys.readouterr().err.count("cannot be written") == 1
 
 
 def test_the_tail_shows_what_a_terminal_would(tmp_path):
     console = tmp_path / "console.txt"
-    console.write_bytes("one\r\n10 %\r100 %\ntw\xf6\n".encode("latin-1"))
-    assert console_tail(console, 2) == ["100 %", "tw\ufffd"]
-    assert console_tail(tmp_path / "missing") == []
-
-
-ROOT = Path(__file__).resolve().parents[1]
-
-
-def test_results_come_in_order_from_other_processes():
-    assert list(in_processes(abs, range(-5, 0), 2)) == [5, 4, 3, 2, 1]
-    pids = set(in_processes(_pid, range(4), 2))
-    assert os.getpid() not in pids
-    assert sys.modules["__main__"].__name__ == "__main__"
-
-
-def _pid(_):
-    return os.getpid()
-
-
-def test_closing_gives_up_what_has_not_begun():
-    started = time.monotonic()
-    with contextlib.closing(in_processes(time.sleep, [0.1] * 400, 2)) as results:
-        next(results)
-    assert time.monotonic() - started < 15
-
-
-def _die(_):
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
-def test_a_process_that_dies_is_told():
-    with pytest.raises(OSError, match="ended by the system"):
-        list(in_processes(_die, range(3), 1))
-
-
-def test_a_program_without_a_guard_is_not_run_twice(tmp_path):
-    script = tmp_path / "script.py"
-    script.write_text(
-        "from geoclip_core.jobs import in_processes\n"
-        "print('main')\n"
-        "print(sum(in_processes(abs, [-1, -2, -3], 2)))\n"
-    )
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(
-        [sys.executable, str(script)], capture_output=True, text=True, env=environment, timeout=60
-    )
-    assert done.stdout.split() == ["main", "6"], done.stderr
+    console.write_bytes("one\r\n1 %\r50 %\r100 %\ntw\xf6\n".encode("latin-1"))
+    assert tail(console, 2) == ["100 %", "tw\ufffd"]
+    assert tail(tmp_path / "missing") == []

@@ -6,8 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from geoclip_core.jobs import JobError
 from geoclip_core.training.options import TrainingOptions, from_mapping, to_mapping
-from geoclip_core.training.runs import Run, RunError
+from geoclip_core.training.runs import Run
 from geoclip_core.training.session import RunSession, execute
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ def run_training(options: T, task: str, work: Work) -> int:
         resumed = Run.open(options.resume)
         status = resumed.status
         if status.task != task:
-            raise RunError(f"{resumed.name} is a run of {status.task}, not of {task}")
+            raise JobError(f"{resumed.name} is a run of {status.task}, not of {task}")
         if status.state == "finished":
             print(f"{resumed.name} has finished: there is nothing to continue")
             return 0

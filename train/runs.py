@@ -6,7 +6,8 @@ import time
 from pathlib import Path
 from typing import ClassVar
 
-from geoclip_core.training.runs import Run, RunError, list_runs
+from geoclip_core.jobs import JobError
+from geoclip_core.training.runs import Run, list_runs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,7 +50,7 @@ def run(options: Options) -> int:
 def _row(run: Run) -> dict[str, object] | None:
     try:
         status = run.status
-    except RunError:
+    except JobError:
         return None  # deleted while we looked
     fields = ("task", "state", "progress", "phase", "step", "total_steps", "eta_seconds")
     row = {name: getattr(status, name) for name in fields}

@@ -17,8 +17,9 @@ from geoclip_core.errors import CheckpointError, PhotoError
 from geoclip_core.explain import Effect, Explanation
 from geoclip_core.files import OFFLINE_VARIABLE, cache_folders, is_offline, readable
 from geoclip_core.hub.catalogue import CATALOGUE, CatalogueEntry, installed_model, installed_models
-from geoclip_core.hub.download import DownloadStatus, read_status, start_download
+from geoclip_core.hub.download import download_status, start_download
 from geoclip_core.hub.models import bundled_models, checkpoint_folder
+from geoclip_core.jobs import JobError, WorkStatus
 from geoclip_core.locator import MANY_PHOTOS, Geolocator, upright_photo
 from geoclip_core.model.checkpoint import CONFIG
 from geoclip_core.prediction import Failure, Prediction
@@ -244,7 +245,7 @@ def model_downloads() -> None:
     ]
     if not entries:
         return
-    was_started = any(read_status(entry.name) is not None for entry in entries)
+    was_started = any(download_status(entry.name) is not None for entry in entries)
     with st.expander("More models", icon=":material/cloud_download:", expanded=was_started):
         for entry in entries:
             _watch(entry.name) if _is_running(entry) else _offer(entry)
@@ -259,10 +260,10 @@ def _offer(entry: CatalogueEntry) -> None:
     if is_offline():
         st.caption(f":material/wifi_off: The network is switched off ({OFFLINE_VARIABLE}).")
         return
-    status = read_status(entry.name)
+    status = download_status(entry.name)
     failed = status is not None and status.state == "failed"
     if status is not None and failed:
-        st.warning(markdown_text(status.error), icon=":material/error:")
+        st.warning(markdown_text(status.error or ""), icon=":material/error:")
     st.button(
         "Try again" if failed else f"Download {readable(entry.bytes)}",
         key=f"download {entry.name}",
@@ -276,33 +277,33 @@ def _offer(entry: CatalogueEntry) -> None:
 def _start(name: str) -> None:
     try:
         start_download(name)
-    except OSError as error:
+    except (OSError, JobError) as error:
         st.toast(f"The download cannot be started: {error}", icon=":material/error:")
 
 
 @st.fragment(run_every=1.0)
 def _watch(name: str) -> None:
     """Draw the progress of a running download; rerun the page when it ends."""
-    status = read_status(name)
-    if status is None or status.state != "running":
+    status = download_status(name)
+    if status is None or not status.active:
         if status is not None and status.state == "finished":
             st.toast(f"{name} is ready.", icon=":material/check_circle:")
         st.rerun()
         return
     st.markdown(f"**{name}** is being downloaded")
-    st.progress(status.share or 0.0, markdown_text(_step(status)))
+    st.progress(status.share, markdown_text(_step(status)))
     st.caption("You can keep working or close this page.")
 
 
-def _step(status: DownloadStatus) -> str:
-    if "places" in status.what:
-        return f"{status.what}: {status.done:,} of {status.total or 0:,}"
+def _step(status: WorkStatus) -> str:
+    if "places" in status.title:
+        return f"{status.title}: {status.done:,} of {status.total:,}"
     if not status.done:
-        return status.what
+        return status.title or "Starting"
     total = f" of {readable(status.total)}" if status.total else ""
-    return f"{status.what}: {readable(status.done)}{total}"
+    return f"{status.title}: {readable(status.done)}{total}"
 
 
 def _is_running(entry: CatalogueEntry) -> bool:
-    status = read_status(entry.name)
-    return status is not None and status.state == "running"
+    status = download_status(entry.name)
+    return status is not None and status.active

@@ -39,7 +39,7 @@ from geoclip_core.earth.gazetteer import Gazetteer
 from geoclip_core.earth.sphere import destination
 from geoclip_core.errors import DatasetError, PhotoError
 from geoclip_core.files import atomic_file, write_atomically
-from geoclip_core.jobs import in_processes
+from geoclip_core.processes import in_processes
 
 REPORT_FILE = "doctor.json"
 EXAMPLES = 20

@@ -22,7 +22,7 @@ from geoclip_core.earth.climate import ClimateRaster, climate_names, index_of_co
 from geoclip_core.earth.gazetteer import Gazetteer
 from geoclip_core.earth.sphere import EARTH_RADIUS_KM, destination, unit_vectors
 from geoclip_core.files import atomic_folder
-from geoclip_core.jobs import in_processes
+from geoclip_core.processes import in_processes
 
 # Cities of OSV-Mini-129k in each of its states; Texas and the total are counted, the rest is in
 # proportion to the places that the gazetteer has there.

@@ -10,13 +10,12 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import time
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 import torch
 from filelock import FileLock, Timeout
@@ -36,7 +35,6 @@ from geoclip_core.files import (
     readable,
     sha256_of,
     swap_in,
-    write_atomically,
 )
 from geoclip_core.geoclip.weights import GALLERY, extract_tower, read_release, release_config
 from geoclip_core.hub.catalogue import (
@@ -49,7 +47,7 @@ from geoclip_core.hub.catalogue import (
     installed_model,
     write_manifest,
 )
-from geoclip_core.jobs import is_running, start_detached
+from geoclip_core.jobs import JobError, Work, WorkStatus
 from geoclip_core.model.backbone import BackboneConfig
 from geoclip_core.model.checkpoint import load_checkpoint
 from geoclip_core.model.geoclip_image import (
@@ -596,77 +594,32 @@ def _emptied(folder: Path) -> Path:
     return folder
 
 
-State = Literal["running", "finished", "failed"]
+def download_job(name: str, root: Path | str | None = None) -> Work:
+    """Return the job that downloads a model, whether or not it was ever started."""
+    return Work(cache_folders(root).jobs / folder_name(name))
 
 
-@dataclass(frozen=True)
-class DownloadStatus:
-    """State of the last download of a model, whichever process started it."""
-
-    state: State
-    what: str = ""
-    """Current file or step."""
-    done: int = 0
-    """Bytes of it so far."""
-    total: int | None = None
-    """Bytes of it in all, if known."""
-    error: str = ""
-    pid: int = 0
-
-    @property
-    def share(self) -> float | None:
-        """Share of the current file, 0 to 1, if known."""
-        return min(self.done / self.total, 1.0) if self.total else None
-
-
-class StatusWriter:
-    """Writes the status of one download to the cache, at most twice a second."""
-
-    def __init__(self, name: str, root: Path | str | None = None) -> None:
-        self._path = status_path(name, root)
-        self._written = 0.0
-        self._what = ""
-
-    def progress(self, what: str, done: int, total: int | None) -> None:
-        """Record progress; pass this to `download` as its `progress`."""
-        now = time.monotonic()
-        if now - self._written >= 0.5 or what != self._what:
-            self._written, self._what = now, what
-            self.write(DownloadStatus("running", what, done, total, pid=os.getpid()))
-
-    def write(self, status: DownloadStatus) -> None:
-        """Write a status; if it cannot be written, the download goes on without it."""
-        try:
-            write_atomically(self._path, json.dumps(asdict(status)))
-        except OSError as error:
-            print(f"the status of the download cannot be written: {error}", file=sys.stderr)
-
-
-def status_path(name: str, root: Path | str | None = None) -> Path:
-    """Return the file of a download's status."""
-    return cache_folders(root).partial / f"{name.replace('/', '--')}.json"
-
-
-def read_status(name: str, root: Path | str | None = None) -> DownloadStatus | None:
-    """Return the last status of a download, or None. It is failed if its process has ended."""
+def download_status(name: str, root: Path | str | None = None) -> WorkStatus | None:
+    """Return the status of the last download of a model, or None if there was none."""
     try:
-        status = DownloadStatus(**json.loads(status_path(name, root).read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
-        # There is none, or it was not written by this program.
+        return download_job(name, root).status
+    except JobError:
         return None
-    if status.state == "running" and not is_running(status.pid):
-        return DownloadStatus("failed", status.what, error="it was interrupted: start it again")
-    return status
 
 
 def start_download(name: str, root: Path | str | None = None) -> None:
-    """Start a download in a process that outlives this one; `read_status` reports on it."""
-    command = [sys.executable, "-m", "geoclip_core", "download", name, "--yes"]
+    """Start a download in a process that outlives this one, unless one is running.
+
+    `download_status` reports on it.
+
+    Raises:
+        OSError: The status cannot be written.
+        JobError: The process cannot be started.
+    """
+    status = download_status(name, root)
+    if status is not None and status.active:
+        return
+    arguments = ["download", name, "--yes"]
     if root is not None:
-        command += ["--cache-dir", str(root)]
-    path = status_path(name, root)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    log = path.with_suffix(".log")
-    log.unlink(missing_ok=True)
-    process = start_detached(command, log)
-    StatusWriter(name, root).write(DownloadStatus("running", "starting", pid=process["pid"]))
+        arguments += ["--cache-dir", str(Path(root).absolute())]
+    Work.create(download_job(name, root).folder, {"model": name}).launch("geoclip_core", arguments)

@@ -4,95 +4,63 @@
 predictions.parquet, metrics.json and TensorBoard events. One process writes it; any number read it.
 """
 
+import contextlib
 import json
 import os
-import re
 import shutil
-import socket
 import tempfile
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Literal, Self, get_args
+from typing import Any, Self
 
-import psutil
 import yaml
 
-from geoclip_core.files import write_atomically
-from geoclip_core.jobs import console_tail, is_running
+from geoclip_core.files import safe_name, write_atomically
+from geoclip_core.jobs import STATUS, Job, JobError, JobStatus, job_folders, tail
 
-State = Literal["queued", "running", "finished", "stopped", "failed"]
-DIED = (
-    "The process ended without saying why: it was killed, or the computer went down. "
-    "Its last lines are in log.txt; --resume continues it."
-)
-
-
-@dataclass(frozen=True)
-class RunStatus:
-    """What status.json holds. Times are seconds since 1970."""
-
-    state: State
-    task: str
-    """"pretrain" or "fit"."""
-    progress: float = 0.0
-    """0 to 1 over the whole run."""
-    phase: str = ""
-    """What is going on, in words: "embedding", "training", "evaluating"."""
-    step: int = 0
-    total_steps: int = 0
-    pid: int | None = None
-    pid_started_at: float | None = None
-    """When that process began, by which a number that was given again is told apart."""
-    host: str = ""
-    error: str | None = None
-    created_at: float = 0.0
-    started_at: float | None = None
-    updated_at: float = 0.0
-    eta_seconds: float | None = None
-    best: dict[str, float] = field(default_factory=dict)
-    """Validation numbers of the best step so far."""
-
-
-def is_alive(status: RunStatus) -> bool:
-    """Whether the process of a run is there. A zombie is dead; a process of another computer
-    cannot be looked up and counts as alive.
-    """
-    if status.host and status.host != socket.gethostname():
-        return True
-    return is_running(status.pid, status.pid_started_at)
-
-
-def this_process() -> dict[str, Any]:
-    """The fields of a status that say which process runs it."""
-    return {
-        "pid": os.getpid(),
-        "pid_started_at": psutil.Process().create_time(),
-        "host": socket.gethostname(),
-    }
-
-
-STATUS, CONFIG, METRICS, LOG, STOP = (
-    "status.json",
-    "config.yaml",
-    "metrics.jsonl",
-    "log.txt",
-    "stop-requested",
-)
+CONFIG, METRICS, LOG, STOP = "config.yaml", "metrics.jsonl", "log.txt", "stop-requested"
 _RESERVE, _RESERVED_BYTES = ".reserve", 64 * 1024
 
 
-class RunError(ValueError):
-    """A run that cannot be made, read or changed; the message says why and what to do."""
+@dataclass(frozen=True)
+class RunStatus(JobStatus):
+    """What the status.json of a training holds. Times are seconds since 1970."""
+
+    task: str
+    """"pretrain" or "fit"."""
+    progress: float = 0.0
+    """Share of the whole run, 0 to 1."""
+    phase: str = ""
+    """The part of the work at hand: "embedding", "training", "evaluating"."""
+    step: int = 0
+    total_steps: int = 0
+    eta_seconds: float | None = None
+    """Estimated seconds until the phase ends."""
+    best: dict[str, float] = field(default_factory=dict)
+    """Validation metrics of the best step so far."""
 
 
-class Run:
+class Run(Job[RunStatus]):
     """One run folder."""
 
-    def __init__(self, folder: str | Path) -> None:
-        self.folder = Path(folder)
+    status_class = RunStatus
+    ended_unexpectedly = (
+        "The training process ended unexpectedly: it was killed, or the computer went down. "
+        "Resume it to continue from its last saved state."
+    )
+
+    @property
+    def status(self) -> RunStatus:
+        """What status.json says, but "failed" if the process is gone.
+
+        Raises:
+            JobError: status.json cannot be read.
+        """
+        status = super().status
+        return replace(status, eta_seconds=None) if status.state == "failed" else status
 
     @classmethod
     def create(
@@ -113,17 +81,18 @@ class Run:
             folder: the very folder instead, which must not exist or be empty.
 
         Raises:
-            RunError: the folder is already used.
+            JobError: the folder is already used.
         """
         stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
-        target = Path(folder) if folder else _unused(Path(root) / f"{stamp}-{_slug(name)}")
+        new = Path(root) / f"{stamp}-{safe_name(name) or 'run'}"
+        target = Path(folder) if folder else _unused(new)
         if (target / STATUS).exists():
-            raise RunError(
+            raise JobError(
                 f"{target} already holds a run: continue it with --resume {target}, "
                 "or choose another folder"
             )
         if target.exists() and (not target.is_dir() or any(target.iterdir())):
-            raise RunError(f"{target} exists and is not empty: choose another folder")
+            raise JobError(f"{target} exists and is not empty: choose another folder")
         target.parent.mkdir(parents=True, exist_ok=True)
         if target.exists():
             target.rmdir()
@@ -135,7 +104,8 @@ class Run:
             (work / _RESERVE).write_bytes(b"\0" * _RESERVED_BYTES)
             run = cls(work)
             now = time.time()
-            run._write_status(RunStatus("queued", task, created_at=now, updated_at=now))
+            status = RunStatus("queued", task, created_at=now, updated_at=now)
+            run._write(json.dumps(asdict(status), indent=2) + "\n")
             work.chmod(0o755)
             os.replace(work, target)
         finally:
@@ -147,11 +117,11 @@ class Run:
         """A run that exists, by its folder.
 
         Raises:
-            RunError: there is no run.
+            JobError: there is no run.
         """
         run = cls(Path(path).expanduser())
         if not (run.folder / STATUS).is_file():
-            raise RunError(f"{run.folder} is no run folder: it has no {STATUS}")
+            raise JobError(f"{run.folder} is no run folder: it has no {STATUS}")
         return run
 
     @property
@@ -171,43 +141,7 @@ class Run:
             recipe = yaml.safe_load((self.folder / CONFIG).read_text(encoding="utf-8"))
             return dict(recipe[recipe["command"]])
         except (OSError, UnicodeDecodeError, yaml.YAMLError, KeyError, TypeError) as error:
-            raise RunError(f"{self.folder / CONFIG} cannot be read: {error}") from error
-
-    @property
-    def recorded_status(self) -> RunStatus:
-        """What status.json says, true or not."""
-        path = self.folder / STATUS
-        try:
-            values = json.loads(path.read_text(encoding="utf-8"))
-            known = {f.name for f in fields(RunStatus)}
-            status = RunStatus(**{k: v for k, v in values.items() if k in known})
-        except (OSError, ValueError, TypeError, AttributeError) as error:
-            raise RunError(f"{path} cannot be read: {error}") from error
-        if status.state not in get_args(State):
-            raise RunError(f"{path}: there is no state {status.state!r}")
-        return status
-
-    @property
-    def status(self) -> RunStatus:
-        """What status.json says, but "failed" where the process is gone."""
-        status = self.recorded_status
-        if not _needs_a_process(status) or is_alive(status):
-            return status
-        status = self.recorded_status  # it may have ended between the two looks
-        if not _needs_a_process(status):
-            return status
-        return replace(status, state="failed", error=DIED, eta_seconds=None)
-
-    def update(self, **changes: Any) -> RunStatus:
-        """Change fields of status.json, atomically."""
-        status = replace(self.recorded_status, updated_at=time.time(), **changes)
-        try:
-            self._write_status(status)
-        except OSError:
-            # a full disk must not hide why the run failed: some bytes were kept for this
-            (self.folder / _RESERVE).unlink(missing_ok=True)
-            self._write_status(status)
-        return status
+            raise JobError(f"{self.folder / CONFIG} cannot be read: {error}") from error
 
     def log_metrics(self, values: Mapping[str, Any]) -> None:
         """Append one line to metrics.jsonl; `values` should hold "step"."""
@@ -237,7 +171,7 @@ class Run:
 
     def log_tail(self, lines: int = 20) -> list[str]:
         """The last lines of log.txt."""
-        return console_tail(self.folder / LOG, lines)
+        return tail(self.folder / LOG, lines)
 
     def request_stop(self) -> None:
         """Ask the run to end after its current step; it leaves a checkpoint and can be resumed."""
@@ -251,44 +185,23 @@ class Run:
         """Forget an older request."""
         (self.folder / STOP).unlink(missing_ok=True)
 
-    def delete(self) -> None:
-        """Remove the folder.
-
-        Raises:
-            RunError: the run is still going.
-        """
-        if self.status.state == "running":
-            raise RunError(f"{self.name} is running: stop it before deleting it")
-        shutil.rmtree(self.folder)
-
-    def _write_status(self, status: RunStatus) -> None:
-        write_atomically(self.folder / STATUS, json.dumps(asdict(status), indent=2) + "\n")
+    def _write(self, text: str) -> None:
+        try:
+            super()._write(text)
+        except OSError:
+            # a full disk must not hide why the run failed: some bytes were kept for this
+            (self.folder / _RESERVE).unlink(missing_ok=True)
+            super()._write(text)
 
 
 def list_runs(root: str | Path = "runs") -> list[Run]:
-    """The runs in a folder, newest first; folders that are no runs are passed over."""
+    """Return the runs in a folder, newest first; folders that are not runs are left out."""
     found = []
-    try:
-        children = [child for child in Path(root).iterdir() if child.is_dir()]
-    except OSError:
-        return []
-    for child in children:
-        if child.name.startswith(".") or not (child / STATUS).is_file():
-            continue
-        try:
-            found.append((Run(child).recorded_status.created_at, child.name, Run(child)))
-        except RunError:
-            continue
+    for folder in job_folders(Path(root)):
+        run = Run(folder)
+        with contextlib.suppress(JobError):
+            found.append((run.recorded_status.created_at, folder.name, run))
     return [run for _, _, run in sorted(found, key=lambda item: item[:2], reverse=True)]
-
-
-def _needs_a_process(status: RunStatus) -> bool:
-    # a queued run has none until its process has started
-    return status.state == "running" or (status.state == "queued" and status.pid is not None)
-
-
-def _slug(name: str) -> str:
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.") or "run"
 
 
 def _unused(path: Path) -> Path:

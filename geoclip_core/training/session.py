@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterator, Mapping
 from types import FrameType
 from typing import Any
 
-from geoclip_core.training.runs import LOG, Run, RunError, this_process
+from geoclip_core.jobs import JobError, this_process
+from geoclip_core.training.runs import LOG, Run
 
 logger = logging.getLogger("geoclip_core.run")
 _STATUS_SECONDS = 0.5
@@ -122,7 +123,7 @@ def execute(run: Run | None, work: Callable[[RunSession], None]) -> int:
         Exit status: 0 if it finished or was stopped, 1 if it failed.
 
     Raises:
-        RunError: another process is at work on this run.
+        JobError: another process is at work on this run.
     """
     session = RunSession(run)
     if run is None:
@@ -130,7 +131,7 @@ def execute(run: Run | None, work: Callable[[RunSession], None]) -> int:
             work(session)
         return 0
     if run.status.state == "running":
-        raise RunError(f"{run.name} is running already, as process {run.recorded_status.pid}")
+        raise JobError(f"{run.name} is running already, as process {run.recorded_status.pid}")
     run.clear_stop()
     run.update(
         state="running", error=None, started_at=time.time(), eta_seconds=None, **this_process()

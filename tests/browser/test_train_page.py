@@ -11,7 +11,7 @@ from geoclip_core.demo.dataset import write_demo
 from geoclip_core.training.runs import Run, list_runs
 from tests.browser.conftest import map_frame, running_app
 from ui.page import RUNS_VARIABLE
-from ui.training import process
+from ui.training import runs
 
 pytestmark = pytest.mark.browser
 LONG = 180_000
@@ -22,7 +22,7 @@ def root(tmp_path_factory):
     folder = tmp_path_factory.mktemp("work") / "runs"
     yield folder
     for run in list_runs(folder):
-        process.end_now(run)
+        runs.kill(run)
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +47,7 @@ def empty(root):
     """Every test begins without runs."""
     yield
     for run in list_runs(root):
-        process.end_now(run)
+        runs.kill(run)
     shutil.rmtree(root, ignore_errors=True)
 
 
@@ -145,7 +145,7 @@ def test_app_restarts_and_finds_the_training(open_page, demo, root, environment,
     assert run.status.state == "running"  # though the app that started it is gone
     page = open_page("Train")
     state(page, "running")
-    process.end_now(run)
+    runs.kill(run)
     state(page, "stopped", 20_000)
 
 

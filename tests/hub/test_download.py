@@ -23,15 +23,15 @@ from geoclip_core.files import cache_folders, is_offline, readable
 from geoclip_core.hub import download as download_module
 from geoclip_core.hub.catalogue import installed_model, installed_models
 from geoclip_core.hub.download import (
-    DownloadStatus,
     RemoteFile,
     Repository,
-    StatusWriter,
     download,
+    download_job,
+    download_status,
     fetch,
     find_repository,
-    read_status,
 )
+from geoclip_core.jobs import Work
 from geoclip_core.locator import Geolocator
 from tests.geoclip.geoclip_files import make_clip, make_release
 from tests.hub.fake_hub import COMMIT, fake_hub
@@ -364,7 +364,7 @@ def test_the_commands(wheel, model_hub, capsys, tmp_path, monkeypatch):
     assert main(["download", "geoclip", "--yes", "--wheel", str(wheel)]) == 0
     text = capsys.readouterr().out
     assert text.index("licence MIT") < text.index("is ready")
-    assert read_status("geoclip") == DownloadStatus("finished", "geoclip")
+    assert download_status("geoclip").state == "finished"
     assert list(cache_folders().galleries.iterdir()), "the gallery is encoded with the download"
     assert main(["models", "--format", "json"]) == 0
     rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
@@ -380,14 +380,18 @@ def test_a_failed_command_says_why_in_a_line(model_hub, capsys):
     captured = capsys.readouterr()
     assert "user/name does not exist on the hub" in captured.err
     assert "Traceback" not in captured.err
-    assert read_status("user/name").state == "failed"
+    status = download_status("user/name")
+    assert status.state == "failed"
+    assert "user/name does not exist on the hub" in status.error
 
 
 def test_a_download_whose_process_is_gone_has_failed():
-    StatusWriter("geoclip").write(DownloadStatus("running", "x", 5, 10, pid=2**22 + 1))
-    status = read_status("geoclip")
-    assert (status.state, status.error) == ("failed", "it was interrupted: start it again")
-    assert read_status("nothing") is None
+    work = Work.create(download_job("geoclip").folder, {})
+    work.update(state="running", done=5, total=10, pid=2**22 + 1)
+    status = download_status("geoclip")
+    assert status.state == "failed"
+    assert "ended unexpectedly" in status.error
+    assert download_status("user/nothing") is None
 
 
 def test_the_catalogue_is_shown_when_the_cache_is_a_wreck(cache, capsys):

@@ -1,11 +1,10 @@
-"""A stand-in for ``python -m ui.training.queue``: the same waiting, then steps that are free."""
+"""A stand-in for ``python -m train``: a training whose steps are quick and need no photos."""
 
 import sys
 import time
 
 from geoclip_core.training.runs import Run
 from geoclip_core.training.session import RunSession, StopRequestedError, execute
-from ui.training import queue
 
 
 def train(argv: list[str]) -> int:
@@ -33,4 +32,4 @@ def train(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(queue.main(train=train))
+    sys.exit(train(sys.argv[1:]))

@@ -1,13 +1,13 @@
 """Tests of the expander that offers models for download."""
 
-import os
-
 import pytest
 from streamlit.testing.v1 import AppTest
 
+from geoclip_core.errors import DownloadError
 from geoclip_core.files import cache_folders
 from geoclip_core.hub.catalogue import write_manifest
-from geoclip_core.hub.download import DownloadStatus, StatusWriter
+from geoclip_core.hub.download import download_job
+from geoclip_core.jobs import StatusWriter
 from tests.geoclip.geoclip_files import make_geoclip
 from ui import models
 
@@ -53,15 +53,19 @@ def test_no_download_button_while_offline(monkeypatch):
 
 
 def test_running_download_shows_its_progress():
-    running = DownloadStatus("running", "model.safetensors", 500_000_000, 10**9, pid=os.getpid())
-    StatusWriter("geoclip").write(running)
-    app = shown()
+    with StatusWriter(download_job("geoclip").status_path, "geoclip", "bytes") as writer:
+        writer.update(500_000_000, 10**9, "model.safetensors")
+        app = shown()
     assert "geoclip** is being downloaded" in text(app)
     assert not app.button
 
 
 def test_failed_download_shows_the_error_and_can_be_tried_again():
-    StatusWriter("geoclip").write(DownloadStatus("failed", error="no network: it is off"))
+    with (
+        pytest.raises(DownloadError),
+        StatusWriter(download_job("geoclip").status_path, "geoclip", "bytes"),
+    ):
+        raise DownloadError("no network: it is off")
     app = shown()
     assert "no network" in text(app)
     assert app.button(key="download geoclip").label == "Try again"

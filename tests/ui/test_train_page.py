@@ -1,17 +1,16 @@
 import contextlib
-import sys
 import time
 
 import pytest
 from streamlit.testing.v1 import AppTest
 
 from geoclip_core.demo.dataset import write_demo
-from geoclip_core.jobs import console_tail
-from geoclip_core.training.runs import Run, list_runs, this_process
+from geoclip_core.jobs import CONSOLE, JobError, this_process
+from geoclip_core.training.runs import Run, list_runs
 from tests.ui import slow_training
 from tests.ui.conftest import ROOT, texts
 from ui.page import RUNS_VARIABLE
-from ui.training import process
+from ui.training import runs
 
 PAGE = "pages/3_Train.py"
 
@@ -26,11 +25,11 @@ def root(tmp_path, monkeypatch):
     folder = tmp_path / "runs"
     monkeypatch.setenv(RUNS_VARIABLE, str(folder))
     monkeypatch.chdir(tmp_path)  # no datasets of the developer's
-    monkeypatch.setattr(process, "QUEUE", (sys.executable, "-m", slow_training.__name__))
+    monkeypatch.setattr(runs, "TRAIN", slow_training.__name__)
     yield folder
     for run in list_runs(folder):
-        with contextlib.suppress(process.RunError):
-            process.end_now(run)
+        with contextlib.suppress(JobError):
+            runs.kill(run)
 
 
 @pytest.fixture
@@ -147,7 +146,7 @@ def wait_for(app, run, *states):
     while run.status.state not in states:
         assert time.monotonic() < limit, (
             run.status,
-            console_tail(run.folder / process.CONSOLE),
+            run.console_tail(),
         )
         time.sleep(0.05)
     return app.run()
@@ -226,10 +225,10 @@ def test_a_run_that_was_asked_to_stop_can_be_ended(open_train, root):
 def test_a_dead_process_shows_its_last_lines(open_train, root):
     run = made(root, state="running", pid=2**22 + 1, pid_started_at=1.0, host="")
     (run.folder / "log.txt").write_text("epoch 1\nepoch 2\n")
-    (run.folder / process.CONSOLE).write_text("epoch 1\nepoch 2\nKilled\n")
+    (run.folder / CONSOLE).write_text("epoch 1\nepoch 2\nKilled\n")
     app = open_train()
     assert "failed" in badges(app)
-    assert "The process ended" in texts(app)
+    assert "The training process ended unexpectedly" in texts(app)
     assert any("epoch 2\nKilled" in code.value for code in app.code)
 
 

@@ -9,7 +9,7 @@ import pandas as pd
 import streamlit as st
 
 from geoclip_core.data.doctor import REPORT_FILE
-from ui.dataset.jobs import start
+from ui.dataset.make import start
 from ui.theme import markdown_text
 
 

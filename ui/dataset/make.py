@@ -1,97 +1,23 @@
-"""The third view of the Dataset page: drawing a demo set, importing photos, fetching OSV-Mini."""
+"""Making datasets on the Dataset page: drawing a demo set, importing photos, fetching OSV-Mini.
 
+The commands of ``python -m train`` do the work, each as a job in a folder below ``datasets/.jobs``.
+"""
+
+import contextlib
+import shutil
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import streamlit as st
+from PIL import Image
 
 from geoclip_core.data.kaggle import KAGGLE_PAGE
 from geoclip_core.demo.scenes import SceneFacts, draw_scene
-from ui.dataset.jobs import Job, dismiss, jobs, log_tail, start, stop
+from geoclip_core.files import remove_left_overs, safe_name
+from geoclip_core.jobs import JobError, Work, WorkStatus, job_folders
 from ui.theme import markdown_text
-from ui.training.process import safe_name
-
-
-def progress_strip(datasets: Path) -> list[Job]:
-    """Draw the strip; while something runs it refreshes itself, without the rest of the page.
-
-    Returns:
-        The jobs that run.
-    """
-    found = jobs(datasets)
-    for job in found:
-        # A check that went well shows its findings below: nothing more to say.
-        if job.command == "doctor" and job.state == "finished":
-            dismiss(job)
-    running = [job for job in found if job.state == "running"]
-    if running:
-        _live(datasets, tuple(job.folder.name for job in running))
-    for job in found:
-        if job.state != "running" and not (job.command == "doctor" and job.state == "finished"):
-            _ended(job)
-    return running
-
-
-@st.fragment(run_every=1.0)
-def _live(datasets: Path, names: tuple[str, ...]) -> None:
-    running = [job for job in jobs(datasets) if job.state == "running"]
-    if tuple(job.folder.name for job in running) != names:
-        # One has ended, or another tab has started one: the whole page has changed.
-        st.rerun()
-    for job in running:
-        text, button = st.columns([8, 1], vertical_alignment="center")
-        with text:
-            if job.total:
-                words = f"{job.title} · {job.done:,} of {job.total:,} {job.unit}"
-                st.progress(min(job.done / job.total, 1.0), markdown_text(words))
-            else:
-                st.progress(0.0, markdown_text(f"{job.title} …"))
-        with button:
-            if st.button("Stop", key=f"stop {job.folder.name}", width="stretch"):
-                stop(job)
-                st.rerun()
-
-
-def _ended(job: Job) -> None:
-    done = job.state == "finished"
-    box = st.success if done else st.warning if job.state == "stopped" else st.error
-    message = markdown_text(job.message.splitlines()[0]) if job.message else ""
-    left, middle, right = st.columns([8, 1, 1], vertical_alignment="center")
-    with left:
-        box(f"{markdown_text(job.title)}: {message}" if message else markdown_text(job.title))
-        rest = "\n".join(job.message.splitlines()[1:])
-        if job.state == "failed":
-            rest = rest or log_tail(job)
-        if rest:
-            st.code(rest, language=None, wrap_lines=True)
-    with middle:
-        if done:
-            st.button(
-                "Open",
-                key=f"open {job.folder.name}",
-                type="primary",
-                width="stretch",
-                on_click=_open,
-                args=(job,),
-            )
-    with right:
-        st.button(
-            "Dismiss",
-            key=f"dismiss {job.folder.name}",
-            width="stretch",
-            on_click=dismiss,
-            args=(job,),
-        )
-
-
-def _open(job: Job) -> None:
-    """Choose the dataset that a job has made; runs before the page is drawn."""
-    folder = job.dataset
-    here = Path.cwd()
-    name = str(folder.relative_to(here)) if folder.is_relative_to(here) else str(folder)
-    st.session_state["dataset"] = name
-    st.session_state["dataset view"] = "Explore"
-    dismiss(job)
-
 
 _SCENES = (
     SceneFacts("1", 31.5, -97.1, "Cfa", 110, "Texas_US", "McLennan County_US", "Waco_US"),
@@ -99,6 +25,151 @@ _SCENES = (
     SceneFacts("7", 44.9, -123.0, "Csb", 290, "Oregon_US", "Marion County_US", "Salem_US"),
     SceneFacts("5", 42.9, -106.3, "Dfb", 15, "Wyoming_US", "Natrona County_US", "Casper_US"),
 )
+_CLEAN_UP_SECONDS = 5.0
+
+
+@dataclass(frozen=True)
+class DatasetJob:
+    """One job of the page, with its status as of now."""
+
+    work: Work
+    status: WorkStatus
+    command: str
+    """Command of ``python -m train``."""
+    title: str
+    """What it does, in words."""
+    dataset: Path
+    """The folder that it makes or checks."""
+
+    @property
+    def name(self) -> str:
+        """Name of the job's folder, which is unique."""
+        return self.work.folder.name
+
+    def stop(self) -> None:
+        """End the process; what it was building is removed."""
+        self.work.kill(after_seconds=_CLEAN_UP_SECONDS)
+        # A helper process that was still writing may have kept the command from cleaning up.
+        remove_left_overs(self.dataset)
+
+    def dismiss(self) -> None:
+        """Forget the job if it has ended."""
+        if not self.status.active:
+            shutil.rmtree(self.work.folder, ignore_errors=True)
+
+
+def dataset_jobs(datasets: Path) -> list[DatasetJob]:
+    """Return the jobs that were not dismissed, newest first; unreadable ones are left out."""
+    found = []
+    for folder in reversed(job_folders(datasets / ".jobs")):
+        work = Work(folder)
+        with contextlib.suppress(JobError, KeyError):
+            status = work.status
+            about = status.about
+            job = DatasetJob(work, status, about["command"], about["title"], Path(about["dataset"]))
+            found.append(job)
+    return found
+
+
+def start(
+    datasets: Path, command: str, arguments: Sequence[str], title: str, dataset: Path
+) -> None:
+    """Start ``python -m train COMMAND ARGUMENTS``; an ended job of the same kind is forgotten.
+
+    Args:
+        datasets: where datasets are kept.
+        command: the command.
+        arguments: its arguments, with absolute paths and without ``--status``.
+        title: what it does, in words.
+        dataset: the folder that it makes or checks.
+
+    Raises:
+        OSError: the job's folder cannot be written.
+        JobError: the process cannot be started.
+    """
+    dataset = dataset.absolute()
+    for job in dataset_jobs(datasets):
+        if (job.command, job.dataset) == (command, dataset):
+            job.dismiss()
+    work = Work.create(
+        datasets.absolute() / ".jobs" / f"{time.time_ns()}-{command}",
+        {"command": command, "title": title, "dataset": str(dataset)},
+    )
+    work.launch("train", [command, *arguments, "--status", str(work.status_path)])
+
+
+def progress_strip(datasets: Path) -> list[DatasetJob]:
+    """Draw the jobs; while one runs, the strip refreshes itself without the rest of the page.
+
+    Returns:
+        The jobs that run.
+    """
+    found = dataset_jobs(datasets)
+    running = [job for job in found if job.status.active]
+    if running:
+        _live(datasets, tuple(job.name for job in running))
+    for job in found:
+        if job.command == "doctor" and job.status.state == "finished":
+            job.dismiss()  # its findings are shown below
+        elif not job.status.active:
+            _ended(job)
+    return running
+
+
+@st.fragment(run_every=1.0)
+def _live(datasets: Path, names: tuple[str, ...]) -> None:
+    running = [job for job in dataset_jobs(datasets) if job.status.active]
+    if tuple(job.name for job in running) != names:
+        # One has ended, or another tab has started one: the whole page has changed.
+        st.rerun()
+    for job in running:
+        status = job.status
+        text, button = st.columns([8, 1], vertical_alignment="center")
+        with text:
+            words = f"{job.title} …"
+            if status.total:
+                words = f"{job.title} · {status.done:,} of {status.total:,} {status.unit}"
+            st.progress(status.share, markdown_text(words))
+        with button:
+            if st.button("Stop", key=f"stop {job.name}", width="stretch"):
+                job.stop()
+                st.rerun()
+
+
+def _ended(job: DatasetJob) -> None:
+    status = job.status
+    left, middle, right = st.columns([8, 1, 1], vertical_alignment="center")
+    with left:
+        if status.state == "finished":
+            result = status.message.removesuffix(f" in {job.dataset}")
+            st.success(markdown_text(f"{job.dataset.name} is ready: {result}"))
+        elif status.state == "stopped":
+            st.warning(markdown_text(f"{job.title}: stopped"))
+        else:
+            reason, _, rest = (status.error or "it did not start").partition("\n")
+            st.error(markdown_text(f"{job.title}: {reason}"))
+            st.code(rest or "\n".join(job.work.console_tail(12)), language=None, wrap_lines=True)
+    with middle:
+        if status.state == "finished":
+            st.button(
+                "Open",
+                key=f"open {job.name}",
+                type="primary",
+                width="stretch",
+                on_click=_open,
+                args=(job,),
+            )
+    with right:
+        st.button("Dismiss", key=f"dismiss {job.name}", width="stretch", on_click=job.dismiss)
+
+
+def _open(job: DatasetJob) -> None:
+    """Choose the dataset that a job has made; runs before the page is drawn."""
+    folder, here = job.dataset, Path.cwd()
+    name = str(folder.relative_to(here)) if folder.is_relative_to(here) else str(folder)
+    st.session_state["dataset"] = name
+    st.session_state["dataset view"] = "Explore"
+    job.dismiss()
 
 
 def first_steps(datasets: Path) -> None:
@@ -220,12 +291,12 @@ def _target(datasets: Path, name: str) -> Path | None:
 def _start(datasets: Path, command: str, arguments: list[str], title: str, target: Path) -> None:
     try:
         start(datasets, command, arguments, title, target)
-    except OSError as error:
-        st.error(f"It cannot be started: {error}", icon=":material/error:")
+    except (OSError, JobError) as error:
+        st.error(markdown_text(f"The work cannot be started: {error}"), icon=":material/error:")
         return
     st.rerun()
 
 
 @st.cache_data(show_spinner=False)
-def _scenes() -> list:
+def _scenes() -> list[Image.Image]:
     return [draw_scene(facts) for facts in _SCENES]

@@ -8,17 +8,20 @@ from typing import Any
 
 import streamlit as st
 
-from geoclip_core.jobs import console_tail
-from geoclip_core.training.runs import METRICS, Run, RunError
+from geoclip_core.jobs import JobError
+from geoclip_core.training.runs import METRICS, Run
 from ui.charts import show_chart
 from ui.theme import duration, markdown_text, palette
 from ui.training.charts import Group, best_step, curves_figure, metric_groups
-from ui.training.process import CONSOLE, delete, end_now, resume, stop
 from ui.training.runs import (
     RunView,
     created,
+    delete,
+    kill,
     progress_sentence,
+    resume,
     run_views,
+    stop,
     took,
     view,
 )
@@ -50,12 +53,12 @@ def run_actions(root: Path, item: RunView) -> None:
     show_message()
     state = item.status.state
     with st.container(horizontal=True, key="run-actions"):
-        if item.active and not item.stopping and not item.orphaned:
+        if item.active and not item.stopping:
             word = "Take from the queue" if item.waits_for else "Stop"
             _action(word, ":material/stop_circle:", stop, item, help=_STOP_HELP)
         if item.stopping:
-            _action("End now", ":material/dangerous:", end_now, item, help=_END_HELP)
-        if state in ("stopped", "failed") or item.orphaned:
+            _action("End now", ":material/dangerous:", kill, item, help=_END_HELP)
+        if item.can_resume:
             _action(
                 "Resume", ":material/play_circle:", resume, item, help=_RESUME_HELP, type="primary"
             )
@@ -85,7 +88,7 @@ def _every(seconds: float, item: RunView, draw: Callable[[RunView], None]) -> No
     def fresh(folder: Path) -> None:
         try:
             draw(view(Run(folder)))
-        except RunError as error:
+        except JobError as error:
             st.caption(markdown_text(str(error)))
 
     fresh.__qualname__ = draw.__qualname__  # what tells one fragment from another
@@ -98,7 +101,7 @@ def failure_panel(item: RunView) -> None:
         return
     st.error(markdown_text(item.status.error or "It failed."), icon=":material/error:")
     lines = item.run.log_tail(20)
-    printed = [line for line in console_tail(item.run.folder / CONSOLE, 20) if line.strip()]
+    printed = [line for line in item.run.console_tail() if line.strip()]
     if printed and printed[-1].strip() not in (line.strip() for line in lines):
         # What Python or the system said last never reached the log.
         lines = [*lines[-8:], *printed] if lines else printed
@@ -187,8 +190,7 @@ def _watch(root: Path, before: tuple[Any, ...]) -> None:
 
 def _signature(views: Sequence[RunView]) -> tuple[Any, ...]:
     return tuple(
-        (item.name, item.status.state, item.stopping, item.orphaned, item.waits_for)
-        for item in views
+        (item.name, item.status.state, item.stopping, item.active, item.waits_for) for item in views
     )
 
 
@@ -209,7 +211,7 @@ def _read_metrics(folder: Path, *_version: int) -> list[dict[str, Any]]:
 def _config(run: Run) -> dict[str, Any]:
     try:
         return run.config
-    except RunError:
+    except JobError:
         return {}
 
 
@@ -227,7 +229,7 @@ def _action(word: str, icon: str, act: Callable[[Run], None], item: RunView, **b
 def _attempt(act: Callable[[], None], done: str) -> None:
     try:
         act()
-    except RunError as error:
+    except JobError as error:
         leave_message("error", str(error))
     else:
         leave_message("done", done)

@@ -9,7 +9,9 @@ from typing import Any
 import streamlit as st
 
 from geoclip_core.data.dataset import FILE_SPLITS, csv_path
-from geoclip_core.training.runs import CONFIG, RunError
+from geoclip_core.files import safe_name
+from geoclip_core.jobs import JobError
+from geoclip_core.training.runs import CONFIG
 from train.command_line import recipes
 from train.options import OptionsError, describe
 from train.run_command import lasting_config
@@ -31,8 +33,7 @@ from ui.training.form import (
     widget_key,
 )
 from ui.training.live import leave_message, show_message
-from ui.training.process import safe_name, start
-from ui.training.runs import RunView, run_labels, select_run
+from ui.training.runs import RunView, run_labels, select_run, start
 
 EXAMPLE = STATIC / "examples" / "training-run.json"
 
@@ -239,7 +240,7 @@ def _start_bar(task: str, recipe: str | None, checked: Checked, data: Path | Non
 def _start(task: str, options: Any, name: str) -> None:
     try:
         run = start(runs_folder(), task, lasting_config(options), name)
-    except RunError as error:
+    except JobError as error:
         leave_message("error", str(error))
         return
     select_run(run.folder.name)

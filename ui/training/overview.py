@@ -6,7 +6,7 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from geoclip_core.training.runs import RunError
+from geoclip_core.jobs import JobError
 from ui.charts import show_chart
 from ui.theme import markdown_text, palette
 from ui.training.charts import comparison_figure, metric_label, metric_names
@@ -103,7 +103,7 @@ def option_differences(views: Sequence[RunView]) -> dict[str, list[Any]]:
     for item in views:
         try:
             configs.append(item.run.config)
-        except RunError:
+        except JobError:
             configs.append({})
     names = dict.fromkeys(name for config in configs for name in config)
     found = {}

@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from geoclip_core.training.runs import RunError
+from geoclip_core.jobs import JobError
 from ui.evaluation.sources import find_sources
 from ui.page import PAGES
 from ui.theme import kilometres, markdown_text, percent
@@ -48,7 +48,7 @@ def run_details(item: RunView) -> None:
     """The options that a run was started with, and how to repeat it."""
     try:
         config = item.run.config
-    except RunError as error:
+    except JobError as error:
         st.caption(markdown_text(str(error)))
         return
     with st.expander("Options", icon=":material/tune:"):

@@ -1,19 +1,28 @@
-"""Which runs there are, where they are kept, and how each is doing, in words."""
+"""The runs of the Train page: which there are, how each is doing, and starting and ending them.
+
+The run folders hold all state, so a reload, a second tab and a restarted app see the same.
+"""
 
 import re
+import shutil
 import time
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import streamlit as st
 
-from geoclip_core.training.runs import STATUS, Run, RunError, RunStatus, list_runs
+from geoclip_core.files import safe_name
+from geoclip_core.jobs import STATUS, JobError, waits_for
+from geoclip_core.training.runs import Run, RunStatus, list_runs
 from ui.page import RUNS_KEY, RUNS_VARIABLE, choose, runs_folder
 from ui.theme import duration, markdown_text
-from ui.training.queue import goes_first
 
+TRAIN = "train"
+"""The module whose commands train; tests put a quick one in its place."""
 _RUN_KEY = "run"
 _STAMP = re.compile(r"^(\d{8}-\d{6})-(.+)$")
 
@@ -75,18 +84,18 @@ class RunView:
 
     @property
     def starting(self) -> bool:
-        """Whether its process is loading, before the first line of its log."""
-        return self.status.state == "queued" and not self.waits_for and not self.orphaned
+        """Whether its process is still loading libraries."""
+        return self.status.state == "queued" and self.active and not self.waits_for
 
     @property
     def active(self) -> bool:
-        """Whether it runs or waits."""
-        return self.status.state in ("queued", "running")
+        """Whether its process runs or waits."""
+        return self.status.active
 
     @property
-    def orphaned(self) -> bool:
-        """Whether it is queued, but no process will ever begin it."""
-        return self.status.state == "queued" and self.status.pid is None
+    def can_resume(self) -> bool:
+        """Whether it stopped, failed, or was queued without a process that would begin it."""
+        return not self.active and self.status.state != "finished"
 
     @property
     def has_model(self) -> bool:
@@ -121,7 +130,7 @@ def run_views(root: Path) -> list[RunView]:
     for run in list_runs(root):
         try:
             views.append(view(run))
-        except RunError:
+        except JobError:
             continue  # deleted while we looked
     return views
 
@@ -130,12 +139,101 @@ def view(run: Run) -> RunView:
     """A run as of now.
 
     Raises:
-        RunError: its folder is gone or cannot be read.
+        JobError: its folder is gone or cannot be read.
     """
     status = run.status
-    first = goes_first(run) if status.state == "queued" else None
+    first = waits_for(run.folder) if status.state == "queued" else None
     stopping = status.state == "running" and run.stop_requested()
     return RunView(run, status, stopping, first.name if first else None)
+
+
+def start(root: Path, task: str, options: Mapping[str, Any], name: str) -> Run:
+    """Make a run folder and start its process, which waits while another run is at work.
+
+    Args:
+        root: where runs are kept.
+        task: "fit" or "pretrain".
+        options: all options, as plain values.
+        name: what to call it; made safe as a file name.
+
+    Raises:
+        JobError: the folder cannot be written or the process cannot be started.
+    """
+    try:
+        run = Run.create(root, safe_name(name) or task, options, task)
+    except OSError as error:
+        raise JobError(f"The run cannot be written to {root}: {error.strerror or error}") from error
+    _launch(run, task)
+    return run
+
+
+def resume(run: Run) -> None:
+    """Continue a run that stopped or failed from its last saved state.
+
+    Raises:
+        JobError: it runs or waits, has finished, or its process cannot be started.
+    """
+    status = run.status
+    if status.active or status.state == "finished":
+        raise JobError(f"{run.name} is {status.state}: there is nothing to continue")
+    run.clear_stop()
+    _launch(run, status.task)
+
+
+def stop(run: Run) -> None:
+    """Ask a run to end after its current step; a run that waits is taken from the queue.
+
+    Raises:
+        JobError: it waits on another computer.
+    """
+    state = run.status.state
+    if state in ("queued", "running"):
+        run.request_stop()
+    if state == "queued":
+        run.interrupt()  # it does not look at the request before it has begun
+
+
+def kill(run: Run) -> None:
+    """End a run at once. What it did since its last saved state is lost.
+
+    Raises:
+        JobError: it runs on another computer.
+    """
+    if run.status.state in ("queued", "running"):
+        run.kill("Ended at once, before the current step was done.")
+
+
+def delete(root: Path, run: Run) -> None:
+    """Remove a run's folder, and nothing outside of it.
+
+    Of a run that is a symbolic link only the link is removed; targets of links inside the folder
+    stay. A run that waits is taken from the queue first.
+
+    Raises:
+        JobError: it is running, or its folder is not directly in `root`.
+    """
+    folder = run.folder.absolute()
+    if folder.name in ("", ".", "..") or folder.parent.resolve() != root.resolve():
+        raise JobError(f"{run.folder} is not in {root}: it cannot be deleted from here")
+    if folder.is_symlink():
+        folder.unlink()
+        return
+    state = run.status.state
+    if state == "running":
+        raise JobError(f"{run.name} is running: stop it before deleting it")
+    if state == "queued":
+        stop(run)
+    try:
+        # Renamed first, so that it leaves every list at once even if removing it takes a while.
+        aside = folder.with_name(f".deleted-{folder.name}-{time.time_ns()}")
+        folder.rename(aside)
+        shutil.rmtree(aside)
+    except OSError as error:
+        raise JobError(f"{run.name} cannot be deleted: {error}") from error
+
+
+def _launch(run: Run, task: str) -> None:
+    run.launch(TRAIN, [task, "--resume", str(run.folder.absolute())], in_turn=True)
 
 
 def unreadable_runs(root: Path) -> list[str]:
@@ -146,7 +244,7 @@ def unreadable_runs(root: Path) -> list[str]:
             continue
         try:
             _ = Run(path.parent).recorded_status
-        except RunError:
+        except JobError:
             names.append(path.parent.name)
     return names
 
@@ -188,8 +286,8 @@ def progress_sentence(item: RunView) -> str:
     """What is going on and how long it will take, as far as that was measured."""
     status = item.status
     if status.state == "queued":
-        if item.orphaned:
-            return "Nobody will start it: the app ended before its process began. Resume starts it."
+        if not item.active:
+            return "The app ended before this training began. Press Resume to start it."
         if item.waits_for is None:
             return "Loading the libraries, which takes some seconds."
         first = title_of(item.waits_for)

@@ -1,22 +1,22 @@
-"""Long work as processes of their own: what they leave on disk, and how they end."""
+"""Jobs of the Dataset page: what they leave on disk, and how they end."""
 
-import json
 import time
 
 import pytest
 
 from geoclip_core.demo.dataset import write_demo
-from ui.dataset.jobs import dismiss, jobs, log_tail, start, stop
+from geoclip_core.jobs import Work
+from ui.dataset.make import dataset_jobs, start
 
 
 def _wait(root, state, seconds=60):
     limit = time.monotonic() + seconds
     while time.monotonic() < limit:
-        job = jobs(root)[0]
-        if job.state in state:
+        job = dataset_jobs(root)[0]
+        if job.status.state in state:
             return job
         time.sleep(0.1)
-    pytest.fail(f"still {job.state}: {log_tail(job)}")
+    pytest.fail(f"still {job.status}: {job.work.console_tail()}")
 
 
 def test_a_job_runs_reports_and_is_dismissed(tmp_path):
@@ -24,26 +24,26 @@ def test_a_job_runs_reports_and_is_dismissed(tmp_path):
     arguments = ["--rows", "40", "--metadata-only", "--output", str(target)]
     start(tmp_path, "demo-data", arguments, "Drawing", target)
     job = _wait(tmp_path, ("finished", "failed"))
-    assert (job.state, job.command, job.title) == ("finished", "demo-data", "Drawing")
+    assert (job.status.state, job.command, job.title) == ("finished", "demo-data", "Drawing")
     assert job.dataset == target
-    assert "40 synthetic rows" in job.message
+    assert "40 synthetic rows" in job.status.message
     assert (target / "train_mini.csv").is_file()
-    dismiss(job)
-    assert jobs(tmp_path) == []
+    job.dismiss()
+    assert dataset_jobs(tmp_path) == []
 
 
 def test_a_job_that_fails_says_why(tmp_path):
     start(tmp_path, "doctor", [str(tmp_path / "gone")], "Checking", tmp_path / "gone")
     job = _wait(tmp_path, ("finished", "failed"))
-    assert job.state == "failed"
-    assert "no such folder" in job.message
+    assert job.status.state == "failed"
+    assert "no such folder" in job.status.message
 
 
 def test_a_wrong_command_line_is_told_from_the_log(tmp_path):
     start(tmp_path, "doctor", ["--nonsense", "x"], "Checking", tmp_path)
     job = _wait(tmp_path, ("finished", "failed"))
-    assert job.state == "failed"
-    assert "unrecognized arguments: --nonsense" in log_tail(job)
+    assert job.status.state == "failed"
+    assert "unrecognized arguments: --nonsense" in "\n".join(job.work.console_tail())
 
 
 def test_stopping_leaves_what_was_there(tmp_path):
@@ -52,44 +52,42 @@ def test_stopping_leaves_what_was_there(tmp_path):
     arguments = ["--rows", "20000", "--output", str(target)]
     start(tmp_path, "demo-data", arguments, "Drawing", target)
     limit = time.monotonic() + 60
-    while not jobs(tmp_path)[0].done and time.monotonic() < limit:
+    while not dataset_jobs(tmp_path)[0].status.done and time.monotonic() < limit:
         time.sleep(0.1)
     # what a helper of the command wrote while the command was clearing up
     (tmp_path / ".demo.99999999-1.part" / "train_images").mkdir(parents=True)
-    stop(jobs(tmp_path)[0])
-    job = jobs(tmp_path)[0]
-    assert job.state == "stopped"
-    assert 0 < job.done < job.total == 20_000
+    dataset_jobs(tmp_path)[0].stop()
+    job = dataset_jobs(tmp_path)[0]
+    assert job.status.state == "stopped"
+    assert 0 < job.status.done < job.status.total == 20_000
     assert (target / "train_mini.csv").read_bytes() == before
     assert sorted(path.name for path in tmp_path.iterdir()) == [".jobs", "demo"]
     # A job that has ended can be stopped again without harm.
-    stop(job)
+    job.stop()
 
 
 def test_a_job_whose_process_is_gone_has_failed(tmp_path):
-    folder = tmp_path / ".jobs" / "1-doctor"
-    folder.mkdir(parents=True)
-    record = {"command": "doctor", "title": "T", "dataset": "x", "started_at": 1.0}
+    about = {"command": "doctor", "title": "T", "dataset": "x"}
+    work = Work.create(tmp_path / ".jobs" / "1-doctor", about)
     # No process has this number: Linux stops at 4,194,304.
-    (folder / "job.json").write_text(json.dumps(record | {"pid": 99999999}))
-    (folder / "status.json").write_text('{"state": "running", "done": 3, "total": 9}')
-    (folder / "log.txt").write_text("first\r50%\rlast words\n")
-    job = jobs(tmp_path)[0]
-    assert (job.state, job.done, job.total) == ("failed", 3, 9)
-    assert log_tail(job).endswith("last words")
+    work.update(state="running", pid=99999999, done=3, total=9)
+    (work.folder / "console.txt").write_text("first\r50%\rlast words\n")
+    job = dataset_jobs(tmp_path)[0]
+    assert (job.status.state, job.status.done, job.status.total) == ("failed", 3, 9)
+    assert job.work.console_tail() == ["last words"]
 
 
 def test_damaged_records_are_left_out(tmp_path):
-    for number, text in enumerate(["", "[]", "{}", '{"command": 1}']):
+    for number, text in enumerate(["", "[]", "{}", '{"state": "running"}']):
         folder = tmp_path / ".jobs" / str(number)
         folder.mkdir(parents=True)
-        (folder / "job.json").write_text(text)
-    assert jobs(tmp_path) == []
-    assert jobs(tmp_path / "nowhere") == []
+        (folder / "status.json").write_text(text)
+    assert dataset_jobs(tmp_path) == []
+    assert dataset_jobs(tmp_path / "nowhere") == []
 
 
 def test_the_same_work_again_replaces_its_old_outcome(tmp_path):
     for _ in range(2):
         start(tmp_path, "doctor", [str(tmp_path / "gone")], "Checking", tmp_path / "gone")
         _wait(tmp_path, ("failed",))
-    assert len(jobs(tmp_path)) == 1
+    assert len(dataset_jobs(tmp_path)) == 1

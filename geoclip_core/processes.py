@@ -1,0 +1,83 @@
+"""Processes of this computer: whether one runs, and a pool that spreads work over several."""
+
+import contextlib
+import multiprocessing
+import sys
+import types
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from typing import TypeVar
+
+import psutil
+
+A = TypeVar("A")
+B = TypeVar("B")
+_CLOCK_SECONDS = 2.0
+"""Largest difference between two readings of one process's start time."""
+
+
+def is_running(pid: int | None, started_at: float | None = None) -> bool:
+    """Return whether a process runs on this computer. A zombie does not.
+
+    Args:
+        pid: process id.
+        started_at: start time of the process in seconds since 1970. If given, a process that
+            reuses the id of an ended one does not count.
+    """
+    if not isinstance(pid, int) or pid <= 0:
+        return False
+    try:
+        process = psutil.Process(pid)
+        if process.status() == psutil.STATUS_ZOMBIE:
+            return False
+        return started_at is None or abs(process.create_time() - started_at) < _CLOCK_SECONDS
+    except psutil.AccessDenied:
+        return True
+    except psutil.Error:
+        return False
+
+
+def in_processes(
+    function: Callable[[A], B], items: Iterable[A], workers: int | None = None
+) -> Generator[B, None, None]:
+    """Yield `function(item)` for every item, in order, computed by a pool of processes.
+
+    When the iterator is closed or interrupted, items that no process has begun are dropped. The
+    calling program needs no ``if __name__ == "__main__"``.
+
+    Args:
+        function: a function at the top of an importable module; it and the items are pickled.
+        items: what to pass to it.
+        workers: number of processes; by default one per core.
+
+    Raises:
+        OSError: a process was killed from outside.
+    """
+    # A forked process may inherit a lock that a thread of the parent holds; a spawned one cannot.
+    pool = ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"))
+    try:
+        with _without_main():
+            results = pool.map(function, items)
+        yield from results
+    except BrokenProcessPool as error:
+        raise OSError(
+            "the system ended a worker process, most likely for lack of memory; use fewer workers"
+        ) from error
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+@contextlib.contextmanager
+def _without_main() -> Iterator[None]:
+    """Hide the main module while processes are started.
+
+    A spawned process imports the main module again, which would run a script or a Streamlit page a
+    second time.
+    """
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = types.ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main

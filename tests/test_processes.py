@@ -1,0 +1,68 @@
+"""Which processes run, and the pool of worker processes."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from geoclip_core.processes import in_processes, is_running
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def test_a_number_that_was_given_to_another_process_is_not_running():
+    began = psutil.Process().create_time()
+    assert is_running(os.getpid(), began)
+    assert not is_running(os.getpid(), began - 60)
+
+
+@pytest.mark.parametrize("pid", [None, 0, -1, "12", 2**31])
+def test_what_is_no_process_is_not_running(pid):
+    assert not is_running(pid)
+
+
+def test_results_come_in_order_from_other_processes():
+    assert list(in_processes(abs, range(-5, 0), 2)) == [5, 4, 3, 2, 1]
+    pids = set(in_processes(_pid, range(4), 2))
+    assert os.getpid() not in pids
+    assert sys.modules["__main__"].__name__ == "__main__"
+
+
+def _pid(_):
+    return os.getpid()
+
+
+def test_closing_gives_up_what_has_not_begun():
+    started = time.monotonic()
+    with contextlib.closing(in_processes(time.sleep, [0.1] * 400, 2)) as results:
+        next(results)
+    assert time.monotonic() - started < 15
+
+
+def _die(_):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_process_that_dies_is_told():
+    with pytest.raises(OSError, match="the system ended a worker process"):
+        list(in_processes(_die, range(3), 1))
+
+
+def test_a_program_without_a_guard_is_not_run_twice(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(
+        "from geoclip_core.processes import in_processes\n"
+        "print('main')\n"
+        "print(sum(in_processes(abs, [-1, -2, -3], 2)))\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, str(script)], capture_output=True, text=True, env=environment, timeout=60
+    )
+    assert done.stdout.split() == ["main", "6"], done.stderr
