@@ -1,9 +1,9 @@
-"""Take the pictures of the README: `python docs/take_screenshots.py`.
+"""Take the screenshots in docs/: `python scripts/screenshots.py`.
 
-Starts the app on a free loopback port, drops the two openly licensed photos that scikit-learn's
-wheel carries (china.jpg and flower.jpg, CC BY 2.0), and photographs the pages with Chromium. For
-the pages on training it draws the synthetic demo set and trains the recipe demo on it. Needs
-`requirements-dev.txt` and Debian's chromium (or CHROMIUM set to another's path).
+Starts the app on a free loopback port, drops the two openly licensed photos in scikit-learn's wheel
+(china.jpg and flower.jpg, CC BY 2.0), and takes screenshots of the pages with Chromium. The Train,
+Dataset and Evaluation pages show a synthetic dataset and a model trained on it with the recipe
+demo. Needs `requirements-dev.txt` and Debian's chromium (or CHROMIUM set to its path).
 """
 
 import argparse
@@ -31,7 +31,7 @@ PATIENCE_MS = 120_000
 
 @dataclass(frozen=True)
 class Shot:
-    """One picture: the page, what to do on it, and how large and dark the window is."""
+    """A screenshot: the page, what to do on it first, and the window."""
 
     name: str
     path: str
@@ -42,7 +42,7 @@ class Shot:
 
 
 def drop(*names: str, shown: str = "") -> Callable[[Page], None]:
-    """Drop photos of scikit-learn's wheel, and wait for their cards or another text."""
+    """Return a step that drops photos and waits for their cards or for the text ``shown``."""
 
     def prepare(page: Page) -> None:
         wait_for_map(page)
@@ -67,7 +67,7 @@ def drop_with_heatmap(page: Page) -> None:
 
 
 def find_reasons(page: Page) -> None:
-    """Have the model look for the parts of the photo that its answer rests on."""
+    """Find the reasons for a photo and scroll to them."""
     drop("china.jpg", shown="china.jpg")(page)
     page.get_by_role("button", name="Find the reasons").click()
     page.get_by_text("Hiding the outlined part costs").first.wait_for(timeout=PATIENCE_MS)
@@ -76,19 +76,19 @@ def find_reasons(page: Page) -> None:
 
 
 def open_dataset(page: Page) -> None:
-    """Wait for the map of the dataset."""
+    """Wait for the dataset's map."""
     page.get_by_text("Explore", exact=True).wait_for(timeout=PATIENCE_MS)
     come_to_rest(page)
 
 
 def open_run(page: Page) -> None:
-    """Wait for the curves of the finished run."""
+    """Wait for the finished run's curves."""
     page.get_by_role("button", name="Open in Evaluation").wait_for(timeout=PATIENCE_MS)
     come_to_rest(page)
 
 
 def open_evaluation(page: Page) -> None:
-    """Go from the run to its evaluation."""
+    """Open the run's evaluation."""
     open_run(page)
     page.get_by_role("button", name="Open in Evaluation").click()
     page.wait_for_url("**/Evaluation", timeout=PATIENCE_MS)
@@ -96,14 +96,14 @@ def open_evaluation(page: Page) -> None:
 
 
 def come_to_rest(page: Page) -> None:
-    """Wait until nothing runs and charts and maps are drawn."""
+    """Wait until the page has finished and its charts are drawn."""
     page.locator("[data-test-script-state=notRunning]").wait_for(timeout=PATIENCE_MS)
     page.locator(".js-plotly-plot").first.wait_for(timeout=PATIENCE_MS)
     page.wait_for_timeout(6000)
 
 
 def wait_for_map(page: Page) -> None:
-    """Wait until land and borders are drawn and the page has come to rest."""
+    """Wait until the page has finished and its map is drawn."""
     page.locator("[data-test-script-state=notRunning]").wait_for(timeout=PATIENCE_MS)
     page.frame_locator(MAP).first.locator("[data-borders=drawn]").wait_for(timeout=PATIENCE_MS)
     page.wait_for_timeout(1500)
@@ -120,27 +120,23 @@ SHOTS = (
     Shot("evaluation-page", "Train", open_evaluation, height=1500),
 )
 TRAINED = ("dataset-page", "train-page", "evaluation-page")
-"""Pictures for which something has to be trained."""
+"""Screenshots that need a trained model."""
 
 
 def train(folder: Path) -> None:
-    """Draw the demo set and train on it, in a folder with `datasets` and `runs`."""
+    """Make a synthetic dataset and train on it, in ``folder/datasets`` and ``folder/runs``."""
+    data = str(folder / "datasets" / "demo")
     commands = (
-        ["demo-data", "--rows", "2000", "--output", "datasets/demo"],
-        ["fit", "--recipe", "demo", "--data", "datasets/demo", "--output", "runs/demo"],
+        ["demo-data", "--rows", "2000", "--output", data],
+        ["fit", "--recipe", "demo", "--data", data, "--output", str(folder / "runs" / "demo")],
     )
     for command in commands:
-        subprocess.run(
-            [sys.executable, "-m", "train", *command],
-            cwd=folder,
-            env={**os.environ, "PYTHONPATH": str(ROOT)},
-            check=True,
-        )
+        subprocess.run([sys.executable, "-m", "train", *command], cwd=ROOT, check=True)
 
 
 @contextlib.contextmanager
 def running_app(workspace: Path) -> Iterator[str]:
-    """The app on a free port, with the datasets and runs of a folder; gives its address."""
+    """Run the app on a free port with the datasets and runs of a folder; yield its address."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -166,10 +162,10 @@ def running_app(workspace: Path) -> Iterator[str]:
 
 
 def main() -> int:
-    """Take all pictures, or those that are named."""
+    """Take all screenshots, or those named with --only."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument(
-        "--output", type=Path, default=ROOT / "docs", help="folder for the pictures"
+        "--output", type=Path, default=ROOT / "docs", help="folder for the screenshots"
     )
     parser.add_argument("--only", nargs="+", choices=[shot.name for shot in SHOTS], default=None)
     options = parser.parse_args()
@@ -186,7 +182,7 @@ def main() -> int:
 
 
 def take(shots: Sequence[Shot], output: Path, chromium: str, workspace: Path) -> None:
-    """Photograph the pages."""
+    """Take screenshots of the pages."""
     with running_app(workspace) as address, sync_playwright() as playwright:
         browser = playwright.chromium.launch(
             executable_path=chromium,

@@ -1,1 +1,1 @@
-"""What the Streamlit pages share: maps, charts, cached loading."""
+"""What the Streamlit pages are made of."""

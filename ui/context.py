@@ -55,15 +55,13 @@ class Verdict:
 
     Attributes:
         fact: what the map says.
-        agrees: whether the head's first class is the map's; None if the head has no such class.
         rank: rank of the map's class in the head, from 1; None if the head has no such class.
         probability: what the head gives the map's class.
     """
 
     fact: Fact
-    agrees: bool | None
     rank: int | None = None
-    probability: float | None = None
+    probability: float = 0.0
 
 
 def facts_at(latitude: float, longitude: float) -> dict[str, Fact]:
@@ -97,13 +95,12 @@ def month_fact(captured_at: datetime | None) -> dict[str, Fact]:
 
 def compare(classes: Classes, fact: Fact, vocabulary: Vocabulary) -> Verdict:
     """Compare a head's classes with the map's fact."""
-    if fact.key not in vocabulary.keys:
-        return Verdict(fact, None)
-    name = vocabulary.labels[vocabulary.keys.index(fact.key)]
-    for rank, (label, probability) in enumerate(classes, 1):
-        if label == name:
-            return Verdict(fact, rank == 1, rank, probability)
-    return Verdict(fact, None)
+    if fact.key in vocabulary.keys:
+        name = vocabulary.labels[vocabulary.keys.index(fact.key)]
+        for rank, (label, probability) in enumerate(classes, 1):
+            if label == name:
+                return Verdict(fact, rank, probability)
+    return Verdict(fact)
 
 
 def effective_classes(classes: Classes) -> float:
@@ -261,13 +258,13 @@ def _verdict_text(feature: str, verdict: Verdict | None) -> str:
     label = f"**{markdown_text(verdict.fact.label)}**"
     if verdict.rank is None:
         return f":gray[:material/help: {source} says {label}, which is not a class of this head.]"
-    if verdict.agrees:
+    if verdict.rank == 1:
         where = "photo's date" if is_month else "pin"
         caution = "" if is_month else " (not proof that it is right)"
         return f":green[:material/check_circle: Consistent with the {where}: {label}{caution}.]"
     return (
         f":orange[:material/error: {source} says {label},] which the head ranks "
-        f"{_ordinal(verdict.rank)} ({percent(verdict.probability or 0)})."
+        f"{_ordinal(verdict.rank)} ({percent(verdict.probability)})."
     )
 
 

@@ -175,7 +175,7 @@ def test_context_page_opens_by_its_own_address(open_page, width):
     page = open_page("Context_heads", width=width)
     map_frame(page)
     expect(page.get_by_text("What the model reads in a photo")).to_be_visible()
-    expect(page.get_by_text("apart.")).to_be_visible()
+    expect(page.get_by_text("Both models chose the same place.")).to_be_visible()
     assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
 
 
