@@ -30,21 +30,21 @@ python -m train report evaluations/NAME --output report.html"""
 open_page(
     "Evaluation",
     "Evaluation",
-    "How far off the guesses are, where, and whether their stated certainty holds.",
+    "How far off the estimates are, where, and whether the stated radii can be trusted.",
 )
 
 sources, problems = find_sources()
 for problem in problems:
     st.sidebar.warning(problem)
 if not sources:
-    st.info("There are no predictions yet. One command makes them, and they appear here:")
+    st.info("There are no predictions yet. This command makes them:")
     st.code(FIRST_STEP, language="bash")
     st.stop()
 
 with st.sidebar:
     main, beside = choose_sources(sources)
     with st.expander("Evaluate on OSV-Mini-129k"):
-        st.markdown("Fetch it, train on it, measure; each goes on where it was interrupted:")
+        st.markdown("Download, train, evaluate; each command resumes after an interruption:")
         st.code(OSV_MINI, language="bash", wrap_lines=True)
 
 frame = table(main, main)
@@ -56,7 +56,7 @@ with st.container(horizontal=True, vertical_alignment="center"):
         "Clear filters", on_click=clear_filters, type="tertiary", icon=":material/filter_alt_off:"
     )
 if view.rows().empty:
-    st.info("No photo is left. Widen the filters, or clear them.")
+    st.info("No photo matches the filters. Widen or clear them.")
     st.stop()
 
 for source in view.sources:

@@ -1,7 +1,7 @@
-"""Guesses that need no model, or almost none: what any model has to beat.
+"""Baselines: guesses that need no model, or almost none.
 
-All of them are made from training rows alone. On a set of ten states a constant guess already
-scores some 3,000 GeoScore, so no report is complete without one.
+All of them are made from training rows alone. On photos of ten states a constant guess already
+scores about 3,000 GeoScore, so every report shows it.
 """
 
 from collections.abc import Mapping
@@ -21,8 +21,6 @@ from geoclip_core.earth.sphere import (
 NEIGHBOURS = 10
 _CHUNK = 512
 _PREFIX, _SUFFIX = "baseline_", "_km"
-
-
 _TITLES = {
     "constant": "best constant guess",
     "true_country_centroid": "centre of the true country",
@@ -32,7 +30,7 @@ _TITLES = {
 
 
 def baseline_title(name: str) -> str:
-    """A baseline as people call it, in lower case: "best constant guess"."""
+    """Return the title of a baseline in lower case: "best constant guess"."""
     if name in _TITLES:
         return _TITLES[name]
     if name.startswith("nearest_"):
@@ -41,9 +39,9 @@ def baseline_title(name: str) -> str:
 
 
 def with_baselines(frame: pd.DataFrame, guesses: Mapping[str, np.ndarray]) -> pd.DataFrame:
-    """A predictions table with a column ``baseline_{name}_km``, the error of each guess.
+    """Return a predictions table with the error of each guess in ``baseline_{name}_km``.
 
-    Kept in the table, baselines can be filtered and paired row by row like the model itself.
+    In the table, baselines can be filtered and paired row by row like the model itself.
 
     Args:
         frame: predictions of n rows.
@@ -58,7 +56,7 @@ def with_baselines(frame: pd.DataFrame, guesses: Mapping[str, np.ndarray]) -> pd
 
 
 def baseline_errors(frame: pd.DataFrame) -> dict[str, np.ndarray]:
-    """(n,) errors in km of every baseline in a predictions table, by name."""
+    """Return (n,) errors in km of every baseline in a predictions table, by name."""
     return {
         column.removeprefix(_PREFIX).removesuffix(_SUFFIX): frame[column].to_numpy(np.float64)
         for column in frame.columns
@@ -67,14 +65,14 @@ def baseline_errors(frame: pd.DataFrame) -> dict[str, np.ndarray]:
 
 
 class BaselineError(ValueError):
-    """Rows that must not be used to make a baseline."""
+    """Rows cannot be used to make a baseline; the message says why."""
 
 
 def check_training_rows(train: pd.DataFrame, rows: pd.DataFrame) -> None:
-    """Refuse a training table with anything but training rows, or with a photo of the other table.
+    """Check that a table has training rows only, and no photo of the other table.
 
     Raises:
-        BaselineError: naming the split or the photo.
+        BaselineError: it does not; the message names the split or the photo.
     """
     if not len(train):
         raise BaselineError("a baseline needs training rows, and there are none")
@@ -89,11 +87,10 @@ def check_training_rows(train: pd.DataFrame, rows: pd.DataFrame) -> None:
 
 
 def constant_guess(coordinates: np.ndarray, most: int = 20_000, seed: int = 0) -> np.ndarray:
-    """The single point of the highest mean GeoScore over (n, 2) coordinates: (2,).
+    """Return the point (2,) of the highest mean GeoScore over (n, 2) coordinates.
 
-    The best of up to 500 of the points, then refined by steps in eight directions that halve from
-    500 km to 1 km. More than ``most`` points are sampled: the error is far below a kilometre's
-    worth of score.
+    The best of up to 500 of the points is refined by steps in eight directions that halve from
+    500 km to 1 km. Of more than ``most`` points a sample is used.
     """
     coordinates = np.asarray(coordinates, dtype=np.float64)
     generator = np.random.default_rng(seed)
@@ -119,19 +116,17 @@ def constant_guess(coordinates: np.ndarray, most: int = 20_000, seed: int = 0) -
 def centroid_of_true(
     train: pd.DataFrame, rows: pd.DataFrame, column: str, fallback: np.ndarray
 ) -> np.ndarray:
-    """(n, 2): the spherical mean of the training photos that share the row's true class.
+    """Return the spherical mean (n, 2) of the training photos that share each row's true class.
 
-    This is what a perfect classifier of ``column`` could do without knowing anything else. A row
-    without a class, or with one that no training photo has, gets ``fallback``.
+    This is what a perfect classifier of ``column`` alone could answer. A row without a class, or
+    with one that no training photo has, gets ``fallback``.
     """
     guess = np.tile(np.asarray(fallback, dtype=np.float64), (len(rows), 1))
-    centres = {
-        key: spherical_mean(group[["latitude", "longitude"]].to_numpy(np.float64))
-        for key, group in train.dropna(subset=[column]).groupby(column)
-    }
+    coordinates = train[["latitude", "longitude"]].to_numpy(np.float64)
+    members = train.reset_index(drop=True).groupby(column).indices
     for key, index in rows.reset_index(drop=True).groupby(column).indices.items():
-        if key in centres:
-            guess[index] = centres[key]
+        if key in members:
+            guess[index] = spherical_mean(coordinates[members[key]])
     return guess
 
 
@@ -141,7 +136,7 @@ def nearest_neighbours(
     queries: np.ndarray,
     k: int = NEIGHBOURS,
 ) -> np.ndarray:
-    """(n, 2): among the k most similar training photos, the one of the highest expected GeoScore.
+    """Return, of the k most similar training photos, the place of the highest expected GeoScore.
 
     Embeddings are standardised with the bank's mean and spread and compared by cosine; each
     neighbour's vote is its softmax weight exp((cos − best cos) / 0.05). k = 1 is the place of the
@@ -152,6 +147,12 @@ def nearest_neighbours(
         bank_coordinates: (m, 2) degrees.
         queries: (n, D) embeddings.
         k: neighbours, at most m.
+
+    Returns:
+        (n, 2) degrees.
+
+    Raises:
+        BaselineError: the embeddings have different widths.
     """
     if bank.ndim != 2 or queries.ndim != 2 or bank.shape[1] != queries.shape[1]:
         raise BaselineError(f"embeddings of shape {queries.shape} and {bank.shape} do not compare")
@@ -160,8 +161,9 @@ def nearest_neighbours(
     scale = 1.0 / np.maximum(spread, 1e-6)
 
     def directions(block: np.ndarray) -> np.ndarray:
-        standard = ((block - mean) * scale).astype(np.float32)
-        return standard / np.maximum(np.linalg.norm(standard, axis=1, keepdims=True), 1e-12)
+        standard: np.ndarray = ((block - mean) * scale).astype(np.float32)
+        standard /= np.maximum(np.linalg.norm(standard, axis=1, keepdims=True), 1e-12)
+        return standard
 
     unit = directions(np.asarray(bank))
     coordinates = np.asarray(bank_coordinates, dtype=np.float64)
@@ -187,7 +189,7 @@ def baseline_guesses(
     embeddings: np.ndarray | None = None,
     k: int = NEIGHBOURS,
 ) -> dict[str, np.ndarray]:
-    """All baselines that the data allow, for the rows of a dataset or predictions table.
+    """Return all baselines that the data allow, for the rows of a dataset or predictions table.
 
     Args:
         train: training rows: ``id``, ``latitude``, ``longitude``, ``state_key``, ``country_key``.
@@ -201,7 +203,7 @@ def baseline_guesses(
         where the truth is known; ``nearest_photo`` and ``nearest_{k}`` with embeddings.
 
     Raises:
-        BaselineError: a row that is not of the training split would be used.
+        BaselineError: ``train`` has rows of another split, or the embeddings are of other rows.
     """
     check_training_rows(train, rows)
     coordinates = train[["latitude", "longitude"]].to_numpy(np.float64)

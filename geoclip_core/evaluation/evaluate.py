@@ -1,7 +1,7 @@
-"""Evaluation of a model on a dataset: predict in shards, measure, compare, write it down.
+"""Evaluation of a model on a dataset: predict in shards, compare, write the results.
 
-Predictions are made in shards, each written whole under a name that says which model, photos and
-settings it is of. A run that was killed finds its finished shards and goes on behind them.
+Each shard of predictions is written atomically, in a folder named after model, photos and settings.
+An interrupted evaluation reuses its finished shards.
 """
 
 import hashlib
@@ -54,19 +54,22 @@ def predict_in_shards(
     batch: int = BATCH,
     progress: Progress | None = None,
 ) -> pd.DataFrame:
-    """Predictions of every photo, resumed from the shards that are already in ``folder``.
+    """Return predictions of every photo; shards that are already in ``folder`` are reused.
 
     Args:
         model: any model.
         dataset: n photos.
         embeddings: (n, D), in the order of the photos.
-        folder: where shards are kept; shards of other models or photos there are not touched.
+        folder: where shards are kept; shards of other models or photos are left alone.
         shard_photos: photos of a shard.
         batch: photos that go through the heads together.
         progress: called with (photos done, photos in all).
 
     Returns:
         The predictions table of the n photos.
+
+    Raises:
+        PredictionsError: the number of embeddings differs from the number of photos.
     """
     if len(embeddings) != len(dataset):
         raise PredictionsError(f"{len(embeddings)} embeddings for {len(dataset)} photos")
@@ -97,7 +100,7 @@ def predict_in_shards(
 
 
 def _finished_shard(path: Path, ids: pd.Series) -> pd.DataFrame | None:
-    """The shard if it is there and whole; a damaged one is made again."""
+    """Return the shard if it exists and can be read, else None."""
     if not path.exists():
         return None
     try:
@@ -115,7 +118,7 @@ def drop_shards(folder: str | Path) -> None:
 def compare(
     frame: pd.DataFrame, other: pd.DataFrame, *, resamples: int = 1000, seed: int = 0
 ) -> dict[str, Any]:
-    """Two predictions tables on the photos that both have, paired by id.
+    """Return the metrics of two predictions tables on the photos that both have, paired by id.
 
     Returns:
         ``n`` photos in both, ``this`` and ``other`` (distance metrics of each on those photos) and
@@ -136,13 +139,12 @@ def compare(
         )
     this_km = both["error_km"].to_numpy(np.float64)
     other_km = both["error_km_other"].to_numpy(np.float64)
-    groups = both["sequence"].to_numpy() if "sequence" in both else None
     return {
         "n": len(both),
         "this": metrics.distance_metrics(this_km),
         "other": metrics.distance_metrics(other_km),
         "difference": metrics.paired_difference(
-            this_km, other_km, resamples=resamples, seed=seed, groups=groups
+            this_km, other_km, resamples=resamples, seed=seed, groups=metrics.sequences(both)
         ),
     }
 
@@ -153,11 +155,11 @@ def save_evaluation(
     """Write ``predictions.parquet`` and ``metrics.json``, the latter last and each whole.
 
     Args:
-        folder: made if it is not there.
+        folder: created if it does not exist.
         frame: the predictions table.
         report: :func:`metrics.summarise`, with comparisons if there are any.
-        about: what the table is of: ``model``, ``dataset``, ``split``, ``root``, ``synthetic``,
-            ``note``; goes into both files.
+        about: ``model``, ``dataset``, ``split``, ``root``, ``synthetic``, ``note`` of the table;
+            written to both files.
     """
     folder = Path(folder)
     write_predictions(frame, folder / PREDICTIONS, about)
@@ -167,7 +169,7 @@ def save_evaluation(
 
 
 def predictions_of(place: str | Path) -> Path | None:
-    """The predictions table that a path means: itself, or in a run or evaluation folder."""
+    """Return the predictions table at a path or in a run or evaluation folder; None if none."""
     place = Path(place).expanduser()
     if place.is_file() and place.suffix == ".parquet":
         return place
@@ -178,9 +180,10 @@ def predictions_of(place: str | Path) -> Path | None:
 
 
 def describe(path: Path) -> dict[str, Any]:
-    """``about`` of a predictions table, with what it does not say made from the file.
+    """Return the ``about`` of a predictions table, with ``model`` and ``use_context`` filled in.
 
-    The model is called after its folder, and used context if the table has context heads.
+    If they are missing, the model is named after its folder, and it used context if the table has
+    context heads.
     """
     about = read_about(path)
     folder = path.parent.parent if path.parent.name == "checkpoint" else path.parent

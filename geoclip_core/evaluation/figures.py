@@ -19,6 +19,7 @@ import plotly.io
 from numpy.typing import NDArray
 from plotly.offline import get_plotlyjs
 
+from geoclip_core.data.vocabulary import class_name
 from geoclip_core.earth.climate import climate_names
 from geoclip_core.earth.sphere import middle_longitude
 from geoclip_core.evaluation.metrics import FIRST_KM, group_name, short_km
@@ -376,19 +377,19 @@ def reliability_figure(curves: Tables, colours: Palette) -> go.Figure:
     return _with_legend(figure)
 
 
-def confusion_figure(counts: pd.DataFrame, names: Sequence[str], colours: Palette) -> go.Figure:
+def confusion_figure(counts: pd.DataFrame, feature: str, colours: Palette) -> go.Figure:
     """Draw a confusion matrix: rows are the truth, columns the guess, colour the share of the row.
 
     Args:
         counts: ``metrics.confusion_counts``.
-        names: short names of its classes, in its order.
+        feature: the head.
         colours: the palette.
     """
     photos = counts.to_numpy()
     totals = photos.sum(axis=1, keepdims=True)
     shares = np.divide(photos, totals, out=np.zeros(photos.shape), where=totals > 0)
     steps = [0, 0.25, 0.5, 0.75, 1]
-    names = [html.escape(name) for name in names]
+    names = [html.escape(class_name(feature, key)) for key in counts.index]
     places = list(range(len(names)))
     hover = [
         [
@@ -435,15 +436,19 @@ def confusion_figure(counts: pd.DataFrame, names: Sequence[str], colours: Palett
     return figure
 
 
-def pairs_figure(pairs: pd.DataFrame, names: Sequence[str], colours: Palette) -> go.Figure:
+def pairs_figure(pairs: pd.DataFrame, feature: str, colours: Palette) -> go.Figure:
     """Draw the most frequent mistakes as bars, the most frequent on top.
 
     Args:
         pairs: ``metrics.confused_pairs``.
-        names: "truth → guess" of each.
+        feature: the head.
         colours: the palette.
     """
     place = list(range(len(pairs)))
+    names = [
+        f"{class_name(feature, truth)} → {class_name(feature, guess)}"
+        for truth, guess in pairs[["truth", "guess"]].to_numpy(object)
+    ]
     figure = go.Figure(
         go.Bar(
             x=pairs["n"],

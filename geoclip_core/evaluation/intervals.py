@@ -21,12 +21,13 @@ CONFIDENCE = 0.95
 RESAMPLES = 1000
 MOST_UNITS = 5000
 _BLOCK = 32  # resamples in one matrix product: many times faster than one by one
+_PART = 512  # rows of which a resample counts the sum first
 
 Interval = tuple[float, float]
 """Lower and upper bound; NaN where nothing can be said."""
 
 
-def resampled(units: NDArray[np.intp], resamples: int, seed: int) -> Iterator[NDArray[np.intp]]:
+def resampled(units: NDArray[np.intp], resamples: int, seed: int) -> Iterator[NDArray[np.int32]]:
     """Yield how often each unit is drawn, for blocks of resamples.
 
     Args:
@@ -41,9 +42,9 @@ def resampled(units: NDArray[np.intp], resamples: int, seed: int) -> Iterator[ND
     generator = np.random.default_rng(seed)
     count = int(units.max(initial=-1)) + 1
     for start in range(0, resamples, _BLOCK):
-        block = np.zeros((min(_BLOCK, resamples - start), count), dtype=np.intp)
+        block = np.zeros((min(_BLOCK, resamples - start), count), dtype=np.int32)
         for row in block if count else ():
-            row += np.bincount(generator.integers(count, size=count), minlength=count)
+            row[:] = np.bincount(generator.integers(count, size=count), minlength=count)
         yield block
 
 
@@ -123,7 +124,7 @@ def mean_intervals(
     samples = np.concatenate(blocks)
     bounds = []
     for index, column in enumerate(values.T):
-        independent = len(np.unique(codes[known[:, index]]))
+        independent = int(np.count_nonzero(np.bincount(codes[known[:, index]])))
         column = column[known[:, index]]
         if shares is not None and shares[index] and len(column) and np.ptp(column) == 0:
             test = binomtest(independent * int(column[0]), independent)
@@ -132,13 +133,6 @@ def mean_intervals(
         else:
             bounds.append(percentile_interval(samples[: resamples * (independent > 1), index]))
     return bounds
-
-
-def weighted_median(ordered: NDArray[np.float64], cumulative: NDArray[np.intp]) -> float:
-    """Return the median of ascending values that are repeated, given the running sum of repeats."""
-    total = int(cumulative[-1])
-    middle = np.searchsorted(cumulative, [(total - 1) // 2, total // 2], side="right")
-    return float(ordered[middle].mean())
 
 
 def median_samples(
@@ -153,13 +147,21 @@ def median_samples(
     if len(values) < 2:
         return np.full(resamples, np.nan)
     order = np.argsort(values, kind="stable")
-    ordered = values[order]
-    units = units_of(len(values), groups, seed)[1]
-    in_order = units[order]
-    return np.array(
-        [
-            weighted_median(ordered, np.cumsum(drawn[in_order]))
-            for block in resampled(units, resamples, seed)
-            for drawn in block
-        ]
-    )
+    ordered, units = values[order], units_of(len(values), groups, seed)[1][order]
+    # Counts per unit and part of the ordered rows: a resample then looks into one part only.
+    part = np.arange(len(values)) // _PART
+    parts, count = int(part[-1]) + 1, int(units.max()) + 1
+    counts = np.bincount(units * parts + part, minlength=count * parts).reshape(count, parts)
+
+    def drawn_value(drawn: NDArray[np.int32], ends: NDArray[np.float64], rank: float) -> float:
+        at = int(np.searchsorted(ends, rank, side="right"))
+        rows = slice(at * _PART, (at + 1) * _PART)
+        inside = np.cumsum(drawn[units[rows]]) + (ends[at - 1] if at else 0)
+        return float(ordered[rows][np.searchsorted(inside, rank, side="right")])
+
+    samples = []
+    for block in resampled(units, resamples, seed):
+        for drawn, ends in zip(block, np.cumsum(block @ counts.astype(float), axis=1), strict=True):
+            middle = ((ends[-1] - 1) // 2, ends[-1] // 2)
+            samples.append(sum(drawn_value(drawn, ends, rank) for rank in middle) / 2)
+    return np.array(samples)

@@ -191,15 +191,17 @@ def measure(
     """
     if hits.empty:
         return Measures(0, {}, {})
-    shares = [":" in path for path in hits]
+    paths = [str(path) for path in hits]
+    shares = [":" in path for path in paths]
     draw: dict[str, Any] = {"resamples": resamples, "seed": seed, "groups": groups}
     bounds = intervals.mean_intervals(hits.to_numpy(), shares=shares, **draw)
     medians = intervals.median_samples(hits["mean_km"], **draw)
-    values = {path: float(mean) for path, mean in hits.mean().items() if np.isfinite(mean)}
+    means = zip(paths, hits.mean(), strict=True)
+    values = {path: float(mean) for path, mean in means if np.isfinite(mean)}
     return Measures(
         len(hits),
         values | {"median_km": float(hits["mean_km"].median())},
-        dict(zip(hits, bounds, strict=True))
+        dict(zip(paths, bounds, strict=True))
         | {"median_km": intervals.percentile_interval(medians)},
     )
 
@@ -532,7 +534,8 @@ def coverage_curve(frame: pd.DataFrame, bins: int = 10) -> pd.DataFrame:
         ``coverage_50``, ``coverage_90``, ``n``.
     """
     rows = frame[["error_km", *RADIUS_COLUMNS.values()]].astype(np.float64)
-    rows = rows[np.isfinite(rows).all(axis=1)].sort_values(by="radius_50_km", kind="stable")
+    finite = np.isfinite(rows.to_numpy()).all(axis=1)
+    rows = rows[finite].sort_values("radius_50_km", kind="stable")
     groups = []
     for part in np.array_split(np.arange(len(rows)), min(bins, len(rows)) or 1):
         if not len(part):

@@ -1,20 +1,26 @@
-"""Predictions of any other system: a CSV of id, latitude and longitude, judged on our photos."""
+"""The predictions table: made from a model's estimates or a CSV, checked, written and read."""
 
 import io
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
+from geoclip_core.data.vocabulary import Vocabulary
 from geoclip_core.earth.sphere import haversine_km
 from geoclip_core.files import atomic_file
 
-#: Every predictions table has these columns; anything else is optional.
+if TYPE_CHECKING:  # imports torch, which the Evaluation page must not wait for
+    from geoclip_core.data.dataset import PhotoDataset
+    from geoclip_core.model.geolocation import Estimate
+    from geoclip_core.model.posterior import Posterior
+
 CORE_COLUMNS = (
     "id",
     "latitude",
@@ -26,8 +32,10 @@ CORE_COLUMNS = (
     "radius_90_km",
     "log_density",
 )
+"""Every predictions table has these columns; anything else is optional."""
+
 CANDIDATE_COLUMNS = ("candidate_latitudes", "candidate_longitudes", "candidate_probabilities")
-#: What the dataset knows about a photo, copied where it is there.
+
 TRUTH_COLUMNS = (
     "path",
     "country_key",
@@ -38,31 +46,36 @@ TRUTH_COLUMNS = (
     "month",
     "sequence",
 )
-#: One of each per context head: ``climate_truth``, ``climate_top1``, ...
+"""What the dataset knows about a photo; columns that it lacks are left out."""
+
 HEAD_SUFFIXES = ("truth", "top1", "probability", "rank", "truth_probability")
+"""One column of each per context head: ``climate_truth``, ``climate_top1``, ..."""
+
 TOP_K = 5
+MAX_BYTES = 200_000_000
 _ABOUT = b"geolocation_predictions"
+_NAMES = {
+    "id": ("id", "photo_id", "image_id", "file"),
+    "latitude": ("latitude", "predicted_latitude", "lat"),
+    "longitude": ("longitude", "predicted_longitude", "lon", "lng", "long"),
+}
 
 
 class PredictionsError(ValueError):
-    """A predictions table that cannot be used, with the column or row that is wrong."""
+    """A predictions table cannot be used; the message names the column or row that is wrong."""
 
 
 def predictions_frame(
-    dataset: Any,
-    estimates: Iterable[Any],
-    vocabularies: Mapping[str, Any],
-    *,
-    top_k: int = TOP_K,
+    dataset: "PhotoDataset",
+    estimates: "Iterable[Estimate]",
+    vocabularies: Mapping[str, Vocabulary],
 ) -> pd.DataFrame:
-    """Put estimates beside the truth.
+    """Return a predictions table of estimates and the truth.
 
     Args:
-        dataset: a ``PhotoDataset`` of n rows.
-        estimates: n ``Estimate`` objects in the order of the rows (``posterior``, calibrated if
-            the model is, and ``context``).
+        dataset: n photos.
+        estimates: n estimates in the order of the photos, calibrated if the model is.
         vocabularies: the vocabularies of the model, by context feature.
-        top_k: distinct places kept per photo.
 
     Returns:
         n rows with :data:`CORE_COLUMNS`, :data:`CANDIDATE_COLUMNS`, the five columns of each head
@@ -83,7 +96,7 @@ def predictions_frame(
     for row, estimate in enumerate(estimates):
         if row >= len(table):
             raise PredictionsError(f"more estimates than the {len(table)} photos of the dataset")
-        places.append(_place(estimate.posterior, truth[row], top_k))
+        places.append(_place(estimate.posterior, truth[row]))
         for feature, probabilities in estimate.context.items():
             if feature not in vocabularies:
                 raise PredictionsError(f"the head {feature!r} has no vocabulary")
@@ -118,10 +131,10 @@ def predictions_frame(
     return frame
 
 
-def _place(posterior: Any, truth: np.ndarray, top_k: int) -> dict[str, Any]:
-    """The place columns of one photo."""
+def _place(posterior: "Posterior", truth: NDArray[np.float64]) -> dict[str, Any]:
+    """Return the place columns of one photo."""
     best = posterior.mode()
-    candidates = posterior.top_k(top_k)
+    candidates = posterior.top_k(TOP_K)
     return {
         "best": (float(best[0]), float(best[1])),
         "radius_50_km": float(posterior.radius_km(0.5, best)),
@@ -133,8 +146,8 @@ def _place(posterior: Any, truth: np.ndarray, top_k: int) -> dict[str, Any]:
     }
 
 
-def _ranked(probabilities: np.ndarray, label: int) -> tuple[int, float, int, float]:
-    """(top-1 index, its probability, rank of the truth or 0, probability of the truth or NaN)."""
+def _ranked(probabilities: NDArray[np.float64], label: int) -> tuple[int, float, int, float]:
+    """Return top-1 index and probability, rank of the truth (or 0) and its probability (or NaN)."""
     top = int(np.argmax(probabilities))
     if label < 0:
         return top, float(probabilities[top]), 0, float("nan")
@@ -146,9 +159,10 @@ def _ranked(probabilities: np.ndarray, label: int) -> tuple[int, float, int, flo
 def _head_columns(
     feature: str,
     ranked: Sequence[tuple[int, float, int, float]],
-    labels: np.ndarray,
-    vocabulary: Any,
+    labels: NDArray[np.int64],
+    vocabulary: Vocabulary,
 ) -> pd.DataFrame:
+    """Return the five columns of a head from :func:`_ranked` of each photo."""
     keys = np.asarray([*vocabulary.keys, None], dtype=object)  # label -1 and below: no truth
     top, probability, rank, truth_probability = (
         np.array(values) for values in zip(*ranked, strict=True)
@@ -167,7 +181,7 @@ def _head_columns(
 
 
 def head_features(frame: pd.DataFrame) -> list[str]:
-    """The context features of which a predictions table has all :data:`HEAD_SUFFIXES`."""
+    """Return the context features of which a predictions table has all :data:`HEAD_SUFFIXES`."""
     names = [column.removesuffix("_top1") for column in frame.columns if column.endswith("_top1")]
     return [n for n in names if all(f"{n}_{suffix}" in frame for suffix in HEAD_SUFFIXES)]
 
@@ -201,19 +215,19 @@ def validate_predictions(frame: pd.DataFrame, source: str = "predictions") -> pd
             )
     errors = frame["error_km"].to_numpy(np.float64)
     if not np.all(errors >= 0):
-        raise PredictionsError(f"{source}: error_km holds values that are no distance")
+        raise PredictionsError(f"{source}: error_km has missing or negative values")
     return frame
 
 
 def write_predictions(
     frame: pd.DataFrame, path: str | Path, about: Mapping[str, Any] | None = None
 ) -> Path:
-    """Write a predictions table as Parquet, whole or not at all.
+    """Write a predictions table as Parquet, atomically; return the path.
 
     Args:
         frame: a predictions table.
         path: the file; a file of that name is replaced.
-        about: what the table is (model, dataset, split, note, ...), as JSON values.
+        about: model, dataset, split, note, ... of the table, as JSON values.
     """
     path = Path(path)
     table = pa.Table.from_pandas(frame, preserve_index=False)
@@ -225,11 +239,11 @@ def write_predictions(
 
 
 def read_predictions(path: str | Path, *, candidates: bool = True) -> pd.DataFrame:
-    """Read and check a predictions table.
+    """Return a predictions table after checking it.
 
     Args:
         path: a Parquet file written by :func:`write_predictions`.
-        candidates: also read the list columns, which are most of a large table's memory.
+        candidates: also read the list columns, which take most of a large table's memory.
 
     Raises:
         PredictionsError: the file is missing, is not Parquet, or cannot be evaluated.
@@ -244,16 +258,20 @@ def read_predictions(path: str | Path, *, candidates: bool = True) -> pd.DataFra
 
 
 def read_about(path: str | Path) -> dict[str, Any]:
-    """What :func:`write_predictions` was told about the table ({} if nothing)."""
+    """Return the ``about`` that :func:`write_predictions` was given; {} if none."""
     try:
         text = (pq.read_schema(path).metadata or {}).get(_ABOUT, b"{}")
     except (OSError, pa.ArrowException) as error:
         raise PredictionsError(f"{path}: not a readable predictions table ({error})") from error
-    return json.loads(text)
+    about: dict[str, Any] = json.loads(text)
+    return about
 
 
 def read_candidates(path: str | Path, photo_id: str) -> list[tuple[float, float, float]]:
-    """The candidates (latitude, longitude, probability) of one photo, read from its row alone."""
+    """Return the candidates (latitude, longitude, probability) of one photo.
+
+    Only its row is read. The list is empty if the table has no candidates or no such photo.
+    """
     names = pq.read_schema(path).names
     if not all(column in names for column in CANDIDATE_COLUMNS):
         return []
@@ -264,27 +282,20 @@ def read_candidates(path: str | Path, photo_id: str) -> list[tuple[float, float,
     return list(zip(*(row[column] or [] for column in CANDIDATE_COLUMNS), strict=False))
 
 
-MAX_BYTES = 200_000_000
-_NAMES = {
-    "id": ("id", "photo_id", "image_id", "file"),
-    "latitude": ("latitude", "predicted_latitude", "lat"),
-    "longitude": ("longitude", "predicted_longitude", "lon", "lng", "long"),
-}
-
-
 def read_guesses(source: str | Path | bytes, name: str = "the CSV") -> pd.DataFrame:
-    """Read a CSV of guesses.
+    """Return the guesses of another system from a CSV.
 
     Args:
         source: a file, or its content.
-        name: what to call it in errors, for content.
+        name: its name in error messages, for content.
 
     Returns:
-        ``id`` (text), ``latitude``, ``longitude`` (degrees). A longitude between 180 and 360 is
-        taken as counted eastwards.
+        ``id`` (text), ``latitude``, ``longitude`` (degrees). Longitudes between 180 and 360 are
+        accepted and wrapped.
 
     Raises:
-        PredictionsError: naming the column, or the row as a spreadsheet counts it.
+        PredictionsError: the file cannot be used; the message names the column, or the row as a
+            spreadsheet counts it.
     """
     if not isinstance(source, bytes):
         name = Path(source).name
@@ -337,18 +348,18 @@ def read_guesses(source: str | Path | bytes, name: str = "the CSV") -> pd.DataFr
     twice = guesses["id"].duplicated()
     if twice.any():
         raise PredictionsError(
-            f"{name}: the id {guesses['id'][twice].iloc[0]!r} occurs twice; one guess a photo"
+            f"{name}: the id {guesses['id'][twice].iloc[0]!r} occurs twice; give one per photo"
         )
     return guesses
 
 
 def imported_predictions(guesses: pd.DataFrame, photos: pd.DataFrame) -> pd.DataFrame:
-    """A predictions table of another system's guesses, for the photos that it answered.
+    """Return a predictions table of another system's guesses, for the photos that it answered.
 
     Args:
         guesses: :func:`read_guesses`.
         photos: rows with ``id``, ``latitude``, ``longitude``: a dataset's table or a predictions
-            table. Ids may carry a folder or an ending in the CSV (``a/b/123.jpg`` is ``123``).
+            table. Ids in the CSV may have a folder or an extension (``a/b/123.jpg`` is ``123``).
 
     Returns:
         The matched rows in the order of ``photos``; radii and density are missing, and there are
@@ -356,7 +367,7 @@ def imported_predictions(guesses: pd.DataFrame, photos: pd.DataFrame) -> pd.Data
         ``attrs["unanswered"]`` that of photos without a guess.
 
     Raises:
-        PredictionsError: not one id matches.
+        PredictionsError: no id matches, or two guesses are for the same photo.
     """
     ids = photos["id"].astype(str)
     keys = guesses["id"]
@@ -365,7 +376,9 @@ def imported_predictions(guesses: pd.DataFrame, photos: pd.DataFrame) -> pd.Data
         keys = keys.str.replace(r"\.[A-Za-z]{3,4}$", "", regex=True)
     position = pd.Index(keys).get_indexer(pd.Index(ids)) if keys.is_unique else None
     if position is None:
-        raise PredictionsError("two guesses name the same photo once folders are taken off")
+        raise PredictionsError(
+            "two ids are the same without folder and extension: give one guess per photo"
+        )
     answered = position >= 0
     if not answered.any():
         raise PredictionsError(
@@ -376,7 +389,7 @@ def imported_predictions(guesses: pd.DataFrame, photos: pd.DataFrame) -> pd.Data
         )
     rows = photos[answered].reset_index(drop=True)
     guess = guesses[["latitude", "longitude"]].to_numpy(np.float64)[position[answered]]
-    frame = rows[["id", "latitude", "longitude"]].copy()
+    frame: pd.DataFrame = rows[["id", "latitude", "longitude"]].copy()
     frame["id"] = frame["id"].astype(str)
     frame["predicted_latitude"], frame["predicted_longitude"] = guess[:, 0], guess[:, 1]
     frame["error_km"] = haversine_km(rows[["latitude", "longitude"]].to_numpy(np.float64), guess)

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from geoclip_core.data.vocabulary import class_name, place_name
+from geoclip_core.data.vocabulary import place_name
 from geoclip_core.evaluation import figures, metrics
 from geoclip_core.evaluation.baselines import baseline_errors, baseline_title
 from geoclip_core.evaluation.predictions import head_features
@@ -334,14 +334,9 @@ def _heads(main: ReportTable) -> Iterator[Section]:
         counts, dropped = metrics.confusion_counts(frame, feature)
         if dropped > len(counts):
             pairs = metrics.confused_pairs(frame, feature, 18)
-            names = [
-                f"{class_name(feature, truth)} → {class_name(feature, guess)}"
-                for truth, guess in pairs[["truth", "guess"]].to_numpy()
-            ]
-            left = figures.pairs_figure(pairs, names, _COLOURS)
+            left = figures.pairs_figure(pairs, feature, _COLOURS)
         else:
-            names = [class_name(feature, key) for key in counts.index]
-            left = figures.confusion_figure(counts, names, _COLOURS)
+            left = figures.confusion_figure(counts, feature, _COLOURS)
         curve = metrics.head_reliability(frame, feature)
         right = figures.reliability_figure({main.name: curve}, _COLOURS)
         yield f"Context head: {feature}", words + _side_by_side(_chart(left), _chart(right, 400))

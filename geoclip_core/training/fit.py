@@ -15,11 +15,11 @@ from geoclip_core.data.dataset import PhotoDataset
 from geoclip_core.data.vocabulary import IGNORE_INDEX, Vocabulary, build_vocabularies
 from geoclip_core.earth.gazetteer import Gazetteer
 from geoclip_core.earth.geocells import Geocells, make_geocells
-from geoclip_core.earth.sphere import geoscore, haversine_km
+from geoclip_core.earth.sphere import haversine_km
 from geoclip_core.evaluation.baselines import baseline_guesses, with_baselines
 from geoclip_core.evaluation.calibrate import calibrate, save_calibration, summary
 from geoclip_core.evaluation.evaluate import SHARDS, drop_shards, predict_in_shards, save_evaluation
-from geoclip_core.evaluation.metrics import summarise, with_places
+from geoclip_core.evaluation.metrics import distance_metrics, summarise, with_places
 from geoclip_core.evaluation.predictions import read_about, read_predictions
 from geoclip_core.model.backbone import Backbone, BackboneConfig, public_name
 from geoclip_core.model.backbones import backbone_config, build_backbone
@@ -280,11 +280,9 @@ class FitTask:
                 hits[feature][0] += int(right.sum())
                 hits[feature][1] += int(known.sum())
         truth = self.val.coordinates[readable].double().numpy()
-        distances = haversine_km(np.concatenate(answers), truth)
+        numbers = distance_metrics(haversine_km(np.concatenate(answers), truth))
         return {
-            "median_km": float(np.median(distances)),
-            "mean_km": float(np.mean(distances)),
-            "geoscore": float(np.mean(geoscore(distances))),
+            **{name: numbers[name] for name in ("median_km", "mean_km", "geoscore")},
             "coordinates": losses / len(readable),
             **{f"{f}_top1": right / n for f, (right, n) in hits.items() if n},
         }

@@ -17,9 +17,9 @@ from torch import Tensor
 from geoclip_core.data.dataset import PhotoDataset
 from geoclip_core.data.vocabulary import IGNORE_INDEX, Vocabulary, build_vocabularies
 from geoclip_core.earth.gazetteer import Gazetteer
-from geoclip_core.earth.sphere import geoscore, haversine_km, pairwise_km
+from geoclip_core.earth.sphere import haversine_km, pairwise_km
 from geoclip_core.evaluation.baselines import baseline_guesses, with_baselines
-from geoclip_core.evaluation.metrics import summarise, with_places
+from geoclip_core.evaluation.metrics import mean_geoscore, summarise, with_places
 from geoclip_core.evaluation.predictions import predictions_frame, write_predictions
 from geoclip_core.model.backbone import Backbone, BackboneConfig
 from geoclip_core.model.bank_heads import (
@@ -293,7 +293,7 @@ def spatial_folds(
 def mean_score(estimates: list[Estimate], coordinates: NDArray[np.float64]) -> float:
     """Mean GeoScore of the answers."""
     answers = np.array([estimate.posterior.mode() for estimate in estimates])
-    return float(geoscore(haversine_km(answers, coordinates)).mean())
+    return mean_geoscore(haversine_km(answers, coordinates))
 
 
 @dataclass(frozen=True)

@@ -361,13 +361,15 @@ class TestIntervals:
         assert 1 <= low < 3 < high <= 5
         assert all(math.isnan(bound) for bound in empty)  # one row says nothing of its spread
 
-    def test_weighted_median_is_the_median_of_repeated_values(self):
-        rng = np.random.default_rng(3)
-        for n in (1, 2, 7, 30):
-            values, weights = np.sort(rng.normal(size=n)), rng.integers(0, 4, n)
-            weights[0] += weights.sum() == 0
-            got = intervals.weighted_median(values, np.cumsum(weights))
-            assert got == pytest.approx(np.median(np.repeat(values, weights)))
+    @pytest.mark.parametrize("n", [2, 7, 30, 1500])
+    def test_sample_of_a_median_is_the_median_of_the_drawn_values(self, n):
+        values = np.random.default_rng(3).normal(size=n)
+        groups = np.arange(n) // 2
+        found = intervals.median_samples(values, resamples=40, seed=1, groups=groups)
+        drawn = np.concatenate(list(intervals.resampled(groups, 40, 1)))
+        assert found == pytest.approx(
+            [np.median(np.repeat(values, counts[groups])) for counts in drawn]
+        )
 
     @pytest.mark.parametrize("groups", [None, np.arange(18_000) // 3])
     def test_bundles_of_a_large_table_give_the_same_intervals(self, groups, monkeypatch):

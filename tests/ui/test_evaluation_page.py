@@ -141,7 +141,7 @@ def test_filters_survive_another_tab_and_leave_nothing_gracefully(place, frames)
     app = open_page()
     app.select_slider(key="filter error").set_value((0, 0)).run()
     assert not app.exception
-    assert "No photo is left" in texts(app)
+    assert "No photo matches the filters" in texts(app)
 
 
 def test_radius_filter_is_a_filter_on_confidence(place, frames):

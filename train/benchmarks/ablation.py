@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 from typing import TYPE_CHECKING, Any
 
-from geoclip_core.earth.sphere import geoscore
+from geoclip_core.evaluation.metrics import distance_metrics, mean_geoscore
 
 if TYPE_CHECKING:
     pass
@@ -348,9 +348,9 @@ class AblationTable:
         seeds = self.rows[key].values()
         results = [result for folds in seeds for result in folds]
         errors = np.concatenate([result.errors_km for result in results])
+        distances = distance_metrics(errors)
         scores = [
-            float(geoscore(np.concatenate([fold.errors_km for fold in folds])).mean())
-            for folds in seeds
+            mean_geoscore(np.concatenate([fold.errors_km for fold in folds])) for folds in seeds
         ]
         context = {}
         for feature in self.features:
@@ -359,11 +359,11 @@ class AblationTable:
                 right, known = (sum(values) for values in zip(*pairs, strict=True))
                 context[feature] = right / known
         return {
-            "median_km": float(np.median(errors)),
-            "mean_km": float(errors.mean()),
+            "median_km": distances["median_km"],
+            "mean_km": distances["mean_km"],
             "geoscore": float(np.mean(scores)),
             "geoscore_deviation": float(np.std(scores)),
-            "within_200_km": float((errors < 200).mean()),
+            "within_200_km": distances["accuracy_at_km"]["200"],
             "context": context,
             "seconds": float(np.mean([result.seconds for result in results])),
         }

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from geoclip_core.earth.sphere import geoscore, haversine_km
+from geoclip_core.earth.sphere import haversine_km
 from geoclip_core.files import write_atomically
 from geoclip_core.model.backbone import BackboneConfig
 from geoclip_core.model.geolocation import GeolocationModel
@@ -254,18 +254,17 @@ def benchmark_selection(options: Options) -> "SelectionResult":
 
 
 def summary(result: "SelectionResult") -> dict[str, Any]:
-    """GeoScore with its 95 % bootstrap interval over photos, median km, shares."""
-    from geoclip_core.evaluation.intervals import mean_intervals
+    """Return GeoScore with its 95 % bootstrap interval over photos, median km, and shares."""
+    from geoclip_core.evaluation.metrics import distance_hits, measure
 
     errors = result.errors_km
-    (interval,) = mean_intervals(geoscore(errors).mean(axis=0)[:, None])
+    photos = np.tile(np.arange(errors.shape[1]), errors.shape[0])
+    measured = measure(distance_hits(errors.ravel()), groups=photos)
     return {
-        "geoscore": float(geoscore(errors).mean()),
-        "geoscore_interval": list(interval),
-        "median_km": float(np.median(errors)),
-        "within_200_km": float((errors < 200).mean()),
-        "within_750_km": float((errors < 750).mean()),
-        "within_2500_km": float((errors < 2500).mean()),
+        "geoscore": measured.values["geoscore"],
+        "geoscore_interval": list(measured.bounds["geoscore"]),
+        "median_km": measured.values["median_km"],
+        **{f"within_{r}_km": measured.values[f"accuracy_at_km:{r}"] for r in (200, 750, 2500)},
         "settings": result.settings,
         "photos": int(errors.shape[1]),
         "repeats": int(errors.shape[0]),

@@ -191,8 +191,9 @@ def difference_panel(view: View) -> None:
         list(view.beside),
         "evaluation minus",
         default=without[0] if view.main.use_context and without else None,
-        format_func=names.get,
+        format_func=names.__getitem__,
     )
+    other = other or view.beside[0]
     found = _gains(view.main, other, view.filters)
     usa = _resolution(view.main)[1]
     show_chart(figures.difference_figure(found, palette(), usa), "map difference")

@@ -1,6 +1,6 @@
 """The panels of the Evaluation page that show numbers and distributions."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -9,7 +9,6 @@ import numpy as np
 import pandas as pd
 import streamlit as st
 
-from geoclip_core.data.vocabulary import class_name
 from geoclip_core.evaluation import figures, intervals, metrics
 from geoclip_core.evaluation.baselines import baseline_errors, baseline_title
 from geoclip_core.evaluation.predictions import head_features
@@ -91,7 +90,9 @@ def headline_panel(view: View) -> None:
     if (n := lines[0].measured.n) < _FEW:
         st.caption(f"Only {n} photos: the intervals are wide.")
     differences = _differences(view)
-    files = [("Table (CSV)", partial(_headline_frame, lines), "headline.csv")]
+    files: list[tuple[str, Callable[[], pd.DataFrame], str]] = [
+        ("Table (CSV)", lambda: _headline_frame(lines), "headline.csv")
+    ]
     if len(differences):
         files.append(("Differences (CSV)", lambda: differences, "differences.csv"))
     note_and_downloads(
@@ -112,11 +113,11 @@ def headline_panel(view: View) -> None:
 def _difference_words(differences: pd.DataFrame, view: View) -> str:
     """Return the label of the expander: the GeoScore gained over each compared model."""
     names = view.names()
-    scores = differences[differences["measure"] == "geoscore"].set_index("other")
+    scores = differences[differences["measure"] == "geoscore"]
     told = [f"**{markdown_text(names[view.main])} against the others, photo by photo**"]
-    for name in (names[source] for source in view.beside):
-        if name in scores.index:
-            gain, verdict = scores.loc[name, ["difference", "verdict"]]
+    compared = {names[source] for source in view.beside}
+    for name, gain, verdict in scores[["other", "difference", "verdict"]].to_numpy(object):
+        if name in compared:
             way = "higher" if gain > 0 else "lower"
             told.append(f"{abs(gain):,.0f} GeoScore {way} than {markdown_text(name)} ({verdict})")
     return " · ".join(told)
@@ -270,7 +271,7 @@ def heads_panel(view: View) -> None:
         "that answer. Calibration error: mean gap between stated probability and accuracy.",
         ("Heads (CSV)", lambda: numbers, "context_heads.csv"),
     )
-    known = [row.head for row in numbers.itertuples() if row.n]
+    known: list[str] = numbers.loc[numbers["n"] > 0, "head"].tolist()
     if not known:
         st.info("No photo of this selection has a known truth for any head.")
         return
@@ -278,7 +279,7 @@ def heads_panel(view: View) -> None:
         "Head",
         known,
         default=known[0],
-        format_func=str.capitalize,
+        format_func=lambda head: str(head).capitalize(),
         key="evaluation head",
         required=True,
     )
@@ -290,8 +291,8 @@ def heads_panel(view: View) -> None:
             _show_pairs(pairs, feature)
         else:
             st.subheader("Truth against guess", anchor=False)
-            names = [class_name(feature, key) for key in counts.index]
-            show_chart(figures.confusion_figure(counts, names, palette()), f"confusion {feature}")
+            figure = figures.confusion_figure(counts, feature, palette())
+            show_chart(figure, f"confusion {feature}")
             if dropped:
                 st.caption(f"“other” sums up the {dropped} rarest classes.")
     with curve:
@@ -316,12 +317,8 @@ def _show_pairs(pairs: pd.DataFrame, feature: str) -> None:
     if pairs.empty:
         st.caption("No mistake among these photos.")
         return
-    shown = pairs.head(_PAIRS)
-    names = [
-        f"{class_name(feature, row.truth)} → {class_name(feature, row.guess)}"
-        for row in shown.itertuples(index=False)
-    ]
-    show_chart(figures.pairs_figure(shown, names, palette()), f"pairs {feature}")
+    figure = figures.pairs_figure(pairs.head(_PAIRS), feature, palette())
+    show_chart(figure, f"pairs {feature}")
 
 
 def _shown_heads(numbers: pd.DataFrame) -> pd.DataFrame:

@@ -75,7 +75,7 @@ def rows_panel(view: View) -> None:
     frame = view.rows()
     left, middle = wrapping_columns([3, 1], "order", 150)
     with left:
-        order = choose("Order", list(_SORTS), "evaluation order")
+        order = choose("Order", list(_SORTS), "evaluation order") or "By id"
     pages = max(1, -(-len(frame) // _PAGE))
     with middle:
         page = st.number_input(f"Page (1 to {pages:,})", 1, pages, 1, key=f"page {view.filters}")

@@ -32,30 +32,30 @@ _IMPORTS_KEPT = 16
 
 @dataclass(frozen=True)
 class Source:
-    """A predictions table that can be chosen."""
+    """A predictions table that can be selected."""
 
     model: str
     dataset: str
     split: str
     path: str
-    """The Parquet file, or the mark of an imported CSV."""
+    """The Parquet file, or the key of an imported CSV."""
     changed: float
     """Time of the file's last change, so that caches notice a new one."""
     note: str = ""
     root: str = ""
-    """Folder of the photos, if it is known."""
+    """Folder of the photos, if known."""
     use_context: bool | None = None
     warning: str = ""
 
     @property
     def data(self) -> str:
-        """The dataset and split, as the dataset is chosen."""
+        """Return the dataset and split, as shown in the list of datasets."""
         return f"{self.dataset}, {self.split}" if self.split else self.dataset
 
 
 @dataclass(frozen=True)
 class Filters:
-    """What is kept of a table; empty means everything."""
+    """The rows of a table to keep; an empty tuple keeps all."""
 
     countries: tuple[str, ...] = ()
     states: tuple[str, ...] = ()
@@ -67,21 +67,22 @@ class Filters:
 
 
 def prediction_places() -> tuple[Path, ...]:
-    """Where predictions are looked for: what ships, then what training and evaluation write."""
+    """Return the folders to search: the bundled models, the runs, and the evaluations."""
     shipped = Path(geoclip_core.__file__).parent / "checkpoints"
     return shipped, runs_folder(), Path("evaluations")
 
 
 def find_sources(places: Sequence[Path] | None = None) -> tuple[list[Source], list[str]]:
-    """Every predictions table in the folders, the newest first, those of the first folder last.
+    """Return every predictions table in the folders, newest first, the first folder last.
 
     Args:
         places: by default those of :func:`prediction_places`.
 
     Returns:
-        The sources, and a sentence for each table that cannot be used.
+        The sources, and an error message for each table that cannot be used.
     """
-    sources, problems = [], []
+    sources: list[Source] = []
+    problems: list[str] = []
     places = prediction_places() if places is None else places
     for place in places:
         found = []
@@ -93,7 +94,7 @@ def find_sources(places: Sequence[Path] | None = None) -> tuple[list[Source], li
                 found.append(_source(path))
             except (PredictionsError, ValueError) as error:
                 problems.append(str(error))
-        if place != places[0]:  # what ships has no age that means anything: by name
+        if place != places[0]:  # bundled models stay in the order of their names
             found.sort(key=lambda source: -source.changed)
         sources = [*found, *sources]
     return sources, problems
@@ -117,12 +118,12 @@ def _source(path: Path) -> Source:
 
 @st.cache_resource
 def _imports() -> OrderedDict[str, pd.DataFrame]:
-    """The guesses of imported CSVs, the latest last."""
+    """Return the guesses of imported CSVs, the latest last."""
     return OrderedDict()
 
 
 def import_csv(name: str, content: bytes, main: Source) -> Source:
-    """A CSV of another system as a source beside the chosen one.
+    """Return a CSV of another system as a source to compare with the selected one.
 
     Raises:
         PredictionsError: it is not a CSV of id, latitude and longitude.
@@ -139,17 +140,17 @@ def import_csv(name: str, content: bytes, main: Source) -> Source:
 
 @st.cache_resource(max_entries=8, show_spinner="Reading predictions …")
 def table(source: Source, main: Source) -> pd.DataFrame:
-    """The rows of a source in the order of the main one's, without the long list columns.
+    """Return the rows of a source in the order of the main one, without the list columns.
 
-    Photos that the main table does not have are left out; photos that this one does not have stay,
-    with an ``error_km`` that is missing.
+    Photos that the main table lacks are left out; photos that this one lacks have a missing
+    ``error_km``.
 
     Raises:
         PredictionsError: the table cannot be used, or has no photo of the main one.
     """
     if source.path.startswith(_IMPORT):
         if source.path not in _imports():
-            raise PredictionsError(f"the CSV {source.model} is no longer here: upload it again")
+            raise PredictionsError(f"the CSV {source.model} is no longer kept: upload it again")
         frame = imported_predictions(_imports()[source.path], table(main, main))
     else:
         frame = read_predictions(source.path, candidates=False)
@@ -167,16 +168,16 @@ def table(source: Source, main: Source) -> pd.DataFrame:
 
 
 def _named(frame: pd.DataFrame) -> pd.DataFrame:
-    """Names of the predicted points, for tables that were written without them."""
+    """Add the names of the predicted points to a table that was written without them."""
     from geoclip_core.earth.gazetteer import Gazetteer
 
     answered = frame["error_km"].notna()
     named = with_places(frame[answered], Gazetteer.load())
-    return frame.join(named[[c for c in named if c.startswith("predicted_") and c not in frame]])
+    return frame.join(named[named.columns.difference(frame.columns, sort=False)])
 
 
 def mask(frame: pd.DataFrame, filters: Filters) -> np.ndarray:
-    """(n,) bool: the rows of the main table that the filters keep."""
+    """Return (n,) which rows of the main table the filters keep."""
     keep = np.ones(len(frame), dtype=bool)
     for column, wanted in (
         ("country_key", filters.countries),
@@ -198,10 +199,10 @@ def mask(frame: pd.DataFrame, filters: Filters) -> np.ndarray:
 
 @st.cache_resource(max_entries=12, show_spinner=False)
 def rows(source: Source, main: Source, filters: Filters) -> pd.DataFrame:
-    """The rows of a source for the photos that the filters keep of the main table.
+    """Return the rows of a source for the photos of the main table that the filters keep.
 
     Their order is that of the main table; photos that the source did not answer are left out.
-    Whoever gets this table must not change it.
+    The table is cached: callers must not change it.
     """
     frame = table(source, main)
     keep = mask(table(main, main), filters) & frame["error_km"].notna().to_numpy()
@@ -210,7 +211,7 @@ def rows(source: Source, main: Source, filters: Filters) -> pd.DataFrame:
 
 @dataclass(frozen=True)
 class View:
-    """What all panels show: a model, those beside it, and the filters."""
+    """The input of all panels: a model, those it is compared with, and the filters."""
 
     main: Source
     beside: tuple[Source, ...]
@@ -218,20 +219,20 @@ class View:
 
     @property
     def sources(self) -> tuple[Source, ...]:
-        """The model and those beside it."""
+        """Return the model and those it is compared with."""
         return self.main, *self.beside
 
     def rows(self, source: Source | None = None) -> pd.DataFrame:
-        """The filtered rows of a source, by default of the model; not to be changed."""
+        """Return the filtered rows of a source, by default of the model; do not change them."""
         return rows(source or self.main, self.main, self.filters)
 
     def names(self) -> dict[Source, str]:
-        """What to call each source; where two models are alike, with their folders."""
+        """Return a unique name for each source: the model, with its folder if names repeat."""
         return source_names(self.sources)
 
 
 def source_names(sources: Sequence[Source]) -> dict[Source, str]:
-    """A name for each source that no other of them has."""
+    """Return a unique name for each source."""
     counts = Counter(source.model for source in sources)
     names = {}
     for source in sources:
@@ -249,17 +250,21 @@ _RANGES = ("error", "radius")
 
 
 def choose_sources(sources: Sequence[Source]) -> tuple[Source, list[Source]]:
-    """Dataset, model, and what stands beside it, in the sidebar."""
+    """Draw the choice of dataset, model and compared models in the sidebar.
+
+    Args:
+        sources: at least one.
+    """
     data = choose("Dataset", list(dict.fromkeys(s.data for s in sources)), "evaluation dataset")
     on_data = [source for source in sources if source.data == data]
     names = source_names(on_data)
-    main = choose("Model", on_data, "evaluation model", format_func=names.get)
+    main = choose("Model", on_data, "evaluation model", format_func=names.__getitem__) or on_data[0]
     others = [source for source in on_data if source != main]
     imported: list[Source] = kept("imported predictions", list)
     others += [source for source in imported if source.data == data]
     names |= source_names(others)
     if "evaluation beside" not in st.session_state and main.use_context:
-        # What context is worth is the first thing to ask of a model that uses it.
+        # A model that uses context is compared with one that does not, if there is one.
         plain = [source for source in others if source.use_context is False]
         st.session_state["evaluation beside"] = plain[:1]
     beside = _multiselect(
@@ -269,7 +274,7 @@ def choose_sources(sources: Sequence[Source]) -> tuple[Source, list[Source]]:
         format_func=lambda source: names.get(source, source.model),
         max_selections=MOST_BESIDE,
         placeholder="Other models on these photos" if others else "No other model yet",
-        help="Measured on the photos that both have answered, so that differences are paired.",
+        help="Differences are measured on the photos that both have answered.",
     )
     with st.expander("Predictions of another system"):
         file = st.file_uploader(
@@ -307,7 +312,7 @@ def _usable(source: Source, main: Source) -> bool:
 
 
 def choose_filters(frame: pd.DataFrame) -> Filters:
-    """Filters of the rows, above the panels that they all change."""
+    """Draw the filters above the panels, which all use them."""
     columns = wrapping_columns([3, 2, 2, 3, 3], "filters", 130)
     with columns[0]:
         countries = frame["country_key"].nunique() if "country_key" in frame else 0
@@ -352,7 +357,7 @@ def choose_filters(frame: pd.DataFrame) -> Filters:
             "Confidence: 50 % radius",
             "filter radius",
             disabled=not stated,
-            help="The radius that the model says holds the truth half of the time.",
+            help="The radius that contains the true place half of the time, as the model states it.",
         )
     return Filters(
         countries=tuple(place) if countries > 1 else (),
@@ -365,13 +370,13 @@ def choose_filters(frame: pd.DataFrame) -> Filters:
 
 
 def clear_filters() -> None:
-    """Forget every filter; a callback."""
+    """Clear every filter (a widget callback)."""
     for name in (*_MULTI, *_RANGES):
         st.session_state.pop(f"filter {name}", None)
 
 
 def _values(frame: pd.DataFrame, column: str) -> list[Any]:
-    """The values of a column, the commonest first."""
+    """Return the values of a column, the most frequent first."""
     return frame[column].dropna().value_counts().index.tolist() if column in frame else []
 
 
@@ -391,7 +396,7 @@ def _range(label: str, key: str, **options: Any) -> tuple[float, float]:
 def _multiselect(
     label: str, values: Sequence[Any], key: str, empty: str | None = None, **options: Any
 ) -> list[Any]:
-    """A multiselect that lasts, and forgets what is no longer offered."""
+    """Draw a multiselect that survives a change of page and drops values no longer offered."""
     if f"{key} next" in st.session_state:
         st.session_state[key] = st.session_state.pop(f"{key} next")
     if key in st.session_state:
