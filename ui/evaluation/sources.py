@@ -357,7 +357,7 @@ def choose_filters(frame: pd.DataFrame) -> Filters:
             "Confidence: 50 % radius",
             "filter radius",
             disabled=not stated,
-            help="The radius that contains the true place half of the time, as the model states it.",
+            help="The stated radius that should contain the true place half of the time.",
         )
     return Filters(
         countries=tuple(place) if countries > 1 else (),
