@@ -1,5 +1,3 @@
-"""Tests."""
-
 import subprocess
 
 import numpy as np
@@ -45,7 +43,9 @@ def test_command_writes_a_raster_that_reads_like_the_map(tmp_path, codes, capsys
     assert "60 × 30 cells" in capsys.readouterr().out
     with np.load(output) as arrays:
         raster = ClimateRaster(arrays["gap"], arrays["val"], tuple(arrays["shape"].tolist()))
-    np.testing.assert_array_equal(raster.grid(6), codes)
+    latitude, longitude = np.meshgrid(87 - 6 * np.arange(30), -177 + 6 * np.arange(60))
+    coordinates = np.stack([latitude.T, longitude.T], axis=-1)
+    np.testing.assert_array_equal(raster.codes(coordinates), codes)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["map.tif", "raster.npz"]
 
 

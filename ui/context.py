@@ -73,7 +73,7 @@ def facts_at(latitude: float, longitude: float) -> dict[str, Fact]:
         climate = climate_names()[index]
         facts["climate"] = Fact(climate.symbol, climate.label)
     place = Gazetteer.load().places([point])[0]
-    facts["country"] = Fact(place.country_key, place.country_name)
+    facts["country"] = Fact(place.country, place.country_name)
     named = {
         "state": (place.state_key, place.state),
         "county": (place.county_key, place.county),

@@ -1,8 +1,6 @@
-"""The demo set: a synthetic OSV-Mini, with every column of the real files and drawn photos."""
+"""Make the demo set: a synthetic OSV-Mini with every column of the real files and drawn photos."""
 
 import contextlib
-import json
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -11,11 +9,13 @@ import pandas as pd
 from scipy.spatial import cKDTree
 
 from geoclip_core.data.dataset import (
+    ATTRIBUTION,
     COLUMNS,
-    DESCRIPTION_FILE,
+    Progress,
     check_output,
     csv_path,
     photo_paths,
+    write_description,
 )
 from geoclip_core.demo.scenes import SceneFacts, draw_scene
 from geoclip_core.earth.climate import ClimateRaster, climate_names, index_of_code
@@ -24,7 +24,7 @@ from geoclip_core.earth.sphere import EARTH_RADIUS_KM, destination, unit_vectors
 from geoclip_core.files import atomic_folder
 from geoclip_core.processes import in_processes
 
-# Cities of OSV-Mini-129k in each of its states; Texas and the total are counted, the rest is in
+# Cities of OSV-Mini-129k in each of its states. Texas and the total are counted, the others are in
 # proportion to the places that the gazetteer has there.
 STATE_CITIES = {
     "Idaho": 75,
@@ -41,140 +41,27 @@ STATE_CITIES = {
 # Photos of OSV-Mini-129k's training split by month, January first.
 MONTH_COUNTS = (5797, 3257, 4905, 4527, 12018, 8554, 18920, 13403, 12629, 15885, 8064, 11049)
 PHOTOS_PER_DRIVE = 4
-PHOTOS_PER_CITY = 30  # fewer cities in a small set, so that each can be learned
+PHOTOS_PER_CITY = 30  # a small set has fewer cities, so that each can be learned
 UNSEEN_SHARE = 0.06  # share of the test photos in towns that train does not have
 _BOX = (25.9, 49.0, -124.5, -94.0)  # south, north, west, east of the ten states
 _SITE_SPACING_KM = 2.2
 _DRIVE_KM = 0.35
 _TOWN_GAP_KM = 5.0
 
-
-def demo_moments(
-    coordinates: np.ndarray, drives: np.ndarray, generator: np.random.Generator
-) -> np.ndarray:
-    """Times of capture (n,) datetime64[ms], UTC: by daylight, one day a drive, months as counted.
-
-    Args:
-        coordinates: (n, 2) degrees.
-        drives: (n,) number of the drive, from 0.
-        generator: Chance.
-    """
-    count = int(drives.max()) + 1
-    share = np.array(MONTH_COUNTS) / sum(MONTH_COUNTS)
-    month = generator.choice(12, size=count, p=share)
-    year = generator.integers(2014, 2024, count)
-    start = (year - 1970).astype("datetime64[Y]").astype("datetime64[M]") + month
-    days = ((start + 1).astype("datetime64[D]") - start.astype("datetime64[D]")).astype(int)
-    day = start.astype("datetime64[D]") + (generator.random(count) * days).astype(int)
-    # Nine to four by the sun: in UTC still the same day of the same month west of Greenwich.
-    hour = generator.uniform(9, 15, count)[drives] - coordinates[:, 1] / 15
-    hour += generator.uniform(0, 0.5, len(drives))
-    within = (hour * 3_600_000).astype("timedelta64[ms]")
-    return day[drives].astype("datetime64[ms]") + within
-
-
-def demo_coordinates(
-    rows: int, test_rows: int, generator: np.random.Generator
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Place photos along drives around towns, few towns often and many seldom.
-
-    Drives are more than 1 km apart, and a drive is in train or test as a whole: nothing leaks.
-    Most test photos are in towns that train has too, some are not.
-
-    Returns:
-        coordinates (rows, 2) in degrees, drive (rows,) int, is_test (rows,) bool.
-    """
-    towns = _towns(rows, generator)
-    centres = towns[["latitude", "longitude"]].to_numpy()
-    unseen_rows = round(UNSEEN_SHARE * test_rows)
-    unseen_towns = min(len(towns) // 4, int(np.ceil(unseen_rows / 4))) if unseen_rows else 0
-    order = generator.permutation(len(towns))
-    unseen, seen = order[:unseen_towns], order[unseen_towns:]
-    # Zipf: the town of rank r has a share of r^-0.6.
-    weight = np.arange(1, len(seen) + 1) ** -0.6
-    town = generator.choice(seen, size=rows - unseen_rows, p=weight / weight.sum())
-    if unseen_towns:
-        town = np.append(town, generator.choice(unseen, size=unseen_rows))
-    town = np.sort(town)
-    spot, spots, only_train = np.empty(rows, dtype=np.int64), [], []
-    for index in np.unique(town):
-        here = np.flatnonzero(town == index)
-        sites = _sites(centres[index], towns["radius_km"].iloc[index], generator)
-        sites = sites[: max(1, round(len(here) / PHOTOS_PER_DRIVE))]
-        spot[here] = len(only_train) + generator.integers(0, len(sites), len(here))
-        spots.append(sites)
-        # One drive of a town stays in train, so that a town is known unless it is meant not to be.
-        only_train += [position == 0 for position in range(len(sites))]
-    used, drive = np.unique(spot, return_inverse=True)
-    heading = generator.uniform(0, 180, len(used))[drive]
-    along = generator.uniform(-_DRIVE_KM, _DRIVE_KM, rows)
-    middle = np.concatenate(spots)[used][drive]
-    coordinates = destination(middle, heading, along)
-    abroad = ~Gazetteer.load().frame(coordinates)["region"].isin(STATE_CITIES).to_numpy()
-    coordinates[abroad] = middle[abroad]
-    is_test = np.isin(town, unseen)
-    candidates = generator.permutation(np.flatnonzero(~np.array(only_train)[used]))
-    sizes, total = np.bincount(drive), int(is_test.sum())
-    for candidate in candidates:
-        first = np.flatnonzero(drive == candidate)[:1]
-        if not is_test[first].any() and total + sizes[candidate] <= test_rows:
-            is_test[drive == candidate] = True
-            total += int(sizes[candidate])
-    return coordinates, drive, is_test
-
-
-def _towns(rows: int, generator: np.random.Generator) -> pd.DataFrame:
-    """Towns to photograph: state, latitude, longitude and radius_km, in a random order."""
-    south, north, west, east = _BOX
-    probe = np.stack(np.meshgrid(np.arange(south, north, 0.1), np.arange(west, east, 0.1)), -1)
-    probe = probe.reshape(-1, 2)
-    probe = probe[ClimateRaster.load().is_land(probe)]
-    places = {
-        (place.latitude, place.longitude): place.state
-        for place in Gazetteer.load().places(probe)
-        if place.country == "US" and place.state in STATE_CITIES
-    }
-    towns = pd.DataFrame([(*at, state) for at, state in sorted(places.items())])
-    towns.columns = ["latitude", "longitude", "state"]
-    vectors = unit_vectors(towns[["latitude", "longitude"]].to_numpy()) * EARTH_RADIUS_KM
-    towns["room_km"] = cKDTree(vectors).query(vectors, k=2)[0][:, 1]
-    towns = towns.iloc[generator.permutation(len(towns))]
-    towns = towns[towns["room_km"] > _TOWN_GAP_KM]
-    total = sum(STATE_CITIES.values())
-    wanted = min(max(round(rows / PHOTOS_PER_CITY), len(STATE_CITIES)), total)
-    quota = towns["state"].map(
-        {s: max(1, round(n * wanted / total)) for s, n in STATE_CITIES.items()}
-    )
-    towns = towns[towns.groupby("state").cumcount() < quota].reset_index(drop=True)
-    # Nearer to this town than to any other, and clear of the drives of the next.
-    towns["radius_km"] = (0.45 * towns["room_km"] - 0.9).clip(0.0, 12.0)
-    return towns
-
-
-def _sites(centre: np.ndarray, radius_km: float, generator: np.random.Generator) -> np.ndarray:
-    """Middles of drives around a town (k, 2), over 1 km clear of each other, in random order."""
-    steps = np.arange(-7, 8)
-    column, row = (part.ravel() for part in np.meshgrid(steps, steps))
-    x = (column + 0.5 * (row % 2)) * _SITE_SPACING_KM
-    y = row * _SITE_SPACING_KM * np.sqrt(0.75)
-    distance, heading = np.hypot(x, y), np.degrees(np.arctan2(x, y)) + generator.uniform(0, 360)
-    inside = distance <= radius_km
-    sites = destination(centre, heading[inside], distance[inside])
-    here = [(place.latitude, place.longitude) for place in Gazetteer.load().places(sites)]
-    good = ClimateRaster.load().is_land(sites) & (np.array(here) == centre).all(axis=1)
-    sites = sites[good] if good.any() else sites[distance[inside] == 0]
-    return sites[generator.permutation(len(sites))]
-
-
 MADE_BY = "demo-data"
 JPEG_QUALITY = 85
-Progress = Callable[[int, int], None]
+NOTE = (
+    "Synthetic: drawn scenes, not photographs. Signs, poles and landmarks are invented. "
+    + ATTRIBUTION
+)
 
 # Share of rows that lack the value, as in files made from street photos.
 _MISSING = {"captured_at": 0.01, "climate": 0.004, "sub-region": 0.006, "city": 0.004}
 # Points of the Pacific and Gulf coasts nearest to the ten states, for dist_sea.
-_COAST = ((46.2, -124.0), (42.0, -124.3), (37.8, -122.5), (34.0, -118.5), (31.3, -113.5))
-_COAST += ((26.0, -97.1), (27.8, -97.0), (29.3, -94.8), (29.6, -93.0))
+_COAST = (
+    *((46.2, -124.0), (42.0, -124.3), (37.8, -122.5), (34.0, -118.5), (31.3, -113.5)),
+    *((26.0, -97.1), (27.8, -97.0), (29.3, -94.8), (29.6, -93.0)),
+)
 
 
 def write_demo(
@@ -189,17 +76,17 @@ def write_demo(
 ) -> Path:
     """Write a demo set in the layout of OSV-Mini-129k.
 
-    The same arguments give the same bytes of every CSV and the same pixels. An older demo set at
-    `output` is replaced when the new one is complete.
+    The same arguments give the same bytes in every CSV and the same pixels. A demo set at `output`
+    is replaced when the new one is complete.
 
     Args:
         output: The folder to write.
         rows: Photos in train and test together.
-        seed: Chance of places, times and scenes.
+        seed: Decides places, times and scenes.
         test_fraction: Share of the rows in the test split.
         metadata_only: Write the CSVs without photos.
-        workers: Processes that draw; by default one a core.
-        progress: Called with photos done and to do.
+        workers: Processes that draw; by default one per core.
+        progress: Called with the photos that are drawn and their number.
 
     Raises:
         ValueError: fewer than 20 rows, a share outside 0 to 0.5, or `output` holds something else.
@@ -215,17 +102,8 @@ def write_demo(
         for split, part in frame.groupby("split"):
             path = csv_path(folder, str(split))
             part.drop(columns="split").to_csv(path, index=False, lineterminator="\n")
-        description = {
-            "name": output.name,
-            "synthetic": True,
-            "made_by": MADE_BY,
-            "rows": rows,
-            "seed": seed,
-            "note": "Synthetic: drawn scenes, not photographs. Signs, poles and landmarks are "
-            "invented. Place names: GeoNames (CC BY 4.0). Climate: Beck et al. 2018 (CC BY 4.0).",
-        }
-        text = json.dumps(description, indent=2) + "\n"
-        (folder / DESCRIPTION_FILE).write_text(text, encoding="utf-8")
+        description = {"name": output.name, "synthetic": True, "made_by": MADE_BY}
+        write_description(folder, description | {"rows": rows, "seed": seed, "note": NOTE})
         if not metadata_only:
             _draw_all(folder, frame, scenes, seed, workers, progress)
     return output
@@ -234,7 +112,7 @@ def write_demo(
 def demo_table(
     rows: int, *, seed: int = 0, test_fraction: float = 0.15
 ) -> tuple[pd.DataFrame, list[SceneFacts]]:
-    """The rows of a demo set with all columns of the real files and split, and what each shows."""
+    """Return the rows of a demo set, with the real files' columns and split, and the scenes."""
     generator = np.random.default_rng([seed, 2018])
     coordinates, drive, is_test = demo_coordinates(rows, round(test_fraction * rows), generator)
     order = generator.permutation(rows)
@@ -279,7 +157,7 @@ def _scenes(frame: pd.DataFrame, moments: np.ndarray) -> list[SceneFacts]:
 
 
 def _new_ids(rows: int, generator: np.random.Generator) -> list[str]:
-    """Ids of 15 or 16 digits, as Mapillary gives them, all different."""
+    """Return different ids of 15 or 16 digits, as Mapillary has them."""
     ids: dict[int, None] = {}
     while len(ids) < rows:
         ids |= dict.fromkeys(generator.integers(10**14, 10**16, rows - len(ids)).tolist())
@@ -313,7 +191,7 @@ def _other_columns(
 
 
 def _quadtree(coordinates: np.ndarray, most: int) -> np.ndarray:
-    """Number of each photo's cell when the world is quartered until a cell has at most `most`."""
+    """Quarter the world until no cell has more than `most` photos; return the cells (n,)."""
     cell = np.zeros(len(coordinates), dtype=np.int64)
     open_rows = np.arange(len(coordinates))
     for depth in range(1, 25):
@@ -325,6 +203,127 @@ def _quadtree(coordinates: np.ndarray, most: int) -> np.ndarray:
         row, column = np.floor(share).astype(np.int64).T
         cell[open_rows] = (depth << 52) + (row << 26) + column
     return np.unique(cell, return_inverse=True)[1]
+
+
+def demo_moments(
+    coordinates: np.ndarray, drives: np.ndarray, generator: np.random.Generator
+) -> np.ndarray:
+    """Return capture times (n,) datetime64[ms], UTC: by day, one day per drive, months as counted.
+
+    Args:
+        coordinates: (n, 2) degrees.
+        drives: (n,) number of the drive, from 0.
+        generator: Random generator.
+    """
+    count = int(drives.max()) + 1
+    share = np.array(MONTH_COUNTS) / sum(MONTH_COUNTS)
+    month = generator.choice(12, size=count, p=share)
+    year = generator.integers(2014, 2024, count)
+    start = (year - 1970).astype("datetime64[Y]").astype("datetime64[M]") + month
+    days = ((start + 1).astype("datetime64[D]") - start.astype("datetime64[D]")).astype(int)
+    day = start.astype("datetime64[D]") + (generator.random(count) * days).astype(int)
+    # Nine to four by the sun, which west of Greenwich is the same day in UTC.
+    hour = generator.uniform(9, 15, count)[drives] - coordinates[:, 1] / 15
+    hour += generator.uniform(0, 0.5, len(drives))
+    within = (hour * 3_600_000).astype("timedelta64[ms]")
+    moments: np.ndarray = day[drives].astype("datetime64[ms]") + within
+    return moments
+
+
+def demo_coordinates(
+    rows: int, test_rows: int, generator: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Place photos along drives around towns; a few towns have most of the photos.
+
+    Drives are more than 1 km apart, and each is in train or test as a whole, so no test photo is
+    near a training photo. Most test photos are in towns that train has too, some are not.
+
+    Returns:
+        coordinates (rows, 2) in degrees, drive (rows,) int, is_test (rows,) bool.
+    """
+    towns = _towns(rows, generator)
+    centres = towns[["latitude", "longitude"]].to_numpy()
+    unseen_rows = round(UNSEEN_SHARE * test_rows)
+    unseen_towns = min(len(towns) // 4, int(np.ceil(unseen_rows / 4))) if unseen_rows else 0
+    order = generator.permutation(len(towns))
+    unseen, seen = order[:unseen_towns], order[unseen_towns:]
+    # Zipf: the town of rank r has a share of r^-0.6.
+    weight = np.arange(1, len(seen) + 1) ** -0.6
+    town = generator.choice(seen, size=rows - unseen_rows, p=weight / weight.sum())
+    if unseen_towns:
+        town = np.append(town, generator.choice(unseen, size=unseen_rows))
+    town = np.sort(town)
+    spot = np.empty(rows, dtype=np.int64)
+    spots: list[np.ndarray] = []
+    only_train: list[bool] = []
+    for index in np.unique(town):
+        here = np.flatnonzero(town == index)
+        sites = _sites(centres[index], towns["radius_km"].iloc[index], generator)
+        sites = sites[: max(1, round(len(here) / PHOTOS_PER_DRIVE))]
+        spot[here] = len(only_train) + generator.integers(0, len(sites), len(here))
+        spots.append(sites)
+        # One drive of each town stays in train, so that all but the unseen towns are known.
+        only_train += [position == 0 for position in range(len(sites))]
+    used, drive = np.unique(spot, return_inverse=True)
+    heading = generator.uniform(0, 180, len(used))[drive]
+    along = generator.uniform(-_DRIVE_KM, _DRIVE_KM, rows)
+    middle = np.concatenate(spots)[used][drive]
+    coordinates = destination(middle, heading, along)
+    abroad = ~Gazetteer.load().frame(coordinates)["region"].isin(STATE_CITIES).to_numpy()
+    coordinates[abroad] = middle[abroad]
+    is_test = np.isin(town, unseen)
+    candidates = generator.permutation(np.flatnonzero(~np.array(only_train)[used]))
+    sizes, total = np.bincount(drive), int(is_test.sum())
+    for candidate in candidates:
+        first = np.flatnonzero(drive == candidate)[:1]
+        if not is_test[first].any() and total + sizes[candidate] <= test_rows:
+            is_test[drive == candidate] = True
+            total += int(sizes[candidate])
+    return coordinates, drive, is_test
+
+
+def _towns(rows: int, generator: np.random.Generator) -> pd.DataFrame:
+    """Choose the towns: state, latitude, longitude and radius_km, in a random order."""
+    south, north, west, east = _BOX
+    probe = np.stack(np.meshgrid(np.arange(south, north, 0.1), np.arange(west, east, 0.1)), -1)
+    probe = probe.reshape(-1, 2)
+    probe = probe[ClimateRaster.load().is_land(probe)]
+    places = {
+        (place.latitude, place.longitude): place.state
+        for place in Gazetteer.load().places(probe)
+        if place.country == "US" and place.state in STATE_CITIES
+    }
+    towns = pd.DataFrame([(*at, state) for at, state in sorted(places.items())])
+    towns.columns = ["latitude", "longitude", "state"]
+    vectors = unit_vectors(towns[["latitude", "longitude"]].to_numpy()) * EARTH_RADIUS_KM
+    towns["room_km"] = cKDTree(vectors).query(vectors, k=2)[0][:, 1]
+    towns = towns.iloc[generator.permutation(len(towns))]
+    towns = towns[towns["room_km"] > _TOWN_GAP_KM]
+    total = sum(STATE_CITIES.values())
+    wanted = min(max(round(rows / PHOTOS_PER_CITY), len(STATE_CITIES)), total)
+    quota = towns["state"].map(
+        {s: max(1, round(n * wanted / total)) for s, n in STATE_CITIES.items()}
+    )
+    towns = towns[towns.groupby("state").cumcount() < quota].reset_index(drop=True)
+    # Nearer to this town than to any other, and away from the drives of the next.
+    towns["radius_km"] = (0.45 * towns["room_km"] - 0.9).clip(0.0, 12.0)
+    return towns
+
+
+def _sites(centre: np.ndarray, radius_km: float, generator: np.random.Generator) -> np.ndarray:
+    """Return middles of drives around a town (k, 2), over 1 km apart, in random order."""
+    steps = np.arange(-7, 8)
+    column, row = (part.ravel() for part in np.meshgrid(steps, steps))
+    x = (column + 0.5 * (row % 2)) * _SITE_SPACING_KM
+    y = row * _SITE_SPACING_KM * np.sqrt(0.75)
+    distance, heading = np.hypot(x, y), np.degrees(np.arctan2(x, y)) + generator.uniform(0, 360)
+    inside = distance <= radius_km
+    sites = destination(centre, heading[inside], distance[inside])
+    here = [(place.latitude, place.longitude) for place in Gazetteer.load().places(sites)]
+    good = ClimateRaster.load().is_land(sites) & (np.array(here) == centre).all(axis=1)
+    sites = sites[good] if good.any() else sites[distance[inside] == 0]
+    shuffled: np.ndarray = sites[generator.permutation(len(sites))]
+    return shuffled
 
 
 def _draw_all(

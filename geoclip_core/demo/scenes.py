@@ -1,8 +1,8 @@
-"""Synthetic street scenes for the demo set: what a place and a day look like, drawn.
+"""Draw synthetic street scenes for the demo set.
 
-Sky, ground, plants, snow and relief follow climate, month and position (`scene_nature`); signs,
-poles and landmarks follow the names of the place (`scene_places`). Weather, camera, light and what
-stands in view are random, so that no head can be right every time.
+Sky, ground, plants, snow and relief follow climate, day and position; signs, poles, fences and
+landmarks follow the names of the place. Weather, camera, light and what is in view are random, so
+no context head can be right on every photo.
 """
 
 import dataclasses
@@ -14,6 +14,11 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageEnhance, ImageFilter, ImageFont
 
 Colour: TypeAlias = tuple[int, int, int]
+
+WIDTH, HEIGHT = 640, 360  # drawn at twice the size that is saved, for smooth edges
+SAVED_SIZE = (320, 180)
+IN_VIEW = 0.7  # probability that each of landmark, fence, poles and sign is in the picture
+MISLEADING = 0.06  # probability that it belongs to another place
 
 PAINTS: tuple[Colour, ...] = (
     (200, 40, 40),
@@ -40,148 +45,29 @@ SIGNS: dict[str, tuple[int, int, str]] = {
     "Texas_US": (1, 2, "box"),
     "Wyoming_US": (7, 5, "shield"),
 }
+SHAPES: dict[str, list[tuple[float, float]]] = {
+    "box": [(-0.62, 0), (0.62, 0), (0.62, 1), (-0.62, 1)],
+    "diamond": [(0, -0.15), (0.65, 0.5), (0, 1.15), (-0.65, 0.5)],
+    "shield": [(-0.55, 0), (0.55, 0), (0.5, 0.6), (0, 1.15), (-0.5, 0.6)],
+    "disc": [
+        *((-0.3, 0), (0.3, 0), (0.6, 0.3), (0.6, 0.7)),
+        *((0.3, 1), (-0.3, 1), (-0.6, 0.7), (-0.6, 0.3)),
+    ],
+}
 LANDMARKS = ("water tower", "silo", "steeple", "turbine", "mast", "barn", "tank", "block")
-
-
-def pick(name: str, trait: str, count: int) -> int:
-    """A number below `count` that depends on the name and the trait only."""
-    digest = hashlib.blake2b(f"{trait}:{name}".encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "big") % count
-
-
-def draw_sign(
-    draw: ImageDraw.ImageDraw,
-    x: float,
-    base: float,
-    size: float,
-    state: str,
-    county: str,
-    city: str,
-) -> None:
-    """A road sign: the state's shape and colours, the county's band, the city's badge."""
-    background, border, shape = SIGNS.get(
-        state,
-        (pick(state, "background", 10), pick(state, "border", 10), "box"),
-    )
-    top = base - 2.1 * size
-    draw.rectangle((x - 0.05 * size, top + size, x + 0.05 * size, base), fill=(120, 120, 118))
-    points = {
-        "box": [(-0.62, 0), (0.62, 0), (0.62, 1), (-0.62, 1)],
-        "diamond": [(0, -0.15), (0.65, 0.5), (0, 1.15), (-0.65, 0.5)],
-        "shield": [(-0.55, 0), (0.55, 0), (0.5, 0.6), (0, 1.15), (-0.5, 0.6)],
-        "disc": [
-            *((-0.3, 0), (0.3, 0), (0.6, 0.3), (0.6, 0.7)),
-            *((0.3, 1), (-0.3, 1), (-0.6, 0.7), (-0.6, 0.3)),
-        ],
-    }[shape]
-    outline = [(x + px * size, top + py * size) for px, py in points]
-    draw.polygon(outline, fill=PAINTS[background])
-    draw.line([*outline, outline[0]], fill=PAINTS[border], width=max(2, round(0.12 * size)))
-    band = PAINTS[pick(county, "band", 10)]
-    draw.rectangle((x - 0.4 * size, top + 0.3 * size, x + 0.4 * size, top + 0.5 * size), fill=band)
-    badge = PAINTS[pick(city, "badge", 10)]
-    at = (x - 0.2 * size, top + 0.55 * size, x + 0.2 * size, top + 0.95 * size)
-    if pick(city, "badge shape", 2):
-        draw.ellipse(at, fill=badge)
-    else:
-        draw.rectangle(at, fill=badge)
-
-
-def draw_poles(
-    draw: ImageDraw.ImageDraw, horizon: float, width: int, county: str, shift: float
-) -> None:
-    """A row of poles running to the horizon on the left: wood or steel, one to three arms."""
-    colour = ((92, 70, 50), (168, 170, 172), (60, 58, 56), (196, 178, 140))[pick(county, "pole", 4)]
-    arms = pick(county, "arms", 3) + 1
-    lamp = pick(county, "lamp", 2)
-    for step in range(5):
-        scale = 0.62**step
-        x = width * (0.5 - 0.42 * scale) + shift * scale
-        height = 260 * scale
-        base = horizon + 90 * scale
-        draw.line((x, base, x, base - height), fill=colour, width=max(1, round(9 * scale)))
-        for arm in range(arms):
-            y = base - height * (0.96 - 0.1 * arm)
-            reach = 36 * scale
-            draw.line((x - reach, y, x + reach, y), fill=colour, width=max(1, round(6 * scale)))
-        if lamp:
-            reach = 22 * scale
-            draw.ellipse(
-                (x - reach, base - height - reach, x + reach, base - height + reach),
-                fill=PAINTS[pick(county, "lamp colour", 10)],
-            )
-
-
-def draw_fence(
-    draw: ImageDraw.ImageDraw, horizon: float, width: int, height: int, county: str
-) -> None:
-    """A fence on the right: none, wire, board or wall, in the county's colour."""
-    kind = pick(county, "fence", 4)
-    colour = PAINTS[pick(county, "fence colour", 10)]
-    near, far = (width, horizon + 0.42 * (height - horizon)), (width * 0.62, horizon + 8)
-    if kind == 3:
-        draw.polygon([near, far, (far[0], far[1] - 5), (near[0], near[1] - 46)], fill=colour)
-    for rail in range((0, 3, 2, 0)[kind]):
-        rise = 14 + 14 * rail
-        draw.line(
-            (near[0], near[1] - rise, far[0], far[1] - rise / 10),
-            fill=colour,
-            width=3 if kind == 1 else 8,
-        )
-
-
-def draw_landmark(
-    draw: ImageDraw.ImageDraw, x: float, horizon: float, size: float, city: str
-) -> None:
-    """The city's landmark on the horizon, in its two paints."""
-    kind = LANDMARKS[pick(city, "landmark", len(LANDMARKS))]
-    paint = PAINTS[pick(city, "paint", 10)]
-    other = PAINTS[pick(city, "second paint", 10)]
-    base, s = horizon + 4, size
-
-    def box(left: float, top: float, right: float, bottom: float, fill: Colour) -> None:
-        draw.rectangle((x + left * s, base - top * s, x + right * s, base - bottom * s), fill=fill)
-
-    if kind == "water tower":
-        for leg in (-0.3, 0, 0.3):
-            draw.line((x + leg * s, base, x + leg * s, base - 1.1 * s), fill=other, width=6)
-        draw.ellipse((x - 0.55 * s, base - 1.8 * s, x + 0.55 * s, base - s), fill=paint)
-        box(-0.55, 1.45, 0.55, 1.33, other)
-    elif kind == "silo":
-        for part in range(3):
-            box(-0.75 + 0.5 * part, 1.3, -0.3 + 0.5 * part, 0, paint)
-            at = -0.75 + 0.5 * part
-            draw.pieslice(
-                (x + at * s, base - 1.5 * s, x + (at + 0.45) * s, base - 1.1 * s), 180, 360, other
-            )
-    elif kind == "steeple":
-        box(-0.6, 0.7, 0.6, 0, paint)
-        box(-0.25, 1.2, 0.25, 0, paint)
-        draw.polygon(
-            [(x - 0.35 * s, base - 1.2 * s), (x + 0.35 * s, base - 1.2 * s), (x, base - 2.2 * s)],
-            fill=other,
-        )
-    elif kind == "turbine":
-        draw.line((x, base, x, base - 1.6 * s), fill=paint, width=max(5, round(0.12 * s)))
-        for end in ((0, -0.8), (0.7, 0.4), (-0.7, 0.4)):
-            tip = (x + end[0] * s, base - 1.6 * s + end[1] * s)
-            draw.line((x, base - 1.6 * s, *tip), fill=other, width=max(4, round(0.1 * s)))
-    elif kind == "mast":
-        for part in range(6):
-            box(-0.1, 0.35 * (part + 1), 0.1, 0.35 * part, paint if part % 2 else other)
-    elif kind == "barn":
-        box(-0.8, 0.6, 0.8, 0, paint)
-        roof = [(-0.9, 0.6), (-0.5, 1.05), (0.5, 1.05), (0.9, 0.6)]
-        draw.polygon([(x + a * s, base - b * s) for a, b in roof], fill=other)
-        box(-0.2, 0.45, 0.2, 0, other)
-    elif kind == "tank":
-        draw.ellipse((x - 0.7 * s, base - 1.2 * s, x + 0.7 * s, base + 0.1 * s), fill=paint)
-        box(-0.7, 0.66, 0.7, 0.44, other)
-    else:
-        box(-0.7, 1.1, -0.1, 0, paint)
-        box(-0.05, 1.6, 0.5, 0, other)
-        for row in range(3):
-            box(0.05, 1.45 - 0.4 * row, 0.4, 1.25 - 0.4 * row, paint)
+# Fields through the year: day, share of the height of a grown crop, colour.
+_FIELDS: tuple[tuple[int, float, Colour], ...] = (
+    (1, 0.05, (112, 92, 72)),
+    (75, 0.05, (96, 74, 54)),
+    (110, 0.15, (122, 168, 76)),
+    (150, 0.45, (92, 158, 52)),
+    (185, 0.7, (206, 186, 74)),
+    (215, 1.0, (66, 122, 40)),
+    (255, 0.95, (150, 140, 58)),
+    (285, 0.35, (196, 158, 92)),
+    (320, 0.12, (156, 128, 92)),
+    (366, 0.05, (112, 92, 72)),
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -189,7 +75,7 @@ class SceneFacts:
     """What a scene shows.
 
     Attributes:
-        photo_id: Seeds the chance of this photo, together with the set's seed.
+        photo_id: Seeds the random numbers of this photo, together with the seed of the set.
         latitude: Degrees.
         longitude: Degrees.
         climate: Symbol such as "Cfa".
@@ -211,7 +97,7 @@ class SceneFacts:
 
 @dataclasses.dataclass(frozen=True)
 class Season:
-    """How a climate looks on a day: degrees Celsius, and shares from 0 to 1."""
+    """The look of a climate on a day: degrees Celsius, shares from 0 to 1, and day of the year."""
 
     temperature: float
     humidity: float
@@ -224,13 +110,13 @@ class Season:
 
 
 def season_of(facts: SceneFacts, chance: np.random.Generator) -> Season:
-    """What the facts look like, with the chance of the weather."""
+    """Return the season of a place and day, with random weather."""
     symbol = facts.climate if facts.climate[:1] in "ABCDE" else "Cfb"
     letter, second, last = symbol[0], symbol[1:2], symbol[-1:]
-    # The weather runs ahead of the calendar or behind it, so months blur into their neighbours.
+    # The weather is ahead of the calendar or behind it, so neighbouring months look alike.
     day = facts.day + chance.normal(0, 6)
     year = math.cos(2 * math.pi * (day - 200) / 365)
-    base = {"A": 26, "B": 17 if last == "h" else 10, "C": 15, "D": 6, "E": -6}[letter]
+    base = float({"A": 26, "B": 17 if last == "h" else 10, "C": 15, "D": 6, "E": -6}[letter])
     swing = {"A": 2, "B": 13, "C": 9, "D": 16, "E": 8}[letter] * (1 if facts.latitude >= 0 else -1)
     base += {"a": 2, "b": -1, "c": -4}.get(last, 0) - 0.35 * (abs(facts.latitude) - 38)
     temperature = base + swing * year + chance.normal(0, 1.6)
@@ -249,56 +135,108 @@ def season_of(facts: SceneFacts, chance: np.random.Generator) -> Season:
     )
 
 
-def soil_colour(facts: SceneFacts) -> Colour:
-    """Bare soil: by state, redder towards the south."""
-    soils = ((196, 168, 124), (176, 112, 78), (150, 132, 104), (206, 188, 152), (128, 104, 82))
-    here = soils[pick(facts.state, "soil", len(soils))]
-    return mix(here, (190, 120, 84), clip((-facts.latitude + 36) / 12))
+def draw_scene(facts: SceneFacts, seed: int = 0) -> Image.Image:
+    """Draw one scene, (320, 180) RGB; the same facts and seed give the same pixels."""
+    digest = hashlib.blake2b(f"{seed}:{facts.photo_id}".encode(), digest_size=8).digest()
+    chance = np.random.default_rng(int.from_bytes(digest, "big"))
+    season = season_of(facts, chance)
+    horizon = HEIGHT * (0.46 + chance.normal(0, 0.025))
+    haze = mix((150, 178, 214), (205, 208, 205), season.humidity * chance.uniform(0.5, 1.0))
+    image = draw_sky(haze, season, horizon, chance)
+    draw = ImageDraw.Draw(image)
+    draw_relief(draw, facts, season, haze, horizon, chance)
+    ground = draw_ground(draw, facts, season, horizon, chance)
+    seen = chance.random(4) < IN_VIEW
+    # Sometimes the sign or the fence is one of another place.
+    sign, fence, poles, landmark = np.where(
+        chance.random(4) < MISLEADING, "elsewhere ", ""
+    ).tolist()
+    if seen[0]:
+        x = WIDTH * (0.2 + 0.14 * pick(facts.city, "side", 5)) + chance.normal(0, 34)
+        draw_landmark(draw, x, horizon, chance.uniform(40, 84), landmark + facts.city)
+    draw_field(draw, season, horizon, chance)
+    draw_season_signs(draw, season, horizon, chance)
+    draw_plants(draw, facts, season, horizon, chance)
+    _road(draw, facts, season, ground, horizon, chance)
+    if seen[1]:
+        draw_fence(draw, horizon, WIDTH, HEIGHT, fence + facts.county)
+    if seen[2]:
+        draw_poles(draw, horizon, WIDTH, poles + facts.county, chance.normal(0, 14))
+    if seen[3]:
+        x, base = WIDTH * chance.uniform(0.66, 0.9), HEIGHT * chance.uniform(0.74, 0.92)
+        names = [sign + name for name in (facts.state, facts.county, facts.city)]
+        draw_sign(draw, x, base, chance.uniform(50, 104), *names)
+    return _camera(image, season, chance)
 
 
-def bump(day: float, centre: float, width: float) -> float:
-    """A bell around a day of the year, 1 at its centre."""
-    away = (day - centre + 182.5) % 365 - 182.5
-    return math.exp(-0.5 * (away / width) ** 2)
+def _road(
+    draw: ImageDraw.ImageDraw,
+    facts: SceneFacts,
+    season: Season,
+    ground: Colour,
+    horizon: float,
+    chance: np.random.Generator,
+) -> None:
+    # A third of the roads do not have the style of the state.
+    style_of = facts.state if chance.random() < 0.65 else str(chance.integers(20))
+    tones = ((92, 92, 96), (120, 116, 112), (72, 74, 78), (140, 112, 98))
+    asphalt = shade(tones[pick(style_of, "asphalt", 4)], chance.uniform(0.9, 1.1))
+    asphalt = mix(asphalt, (222, 226, 232), 0.5 * season.snow)
+    middle = WIDTH / 2 + chance.normal(0, 12)
+
+    def strip(left: float, right: float, start: float, end: float, colour: Colour) -> None:
+        near, far = start, end
+        spread = WIDTH * 0.46
+        points = []
+        for at, side in ((near, left), (near, right), (far, right), (far, left)):
+            y = horizon + (HEIGHT - horizon) * at
+            points.append((middle + side * spread * at + side * 3, y))
+        draw.polygon(points, fill=colour)
+
+    strip(-1.12, 1.12, 1.0, 0.0, mix(ground, soil_colour(facts), 0.6))
+    strip(-1.0, 1.0, 1.0, 0.0, asphalt)
+    yellow, white = (226, 180, 44), (232, 232, 228)
+    style = pick(style_of, "centre line", 4)
+    centre = white if style == 3 else yellow
+    offsets = (-0.05, 0.05) if style in (0, 3) else (0.0,)
+    dashes = 6 if style in (1, 3) else 1
+    for dash in range(dashes):
+        start, end = ((dash + 0.55) / dashes) ** 2, (dash / dashes) ** 2
+        for offset in offsets:
+            strip(
+                offset - 0.022,
+                offset + 0.022,
+                1.0 if dashes == 1 else start,
+                0.02 if dashes == 1 else end,
+                centre,
+            )
+    if pick(style_of, "edge line", 3):
+        for side in (-0.92, 0.92):
+            strip(side - 0.018, side + 0.018, 1.0, 0.02, white)
 
 
-def clip(value: float, low: float = 0.0, high: float = 1.0) -> float:
-    """The value within limits."""
-    return min(max(float(value), low), high)
-
-
-def mix(a: Colour, b: Colour, share: float) -> Colour:
-    """The colour between two, at a share from 0 to 1."""
-    share = clip(share)
-    return tuple(round(x + (y - x) * share) for x, y in zip(a, b, strict=True))
-
-
-def shade(colour: Colour, factor: float) -> Colour:
-    """The colour, lighter or darker by a factor."""
-    return tuple(min(255, max(0, round(part * factor))) for part in colour)
-
-
-WIDTH, HEIGHT = 640, 360  # drawn at twice the size that is saved, for smooth edges
-
-# Fields through the year: day, share of the height of a grown crop, colour.
-_FIELDS: tuple[tuple[int, float, Colour], ...] = (
-    (1, 0.05, (112, 92, 72)),
-    (75, 0.05, (96, 74, 54)),
-    (110, 0.15, (122, 168, 76)),
-    (150, 0.45, (92, 158, 52)),
-    (185, 0.7, (206, 186, 74)),
-    (215, 1.0, (66, 122, 40)),
-    (255, 0.95, (150, 140, 58)),
-    (285, 0.35, (196, 158, 92)),
-    (320, 0.12, (156, 128, 92)),
-    (366, 0.05, (112, 92, 72)),
-)
+def _camera(image: Image.Image, season: Season, chance: np.random.Generator) -> Image.Image:
+    image = image.reduce(2)
+    image = ImageEnhance.Brightness(image).enhance(
+        0.78 + 0.24 * season.sun + chance.normal(0, 0.06)
+    )
+    image = ImageEnhance.Color(image).enhance(clip(chance.normal(0.95, 0.12), 0.4, 1.4))
+    pixels = np.asarray(image, dtype=np.float32)
+    pixels = pixels * chance.normal(1, 0.035, 3).astype(np.float32)
+    if chance.random() < 0.12:  # fog
+        pixels += (np.float32(206) - pixels) * np.float32(chance.uniform(0.25, 0.6))
+    pixels += chance.standard_normal(pixels.shape[:2], dtype=np.float32)[..., None] * 5
+    image = Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
+    label = ImageDraw.Draw(image)
+    font = ImageFont.load_default(10)
+    label.text((4, SAVED_SIZE[1] - 13), "synthetic", fill=(255, 255, 255), font=font)
+    return image
 
 
 def draw_sky(
     haze: Colour, season: Season, horizon: float, chance: np.random.Generator
 ) -> Image.Image:
-    """Sky with clouds and haze, the canvas of the scene."""
+    """Draw the sky with clouds and haze, and return it as the canvas of the scene."""
     deep = mix((96, 132, 186), (44, 110, 214), season.sun)
     deep = mix(deep, (120, 160, 200), 0.5 * season.humidity)
     clouds = clip(chance.beta(1.2, 2.2) * (0.5 + season.humidity))
@@ -325,8 +263,8 @@ def draw_relief(
     horizon: float,
     chance: np.random.Generator,
 ) -> None:
-    """Mountains on the horizon: a smooth field over the map, so neighbours look alike."""
-    # A smooth field over the map: neighbouring places see similar mountains.
+    """Draw mountains on the horizon."""
+    # A smooth function of the position, so neighbouring places have similar mountains.
     lat, lon = math.radians(facts.latitude), math.radians(facts.longitude)
     field = math.sin(9.7 * lat + 4.1) + math.sin(8.3 * lon + 1.3) + math.sin(13 * (lat - lon))
     height = 14 + 92 * clip((-100 - facts.longitude) / 12) * clip(0.7 + 0.25 * field)
@@ -360,7 +298,7 @@ def draw_ground(
     horizon: float,
     chance: np.random.Generator,
 ) -> Colour:
-    """Soil, grass, flowers and snow; returns the colour of the ground."""
+    """Draw soil, grass, flowers and snow, and return the colour of the ground."""
     lush = mix((98, 150, 62), (66, 116, 50), season.sun)
     lush = mix(lush, (140, 178, 80), 0.6 * season.bloom)
     dry = mix((196, 178, 118), (164, 150, 104), season.humidity)
@@ -384,15 +322,16 @@ def draw_ground(
 def draw_field(
     draw: ImageDraw.ImageDraw, season: Season, horizon: float, chance: np.random.Generator
 ) -> None:
-    """A crop on the left, as grown as the day of the year says."""
+    """Draw a crop on the left; its height and colour follow the day of the year."""
     if chance.random() > 0.85:
         return
     days = [day for day, _, _ in _FIELDS]
     grown = float(np.interp(season.day, days, [height for _, height, _ in _FIELDS]))
-    crop = tuple(
+    red, green, blue = (
         round(float(np.interp(season.day, days, [colour[part] for _, _, colour in _FIELDS])))
         for part in range(3)
     )
+    crop = (red, green, blue)
     crop = mix(shade(crop, chance.uniform(0.88, 1.12)), (238, 241, 246), 0.85 * season.snow)
     far, near = horizon + 10, horizon + chance.uniform(70, 110)
     left, right = -10.0, WIDTH * chance.uniform(0.2, 0.3)
@@ -407,7 +346,7 @@ def draw_field(
 def draw_season_signs(
     draw: ImageDraw.ImageDraw, season: Season, horizon: float, chance: np.random.Generator
 ) -> None:
-    """Tulips, bales, sunflowers, pumpkins or geese, each in its weeks."""
+    """Draw tulips, bales, sunflowers, pumpkins or geese, each in its weeks of the year."""
 
     def spots(count: int) -> list[tuple[float, float, float]]:
         found = []
@@ -458,7 +397,7 @@ def draw_plants(
     horizon: float,
     chance: np.random.Generator,
 ) -> None:
-    """Conifers, broadleaf trees, shrubs and cactuses in the shares of the climate."""
+    """Draw conifers, broadleaf trees, shrubs and cactuses in proportions that fit the climate."""
     letter, second, last = facts.climate[:1], facts.climate[1:2], facts.climate[-1:]
     # Shares of conifer, broadleaf, shrub and cactus.
     if letter == "B":
@@ -537,107 +476,164 @@ def _cactus(draw: ImageDraw.ImageDraw, x: float, base: float, size: float) -> No
         draw.line((arm, y, arm, y - 0.3 * size), fill=tone, width=w)
 
 
-SAVED_SIZE = (320, 180)
-IN_VIEW = 0.7  # how often each of landmark, fence, poles and sign is in the picture
-MISLEADING = 0.06  # how often it belongs to another place
-
-
-def draw_scene(facts: SceneFacts, seed: int = 0) -> Image.Image:
-    """Draw one scene, (320, 180) RGB; the same facts and seed give the same pixels."""
-    digest = hashlib.blake2b(f"{seed}:{facts.photo_id}".encode(), digest_size=8).digest()
-    chance = np.random.default_rng(int.from_bytes(digest, "big"))
-    season = season_of(facts, chance)
-    horizon = HEIGHT * (0.46 + chance.normal(0, 0.025))
-    haze = mix((150, 178, 214), (205, 208, 205), season.humidity * chance.uniform(0.5, 1.0))
-    image = draw_sky(haze, season, horizon, chance)
-    draw = ImageDraw.Draw(image)
-    draw_relief(draw, facts, season, haze, horizon, chance)
-    ground = draw_ground(draw, facts, season, horizon, chance)
-    seen = chance.random(4) < IN_VIEW
-    # Sometimes it is the neighbours' sign and fence that one sees.
-    sign, fence, poles, landmark = np.where(
-        chance.random(4) < MISLEADING, "elsewhere ", ""
-    ).tolist()
-    if seen[0]:
-        x = WIDTH * (0.2 + 0.14 * pick(facts.city, "side", 5)) + chance.normal(0, 34)
-        draw_landmark(draw, x, horizon, chance.uniform(40, 84), landmark + facts.city)
-    draw_field(draw, season, horizon, chance)
-    draw_season_signs(draw, season, horizon, chance)
-    draw_plants(draw, facts, season, horizon, chance)
-    _road(draw, facts, season, ground, horizon, chance)
-    if seen[1]:
-        draw_fence(draw, horizon, WIDTH, HEIGHT, fence + facts.county)
-    if seen[2]:
-        draw_poles(draw, horizon, WIDTH, poles + facts.county, chance.normal(0, 14))
-    if seen[3]:
-        x, base = WIDTH * chance.uniform(0.66, 0.9), HEIGHT * chance.uniform(0.74, 0.92)
-        names = [sign + name for name in (facts.state, facts.county, facts.city)]
-        draw_sign(draw, x, base, chance.uniform(50, 104), *names)
-    return _camera(image, season, chance)
-
-
-def _road(
+def draw_sign(
     draw: ImageDraw.ImageDraw,
-    facts: SceneFacts,
-    season: Season,
-    ground: Colour,
-    horizon: float,
-    chance: np.random.Generator,
+    x: float,
+    base: float,
+    size: float,
+    state: str,
+    county: str,
+    city: str,
 ) -> None:
-    # One road in three was built by somebody else.
-    style_of = facts.state if chance.random() < 0.65 else str(chance.integers(20))
-    tones = ((92, 92, 96), (120, 116, 112), (72, 74, 78), (140, 112, 98))
-    asphalt = shade(tones[pick(style_of, "asphalt", 4)], chance.uniform(0.9, 1.1))
-    asphalt = mix(asphalt, (222, 226, 232), 0.5 * season.snow)
-    middle = WIDTH / 2 + chance.normal(0, 12)
-
-    def strip(left: float, right: float, start: float, end: float, colour: Colour) -> None:
-        near, far = start, end
-        spread = WIDTH * 0.46
-        points = []
-        for at, side in ((near, left), (near, right), (far, right), (far, left)):
-            y = horizon + (HEIGHT - horizon) * at
-            points.append((middle + side * spread * at + side * 3, y))
-        draw.polygon(points, fill=colour)
-
-    strip(-1.12, 1.12, 1.0, 0.0, mix(ground, soil_colour(facts), 0.6))
-    strip(-1.0, 1.0, 1.0, 0.0, asphalt)
-    yellow, white = (226, 180, 44), (232, 232, 228)
-    style = pick(style_of, "centre line", 4)
-    centre = white if style == 3 else yellow
-    offsets = (-0.05, 0.05) if style in (0, 3) else (0.0,)
-    dashes = 6 if style in (1, 3) else 1
-    for dash in range(dashes):
-        start, end = ((dash + 0.55) / dashes) ** 2, (dash / dashes) ** 2
-        for offset in offsets:
-            strip(
-                offset - 0.022,
-                offset + 0.022,
-                1.0 if dashes == 1 else start,
-                0.02 if dashes == 1 else end,
-                centre,
-            )
-    if pick(style_of, "edge line", 3):
-        for side in (-0.92, 0.92):
-            strip(side - 0.018, side + 0.018, 1.0, 0.02, white)
-
-
-def _camera(image: Image.Image, season: Season, chance: np.random.Generator) -> Image.Image:
-    image = image.reduce(2)
-    image = ImageEnhance.Brightness(image).enhance(
-        0.78 + 0.24 * season.sun + chance.normal(0, 0.06)
+    """Draw a road sign with the state's shape and colours, the county's band, the city's badge."""
+    background, border, shape = SIGNS.get(
+        state,
+        (pick(state, "background", 10), pick(state, "border", 10), "box"),
     )
-    image = ImageEnhance.Color(image).enhance(clip(chance.normal(0.95, 0.12), 0.4, 1.4))
-    pixels = np.asarray(image, dtype=np.float32)
-    pixels = pixels * chance.normal(1, 0.035, 3).astype(np.float32)
-    if chance.random() < 0.12:  # fog
-        pixels += (np.float32(206) - pixels) * np.float32(chance.uniform(0.25, 0.6))
-    pixels += chance.standard_normal(pixels.shape[:2], dtype=np.float32)[..., None] * 5
-    image = Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
-    label = ImageDraw.Draw(image)
-    label.text((4, SAVED_SIZE[1] - 13), "synthetic", fill=(255, 255, 255), font=_font())
-    return image
+    top = base - 2.1 * size
+    draw.rectangle((x - 0.05 * size, top + size, x + 0.05 * size, base), fill=(120, 120, 118))
+    outline = [(x + px * size, top + py * size) for px, py in SHAPES[shape]]
+    draw.polygon(outline, fill=PAINTS[background])
+    draw.line([*outline, outline[0]], fill=PAINTS[border], width=max(2, round(0.12 * size)))
+    band = PAINTS[pick(county, "band", 10)]
+    draw.rectangle((x - 0.4 * size, top + 0.3 * size, x + 0.4 * size, top + 0.5 * size), fill=band)
+    badge = PAINTS[pick(city, "badge", 10)]
+    at = (x - 0.2 * size, top + 0.55 * size, x + 0.2 * size, top + 0.95 * size)
+    if pick(city, "badge shape", 2):
+        draw.ellipse(at, fill=badge)
+    else:
+        draw.rectangle(at, fill=badge)
 
 
-def _font() -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    return ImageFont.load_default(10)
+def draw_poles(
+    draw: ImageDraw.ImageDraw, horizon: float, width: int, county: str, shift: float
+) -> None:
+    """Draw a row of the county's poles along the left of the road, with one to three arms."""
+    colour = ((92, 70, 50), (168, 170, 172), (60, 58, 56), (196, 178, 140))[pick(county, "pole", 4)]
+    arms = pick(county, "arms", 3) + 1
+    lamp = pick(county, "lamp", 2)
+    for step in range(5):
+        scale = 0.62**step
+        x = width * (0.5 - 0.42 * scale) + shift * scale
+        height = 260 * scale
+        base = horizon + 90 * scale
+        draw.line((x, base, x, base - height), fill=colour, width=max(1, round(9 * scale)))
+        for arm in range(arms):
+            y = base - height * (0.96 - 0.1 * arm)
+            reach = 36 * scale
+            draw.line((x - reach, y, x + reach, y), fill=colour, width=max(1, round(6 * scale)))
+        if lamp:
+            reach = 22 * scale
+            draw.ellipse(
+                (x - reach, base - height - reach, x + reach, base - height + reach),
+                fill=PAINTS[pick(county, "lamp colour", 10)],
+            )
+
+
+def draw_fence(
+    draw: ImageDraw.ImageDraw, horizon: float, width: int, height: int, county: str
+) -> None:
+    """Draw the county's fence on the right: none, wire, boards or a wall."""
+    kind = pick(county, "fence", 4)
+    colour = PAINTS[pick(county, "fence colour", 10)]
+    near, far = (width, horizon + 0.42 * (height - horizon)), (width * 0.62, horizon + 8)
+    if kind == 3:
+        draw.polygon([near, far, (far[0], far[1] - 5), (near[0], near[1] - 46)], fill=colour)
+    for rail in range((0, 3, 2, 0)[kind]):
+        rise = 14 + 14 * rail
+        draw.line(
+            (near[0], near[1] - rise, far[0], far[1] - rise / 10),
+            fill=colour,
+            width=3 if kind == 1 else 8,
+        )
+
+
+def draw_landmark(
+    draw: ImageDraw.ImageDraw, x: float, horizon: float, size: float, city: str
+) -> None:
+    """Draw the city's landmark on the horizon, in its two colours."""
+    kind = LANDMARKS[pick(city, "landmark", len(LANDMARKS))]
+    paint = PAINTS[pick(city, "paint", 10)]
+    other = PAINTS[pick(city, "second paint", 10)]
+    base, s = horizon + 4, size
+
+    def box(left: float, top: float, right: float, bottom: float, fill: Colour) -> None:
+        draw.rectangle((x + left * s, base - top * s, x + right * s, base - bottom * s), fill=fill)
+
+    if kind == "water tower":
+        for leg in (-0.3, 0, 0.3):
+            draw.line((x + leg * s, base, x + leg * s, base - 1.1 * s), fill=other, width=6)
+        draw.ellipse((x - 0.55 * s, base - 1.8 * s, x + 0.55 * s, base - s), fill=paint)
+        box(-0.55, 1.45, 0.55, 1.33, other)
+    elif kind == "silo":
+        for part in range(3):
+            box(-0.75 + 0.5 * part, 1.3, -0.3 + 0.5 * part, 0, paint)
+            at = -0.75 + 0.5 * part
+            draw.pieslice(
+                (x + at * s, base - 1.5 * s, x + (at + 0.45) * s, base - 1.1 * s), 180, 360, other
+            )
+    elif kind == "steeple":
+        box(-0.6, 0.7, 0.6, 0, paint)
+        box(-0.25, 1.2, 0.25, 0, paint)
+        draw.polygon(
+            [(x - 0.35 * s, base - 1.2 * s), (x + 0.35 * s, base - 1.2 * s), (x, base - 2.2 * s)],
+            fill=other,
+        )
+    elif kind == "turbine":
+        draw.line((x, base, x, base - 1.6 * s), fill=paint, width=max(5, round(0.12 * s)))
+        for end in ((0, -0.8), (0.7, 0.4), (-0.7, 0.4)):
+            tip = (x + end[0] * s, base - 1.6 * s + end[1] * s)
+            draw.line((x, base - 1.6 * s, *tip), fill=other, width=max(4, round(0.1 * s)))
+    elif kind == "mast":
+        for part in range(6):
+            box(-0.1, 0.35 * (part + 1), 0.1, 0.35 * part, paint if part % 2 else other)
+    elif kind == "barn":
+        box(-0.8, 0.6, 0.8, 0, paint)
+        roof = [(-0.9, 0.6), (-0.5, 1.05), (0.5, 1.05), (0.9, 0.6)]
+        draw.polygon([(x + a * s, base - b * s) for a, b in roof], fill=other)
+        box(-0.2, 0.45, 0.2, 0, other)
+    elif kind == "tank":
+        draw.ellipse((x - 0.7 * s, base - 1.2 * s, x + 0.7 * s, base + 0.1 * s), fill=paint)
+        box(-0.7, 0.66, 0.7, 0.44, other)
+    else:
+        box(-0.7, 1.1, -0.1, 0, paint)
+        box(-0.05, 1.6, 0.5, 0, other)
+        for row in range(3):
+            box(0.05, 1.45 - 0.4 * row, 0.4, 1.25 - 0.4 * row, paint)
+
+
+def soil_colour(facts: SceneFacts) -> Colour:
+    """Return the colour of bare soil: by state, redder towards the south."""
+    soils = ((196, 168, 124), (176, 112, 78), (150, 132, 104), (206, 188, 152), (128, 104, 82))
+    here = soils[pick(facts.state, "soil", len(soils))]
+    return mix(here, (190, 120, 84), clip((-facts.latitude + 36) / 12))
+
+
+def pick(name: str, trait: str, count: int) -> int:
+    """Return a number below `count` that depends only on the name and the trait."""
+    digest = hashlib.blake2b(f"{trait}:{name}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") % count
+
+
+def bump(day: float, centre: float, width: float) -> float:
+    """Return a Gaussian around a day of the year, 1 at its centre."""
+    away = (day - centre + 182.5) % 365 - 182.5
+    return math.exp(-0.5 * (away / width) ** 2)
+
+
+def clip(value: float, low: float = 0.0, high: float = 1.0) -> float:
+    """Limit a value to a range."""
+    return min(max(float(value), low), high)
+
+
+def mix(a: Colour, b: Colour, share: float) -> Colour:
+    """Return the colour between two, at a share from 0 to 1."""
+    share = clip(share)
+    red, green, blue = (round(x + (y - x) * share) for x, y in zip(a, b, strict=True))
+    return red, green, blue
+
+
+def shade(colour: Colour, factor: float) -> Colour:
+    """Return the colour, lighter or darker by a factor."""
+    red, green, blue = (min(255, max(0, round(part * factor))) for part in colour)
+    return red, green, blue

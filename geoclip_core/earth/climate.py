@@ -1,16 +1,15 @@
-"""Köppen–Geiger climate by place: the 1 km raster that ships with the package.
+"""Köppen–Geiger climate: the classes, and the 1 km raster that ships with the package.
 
-Raster: Beck, H. E. et al., "Present and future Köppen-Geiger climate classification maps at 1-km
-resolution", Scientific Data 5, 180214 (2018), CC BY 4.0; ``python -m train climate-raster`` builds
-the file. The classes themselves are in :mod:`geoclip_core.earth.climate` and are handed on
-from here, so that one import serves both.
+Source: Beck, H. E. et al., "Present and future Köppen-Geiger climate classification maps at 1-km
+resolution", Scientific Data 5, 180214 (2018), CC BY 4.0. ``scripts/climate_raster.py`` builds the
+file.
 """
 
 import functools
 import importlib.resources
 import threading
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -19,11 +18,13 @@ from numpy.typing import NDArray
 from geoclip_core.earth.sphere import normalise
 
 UNKNOWN = -100
-"""Label of a row whose climate is not known: the index that torch's losses leave out."""
+"""Label of a row whose climate is not known: the index that torch's losses ignore."""
 
 NO_DATA_CODE = 0
 ABSENT_CODE = 20
-"""Dsd: on the map of Beck et al., but in no photo of OSV-5M, and so no class of a model."""
+"""Dsd: on the map of Beck et al., but in no photo of OSV-5M, so models have no class for it."""
+
+RESOURCE = "koppen_geiger_beck2018_rle.npz"
 
 # code: (symbol, name, RGB), from legend.txt of Beck et al. 2018.
 _LEGEND: dict[int, tuple[str, str, tuple[int, int, int]]] = {
@@ -62,7 +63,15 @@ _LEGEND: dict[int, tuple[str, str, tuple[int, int, int]]] = {
 
 @dataclass(frozen=True)
 class ClimateClass:
-    """A class: ``index`` for a model (``UNKNOWN`` for Dsd), ``code`` on the map, how to show it."""
+    """A climate class.
+
+    Attributes:
+        index: Class index of a model, ``UNKNOWN`` for Dsd.
+        code: Code on the map.
+        symbol: For example "Cfa".
+        name: The symbol in words.
+        rgb: Colour on the map of Beck et al.
+    """
 
     index: int
     code: int
@@ -83,15 +92,15 @@ class ClimateClass:
 
 @functools.cache
 def climate_names() -> tuple[ClimateClass, ...]:
-    """The 30 classes in the order of their index; the first is "unknown"."""
+    """Return the 30 classes in the order of their index; the first is "unknown"."""
     return tuple(c for c in map(climate_of_code, range(len(_LEGEND) + 1)) if c.index >= 0)
 
 
 def climate_of_code(code: int) -> ClimateClass:
-    """What the map says where it holds this code, 20 (Dsd) included.
+    """Return the class of a code on the map, 20 (Dsd) included.
 
     Raises:
-        ValueError: if the code is not in 0-30.
+        ValueError: the code is not in 0-30.
     """
     if code == NO_DATA_CODE:
         return ClimateClass(0, NO_DATA_CODE, "unknown", "unknown (water or no data)", (255,) * 3)
@@ -101,10 +110,10 @@ def climate_of_code(code: int) -> ClimateClass:
 
 
 def climate_of_symbol(symbol: str) -> ClimateClass:
-    """The class written "Cfa".
+    """Return the class with a symbol such as "Cfa".
 
     Raises:
-        KeyError: if there is no such class.
+        KeyError: there is no such class.
     """
     for climate in climate_names():
         if climate.symbol == symbol:
@@ -114,10 +123,9 @@ def climate_of_symbol(symbol: str) -> ClimateClass:
 
 
 def index_of_code(codes: Any) -> NDArray[np.int64]:
-    """Class indices of raster codes of any shape: code if code < 20, else code − 1.
+    """Return the class indices of raster codes of any shape: code if code < 20, else code − 1.
 
-    Codes without a class of their own (0, no data; 20, Dsd) and missing values (NaN, None, NA) give
-    ``UNKNOWN``.
+    Codes without a class (0, no data; 20, Dsd) and missing values (NaN, None, NA) give ``UNKNOWN``.
 
     Raises:
         ValueError: naming the first value that is not a whole number from 0 to 30.
@@ -134,20 +142,6 @@ def index_of_code(codes: Any) -> NDArray[np.int64]:
     return np.where((known == NO_DATA_CODE) | (known == ABSENT_CODE), UNKNOWN, indices)
 
 
-def code_of_index(indices: Any) -> NDArray[np.int64]:
-    """Raster codes of class indices of any shape; index 0 and ``UNKNOWN`` give code 0.
-
-    Raises:
-        ValueError: naming the first value that is neither ``UNKNOWN`` nor in 0-29.
-    """
-    values = np.asarray(indices)
-    wrong = ((values < 0) | (values > 29)) & (values != UNKNOWN)
-    if wrong.any():
-        raise ValueError(f"{values[wrong].flat[0]} is no climate index: they run from 0 to 29.")
-    values = np.where(values == UNKNOWN, 0, values).astype(np.int64)
-    return np.where(values >= ABSENT_CODE, values + 1, values)
-
-
 def _numbers(codes: Any) -> NDArray[np.float64]:
     values = np.asarray(codes)
     if values.dtype.kind in "iuf":
@@ -161,44 +155,6 @@ def _numbers(codes: Any) -> NDArray[np.float64]:
     return numbers.to_numpy(dtype=np.float64, na_value=np.nan).reshape(values.shape)
 
 
-__all__ = [
-    "ABSENT_CODE",
-    "NO_DATA_CODE",
-    "UNKNOWN",
-    "ClimateClass",
-    "ClimateMask",
-    "ClimateRaster",
-    "climate_names",
-    "climate_of_code",
-    "climate_of_symbol",
-    "code_of_index",
-    "index_of_code",
-]
-
-RESOURCE = "koppen_geiger_beck2018_rle.npz"
-
-WHOLE_EARTH = ((-90.0, -180.0), (90.0, 180.0))
-
-
-@dataclass(frozen=True)
-class ClimateMask:
-    """Where a class is, coarsely: ``cells`` (rows, columns), row 0 in the north, column 0 west.
-
-    Cells are equal steps of latitude and longitude between the corners of ``bounds``.
-    """
-
-    climate: ClimateClass
-    cells: NDArray[np.bool_]
-    bounds: tuple[tuple[float, float], tuple[float, float]]
-    """South-west and north-east corner (latitude, longitude), as a map's image overlay asks."""
-
-    def rgba(self, alpha: float = 0.6) -> NDArray[np.uint8]:
-        """The belt as an image (rows, columns, 4) in the class's colour, clear elsewhere."""
-        image = np.zeros((*self.cells.shape, 4), dtype=np.uint8)
-        image[self.cells] = (*self.climate.rgb, round(255 * alpha))
-        return image
-
-
 class ClimateRaster:
     """The map of Beck et al. 2018, run-length coded: 43,200 × 21,600 cells of 30 arc seconds."""
 
@@ -210,8 +166,8 @@ class ClimateRaster:
         self._starts = np.cumsum(gaps, dtype=np.uint32)
 
     @classmethod
-    def load(cls) -> Self:
-        """The raster that ships with the package, read once (about 25 MB in memory)."""
+    def load(cls) -> "ClimateRaster":
+        """Return the raster that ships with the package, read once (about 25 MB in memory)."""
         with _LOCK:
             if "raster" not in _CACHE:
                 source = importlib.resources.files("geoclip_core.earth") / "resources" / RESOURCE
@@ -221,63 +177,29 @@ class ClimateRaster:
             return _CACHE["raster"]
 
     def codes(self, coordinates: Any) -> NDArray[np.uint8]:
-        """Raster codes (...) 0-30 at coordinates (..., 2).
+        """Return the raster codes (...) 0-30 at coordinates (..., 2).
 
         Raises:
-            ValueError: if a coordinate is not finite or beyond a pole.
+            ValueError: a coordinate is not finite or beyond a pole.
         """
-        points = normalise(coordinates)
-        return self._at(*self._cells(points[..., 0], points[..., 1]))
+        points = normalise(np.asarray(coordinates, dtype=np.float64))
+        row = ((90 - points[..., 0]) * (self.rows / 180)).astype(np.int64)
+        column = ((points[..., 1] + 180) * (self.columns / 360)).astype(np.int64)
+        row, column = row.clip(0, self.rows - 1), column.clip(0, self.columns - 1)
+        position = (row * self.columns + column).astype(np.uint32)
+        found: NDArray[np.uint8] = self._codes[
+            np.searchsorted(self._starts, position, side="right") - 1
+        ]
+        return found
 
     def indices(self, coordinates: Any) -> NDArray[np.int64]:
-        """Class indices (...) 1-29 at coordinates (..., 2); ``UNKNOWN`` on water and in Dsd."""
+        """Return class indices (...) 1-29 at coordinates (..., 2); ``UNKNOWN`` on water, in Dsd."""
         return index_of_code(self.codes(coordinates))
 
     def is_land(self, coordinates: Any) -> NDArray[np.bool_]:
-        """Whether coordinates (..., 2) lie on land (1 km cells; lakes and the sea are not)."""
-        return self.codes(coordinates) != NO_DATA_CODE
-
-    def grid(
-        self,
-        step_degrees: float = 0.25,
-        bounds: tuple[tuple[float, float], tuple[float, float]] = WHOLE_EARTH,
-    ) -> NDArray[np.uint8]:
-        """Codes (rows, columns) at the centres of a coarse grid, row 0 in the north.
-
-        Args:
-            step_degrees: about how large a cell is; it is stretched to fill the bounds.
-            bounds: south-west and north-east corner, (latitude, longitude) each.
-        """
-        (south, west), (north, east) = bounds
-        if not (-90 <= south < north <= 90 and -180 <= west < east <= 180 and step_degrees > 0):
-            raise ValueError(f"No grid of {step_degrees}° cells fits the bounds {bounds}.")
-        rows = max(1, round((north - south) / step_degrees))
-        columns = max(1, round((east - west) / step_degrees))
-        latitude = north - (np.arange(rows) + 0.5) * (north - south) / rows
-        longitude = west + (np.arange(columns) + 0.5) * (east - west) / columns
-        return self._at(*self._cells(latitude[:, None], longitude[None, :]))
-
-    def mask(
-        self,
-        index: int,
-        step_degrees: float = 0.25,
-        bounds: tuple[tuple[float, float], tuple[float, float]] = WHOLE_EARTH,
-    ) -> ClimateMask:
-        """Where the class with this index is, for drawing its belt (30 ms for the whole Earth)."""
-        climate = climate_of_code(int(code_of_index(index)))
-        return ClimateMask(climate, self.grid(step_degrees, bounds) == climate.code, bounds)
-
-    def _cells(
-        self, latitude: NDArray[np.float64], longitude: NDArray[np.float64]
-    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        row = ((90 - latitude) * (self.rows / 180)).astype(np.int64)
-        column = ((longitude + 180) * (self.columns / 360)).astype(np.int64)
-        return row.clip(0, self.rows - 1), column.clip(0, self.columns - 1)
-
-    def _at(self, row: NDArray[np.int64], column: NDArray[np.int64]) -> NDArray[np.uint8]:
-        position = (row * self.columns + column).astype(np.uint32)
-        return self._codes[np.searchsorted(self._starts, position, side="right") - 1]
+        """Return whether coordinates (..., 2) lie on land (1 km cells; lakes and sea are water)."""
+        return np.asarray(self.codes(coordinates) != NO_DATA_CODE)
 
 
 _LOCK = threading.Lock()
-_CACHE: dict[str, Any] = {}
+_CACHE: dict[str, ClimateRaster] = {}

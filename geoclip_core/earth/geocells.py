@@ -1,13 +1,12 @@
-"""Geocells: a partition of the Earth into cells that follow where the photos are.
+"""Geocells: a partition of the Earth into cells that are small where photos are dense.
 
 Cells are the Voronoi regions of spherical k-means centres (Dhillon and Modha 2001, seeded as in
-k-means++, Arthur and Vassilvitskii 2007): small where photos are dense, large where they are rare,
-and none with too few photos to learn from. Make them from training rows only.
+k-means++, Arthur and Vassilvitskii 2007). Every cell has at least a given number of photos. Make
+them from training rows only.
 """
 
 import functools
-from collections.abc import Mapping
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,12 +16,11 @@ from geoclip_core.earth.sphere import (
     coordinates_of,
     haversine_km,
     normalise,
-    pairwise_km,
     unit_vectors,
 )
 
 MAXIMUM_ROUNDS = 30
-"""Lloyd steps; the mean error hardly moves after twenty."""
+"""Lloyd steps; the mean error hardly changes after twenty."""
 
 
 class Geocells:
@@ -39,23 +37,19 @@ class Geocells:
         return len(self.centres)
 
     def assign(self, coordinates: Any) -> NDArray[np.int64]:
-        """Cell index (n,) of coordinates (n, 2): the centre nearest on the sphere.
+        """Return the cell index (n,) of coordinates (n, 2): the centre nearest on the sphere.
 
         Raises:
-            ValueError: if a coordinate is not finite or beyond a pole.
+            ValueError: a coordinate is not finite or beyond a pole.
         """
         points = normalise(np.asarray(coordinates, dtype=np.float64).reshape(-1, 2))
-        return self._tree.query(unit_vectors(points))[1].astype(np.int64)
-
-    def distances_km(self, coordinates: Any) -> NDArray[np.float64]:
-        """Distances (n, k) in km from coordinates (n, 2) to every centre."""
-        return pairwise_km(np.asarray(coordinates, dtype=np.float64).reshape(-1, 2), self.centres)
+        return np.asarray(self._tree.query(unit_vectors(points))[1], dtype=np.int64)
 
     def radii_km(self, coordinates: Any) -> NDArray[np.float64]:
-        """Root-mean-square distance (k,) in km of a cell's own points to its centre.
+        """Return the root-mean-square distance (k,) in km of each cell's points to its centre.
 
-        A cell without points, or with all of them on its centre, takes half the way to the nearest
-        other centre (0 if there is none): its true extent is unknown, but not nothing.
+        The extent of a cell without points, or with all of them on its centre, is unknown: it gets
+        half the distance to the nearest other centre (0 if there is none).
         """
         points = np.asarray(coordinates, dtype=np.float64).reshape(-1, 2)
         cell = self.assign(points)
@@ -68,30 +62,19 @@ class Geocells:
             radius = np.where(radius > 1e-6, radius, spacing / 2)
         return radius
 
-    def to_dict(self) -> dict[str, NDArray[np.float64]]:
-        """The arrays that a checkpoint stores; :meth:`from_dict` is the way back."""
-        return {"centres": self.centres.copy()}
-
-    @classmethod
-    def from_dict(cls, arrays: Mapping[str, Any]) -> Self:
-        """Cells from what :meth:`to_dict` gave (arrays, tensors or nested lists)."""
-        if "centres" not in arrays:
-            raise ValueError(f"Geocells need an array 'centres'; got {sorted(arrays)}.")
-        return cls(arrays["centres"])
-
     @functools.cached_property
     def _tree(self) -> cKDTree:
         return cKDTree(unit_vectors(self.centres))
 
 
 def make_geocells(coordinates: Any, count: int, seed: int = 0, min_photos: int = 1) -> Geocells:
-    """Up to ``count`` cells, each holding at least ``min_photos`` of the coordinates (n, 2).
+    """Make up to ``count`` cells, each with at least ``min_photos`` of the coordinates (n, 2).
 
-    The same arguments give the same cells. There are fewer where there are fewer distinct places
-    or where small cells had to be given up; with fewer than ``min_photos`` photos there is one.
+    The same arguments give the same cells. There are fewer where there are fewer distinct places or
+    where small cells were merged into their neighbours; there is always at least one.
 
     Raises:
-        ValueError: if there are no coordinates, one is not valid, or a count is not positive.
+        ValueError: there are no coordinates, one is not valid, or a count is not positive.
     """
     if count < 1 or min_photos < 1:
         raise ValueError(f"count and min_photos must be at least 1, not {count} and {min_photos}.")
@@ -99,8 +82,8 @@ def make_geocells(coordinates: Any, count: int, seed: int = 0, min_photos: int =
     if len(points) == 0:
         raise ValueError("Geocells are made from training coordinates, and there are none.")
     places, photos = np.unique(points, axis=0, return_counts=True)
-    # Distinct places count once: a burst of a thousand frames is no reason for a cell of its own
-    # to be split, and equal points could not be split anyway.
+    # Distinct places count once: a burst of a thousand frames at one place needs no second cell,
+    # and equal points cannot be split.
     vectors = unit_vectors(places)
     rng = np.random.default_rng(seed)
     centres = _seeds(vectors, min(count, len(places), max(1, len(points) // min_photos)), rng)
@@ -111,7 +94,7 @@ def make_geocells(coordinates: Any, count: int, seed: int = 0, min_photos: int =
 def _seeds(
     vectors: NDArray[np.float64], count: int, rng: np.random.Generator
 ) -> NDArray[np.float64]:
-    """k-means++: each next centre is drawn with the square of its distance to those before."""
+    """Draw centres by k-means++: in proportion to the squared distance to those already drawn."""
     chosen = [int(rng.integers(len(vectors)))]
     squares = ((vectors - vectors[chosen[0]]) ** 2).sum(axis=1)
     for _ in range(count - 1):
@@ -124,7 +107,7 @@ def _seeds(
 
 
 def _lloyd(vectors: NDArray[np.float64], centres: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Move every centre to the mean direction of its points until nothing changes cell."""
+    """Move every centre to the mean direction of its points until no point changes its cell."""
     previous = np.full(len(vectors), -1)
     for _ in range(MAXIMUM_ROUNDS):
         distance, cell = cKDTree(centres).query(vectors)
@@ -150,7 +133,7 @@ def _without_small(
     centres: NDArray[np.float64],
     min_photos: int,
 ) -> NDArray[np.float64]:
-    """Give up the smallest cell, and let its points go to the next, until none is too small."""
+    """Dissolve the smallest cell into its neighbours until no cell is too small."""
     alive = np.arange(len(centres))
     cell = cKDTree(centres).query(vectors)[1]
     counts = np.bincount(cell, photos, minlength=len(centres))
@@ -159,8 +142,8 @@ def _without_small(
         if counts[smallest] >= min_photos:
             break
         alive = alive[alive != smallest]
-        orphans = np.flatnonzero(cell == smallest)
-        cell[orphans] = alive[cKDTree(centres[alive]).query(vectors[orphans])[1]]
-        counts += np.bincount(cell[orphans], photos[orphans], minlength=len(centres))
+        moved = np.flatnonzero(cell == smallest)
+        cell[moved] = alive[cKDTree(centres[alive]).query(vectors[moved])[1]]
+        counts += np.bincount(cell[moved], photos[moved], minlength=len(centres))
         counts[smallest] = 0
     return centres[alive]

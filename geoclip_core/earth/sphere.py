@@ -1,9 +1,9 @@
-"""Geometry on a spherical Earth, for NumPy arrays and PyTorch tensors alike.
+"""Geometry on a spherical Earth, for NumPy arrays and PyTorch tensors.
 
-Coordinates are (latitude, longitude) in degrees, in that order, in the last axis. Every function
-takes arrays, sequences or tensors and answers in kind: a tensor among its arguments makes the
-answer a tensor of the same device and dtype that can be differentiated; anything else gives
-float64 arrays. No distance here is taken in degrees, so the date line and the poles need no care.
+Coordinates are (latitude, longitude) in degrees, in that order, in the last axis. The functions
+take arrays, sequences or tensors. If an argument is a tensor, they return a differentiable tensor
+of its device and dtype; otherwise they return float64 arrays. Distances are never measured in
+degrees, so the date line and the poles are no special cases.
 """
 
 import math
@@ -26,15 +26,15 @@ GEOSCORE_MAXIMUM = 5000.0
 
 
 def haversine_km(a: Any, b: Any) -> Any:
-    """Great-circle distance in km, by the haversine formula.
+    """Return the great-circle distance in km, by the haversine formula.
 
     Args:
         a: coordinates (..., 2) in degrees.
         b: coordinates (..., 2) in degrees, broadcast against ``a``.
 
     Returns:
-        Distances (...) in km. The gradient is finite everywhere: zero where it is undefined, that
-        is for equal and for antipodal points.
+        Distances (...) in km. The gradient is finite everywhere, and zero for equal and for
+        antipodal points, where it is undefined.
     """
     xp, (a, b) = _arrays(a, b)
     latitude_a, latitude_b = xp.deg2rad(a[..., 0]), xp.deg2rad(b[..., 0])
@@ -44,12 +44,12 @@ def haversine_km(a: Any, b: Any) -> Any:
         xp.sin(half_latitude) ** 2
         + xp.cos(latitude_a) * xp.cos(latitude_b) * xp.sin(half_longitude) ** 2
     )
-    # arctan2 of both legs stays accurate at the antipode, where arcsin loses half of its digits.
+    # arctan2 stays accurate near the antipode, where arcsin loses half of its digits.
     return 2 * EARTH_RADIUS_KM * xp.arctan2(_root(xp, h), _root(xp, 1 - h))
 
 
 def pairwise_km(a: Any, b: Any) -> Any:
-    """Great-circle distances from each of ``a`` (n, 2) to each of ``b`` (m, 2): (n, m) in km."""
+    """Return the distances (n, m) in km from each of ``a`` (n, 2) to each of ``b`` (m, 2)."""
     xp, (a, b) = _arrays(a, b)
     if xp is not np:
         return haversine_km(a[:, None, :], b[None, :, :])
@@ -62,13 +62,13 @@ def pairwise_km(a: Any, b: Any) -> Any:
 
 
 def geoscore(distance_km: Any) -> Any:
-    """GeoScore of an error in km: 5000 · exp(−d / 1492.7), not rounded (PIGEON, CVPR 2024)."""
+    """Return the GeoScore of an error in km: 5000 · exp(−d / 1492.7) (PIGEON, CVPR 2024)."""
     xp, (distance,) = _arrays(distance_km)
     return GEOSCORE_MAXIMUM * xp.exp(-distance / GEOSCORE_SCALE_KM)
 
 
 def unit_vectors(coordinates: Any) -> Any:
-    """Unit vectors (..., 3) of coordinates (..., 2): x to (0°, 0°), y to (0°, 90°E), z north."""
+    """Return unit vectors (..., 3) of coordinates (..., 2): x to (0, 0), y to (0, 90), z north."""
     xp, (coordinates,) = _arrays(coordinates)
     latitude, longitude = xp.deg2rad(coordinates[..., 0]), xp.deg2rad(coordinates[..., 1])
     across = xp.cos(latitude)
@@ -78,7 +78,7 @@ def unit_vectors(coordinates: Any) -> Any:
 
 
 def coordinates_of(vectors: Any) -> Any:
-    """Coordinates (..., 2) in degrees of vectors (..., 3) of any length; a zero vector: (0, 0)."""
+    """Return coordinates (..., 2) of vectors (..., 3) of any length; (0, 0) for a zero vector."""
     xp, (vectors,) = _arrays(vectors)
     x, y, z = vectors[..., 0], vectors[..., 1], vectors[..., 2]
     latitude = xp.rad2deg(xp.arctan2(z, _root(xp, x * x + y * y)))
@@ -86,33 +86,25 @@ def coordinates_of(vectors: Any) -> Any:
     return xp.stack([latitude, longitude - 360 * (longitude >= 180)], **_last(xp))
 
 
-def spherical_mean(coordinates: Any, weights: Any = None) -> NDArray[np.float64]:
-    """Mean direction (2,) of coordinates (n, 2), weighted by ``weights`` (n,).
+def spherical_mean(coordinates: Any) -> NDArray[np.float64]:
+    """Return the mean direction (2,) of coordinates (n, 2), which minimises the squared chords.
 
-    It minimises the weighted sum of squared chords. Where the vectors cancel out, every point of
-    the sphere is as good, and the heaviest of the given points is returned.
+    Where the vectors cancel out, every point of the sphere is as good: the first of the given
+    points is returned.
 
     Raises:
-        ValueError: if there are no coordinates, or the weights are negative or all zero.
+        ValueError: there are no coordinates.
     """
     points = np.asarray(coordinates, dtype=np.float64).reshape(-1, 2)
     if len(points) == 0:
         raise ValueError("The mean of no coordinates is undefined: give at least one.")
-    mass = np.ones(len(points)) if weights is None else np.asarray(weights, dtype=np.float64)
-    if mass.shape != (len(points),) or not np.all(mass >= 0) or not mass.sum() > 0:
-        raise ValueError(
-            f"Weights must be {len(points)} numbers, none negative and not all zero; "
-            f"got shape {mass.shape}."
-        )
-    mass = mass / mass.sum()
-    resultant = mass @ unit_vectors(points)
-    if np.linalg.norm(resultant) < 1e-9:
-        return normalise(points[int(mass.argmax())])
-    return coordinates_of(resultant)
+    resultant = unit_vectors(points).mean(axis=0)
+    mean = points[0] if np.linalg.norm(resultant) < 1e-9 else coordinates_of(resultant)
+    return np.asarray(normalise(mean))
 
 
 def destination(coordinate: Any, bearing_degrees: Any, distance_km: Any) -> Any:
-    """Where one arrives: coordinates (..., 2), from (..., 2) along a bearing (...) for km (...).
+    """Return where a path ends: from (..., 2) along a bearing (...) for some km (...).
 
     The bearing is clockwise from north; the arguments are broadcast. Longitudes come back in
     [−180, 180).
@@ -120,7 +112,7 @@ def destination(coordinate: Any, bearing_degrees: Any, distance_km: Any) -> Any:
     xp, (start, heading, distance) = _arrays(coordinate, bearing_degrees, distance_km)
     latitude, longitude = xp.deg2rad(start[..., 0]), xp.deg2rad(start[..., 1])
     heading, angle = xp.deg2rad(heading), distance / EARTH_RADIUS_KM
-    # Cartesian, so that neither the poles nor long ways round need a special case.
+    # Cartesian, so that poles and distances beyond half the Earth need no special case.
     north = xp.cos(heading) * xp.sin(angle)
     east = xp.sin(heading) * xp.sin(angle)
     along = xp.cos(angle)
@@ -137,7 +129,7 @@ def destination(coordinate: Any, bearing_degrees: Any, distance_km: Any) -> Any:
 
 
 def bearing(a: Any, b: Any) -> Any:
-    """Initial bearing (...) from ``a`` to ``b`` (..., 2): degrees clockwise from north."""
+    """Return the initial bearing (...) from ``a`` to ``b`` (..., 2), clockwise from north."""
     xp, (a, b) = _arrays(a, b)
     latitude_a, latitude_b = xp.deg2rad(a[..., 0]), xp.deg2rad(b[..., 0])
     longitude = xp.deg2rad(b[..., 1] - a[..., 1])
@@ -149,10 +141,10 @@ def bearing(a: Any, b: Any) -> Any:
 
 
 def normalise(coordinates: Any) -> Any:
-    """Coordinates (..., 2) with longitudes wrapped to [−180, 180).
+    """Return coordinates (..., 2) with longitudes wrapped to [−180, 180).
 
     Raises:
-        ValueError: naming the first coordinate that is not finite or beyond a pole.
+        ValueError: a coordinate is not finite or beyond a pole; the first one is named.
     """
     xp, (coordinates,) = _arrays(coordinates)
     if coordinates.ndim == 0 or coordinates.shape[-1] != 2:
@@ -173,7 +165,7 @@ def normalise(coordinates: Any) -> Any:
 
 
 def fibonacci_sphere(count: int) -> NDArray[np.float64]:
-    """``count`` points (count, 2) of nearly equal area (Fibonacci lattice, González 2010)."""
+    """Return points (count, 2) that are spread evenly (Fibonacci lattice, González 2010)."""
     if count < 1:
         raise ValueError(f"A sphere needs at least one point, not {count}.")
     index = np.arange(count)
@@ -209,12 +201,12 @@ def middle_longitude(longitudes: Sequence[float]) -> float:
 
 def _wrapped(longitude: Any) -> Any:
     wrapped = (longitude + 180) % 360 - 180
-    # A tiny negative longitude + 180 may round to 360 in the remainder: keep the interval open.
+    # The remainder of a tiny negative number may round to 360; the interval excludes 180.
     return wrapped - 360 * (wrapped >= 180)
 
 
 def _root(xp: ModuleType, value: Any) -> Any:
-    """Square root, 0 for what rounding made negative, with gradient 0 (not NaN) there."""
+    """Return the square root, and 0 with gradient 0 (not NaN) where rounding made it negative."""
     positive = value > 0
     return xp.where(positive, xp.sqrt(xp.where(positive, value, 1.0)), 0.0)
 
@@ -224,8 +216,8 @@ def _last(xp: ModuleType) -> dict[str, int]:
 
 
 def _arrays(*values: Any) -> tuple[ModuleType, list[Any]]:
-    """The library to compute with (torch if any value is a tensor) and the values as its arrays."""
-    # Whoever holds a tensor has imported torch already: without one, torch stays unimported.
+    """Return the library to compute with (torch if any value is a tensor) and its arrays."""
+    # If there is a tensor, torch has been imported; otherwise it is not needed.
     torch = sys.modules.get("torch")
     tensors = [v for v in values if torch is not None and isinstance(v, torch.Tensor)]
     if torch is None or not tensors:

@@ -11,7 +11,6 @@ from geoclip_core.earth.climate import (
     climate_names,
     climate_of_code,
     climate_of_symbol,
-    code_of_index,
     index_of_code,
 )
 
@@ -56,18 +55,16 @@ def test_a_class_is_shown_with_its_symbol_first():
 )
 def test_codes_above_twenty_move_down_by_one(code, index, symbol):
     assert index_of_code(code) == index
-    assert code_of_index(index) == code
     assert climate_names()[index].symbol == symbol
     assert climate_of_code(code) == climate_names()[index]
 
 
-def test_codes_without_a_class_take_no_part_in_a_loss():
+def test_codes_without_a_class_become_unknown():
     assert index_of_code([0, 20, np.nan]).tolist() == [UNKNOWN] * 3
     assert UNKNOWN == -100
     dsd = climate_of_code(20)
     assert (dsd.symbol, dsd.index) == ("Dsd", UNKNOWN)
     assert dsd.label == "Dsd, cold, dry summer, very cold winter"
-    assert code_of_index([0, UNKNOWN]).tolist() == [0, 0]
 
 
 @pytest.mark.parametrize(
@@ -80,26 +77,23 @@ def test_codes_without_a_class_take_no_part_in_a_loss():
         [14, None, 21],
     ],
 )
-def test_columns_of_any_type_are_read(column):
+def test_codes_are_read_from_columns_of_any_type(column):
     assert index_of_code(column).tolist() == [14, UNKNOWN, 20]
 
 
-def test_every_shape_is_kept():
+def test_indices_have_the_shape_of_the_codes():
     assert index_of_code(7).shape == ()
     assert index_of_code([[1, 2], [3, 30]]).tolist() == [[1, 2], [3, 29]]
     assert index_of_code([]).shape == (0,)
 
 
 @pytest.mark.parametrize("bad", [31, -1, 2.5, "Cfa", -100])
-def test_what_is_no_code_is_named(bad):
+def test_invalid_codes_are_refused_by_value(bad):
     with pytest.raises(ValueError, match=r"[Cc]limate code"):
         index_of_code([1, bad])
 
 
-@pytest.mark.parametrize("bad", [30, -1])
-def test_what_is_no_index_is_named(bad):
-    with pytest.raises(ValueError, match=str(bad)):
-        code_of_index([1, bad])
+def test_class_of_an_invalid_code_is_refused():
     with pytest.raises(ValueError, match="31"):
         climate_of_code(31)
 
@@ -126,7 +120,7 @@ def test_climate_of_known_places(raster, place, symbol):
     assert climate_of_code(raster.codes(place)).symbol == symbol
 
 
-def test_indices_are_labels_of_a_loss(raster):
+def test_indices_are_unknown_on_water_and_in_dsd(raster):
     found = raster.indices([(39.1836, -96.5717), (40, -40), (66.52, 124.93)])
     assert found.tolist() == [24, UNKNOWN, UNKNOWN]
     assert raster.is_land([(39.1836, -96.5717), (40, -40)]).tolist() == [True, False]
@@ -139,7 +133,7 @@ def test_longitudes_wrap_and_corners_are_inside(raster):
         raster.codes([(91, 0)])
 
 
-def test_runs_are_read_like_the_full_raster():
+def test_run_length_coding_equals_the_full_raster():
     full = np.random.default_rng(3).integers(0, 3, (6, 12)).astype(np.uint8)
     full[2:4] = 2
     flat = full.ravel()
@@ -148,34 +142,6 @@ def test_runs_are_read_like_the_full_raster():
     latitude, longitude = np.meshgrid(75 - 30 * np.arange(6), -165 + 30 * np.arange(12))
     coordinates = np.stack([latitude.T, longitude.T], axis=-1)
     np.testing.assert_array_equal(small.codes(coordinates), full)
-    np.testing.assert_array_equal(small.grid(30), full)
-
-
-def test_belt_of_a_class_for_drawing(raster):
-    mask = raster.mask(14, step_degrees=0.5)
-    assert mask.cells.shape == (360, 720)
-    assert mask.climate.symbol == "Cfa"
-    assert mask.bounds == ((-90, -180), (90, 180))
-    rows, columns = np.nonzero(mask.cells)
-    np.testing.assert_array_equal(
-        raster.codes(np.stack([90 - (rows + 0.5) / 2, (columns + 0.5) / 2 - 180], axis=-1)), 14
-    )
-    image = mask.rgba(alpha=1)
-    assert image.shape == (360, 720, 4)
-    assert image[mask.cells][0].tolist() == [200, 255, 80, 255]
-    assert not image[~mask.cells].any()
-
-
-def test_belt_within_bounds_keeps_to_them(raster):
-    texas = ((25.8, -106.7), (36.6, -93.5))
-    mask = raster.mask(7, 0.1, texas)
-    assert mask.cells.shape == (108, 132)
-    assert mask.bounds == texas
-    assert 0.05 < mask.cells.mean() < 0.6
-    with pytest.raises(ValueError, match="bounds"):
-        raster.grid(1, ((10, 0), (0, 10)))
-    with pytest.raises(ValueError, match="grid"):
-        raster.grid(0)
 
 
 def test_raster_is_read_once_from_any_thread(monkeypatch):

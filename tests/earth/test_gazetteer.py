@@ -68,7 +68,6 @@ def test_place_of_a_town(places):
     assert place.state_key == "Texas_US"
     assert place.county_key == "Taylor County_Texas_US"
     assert place.city_key == "Abilene_Taylor County_Texas_US"
-    assert place.country_key == "US"
     assert place.distance_km == pytest.approx(
         float(haversine_km(ABILENE, (place.latitude, place.longitude)))
     )
