@@ -2,6 +2,8 @@
 
 import hashlib
 
+import pytest
+
 from geoclip_core.earth.sphere import haversine_km
 from tests.ui.conftest import ABILENE, SUVA, photo_bytes, texts
 
@@ -75,6 +77,7 @@ def button(app, label):
     return next((button for button in app.button if button.label == label), None)
 
 
+@pytest.mark.slow
 def test_reasons_are_found_on_click_and_kept(open_app):
     app = open_app("texas", PAGE, **{"second model": "None"})
     assert "Which parts of the photo matter" in [heading.value for heading in app.subheader]
@@ -95,6 +98,7 @@ def test_reasons_are_found_on_click_and_kept(open_app):
     assert button(app, "Find the reasons") is None
 
 
+@pytest.mark.slow
 def test_reasons_of_two_models_of_which_one_has_no_heads(open_app, models):
     app = open_app("texas", PAGE, **{"second model": models["fiji"]})
     button(app, "Find the reasons").click().run()

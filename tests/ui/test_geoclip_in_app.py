@@ -32,12 +32,14 @@ def test_geoclip_can_be_chosen_and_locates_a_photo(open_app):
     assert "candidates" in app.expander[-1].label
 
 
+@pytest.mark.slow
 def test_geoclip_context_is_marked_as_from_the_map(open_app):
     app = open_app("geoclip", "pages/1_Context_heads.py")
     assert "from the map, not from the photo" in texts(app)
     assert "nothing in them was read in the photo" in texts(app)
 
 
+@pytest.mark.slow
 def test_geoclip_has_reasons_for_the_place_only(open_app):
     app = open_app("geoclip", "pages/1_Context_heads.py", **{"second model": "None"})
     next(button for button in app.button if button.label == "Find the reasons").click().run()

@@ -43,6 +43,7 @@ def test_uploaded_photo_gets_a_card(open_app):
     assert "Estimated by texas in" in shown
 
 
+@pytest.mark.slow
 def test_unsure_model_has_a_note_on_its_card(open_app):
     assert "not sure" not in texts(open_app("texas"))
     # The example is a Chinese pavilion; the small model was trained on none.
@@ -126,6 +127,7 @@ def test_model_that_cannot_be_loaded_gives_an_error_on_the_page(open_app):
     assert app.file_uploader
 
 
+@pytest.mark.slow
 def test_photos_and_model_survive_a_change_of_page(open_app, models):
     app = upload(open_app("fiji"), ("dog.jpg", photo_bytes()))
     app.switch_page("pages/1_Context_heads.py").run()

@@ -9,7 +9,7 @@ from ui.model_comparison import apart_sentence, comparison_map, distances
 from ui.theme import kilometres
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def rows(models):
     photo = photo_bytes(position=(40.0, -100.0))
     return [Geolocator.load(models[name]).locate(photo) for name in ("texas", "fiji", "texas")]

@@ -68,6 +68,7 @@ def test_removed_photo_leaves_no_thumbnail(way):
     assert photos._thumbnails[theirs.digest] == kept[theirs.digest]
 
 
+@pytest.mark.slow
 def test_reasons_are_kept_without_the_photo(models):
     model = ServedModel(Geolocator.load(models["texas"]))
     photo = TrayPhoto("a.jpg", photo_bytes(42, size=(80, 60)), "digest-42")
