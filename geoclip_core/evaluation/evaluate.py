@@ -31,7 +31,7 @@ if TYPE_CHECKING:  # imports torch, which the Evaluation page must not wait for
 
 PREDICTIONS, METRICS, SHARDS = "predictions.parquet", "metrics.json", "shards"
 SHARD_PHOTOS = 1024
-BATCH = 32  # a retrieval head answers with as many points a photo as its bank has
+BATCH = 32  # a bank head answers with as many points a photo as its bank has
 Progress = Callable[[int, int], None]
 
 

@@ -1,10 +1,10 @@
-"""A gallery: places encoded once, against which every photo is compared with one matrix product.
+"""GeoCLIP's location encoder, and the gallery: places that are encoded once for all photos.
 
 On disk the normalised matrix is float16 (102 MB for 100,000 places), in memory float32. Half
-precision moves a cosine by less than 0.0003, which is enough to swap neighbours in the ranking;
-`Gallery.top_k` therefore encodes the few places that could be affected again, in float32, and so
-gives the ranking of the exact matrix. How few is known: the largest rounding error of a row is
-measured when the matrix is made.
+precision changes a cosine by less than 0.0003, which is enough to swap neighbours in the ranking.
+`Gallery.top_k` therefore encodes the few places that could be affected again in float32, and so
+returns the ranking of the exact matrix. To know which places these are, the largest rounding error
+of a row is measured when the matrix is made.
 """
 
 import hashlib
@@ -24,11 +24,22 @@ from torch.nn.functional import normalize
 
 from geoclip_core.files import atomic_file
 
-# Coefficients of the projection's polynomial, table 1 of the paper.
-_A1, _A2, _A3, _A4 = 1.340264, -0.081106, 0.000893, 0.003796
-
 GEOCLIP_SCALE = 66.50336
 """GeoCLIP multiplies x and y by this number and divides them by 180."""
+DEFAULT_SIGMAS = (2.0**0, 2.0**4, 2.0**8)
+"""Standard deviations of the frequencies of the three branches."""
+ENCODE_BATCH = 2048
+_FLOAT32_SLACK = 1e-6
+"""Rounding of a float32 cosine of 512 terms, on top of that of the matrix."""
+# coefficients of the Equal Earth projection (Šavrič, Patterson & Jenny 2019, table 1)
+_A1, _A2, _A3, _A4 = 1.340264, -0.081106, 0.000893, 0.003796
+
+Progress = Callable[[int, int], None]
+"""Called with (places encoded, places in all)."""
+
+
+class GalleryError(ValueError):
+    """A gallery file is damaged or belongs to another model."""
 
 
 def equal_earth(coordinates: Tensor) -> Tensor:
@@ -50,12 +61,8 @@ def equal_earth(coordinates: Tensor) -> Tensor:
 
 
 def geoclip_plane(coordinates: Tensor) -> Tensor:
-    """Equal Earth x and y (..., 2) in the units of GeoCLIP's encoder, about ±1 by ±0.49."""
+    """Return Equal Earth x and y (..., 2) in units of GeoCLIP's encoder, about ±1 by ±0.49."""
     return equal_earth(coordinates) * GEOCLIP_SCALE / 180
-
-
-DEFAULT_SIGMAS = (2.0**0, 2.0**4, 2.0**8)
-"""Standard deviations of the frequencies of the three branches."""
 
 
 class FourierFeatures(nn.Module):
@@ -65,14 +72,14 @@ class FourierFeatures(nn.Module):
 
     def __init__(self, sigma: float, count: int = 256) -> None:
         super().__init__()
-        # Drawn once and then kept: they are weights that are not trained, so they are a buffer.
+        # weights that are not trained
         self.register_buffer("frequencies", torch.randn(count, 2) * sigma)
 
     def forward(self, plane: Tensor) -> Tensor:
-        """(b, 2) -> (b, 2 × count)."""
-        # At σ = 256 the phases reach 1,600 radians, where float32 keeps four decimals. The weights
-        # were trained on phases rounded in this order (2π first): another order moves the outcome
-        # by more than 1e-5.
+        """Turn plane coordinates (b, 2) into features (b, 2 × count)."""
+        # At σ = 256 the phases reach 1,600 radians, where float32 has four decimals. The weights
+        # were trained with this order of operations (2π first); another order changes the result by
+        # more than 1e-5.
         phases = (2 * math.pi * plane) @ self.frequencies.T
         return torch.cat([phases.cos(), phases.sin()], dim=-1)
 
@@ -116,29 +123,24 @@ class LocationEncoder(nn.Module):
         )
 
     def forward(self, coordinates: Tensor) -> Tensor:
-        """Location vectors (b, width), not normalised, of coordinates (b, 2) in degrees."""
+        """Return location vectors (b, width), not normalised, of coordinates (b, 2) in degrees."""
         plane = geoclip_plane(coordinates)
-        # One after the other, as the sum of float32 numbers depends on its order.
+        # in this order, as the sum of float32 numbers depends on it
         total = torch.zeros(len(plane), self.width, dtype=plane.dtype, device=plane.device)
         for branch in self.branches:
             total = total + branch(plane)
         return total
 
 
-Progress = Callable[[int, int], None]
-"""Called with (places encoded, places in all)."""
-
-ENCODE_BATCH = 2048
-_FLOAT32_SLACK = 1e-6
-"""Rounding of a float32 cosine of 512 terms, on top of that of the matrix."""
-
-
-class GalleryError(ValueError):
-    """A gallery file is damaged or belongs to another model."""
-
-
 class Gallery(nn.Module):
-    """Encoded places of one location encoder."""
+    """Encoded places of one location encoder; made by `encode_gallery` and `open_gallery`.
+
+    Args:
+        encoder: by which the places were encoded, for exact ranking.
+        coordinates: (n, 2) in degrees.
+        half: (n, d) float16, rows of length one.
+        rounding_error: the largest Euclidean distance of a row from its float32 original.
+    """
 
     matrix: Tensor
     places: Tensor
@@ -150,14 +152,6 @@ class Gallery(nn.Module):
         half: Tensor,
         rounding_error: float,
     ) -> None:
-        """Wrap a matrix; `encode_gallery` and `open_gallery` make one.
-
-        Args:
-            encoder: what the places were encoded by, kept for exact ranking.
-            coordinates: (n, 2) in degrees.
-            half: (n, d) float16, rows of length one.
-            rounding_error: the largest Euclidean distance of a row from its float32 original.
-        """
         super().__init__()
         if len(coordinates) != len(half):
             raise GalleryError(f"{len(coordinates)} coordinates for {len(half)} encoded places")
@@ -165,7 +159,7 @@ class Gallery(nn.Module):
         self.coordinates = coordinates
         self.rounding_error = rounding_error
         self.register_buffer("places", torch.from_numpy(np.ascontiguousarray(coordinates)))
-        # One product with a float32 matrix takes 10 ms; unpacking the halves at every query, 90.
+        # a product with a float32 matrix takes 10 ms, one with float16 90 ms
         self.register_buffer("matrix", half.float(), persistent=False)
         self.to(next(encoder.parameters()).device)
 
@@ -173,12 +167,12 @@ class Gallery(nn.Module):
         return len(self.coordinates)
 
     def cosines(self, queries: Tensor) -> Tensor:
-        """Cosines (b, n) of query vectors (b, d) of any length with every place."""
+        """Return cosines (b, n) of query vectors (b, d), of any length, with every place."""
         return normalize(queries.float(), dim=1) @ self.matrix.T
 
     @torch.no_grad()
     def top_k(self, queries: Tensor, k: int) -> tuple[Tensor, Tensor]:
-        """The k places most like each query, ranked as in float32.
+        """Return the k places with the highest cosine for each query, ranked as in float32.
 
         Args:
             queries: (b, d) of any length.
@@ -192,22 +186,22 @@ class Gallery(nn.Module):
         unit = normalize(queries.float(), dim=1)
         approximate = unit @ self.matrix.T
         last = approximate.topk(k, dim=1).values[:, -1]
-        # Any place of the exact top k is at most one rounding error too low, and the k-th best at
-        # most one too high.
+        # a place of the exact top k is at most one rounding error too low here, the k-th best at
+        # most one too high
         floor = last - 2 * (self.rounding_error + _FLOAT32_SLACK)
         indices, cosines = [], []
         for row in range(len(unit)):
             candidates = torch.nonzero(approximate[row] >= floor[row]).squeeze(1)
             places = self.places[candidates].float()
             exact = encode(self.encoder, places) @ unit[row]
-            # Stable, so that places given twice keep their order.
+            # stable, so that places that occur twice keep their order
             values, order = exact.sort(descending=True, stable=True)
             indices.append(candidates[order[:k]])
             cosines.append(values[:k])
         return torch.stack(indices), torch.stack(cosines)
 
     def save(self, path: Path, key: str) -> None:
-        """Write the matrix, whole or not at all."""
+        """Write the matrix; the file appears complete or not at all."""
         with atomic_file(path) as unfinished:
             save_file(
                 {"places": self.matrix.cpu().half()},
@@ -222,7 +216,7 @@ class Gallery(nn.Module):
         """Read what `save` wrote.
 
         Raises:
-            GalleryError: if the file is damaged, or was made by another encoder or of other places.
+            GalleryError: the file is damaged, or of another encoder or other places.
         """
         try:
             with safe_open(path, framework="pt") as stored:
@@ -234,7 +228,7 @@ class Gallery(nn.Module):
         if metadata.get("key") != key or half.shape != (len(coordinates), encoder.width):
             raise GalleryError(f"{path} belongs to another model")
         if half.dtype != torch.float16 or not torch.isfinite(half).all():
-            raise GalleryError(f"{path} is damaged: it holds something else than finite halves")
+            raise GalleryError(f"{path} is damaged: it does not hold finite float16 numbers")
         return cls(encoder, coordinates, half, error)
 
 
@@ -242,7 +236,7 @@ class Gallery(nn.Module):
 def encode(
     encoder: LocationEncoder, coordinates: Tensor, progress: Progress | None = None
 ) -> Tensor:
-    """Location vectors (n, d) float32 of length one, of coordinates (n, 2) in degrees."""
+    """Return location vectors (n, d) float32 of length one, of coordinates (n, 2) in degrees."""
     device = next(encoder.parameters()).device
     rows = torch.empty(len(coordinates), encoder.width, device=device)
     for start in range(0, len(coordinates), ENCODE_BATCH):
@@ -265,13 +259,13 @@ def encode_gallery(
     half = rows.half()
     error = max(
         float((part - halves.float()).norm(dim=1).max())
-        for part, halves in zip(rows.split(8192), half.split(8192), strict=True)
+        for part, halves in zip(torch.split(rows, 8192), torch.split(half, 8192), strict=True)
     )
     return Gallery(encoder, coordinates, half, error)
 
 
 def gallery_key(encoder: LocationEncoder, coordinates: NDArray[np.float64]) -> str:
-    """Sixteen hexadecimal digits that change with the encoder's weights and with the places."""
+    """Return sixteen hexadecimal digits that change with the encoder's weights and the places."""
     digest = hashlib.sha256(np.ascontiguousarray(coordinates).tobytes())
     for name, tensor in sorted(encoder.state_dict().items()):
         digest.update(name.encode())
@@ -285,9 +279,9 @@ def open_gallery(
     folder: Path,
     progress: Progress | None = None,
 ) -> Gallery:
-    """The gallery from `folder` if it is there, else encoded now and kept there for the next time.
+    """Read the gallery from `folder`, or encode it and save it there for the next time.
 
-    A folder that cannot be written to costs the encoding at every start, and nothing else.
+    If the folder cannot be written to, it warns and the gallery is encoded at every start.
     """
     key = gallery_key(encoder, coordinates)
     path = folder / f"{key}.safetensors"
@@ -295,14 +289,14 @@ def open_gallery(
         try:
             return Gallery.load(path, key, encoder, coordinates)
         except GalleryError:
-            # It is derived from the model: making it again is the repair.
+            # it is derived from the model, so it is simply made again
             path.unlink(missing_ok=True)
     gallery = encode_gallery(encoder, coordinates, progress)
     try:
         gallery.save(path, key)
     except OSError as error:
         warnings.warn(
-            f"the encoded gallery could not be kept in {folder} ({error.strerror}): "
+            f"the encoded gallery could not be saved in {folder} ({error.strerror}): "
             "it will be encoded again at the next start",
             stacklevel=2,
         )

@@ -1,8 +1,7 @@
-"""What every backbone is: a photo's pixels in, one embedding out.
+"""The interface of backbones: from a photo's pixels to one embedding.
 
-A backbone hands out raw features. Standardising and normalising them with the statistics of the
-training photos is the heads' business (:mod:`geoclip_core.model.geolocation`), so that one cached
-embedding serves every head.
+A backbone returns raw features. They are standardised with the statistics of the training photos in
+`geoclip_core.model.geolocation`, so that one cached embedding serves every head.
 """
 
 import hashlib
@@ -22,12 +21,16 @@ DepthPooling = Literal["mean", "mean-std"]
 Trained = Literal["none", "last-block", "all"]
 
 CPU_PIXELS = 600_000
-"""Pixels that pass a network together on a CPU."""
+"""Pixels that go through a network together on a CPU."""
 
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """How a decoded photo becomes the tensors of a backbone, one tensor a view."""
+    """How a decoded photo becomes the tensors of a backbone, one tensor per view.
+
+    Raises:
+        ValueError: naming the field that is out of range.
+    """
 
     views: tuple[tuple[int, int], ...]
     """(height, width) in pixels of each view."""
@@ -36,7 +39,7 @@ class Preprocessing:
     mean: tuple[float, ...] = (0.5, 0.5, 0.5)
     """Subtracted from each RGB channel on the 0-1 scale."""
     std: tuple[float, ...] = (0.5, 0.5, 0.5)
-    """Divides each RGB channel after the mean was taken off."""
+    """Divides each RGB channel after the mean is subtracted."""
     resample: Literal["bicubic", "bilinear"] = "bicubic"
 
     def __post_init__(self) -> None:
@@ -54,13 +57,13 @@ class Preprocessing:
 
     @property
     def draft_size(self) -> tuple[int, int]:
-        """(width, height) that a large photo may be decoded at: no view needs enlarging from it."""
+        """Least (width, height) at which a photo can be decoded without enlarging it for a view."""
         return max(width for _, width in self.views), max(height for height, _ in self.views)
 
     def pixels(self, image: Image.Image) -> list[Tensor]:
-        """Tensors (3, height, width) float32, one a view.
+        """Return one tensor (3, height, width) float32 per view.
 
-        Each view is a single resize of the decoded photo: resizing a resized picture blurs it.
+        Each view is resized from the decoded photo, as resizing a resized picture blurs it.
         """
         if image.mode != "RGB":
             image = image.convert("RGB")
@@ -75,37 +78,36 @@ class Preprocessing:
     def normalised(self, image: Image.Image) -> Tensor:
         """Turn an RGB picture into a tensor (3, height, width) float32 without resizing it."""
         values = np.asarray(image, dtype=np.float32) / np.float32(255)
-        values = (values - np.asarray(self.mean, np.float32)) / np.asarray(self.std, np.float32)
-        return torch.from_numpy(np.ascontiguousarray(values.transpose(2, 0, 1)))
+        mean, std = np.array(self.mean, np.float32), np.array(self.std, np.float32)
+        return torch.from_numpy(np.ascontiguousarray(((values - mean) / std).transpose(2, 0, 1)))
 
     def batch(self, images: Sequence[Image.Image]) -> list[Tensor]:
-        """Tensors (b, 3, height, width), one a view, for `Backbone.embed`."""
+        """Return one tensor (b, 3, height, width) per view, for `Backbone.embed`."""
         if not images:
             raise ValueError("a batch needs at least one photo")
         per_image = [self.pixels(image) for image in images]
         return [torch.stack(view) for view in zip(*per_image, strict=True)]
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready description; `Preprocessing(**description)` makes it again."""
+        """Return a JSON-ready description; `Preprocessing(**description)` builds it again."""
         return asdict(self)
 
 
 @dataclass(frozen=True)
 class BackboneConfig:
-    """Everything that is needed to build the same backbone again."""
+    """Everything needed to build the same backbone again."""
 
     name: str
-    """"efficientnet-lite2", a hub id, or a local folder."""
+    """A bundled name, "geoclip-image", a hub id, or a local folder."""
     kind: str
-    """"efficientnet-lite", "transformers" or "geoclip-image"."""
+    """The family: "efficientnet-lite", "transformers", "image-text" or "geoclip-image"."""
     views: tuple[tuple[int, int], ...] = ()
     """(height, width) of each view; empty: the backbone's own size."""
     framing: Framing = "squash"
     depths: tuple[int, ...] = ()
-    """Inner blocks whose pooled features join those of the head, by index; empty: the head alone.
-    The head always comes first, the depths follow in this order."""
+    """Indices of inner blocks whose pooled features follow those of the head, in this order."""
     depth_pooling: DepthPooling = "mean-std"
-    """What is kept of an inner block's feature map: its mean, or mean and standard deviation."""
+    """How an inner block's feature map is pooled: to its mean, or mean and standard deviation."""
     projection: bool = False
     """Use the projected embedding of a CLIP tower instead of its pooled output."""
     revision: str | None = None
@@ -131,18 +133,18 @@ class BackboneConfig:
 
 
 def cpu_parts(pixels: Tensor) -> tuple[Tensor, ...]:
-    """A batch (b, 3, h, w) in parts that a CPU is quick with.
+    """Split a batch (b, 3, h, w) into parts of at most `CPU_PIXELS` pixels.
 
-    The features of more pixels than this no longer fit its caches: a photo of 380 × 380 pixels
-    takes efficientnet-lite2 three times as long in a batch of 32 as in one of 4.
+    The features of larger parts do not fit a CPU's caches: with efficientnet-lite2, a photo of
+    380 × 380 pixels takes three times as long in a batch of 32 as in one of 4.
     """
-    return pixels.split(max(1, CPU_PIXELS // (pixels.shape[2] * pixels.shape[3])))
+    return torch.split(pixels, max(1, CPU_PIXELS // (pixels.shape[2] * pixels.shape[3])))
 
 
 class Backbone(nn.Module, ABC):
-    """Base class. A subclass sets `preprocessing` and `block_widths` and fills in `features`.
+    """Base class. A subclass sets `preprocessing` and `view_block_widths`.
 
-    The order of an embedding is fixed: for each view, the head's features, then each depth's.
+    The order of an embedding: for each view, the head's features, then each depth's.
     """
 
     preprocessing: Preprocessing
@@ -166,12 +168,12 @@ class Backbone(nn.Module, ABC):
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """Device of the weights."""
         return next(self.parameters()).device
 
     @abstractmethod
     def features(self, pixels: Tensor) -> Tensor:
-        """Features of one view.
+        """Compute the features of one view.
 
         Args:
             pixels: (b, 3, height, width), preprocessed.
@@ -181,10 +183,14 @@ class Backbone(nn.Module, ABC):
         """
 
     def embed(self, views: Sequence[Tensor]) -> Tensor:
-        """Embeddings (b, D) float32 of a batch, as `Preprocessing.batch` makes it."""
+        """Compute embeddings (b, D) float32 of a batch from `Preprocessing.batch`.
+
+        Raises:
+            ValueError: the number of views is wrong.
+        """
         if len(views) != len(self.preprocessing.views):
             raise ValueError(
-                f"{self.config.name} wants {len(self.preprocessing.views)} views, got {len(views)}"
+                f"{self.config.name} needs {len(self.preprocessing.views)} views, got {len(views)}"
             )
         device = self.device
         return torch.cat([self._view_features(view.to(device)) for view in views], dim=1)
@@ -196,11 +202,12 @@ class Backbone(nn.Module, ABC):
 
     @abstractmethod
     def last_block(self) -> list[nn.Module]:
-        """The modules that "unfreeze the last block" means: they hold parameters, in order."""
+        """Return the modules that `set_trainable("last-block")` trains; each has parameters."""
 
     def architecture(self) -> dict[str, Any]:
-        """JSON description from which `build_backbone(config, architecture=...)` builds the same
-        network without fetching its pretrained weights, for checkpoints that hold their own.
+        """Return a JSON description for `build_backbone(config, architecture=...)`.
+
+        It builds the same network without its pretrained weights, for checkpoints with their own.
         """
         return {}
 
@@ -247,7 +254,7 @@ def weights_hash(module: nn.Module) -> str:
 def _centre_box(
     size: tuple[int, int], height: int, width: int
 ) -> tuple[float, float, float, float]:
-    """The largest centred box (left, top, right, bottom) of a view's shape in a picture."""
+    """Return the largest centred box (left, top, right, bottom) with the aspect ratio of a view."""
     picture_width, picture_height = size
     scale = min(picture_width / width, picture_height / height)
     box_width, box_height = width * scale, height * scale
@@ -261,7 +268,7 @@ def _centre_box(
 
 
 def public_name(name: str) -> str:
-    """What to call a backbone in a checkpoint: a folder by its own name, not where it lies."""
+    """Return a backbone's name for a checkpoint: of a folder only its name, not its path."""
     path = Path(name).expanduser()
     if not path.is_dir():
         return name

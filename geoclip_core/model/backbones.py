@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,34 +29,20 @@ from geoclip_core.model.transformers_backbone import TransformersBackbone
 BUNDLED = ("efficientnet-lite0", "efficientnet-lite1", "efficientnet-lite2")
 
 
-@dataclass(frozen=True)
-class BackboneEntry:
-    """One suggestion for a user who has to choose."""
-
-    name: str
-    about: str
-    offline: bool
-    """Whether it needs no download."""
-
-
-_SUGGESTIONS = (
-    BackboneEntry("efficientnet-lite2", "bundled, 1,280 features, fast on a CPU", True),
-    BackboneEntry("openai/clip-vit-base-patch32", "CLIP, the default with internet", False),
-    BackboneEntry("openai/clip-vit-base-patch16", "CLIP, finer patches, 4 × slower", False),
-    BackboneEntry("openai/clip-vit-large-patch14", "CLIP, large: for a GPU", False),
-    BackboneEntry("geolocal/StreetCLIP", "CLIP large, pretrained on street photos", False),
-    BackboneEntry("microsoft/resnet-50", "ResNet-50, ImageNet", False),
-    BackboneEntry("google/efficientnet-b3", "EfficientNet-B3, ImageNet", False),
-    BackboneEntry("facebook/convnext-tiny-224", "ConvNeXt tiny, ImageNet", False),
-    BackboneEntry("google/vit-base-patch16-224", "ViT base, ImageNet", False),
-    BackboneEntry("microsoft/swin-tiny-patch4-window7-224", "Swin tiny, ImageNet", False),
-    BackboneEntry("facebook/dinov2-base", "DINOv2 base, self-supervised", False),
+SUGGESTED = (
+    "efficientnet-lite2",  # bundled, needs no download
+    "openai/clip-vit-base-patch32",
+    "openai/clip-vit-base-patch16",
+    "openai/clip-vit-large-patch14",
+    "geolocal/StreetCLIP",  # CLIP large, pretrained on street photos
+    "microsoft/resnet-50",
+    "google/efficientnet-b3",
+    "facebook/convnext-tiny-224",
+    "google/vit-base-patch16-224",
+    "microsoft/swin-tiny-patch4-window7-224",
+    "facebook/dinov2-base",
 )
-
-
-def list_backbones() -> tuple[BackboneEntry, ...]:
-    """Return suggested backbones; any other hub id or folder of a supported family works too."""
-    return _SUGGESTIONS
+"""Names to suggest to a user; other hub ids and folders of a supported family work as well."""
 
 
 def backbone_config(name: str | Path, **changes: Any) -> BackboneConfig:

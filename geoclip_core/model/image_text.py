@@ -18,6 +18,7 @@ from geoclip_core.model.backbone import Backbone, BackboneConfig, Preprocessing,
 from geoclip_core.model.transformers_backbone import (
     find_last_block,
     first_line,
+    network_config,
     preprocessing_facts,
     processor_settings,
     quietly,
@@ -92,7 +93,7 @@ class TextTower(nn.Module):
     def __init__(self, network: nn.Module, tokenizer: Any) -> None:
         super().__init__()
         self.network, self.tokenizer = network, tokenizer
-        self._network_config: Any = network.config
+        self._network_config = network_config(network)
         self.width = int(self._network_config.hidden_size)
         limit = int(getattr(self._network_config, "max_position_embeddings", 77) or 77)
         self.max_tokens = min(limit, 128)

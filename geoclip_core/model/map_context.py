@@ -1,11 +1,11 @@
-"""What the map says of the places that a posterior holds likely.
+"""Context from the map: climate, country, state, county and city under a posterior.
 
-A model without context heads still has something to show: the climate, country, state, county and
-city under its posterior. These are read from the map, not from the photo, and every page that shows
-them says so.
+It stands in for context heads in models without them. Pages that show it say that it comes from
+the map, not from the photo.
 """
 
 from collections.abc import Hashable, Sequence
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,38 +15,37 @@ from geoclip_core.earth.gazetteer import OFFSHORE_KM, Gazetteer, Place
 from geoclip_core.model.posterior import Posterior
 
 MAP_FEATURES = ("climate", "country", "state", "county", "city")
-"""Features that a map knows; the month is none of them."""
+"""Features that the map has; the month is not one of them."""
 
 MAX_POINTS = 2048
-"""The heaviest points are looked up; the rest of the mass counts as unknown."""
+"""Number of the heaviest points that are looked up; the rest of the mass counts as unknown."""
 
 Labelled = list[tuple[str, float]]
+Key = TypeVar("Key", bound=Hashable)
 
 
 def map_context(
     posterior: Posterior, top: int = 10, features: Sequence[str] = MAP_FEATURES
 ) -> dict[str, Labelled]:
-    """Labels of the map under a posterior, weighted by it.
+    """Return the labels of the map under a posterior, weighted by it.
 
     Args:
         posterior: where the photo may have been taken.
-        top: labels a feature, at most.
+        top: largest number of labels per feature.
         features: some of `MAP_FEATURES`.
 
     Returns:
-        Feature -> (label, probability), most probable first. What is missing to one is spread over
-        further labels, open water (climate) or places without such a level (county). A feature of
-        which the map knows nothing there is left out.
+        Feature -> (label, probability), most probable first. They sum to less than 1 if there are
+        further labels, open water (climate) or places without such a level (county). A feature
+        without a label is left out.
 
     Raises:
-        ValueError: if a feature is not one that a map knows.
+        ValueError: a feature is not one of `MAP_FEATURES`.
     """
     if top < 1:
         raise ValueError(f"top must be at least 1, not {top}")
     if unknown := [feature for feature in features if feature not in MAP_FEATURES]:
-        raise ValueError(
-            f"the map knows nothing of {unknown[0]!r}, only of {', '.join(MAP_FEATURES)}"
-        )
+        raise ValueError(f"the map has no feature {unknown[0]!r}, only {', '.join(MAP_FEATURES)}")
     count = min(MAX_POINTS, len(posterior))
     heaviest = np.argpartition(-posterior.log_weights, count - 1)[:count]
     points, weights = posterior.points[heaviest], posterior.weights[heaviest]
@@ -54,7 +53,7 @@ def map_context(
     if "climate" in features:
         context["climate"] = _climates(points, weights, top)
     if levels := [feature for feature in features if feature != "climate"]:
-        # Places by their full key, so that two Springfields stay two.
+        # by the full key, so that two places of the same name stay separate
         places = Gazetteer.load().places(points)
         for level in levels:
             keys = [_key(place, level) for place in places]
@@ -74,13 +73,13 @@ def _climates(points: NDArray[np.float64], weights: NDArray[np.float64], top: in
 
 
 def _key(place: Place, level: str) -> str | None:
-    """The place's key at a level; None where it has no such level, or is far out at sea."""
+    """Return the place's key at a level; None if it has no such level, or is far out at sea."""
     at_sea = place.on_water and place.distance_km > OFFSHORE_KM
     return None if at_sea or not getattr(place, level) else getattr(place, f"{level}_key")
 
 
 def _names(place: Place, level: str) -> tuple[str | None, ...]:
-    """A place's names from `level` up."""
+    """Return a place's names from `level` up."""
     below = {
         "country": ("country_name",),
         "state": ("state", "country_name"),
@@ -91,10 +90,10 @@ def _names(place: Place, level: str) -> tuple[str | None, ...]:
 
 
 def _summed(
-    keys: Sequence[Hashable], weights: NDArray[np.float64], top: int
-) -> list[tuple[Hashable, float]]:
-    """Weight of each key but None, the heaviest first."""
-    totals: dict[Hashable, float] = {}
+    keys: Sequence[Key | None], weights: NDArray[np.float64], top: int
+) -> list[tuple[Key, float]]:
+    """Sum the weights of each key except None, the heaviest first."""
+    totals: dict[Key, float] = {}
     for key, weight in zip(keys, weights, strict=True):
         if key is not None:
             totals[key] = totals.get(key, 0.0) + float(weight)

@@ -1,7 +1,7 @@
 """A probability distribution over the Earth: weighted points, each smoothed by a round kernel.
 
-The kernel (:mod:`geoclip_core.model.posterior`) is close to a Gaussian of the bandwidth's standard
-deviation in km and stays right across the date line and at the poles.
+The kernel is that of the von Mises-Fisher distribution: close to a Gaussian with the bandwidth in
+km as its standard deviation, and correct across the date line and at the poles.
 """
 
 from collections.abc import Sequence
@@ -23,23 +23,26 @@ from geoclip_core.earth.sphere import (
 )
 
 Floats = NDArray[np.float64]
-
-
+HALF_CIRCUMFERENCE_KM = float(np.pi * EARTH_RADIUS_KM)
+EXACT_POINTS = 512
+"""Up to this many points everything is computed exactly; beyond it the mass is condensed."""
+DISTINCT_KM = 150.0
+"""Least distance between two of the top places."""
 RING_SAMPLES = 96
 """Samples of the kernel around a point."""
 SAMPLED_POINTS = 1024
-"""So many of the heaviest points get all samples, the others one each."""
+"""Number of the heaviest points that get all samples; the others get one each."""
 
 
 def kernel(bandwidth_km: float) -> tuple[float, float]:
-    """Concentration κ, and log of the density per km² at the centre of the kernel."""
+    """Return the concentration κ, and the log of the density per km² at the kernel's centre."""
     kappa = (EARTH_RADIUS_KM / bandwidth_km) ** 2
     area = 2 * np.pi * EARTH_RADIUS_KM**2
     return kappa, float(np.log(kappa) - np.log(area) - np.log(-np.expm1(-2 * kappa)))
 
 
 def kernel_samples(bandwidth_km: float) -> tuple[Floats, Floats]:
-    """Angles from the centre (radians) and cosines of the bearing, of samples of the kernel."""
+    """Sample the kernel: angles from its centre (radians) and cosines of the bearings."""
     kappa, _ = kernel(bandwidth_km)
     index = np.arange(RING_SAMPLES)
     quantile = (index + 0.5) / RING_SAMPLES
@@ -51,12 +54,9 @@ def kernel_samples(bandwidth_km: float) -> tuple[Floats, Floats]:
 
 
 def smoothed_distances(
-    points: Floats,
-    weights: Floats,
-    bandwidth_km: float,
-    centre: Floats,
+    points: Floats, weights: Floats, bandwidth_km: float, centre: Floats
 ) -> tuple[Floats, Floats]:
-    """Distances in km from a centre at which the smoothed mass lies, and how much of it.
+    """Return distances in km of the smoothed mass from a centre, with the mass at each.
 
     Args:
         points: (n, 2) latitude and longitude in degrees.
@@ -68,7 +68,7 @@ def smoothed_distances(
         (m,) distances, ascending, and (m,) weights with the same sum as those of the points.
     """
     offsets, bearings = kernel_samples(bandwidth_km)
-    # each point becomes rings of its kernel; of many points only the heaviest need all of them
+    # each point becomes samples of its kernel; if there are many points, only the heaviest
     heavy = np.argsort(-weights, kind="stable")[:SAMPLED_POINTS]
     light = np.setdiff1d(np.arange(len(points)), heavy)
     every = np.tile(np.arange(RING_SAMPLES), len(heavy))
@@ -82,11 +82,6 @@ def smoothed_distances(
     distances = EARTH_RADIUS_KM * np.arccos(np.clip(cosines, -1.0, 1.0))
     order = np.argsort(distances)
     return distances[order], mass[order]
-
-
-HALF_CIRCUMFERENCE_KM = float(np.pi * EARTH_RADIUS_KM)
-EXACT_POINTS = 512
-"""Up to this many points everything is computed exactly; beyond it the mass is condensed."""
 
 
 @dataclass(frozen=True)
@@ -103,19 +98,19 @@ class Posterior:
     """Where a photo may have been taken.
 
     Raises:
-        ValueError: for no points, impossible coordinates, weights that are not numbers or all
-            zero, or a bandwidth that is not positive.
+        ValueError: there are no points, coordinates are impossible, weights are not numbers or all
+            zero, or the bandwidth is not positive.
     """
 
     points: Floats
     """(n, 2) latitude and longitude in degrees."""
     log_weights: Floats
-    """(n,) natural logarithms; normalised here to sum to one. −inf is a weight of zero."""
+    """(n,) natural logarithms of weights, which are normalised to sum to one; −inf is zero."""
     bandwidth_km: float = 100.0
     """Kernel width of each point."""
     scores: Floats | None = None
-    """(n,) expected score of answering with each point, where a head fits that itself (kernel
-    ridge onto the score field); None: it is worked out from the weights."""
+    """(n,) expected score of answering with each point, from heads that fit it themselves (kernel
+    ridge onto the score field); None: it is computed from the weights."""
     radius_scale: tuple[tuple[float, float], ...] = ()
     """(mass, factor) pairs, ascending, by which calibration corrects the radius."""
 
@@ -123,7 +118,7 @@ class Posterior:
         points = normalise(np.asarray(self.points, dtype=np.float64).reshape(-1, 2))
         weights = np.asarray(self.log_weights, dtype=np.float64).reshape(-1)
         if not len(points) or len(points) != len(weights):
-            raise ValueError(f"{len(points)} points and {len(weights)} weights: need as many")
+            raise ValueError(f"{len(points)} points and {len(weights)} weights do not match")
         if np.isnan(weights).any() or np.isposinf(weights).any() or np.isneginf(weights).all():
             raise ValueError("log weights must be numbers below infinity, not all −inf")
         if not (np.isfinite(self.bandwidth_km) and self.bandwidth_km > 0):
@@ -131,7 +126,7 @@ class Posterior:
         if self.scores is not None:
             scores = np.asarray(self.scores, dtype=np.float64).reshape(-1)
             if len(scores) != len(points) or np.isnan(scores).any():
-                raise ValueError("scores must be one number a point")
+                raise ValueError("scores must be one number per point")
             object.__setattr__(self, "scores", scores)
         weights = weights - weights.max()
         object.__setattr__(self, "points", points)
@@ -146,20 +141,21 @@ class Posterior:
         return np.exp(self.log_weights)
 
     def tempered(self, temperature: float) -> "Posterior":
-        """The same points, flatter for a temperature above 1, sharper below."""
+        """Return the same points with flatter weights (temperature above 1) or sharper ones."""
         if not (np.isfinite(temperature) and temperature > 0):
             raise ValueError(f"temperature must be a positive number, not {temperature}")
         return replace(self, log_weights=self.log_weights / temperature)
 
     def expected_scores(self, candidates: Floats) -> Floats:
-        """Expected exp(−d / 1492.7 km) of answering with each of the candidates (m, 2): (m,)."""
+        """Return the expected exp(−d / 1492.7 km) (m,) of answering with candidates (m, 2)."""
         few = len(candidates) * len(self) <= EXACT_POINTS**2
         mass = self if few else self.condensed()
         distances = pairwise_km(np.asarray(candidates, dtype=np.float64), mass.points)
-        return np.exp(-distances / GEOSCORE_SCALE_KM) @ mass.weights
+        scores: Floats = np.exp(-distances / GEOSCORE_SCALE_KM) @ mass.weights
+        return scores
 
     def mode(self) -> tuple[float, float]:
-        """The point (latitude, longitude) with the highest expected GeoScore."""
+        """Return the point (latitude, longitude) with the highest expected GeoScore."""
         latitude, longitude = self.points[self._mode_index]
         return float(latitude), float(longitude)
 
@@ -169,7 +165,7 @@ class Posterior:
             return int(self.scores.argmax())
         if len(self) <= EXACT_POINTS:
             return int(self.expected_scores(self.points).argmax())
-        # find the right neighbourhood on condensed mass, then compare the real points in it
+        # find the best neighbourhoods with condensed mass, then compare the points in them
         coarse = self.condensed(EXACT_POINTS)
         best = coarse.points[np.argsort(-coarse.expected_scores(coarse.points))[:4]]
         heavy = np.argpartition(-self.log_weights, 63)[:64]
@@ -182,29 +178,27 @@ class Posterior:
         exact = np.exp(-distances / GEOSCORE_SCALE_KM) @ self.weights
         return int(finalists[exact.argmax()])
 
-    def top_k(
-        self, k: int, min_distance_km: float | None = None
-    ) -> list[tuple[float, float, float]]:
-        """Distinct places, best answer first: (latitude, longitude, probability).
+    def top_k(self, k: int) -> list[tuple[float, float, float]]:
+        """Return up to k distinct places, best answer first: (latitude, longitude, probability).
 
         The first is `mode()`; each next one is the centre of the most mass that is farther than
-        `min_distance_km` (default: 150 km or the bandwidth) from those before. A place's
-        probability is the mass of the points within that distance that no earlier place took, so
-        that from the second on probabilities fall.
+        150 km (or the bandwidth, if that is more) from the places before. A place's probability is
+        the mass of the points within that distance that no earlier place has, so that probabilities
+        decrease from the second place on.
         """
         if k < 1:
             raise ValueError(f"k must be at least 1, not {k}")
-        reach = max(150.0, self.bandwidth_km) if min_distance_km is None else min_distance_km
+        reach = max(DISTINCT_KM, self.bandwidth_km)
         mass = self.condensed()
         vectors, remaining = unit_vectors(mass.points), mass.weights.copy()
         alive = np.ones(len(mass), dtype=bool)
         distances = pairwise_km(mass.points, mass.points)
-        # of places that gather as much, the one in the middle of it
+        # among places that gather the same mass, prefer the one in its middle
         gathers = (distances <= reach) + 1e-6 * np.exp(-distances / max(reach, 1.0))
         places: list[tuple[float, float, float]] = []
         centre = np.asarray(self.mode())
         while len(places) < k:
-            # chord against chord: as exact as kilometres, and one product
+            # comparing chords is as exact as comparing kilometres, and quicker
             chord = np.linalg.norm(vectors - unit_vectors(centre), axis=1)
             near = chord <= 2 * np.sin(min(reach / EARTH_RADIUS_KM, np.pi) / 2) + 1e-12
             places.append((float(centre[0]), float(centre[1]), float(remaining[near].sum())))
@@ -217,7 +211,7 @@ class Posterior:
         return places
 
     def log_density(self, coordinates: Floats) -> Floats:
-        """(m,) natural logarithm of the density per km² at coordinates (m, 2)."""
+        """Return the natural logarithm (m,) of the density per km² at coordinates (m, 2)."""
         targets = unit_vectors(np.asarray(coordinates, dtype=np.float64).reshape(-1, 2))
         vectors = unit_vectors(self.points)
         kappa, log_norm = kernel(self.bandwidth_km)
@@ -235,26 +229,28 @@ class Posterior:
         step_degrees: float = 1.0,
         bounds: tuple[float, float, float, float] | None = None,
     ) -> DensityGrid:
-        """Density per km² at the centres of a grid, for a heatmap.
+        """Return the density per km² at the centres of a grid, for a heatmap.
 
         Args:
             step_degrees: side of a grid cell.
             bounds: (south, west, north, east) in degrees; west > east crosses the date line.
                 None: the whole Earth.
 
-        The kernel is widened to 0.6 grid steps where it is narrower, so that no point falls
-        through between two grid centres. Longitudes run on past 180 when the date line is crossed.
+        A kernel narrower than 0.6 grid steps is widened to that, so that no point is missed between
+        two grid centres. Longitudes continue past 180 if the date line is crossed.
+
+        Raises:
+            ValueError: the step is not positive, or too small for the area.
         """
         if not step_degrees > 0:
             raise ValueError(f"step must be a positive number of degrees, not {step_degrees}")
         south, west, north, east = bounds or (-90.0, -180.0, 90.0, 180.0)
         east = east + 360 if east <= west else east
-        latitudes = south + step_degrees * (
-            np.arange(max(1, round((north - south) / step_degrees))) + 0.5
+        rows, columns = (
+            max(1, round(side / step_degrees)) for side in (north - south, east - west)
         )
-        longitudes = west + step_degrees * (
-            np.arange(max(1, round((east - west) / step_degrees))) + 0.5
-        )
+        latitudes = np.asarray(south + step_degrees * (np.arange(rows) + 0.5), np.float64)
+        longitudes = np.asarray(west + step_degrees * (np.arange(columns) + 0.5), np.float64)
         if len(latitudes) * len(longitudes) > 2_000_000:
             raise ValueError("the grid would have over 2,000,000 cells: take a larger step")
         latitudes = latitudes[np.abs(latitudes) <= 90]
@@ -276,9 +272,12 @@ class Posterior:
         return DensityGrid(latitudes, longitudes, density.reshape(mesh.shape[:2]))
 
     def radius_km(self, mass: float, centre: Sequence[float] | None = None) -> float:
-        """Radius of the circle around `centre` (default: the mode) that holds `mass` (0 to 1).
+        """Return the radius of the circle around `centre` (default: the mode) with `mass` in it.
 
-        Calibrated posteriors multiply by the factor that was fitted on held-out photos.
+        Calibrated posteriors multiply it by a factor that was fitted on held-out photos.
+
+        Raises:
+            ValueError: `mass` is not between 0 and 1.
         """
         if not 0 < mass < 1:
             raise ValueError(f"mass must lie between 0 and 1, not {mass}")
@@ -290,9 +289,9 @@ class Posterior:
         return min(max(radius, 1e-3), HALF_CIRCUMFERENCE_KM)
 
     def condensed(self, max_points: int = 2 * EXACT_POINTS) -> "Posterior":
-        """At most `max_points` points with the same mass in the same places.
+        """Return at most `max_points` points with the same mass in about the same places.
 
-        Points that share a cube of the smallest sufficient size become their weighted mean.
+        Points in one cube of the smallest sufficient size become their weighted mean.
         """
         if len(self) <= max_points:
             return self

@@ -181,6 +181,11 @@ def empty_network(description: dict[str, Any], projection: bool) -> nn.Module:
     return network.eval()
 
 
+def network_config(network: nn.Module) -> Any:
+    """Return the config of a transformers network, which its attributes' types do not tell."""
+    return network.config
+
+
 def first_line(error: Exception) -> str:
     """Return the first line of an error's text, or its type if it has no text."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
@@ -249,7 +254,7 @@ class TransformersBackbone(Backbone):
             self.network = empty_network(self._description, config.projection)
         else:
             self._description, pixels, self.network = pretrained_network(config)
-        self._network_config: Any = self.network.config
+        self._network_config = network_config(self.network)
         self._type = str(self._network_config.model_type)
         if self._type in RANDOM_POOLER:
             self.network.register_module("pooler", None)

@@ -191,12 +191,12 @@ def _bank_card_summary(model: GeolocationModel, photos: PhotoDataset, options: F
     ]
     if head["vote"] == "kernel-ridge":
         lines.append(
-            "- Coordinate head: retrieval. Kernel ridge regression from the embeddings of the "
+            "- Coordinate head: bank. Kernel ridge regression from the embeddings of the "
             "training photos onto the score field exp(−d / 1492.7 km) "
             f"(kernel exp({head['gamma']:g} (cos − 1)), ridge {head['ridge']:g})."
         )
     else:
-        lines.append("- Coordinate head: retrieval. The most similar training photos vote.")
+        lines.append("- Coordinate head: bank. The most similar training photos vote.")
     if model.context_heads is not None:
         lines.append(
             f"- Context: {' and '.join(model.features)}, by kernel ridge regression onto the "

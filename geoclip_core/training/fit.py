@@ -27,7 +27,6 @@ from geoclip_core.model.checkpoint import save_checkpoint
 from geoclip_core.model.geolocation import GeolocationModel, ModelConfig
 from geoclip_core.model.losses import (
     balanced_logits,
-    label_weight,
     log_priors,
     masked_cross_entropy,
 )
@@ -191,7 +190,7 @@ class FitObjective(nn.Module):
         for feature, logits in output.context.items():
             priors = self.get_buffer(f"priors_{feature}")
             logits = balanced_logits(logits, priors, self.options.context.class_balance)
-            summed = masked_cross_entropy(logits, labels[feature], reduction="sum")
+            summed = masked_cross_entropy(logits, labels[feature])
             parts[feature] = summed / max(denominators[feature], 1.0)
             total = total + self.options.context.weights.of(feature) * parts[feature]
         return total, {"loss": total.detach(), **{k: v.detach() for k, v in parts.items()}}
@@ -250,7 +249,7 @@ class FitTask:
             values = inputs.to(device)
         denominators = {"photos": float(len(batch))}
         for feature in self.model.features:
-            denominators[feature] = float(label_weight(self.train.labels[feature][batch]))
+            denominators[feature] = float((self.train.labels[feature][batch] != IGNORE_INDEX).sum())
         labels = {f: self.train.labels[f][rows].to(device) for f in self.model.features}
         coordinates = self.train.coordinates[rows].to(device)
         total, parts = module(values, coordinates, labels, denominators)

@@ -260,7 +260,7 @@ def cross_validate(
     for fold in np.unique(fold_of):
         rest = np.flatnonzero(fold_of != fold)
         calibration = fit_calibration(
-            [raw[row].posterior for row in rest], coordinates[rest], folds=0
+            [raw[row].posterior for row in rest], coordinates[rest], measure_coverage=False
         )
         for row in np.flatnonzero(fold_of == fold):
             posterior = calibration.apply(raw[row].posterior)
@@ -348,7 +348,7 @@ def measure(
         np.tile(coordinates, (options.bank.repeats, 1)),
         source=f"{len(dataset)} photos, each held out in {options.bank.folds}-fold "
         "cross-validation",
-        folds=0,
+        measure_coverage=False,
     )
     calibration = replace(calibration, n=len(dataset), coverage=metrics["coverage"])
     return Measurement(frames[0], metrics, calibration)

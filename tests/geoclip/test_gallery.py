@@ -60,8 +60,7 @@ def test_it_is_encoded_once(encoder, coordinates, tmp_path, monkeypatch):
     assert seen == [2048, 3000]
     monkeypatch.setattr(gallery_module, "encode_gallery", None)
     again = open_gallery(encoder, coordinates, tmp_path)
-    query = torch.randn(1, 32)
-    assert torch.equal(first.cosines(query), again.cosines(query))
+    assert torch.equal(first.matrix, again.matrix)
     assert again.rounding_error == first.rounding_error
 
 
@@ -78,7 +77,7 @@ def test_a_damaged_file_is_made_again(encoder, coordinates, tmp_path, damage):
     open_gallery(encoder, coordinates, tmp_path)
     (path,) = tmp_path.iterdir()
     whole = path.read_bytes()
-    expected = open_gallery(encoder, coordinates, tmp_path).cosines(torch.ones(1, 32))
+    expected = open_gallery(encoder, coordinates, tmp_path).matrix
     if damage == "cut":
         path.write_bytes(whole[: len(whole) // 2])
     elif damage == "text":
@@ -89,14 +88,15 @@ def test_a_damaged_file_is_made_again(encoder, coordinates, tmp_path, damage):
         Gallery.load(path, gallery_key(encoder, coordinates), encoder, coordinates)
     gallery = open_gallery(encoder, coordinates, tmp_path)
     assert len(gallery) == 3000
-    assert torch.equal(gallery.cosines(torch.ones(1, 32)), expected)
+    # encoded twice and rounded to float16: one place may round to the other neighbour
+    torch.testing.assert_close(gallery.matrix, expected, rtol=1e-3, atol=1e-4)
     assert path.stat().st_size == len(whole)
 
 
 def test_a_folder_that_cannot_be_written_to_costs_a_warning_only(encoder, coordinates, tmp_path):
     blocked = tmp_path / "file"
     blocked.write_text("")
-    with pytest.warns(UserWarning, match="could not be kept"):
+    with pytest.warns(UserWarning, match="could not be saved"):
         gallery = open_gallery(encoder, coordinates, blocked / "galleries")
     assert len(gallery) == 3000
 

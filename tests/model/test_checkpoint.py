@@ -21,13 +21,16 @@ EMBEDDING = torch.randn(3, 10, generator=torch.Generator().manual_seed(4))
 
 
 def _same(first, second):
+    weights = second.state_dict()
+    assert all(torch.equal(tensor, weights[name]) for name, tensor in first.state_dict().items())
     for a, b in zip(first.predict(EMBEDDING), second.predict(EMBEDDING), strict=True):
-        assert a.posterior.mode() == b.posterior.mode()
-        assert np.array_equal(a.posterior.log_weights, b.posterior.log_weights)
-        assert a.posterior.radius_km(0.5) == b.posterior.radius_km(0.5)
+        # float32 heads: two computations may differ in the last digits
+        assert a.posterior.mode() == pytest.approx(b.posterior.mode(), abs=1e-4)
+        np.testing.assert_allclose(a.posterior.log_weights, b.posterior.log_weights, atol=1e-4)
+        assert a.posterior.radius_km(0.5) == pytest.approx(b.posterior.radius_km(0.5), rel=1e-4)
         assert list(a.context) == list(b.context)
         for feature in a.context:
-            assert np.array_equal(a.context[feature], b.context[feature])
+            np.testing.assert_allclose(a.context[feature], b.context[feature], atol=1e-5)
 
 
 @pytest.mark.parametrize("calibrated", [True, False])
@@ -76,7 +79,7 @@ def test_a_frozen_backbone_is_left_out_and_built_again(tmp_path):
     assert again.backbone.preprocessing == model.backbone.preprocessing
     pixels = [torch.randn(1, 3, 64, 64)]
     with torch.inference_mode():
-        assert torch.equal(again.backbone.embed(pixels), model.backbone.embed(pixels))
+        torch.testing.assert_close(again.backbone.embed(pixels), model.backbone.embed(pixels))
 
 
 def test_a_trained_backbone_is_saved_with_its_weights(tmp_path):
@@ -163,7 +166,7 @@ def _break_tensor(folder, change):
         (lambda f: (f / "model.safetensors").unlink(), "model.safetensors"),
         (lambda f: (f / "model.safetensors").write_bytes(b"\x80\x04pickle"), "safetensors"),
         (lambda f: _break_tensor(f, lambda t: t.pop("normaliser.mean")), "lacks the weights"),
-        (lambda f: _break_tensor(f, lambda t: t.update(extra=torch.ones(1))), "knows nothing of"),
+        (lambda f: _break_tensor(f, lambda t: t.update(extra=torch.ones(1))), "does not describe"),
         (
             lambda f: _break_tensor(f, lambda t: t["normaliser.mean"].fill_(float("nan"))),
             "not finite",

@@ -103,14 +103,14 @@ def test_distinct_places_take_the_mass_around_them():
     near_paris = destination(np.array(PARIS), 90.0, 40.0)
     points = [PARIS, near_paris, SYDNEY, LONDON]
     posterior = Posterior(points, np.log([0.4, 0.2, 0.3, 0.1]), bandwidth_km=10)
-    places = posterior.top_k(5, min_distance_km=100)
+    places = posterior.top_k(5)
     assert [place[2] for place in places] == pytest.approx([0.6, 0.3, 0.1])
     assert places[0][:2] == posterior.mode()
     assert places[1][:2] == pytest.approx(SYDNEY)
     for i, place in enumerate(places):
         for other in places[:i]:
-            assert haversine_km(np.array(place[:2]), np.array(other[:2])) > 100
-    assert len(posterior.top_k(2, min_distance_km=100)) == 2
+            assert haversine_km(np.array(place[:2]), np.array(other[:2])) > 150
+    assert len(posterior.top_k(2)) == 2
     with pytest.raises(ValueError, match="at least 1"):
         posterior.top_k(0)
 

@@ -73,10 +73,25 @@ def clip(vocabulary: int = 600, positions: int = 40) -> transformers.CLIPModel:
     )
 
 
+def _fit_batch_norms(network: torch.nn.Module) -> None:
+    """Give BatchNorms the statistics of random pixels: random weights alone let signals vanish."""
+    norms = [m for m in network.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.momentum = 1.0
+    if norms:
+        with torch.no_grad():
+            network.train()(pixel_values=torch.rand(8, 3, 64, 64))
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+    network.eval()
+
+
 def write(family: str, folder: Path, seed: int = 0, **preprocessing) -> Path:
     """Write a checkpoint of a family, as the hub has them, and its preprocessing."""
     torch.manual_seed(seed)
     network = CLASSIFIERS[family]()
+    _fit_batch_norms(network)
     network.save_pretrained(folder)
     settings = {"size": {"height": 32, "width": 32}, "do_normalize": True} | preprocessing
     (folder / "preprocessor_config.json").write_text(json.dumps(settings))

@@ -236,7 +236,7 @@ def measure_variant(
     model = fit(variant, split, options, vocabularies, accelerator)
     raw = model.predict(np.asarray(embeddings["val"], dtype=np.float32))
     model.calibration = fit_calibration(
-        [estimate.posterior for estimate in raw], split.val.coordinates, folds=0
+        [estimate.posterior for estimate in raw], split.val.coordinates, measure_coverage=False
     )
     seconds = time.perf_counter() - began
     estimates: list[Estimate] = model.predict(np.asarray(embeddings["test"], dtype=np.float32))

@@ -1,4 +1,4 @@
-"""What a retrieval model scores if its settings never saw the photos it is scored on.
+"""What a bank model scores if its settings never saw the photos it is scored on.
 
 Views, depths, kernel, ridge, readout and targets of the bundled models were found on the same
 photos that cross-validation then scores. Here every fold makes the choice anew, from its training
@@ -80,7 +80,7 @@ def count_settings(features: Sequence[Features]) -> int:
 
 
 class NestedSelection:
-    """Chooses and measures a retrieval model without context.
+    """Chooses and measures a bank model without context.
 
     Args:
         data: n photos, embedded with every view and depth.

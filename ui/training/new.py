@@ -248,14 +248,14 @@ def _start(task: str, options: Any, name: str) -> None:
 
 
 def _suggestions(views: list[RunView]) -> dict[str, list[str]]:
-    from geoclip_core.model.backbones import list_backbones
+    from geoclip_core.model.backbones import SUGGESTED
 
     pretrained = [
         str(item.run.folder)
         for item in views
         if item.status.task == "pretrain" and item.run.checkpoint.is_dir()
     ]
-    return {"backbone": [*(entry.name for entry in list_backbones()), *pretrained]}
+    return {"backbone": [*SUGGESTED, *pretrained]}
 
 
 def _config_of(item: RunView) -> str:
