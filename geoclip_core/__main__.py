@@ -1,7 +1,7 @@
 """The command `geoclip`: locate and explain photos; list, download and push models.
 
-`geoclip --help` must answer at once, so whatever needs torch, pandas or Pillow is imported by the
-command that runs.
+`geoclip --help` must answer at once, so what takes long to import is imported by the command that
+runs.
 """
 
 import contextlib
@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, TextIO
 
 import tyro
-from tqdm import tqdm
 
 from geoclip_core.errors import PhotoError
 from geoclip_core.files import CACHE_VARIABLE, atomic_file, cache_folders, readable
@@ -62,6 +61,8 @@ class Locate:
         if not self.photos:
             print("geoclip locate: error: name a photo, or a folder of photos", file=sys.stderr)
             return 2
+        from tqdm import tqdm
+
         from geoclip_core.locator import Geolocator
         from geoclip_core.prediction import Failure
 
@@ -80,6 +81,8 @@ class Locate:
         return 1 if failed else 0
 
     def _rows(self, locator: "Geolocator", files: list[Path]) -> "Iterator[Row]":
+        from tqdm import tqdm
+
         from geoclip_core.locator import MANY_PHOTOS
         from geoclip_core.prediction import Failure
 
@@ -175,6 +178,8 @@ class Explain:
 
     def run(self) -> int:
         """Print one line for each answer and draw one of them."""
+        from tqdm import tqdm
+
         from geoclip_core.explain import PLACE
         from geoclip_core.locator import Geolocator
 
