@@ -120,9 +120,11 @@ def _load_remote(name: str, device: str) -> LoadedModel:
         present = installed_model(name) if name == GEOCLIP or is_hub_id(name) else None
         if present is None:
             if (entry := catalogue_entry(name)) is not None:
+                # Not `geoclip`, which a checkout without installation does not have.
                 raise CheckpointError(
-                    f"{name} is not on this computer: download it once with `geoclip download "
-                    f"{name}` ({readable(entry.bytes)}, licence {entry.licence})"
+                    f"{name} is not on this computer: download it once with `python -m "
+                    f"geoclip_core download {name}` ({readable(entry.bytes)}, licence "
+                    f"{entry.licence})"
                 )
             if not is_hub_id(name):
                 raise CheckpointError(f"there is no model {name!r}; {_choices()}")

@@ -119,7 +119,7 @@ def test_crop_is_that_of_clips_own_processor():
     processor = CLIPImageProcessorPil()
     ours = ClipPreprocessing(
         views=((224, 224),),
-        fit="crop",
+        framing="crop",
         mean=tuple(processor.image_mean),
         std=tuple(processor.image_std),
     )
@@ -130,7 +130,7 @@ def test_crop_is_that_of_clips_own_processor():
 
 
 def test_a_strip_of_pixels_does_not_explode():
-    ours = ClipPreprocessing(views=((224, 224),), fit="crop")
+    ours = ClipPreprocessing(views=((224, 224),), framing="crop")
     assert ours.pixels(Image.new("RGB", (1, 20_000)))[0].shape == (3, 224, 224)
 
 

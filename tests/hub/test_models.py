@@ -137,7 +137,7 @@ def test_push_without_network_says_so(checkpoint, monkeypatch, capsys):
         ("nothing", r"there is no model 'nothing'; .*to download: geoclip"),
         (
             "facebook/dinov2-small",
-            r"geoclip download facebook/dinov2-small` \(88 MB, licence Apache-2.0\)",
+            r"python -m geoclip_core download facebook/dinov2-small` \(88 MB, licence Apache-2.0\)",
         ),
         ("a/b/c", "there is no model"),
     ],
