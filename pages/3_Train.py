@@ -12,8 +12,7 @@ ONE, ALL, NEW = "This run", "All runs", "New training"
 open_page(
     "Train",
     "Train a model of your own",
-    "Choose a recipe and a dataset, start, and watch. A training goes on without this page: close "
-    "it, come back later, it will be here.",
+    "Choose a recipe and a dataset, and start. Training continues when this page is closed.",
 )
 with st.sidebar:
     data = choose_dataset()

@@ -14,8 +14,8 @@ EXPLORE, CHECK, ADD = "Explore", "Check", "Add a dataset"
 open_page(
     "Dataset",
     "The photos behind a model",
-    "Look at a dataset before you train on it: where its photos are, what is known of them, and "
-    "what is wrong with them.",
+    "Explore a dataset before training: where its photos are, which labels they have, and which "
+    "rows or files are faulty.",
 )
 datasets = datasets_folder()
 with st.sidebar:
@@ -46,6 +46,6 @@ else:
         dataset = load(root)
     except DatasetError as error:
         st.error(markdown_text(str(error)), icon=":material/error:")
-        st.markdown(f"**{CHECK}** lists everything that is wrong with it.")
+        st.markdown(f"**{CHECK}** lists all faults of this dataset.")
         st.stop()
     explore(dataset)

@@ -91,5 +91,5 @@ def test_the_doctor_runs_beside_the_page(open_page):
     page.get_by_role("radio", name="Add a dataset").click()
     headline(page, "Import your photos")
     page.get_by_role("radio", name="Check").click()
-    headline(page, "Nothing must be fixed.")
+    headline(page, "No faults found.")
     expect(page.get_by_role("button", name="Check again")).to_be_enabled()

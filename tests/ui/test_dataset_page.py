@@ -140,7 +140,7 @@ def test_a_broken_table_gives_the_reason_and_the_way_to_the_doctor(open_page, tm
     (root / "train_mini.csv").write_text(table)
     app = open_page(root)
     assert "column 'latitude', row 2: '<b>north</b>' is not a number" in shown(app)
-    assert "**Check** lists everything" in shown(app)
+    assert "**Check** lists all faults" in shown(app)
     app = open_page(root, **{"dataset view": "Check"})
     app = until(press(app, "Check this dataset"), "must be fixed.**")
     assert "1 kind of error" in shown(app)
@@ -151,7 +151,7 @@ def test_a_broken_table_gives_the_reason_and_the_way_to_the_doctor(open_page, tm
 
 def test_a_good_dataset_passes_its_check(open_page, demo):
     app = open_page(demo, **{"dataset view": "Check"})
-    app = until(press(app, "Check this dataset"), "Nothing must be fixed.")
+    app = until(press(app, "Check this dataset"), "No faults found.")
     assert "250 rows and 250 photo files" in shown(app)
     assert "Check again" in [button.label for button in app.button]
 
@@ -195,7 +195,7 @@ def test_importing_photos(open_page, folder, tmp_path):
     ("key", "value", "button", "message"),
     [
         ("import folder", "/no/such/folder", "Import", "There is no folder"),
-        ("import folder", "", "Import", "There is no folder"),
+        ("import folder", "", "Import", "Type a folder."),
         ("demo name", "../..", "Draw", "Give the dataset a name"),
         ("download archive", "/no/such.zip", "Fetch", "There is no file or folder"),
     ],

@@ -1,4 +1,4 @@
-"""What the Dataset page looks at: a dataset read once, and the rows that are chosen."""
+"""The dataset of the Dataset page, read once, and the selection of its rows."""
 
 import dataclasses
 from pathlib import Path
@@ -17,7 +17,7 @@ from geoclip_core.data.dataset import (
 )
 from geoclip_core.data.doctor import Leakage, leakage
 from geoclip_core.data.features import DEFAULT_FEATURES, PLACE_FEATURES
-from geoclip_core.data.vocabulary import MONTHS, build_vocabularies, class_name
+from geoclip_core.data.vocabulary import MONTHS, build_vocabularies
 from geoclip_core.earth.climate import climate_names
 from geoclip_core.earth.gazetteer import country_name
 
@@ -27,12 +27,12 @@ FEATURES = ("state", "county", "city", "climate", "month", "country")
 
 @dataclasses.dataclass(frozen=True)
 class Chosen:
-    """Which photos are looked at; None means all.
+    """The selection of photos; None selects all.
 
     Attributes:
         split: One split.
-        feature: The feature whose class is chosen.
-        key: The class: a place's key, or the index of a climate or month as text.
+        feature: The feature that `key` belongs to.
+        key: One class: the key of a place, or the index of a climate or month as text.
     """
 
     split: str | None = None
@@ -41,16 +41,16 @@ class Chosen:
 
 
 def load(root: Path) -> PhotoDataset:
-    """The dataset of a folder, read again only when a file of it has changed.
+    """Return the dataset of a folder, read again only when one of its files has changed.
 
     Raises:
         DatasetError: it cannot be read.
     """
-    return _read(str(root), stamp(root))
+    return _read(str(root), _stamp(root))
 
 
-def stamp(root: Path) -> tuple[int, ...]:
-    """Times of the files that make the table: another one, another dataset."""
+def _stamp(root: Path) -> tuple[int, ...]:
+    """Return the modification times of the files that the table is read from."""
     files = [*(csv_path(root, split) for split in FILE_SPLITS), root / DESCRIPTION_FILE]
     return tuple(file.stat().st_mtime_ns if file.is_file() else 0 for file in files)
 
@@ -61,7 +61,7 @@ def _read(root: str, stamp: tuple[int, ...]) -> PhotoDataset:
 
 
 def rows_of(dataset: PhotoDataset, chosen: Chosen) -> np.ndarray:
-    """Positions (k,) of the chosen photos."""
+    """Return the positions (k,) of the selected photos in the table."""
     table = dataset.table
     mask = np.ones(len(table), dtype=bool)
     if chosen.split:
@@ -72,8 +72,8 @@ def rows_of(dataset: PhotoDataset, chosen: Chosen) -> np.ndarray:
 
 
 @st.cache_data(max_entries=60, show_spinner=False)
-def classes(_dataset: PhotoDataset, name: str, feature: str) -> list[tuple[str, str, int]]:
-    """(key, name, photos) of the classes of a feature, the most frequent first.
+def classes(_dataset: PhotoDataset, name: str, feature: str) -> dict[str, int]:
+    """Return the number of photos of each class of a feature by its key, largest first.
 
     Args:
         _dataset: The dataset.
@@ -81,16 +81,16 @@ def classes(_dataset: PhotoDataset, name: str, feature: str) -> list[tuple[str, 
         feature: One of `FEATURES`.
     """
     counts = _keys(_dataset.table, feature).value_counts()
-    return [(str(key), class_name(feature, str(key)), int(n)) for key, n in counts.items()]
+    return {str(key): int(n) for key, n in counts.items()}
 
 
 @st.cache_data(max_entries=8, show_spinner=False)
 def coverage(_dataset: PhotoDataset, name: str) -> pd.DataFrame:
-    """For each feature: classes in train, share of photos with a known label, share unseen.
+    """Return how many photos have a known label, feature by feature.
 
     Returns:
         Columns feature, classes, train, val, test (shares from 0 to 1, NaN for an empty split) and
-        unseen, the share of test photos whose class train does not have.
+        unseen, the share of labelled test photos whose class is not in train.
     """
     records = []
     trained = {}
@@ -115,7 +115,7 @@ def coverage(_dataset: PhotoDataset, name: str) -> pd.DataFrame:
 
 @st.cache_data(max_entries=8, show_spinner=False)
 def leaks(_dataset: PhotoDataset, name: str) -> list[Leakage]:
-    """What val and test give away, for those that have photos."""
+    """Return how many val and test photos are close to training photos."""
     present = set(_dataset.table["split"])
     if "train" not in present:
         return []
@@ -123,7 +123,7 @@ def leaks(_dataset: PhotoDataset, name: str) -> list[Leakage]:
 
 
 def describe(row: pd.Series) -> str:
-    """A photo in one line: "Abilene, Texas · July 2021 · Cfa"."""
+    """Return one line about a photo, such as "Abilene, Texas · July 2021 · Cfa"."""
     names = [row[place] for place in ("city", "state") if isinstance(row[place], str)]
     if isinstance(row["country"], str) and row["country"] != "US":
         names.append(country_name(row["country"]))

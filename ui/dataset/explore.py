@@ -1,4 +1,4 @@
-"""The first view of the Dataset page: map, examples, counts and labels of the chosen photos."""
+"""The view "Explore" of the Dataset page: map, examples, counts and labels of a dataset."""
 
 from pathlib import Path
 
@@ -38,10 +38,15 @@ from ui.page import choose, kept
 from ui.theme import Palette, markdown_text, palette, percent
 
 _MOST_BARS = 15
+_EXAMPLES = 6
+_FEW = 150  # as many photos are shown as points without hexagons
+_DEEPEST = 3  # after so many nested hexagons points are shown in any case
+_ALL = "All"
+_cached_thumbnail = st.cache_data(max_entries=400, show_spinner=False)(thumbnail)
 
 
 def place_bars(table: pd.DataFrame, colours: Palette) -> tuple[go.Figure, str]:
-    """Photos by state, or by country where there are several; and which of the two it is."""
+    """Return bars of photos by state, or by country if there are several, and which it is."""
     feature = "country" if table["country_key"].nunique() > 1 else "state"
     counts = table[f"{feature}_key"].value_counts()
     shown = counts.head(_MOST_BARS)
@@ -55,14 +60,14 @@ def place_bars(table: pd.DataFrame, colours: Palette) -> tuple[go.Figure, str]:
 
 
 def month_bars(table: pd.DataFrame, colours: Palette) -> go.Figure:
-    """Photos by month of capture (UTC), January first."""
+    """Return bars of photos by month of capture (UTC), January first."""
     month = table["month"].to_numpy()
     counts = np.bincount(month[month >= 0], minlength=12).tolist()
     return _bars(list(MONTHS), counts, [colours.candidate] * 12)
 
 
 def climate_bars(table: pd.DataFrame, colours: Palette) -> go.Figure:
-    """Photos by climate, in the colours of the climate map, the most frequent first."""
+    """Return bars of photos by climate in the colours of the climate map, largest first."""
     climate = table["climate"].to_numpy()
     counts = pd.Series(climate[climate >= 0]).value_counts().head(_MOST_BARS)
     classes = [climate_names()[index] for index in counts.index]
@@ -70,14 +75,14 @@ def climate_bars(table: pd.DataFrame, colours: Palette) -> go.Figure:
     figure.update_traces(
         customdata=[c.name for c in classes],
         hovertemplate="%{y}, %{customdata}<br>%{x:,} photos<extra></extra>",
-        # Some of the map's colours are close to the page's own.
+        # Some colours of the climate map are close to the background of the page.
         marker_line={"width": 0.6, "color": colours.muted},
     )
     return figure
 
 
 def _bars(names: list[str], values: list[int], fill: list[str]) -> go.Figure:
-    """Lying bars in the given order, the first on top; a scale from zero."""
+    """Return horizontal bars in the given order, the first on top."""
     bars = go.Bar(
         x=values,
         y=names,
@@ -90,25 +95,19 @@ def _bars(names: list[str], values: list[int], fill: list[str]) -> go.Figure:
     rows = max(len(names), 5)
     figure.update_layout(height=70 + 22 * rows, showlegend=False)
     figure.update_yaxes(range=[rows - 0.5, -0.5], type="category", title=None)
-    # Half a photo is no mark on an axis.
+    # No ticks at half a photo.
     steps = {"dtick": 1} if max(values, default=0) < 6 else {}
     figure.update_xaxes(title="Photos", rangemode="tozero", **steps)
     return figure
 
 
-_EXAMPLES = 6
-_FEW = 150  # so many photos need no hexagons
-_DEEPEST = 3  # hexagons inside hexagons, then points in any case
-_cached_thumbnail = st.cache_data(max_entries=400, show_spinner=False)(thumbnail)
-
-
 def map_and_examples(dataset: PhotoDataset, chosen: Chosen, rows: np.ndarray) -> np.ndarray:
-    """The map on the left; what was clicked, or examples, on the right.
+    """Draw the map, and beside it the clicked photo or examples.
 
     Returns:
-        The rows in view: those in the hexagon that was opened.
+        The rows on the map: all, or those in the opened hexagon.
     """
-    trail = kept(f"dataset trail {dataset.root} {chosen}", list)
+    trail: list[str] = kept(f"dataset trail {dataset.root} {chosen}", list)
     if trail:
         rows = _rows_in(dataset, rows, f"{dataset.fingerprint} {chosen}", tuple(trail))
     left, right = st.columns([3, 2], gap="large")
@@ -123,7 +122,7 @@ def map_and_examples(dataset: PhotoDataset, chosen: Chosen, rows: np.ndarray) ->
 
 
 def _map(dataset: PhotoDataset, rows: np.ndarray, trail: list[str], key: str) -> int | None:
-    """Draw the map of the rows; returns the photo that is picked on it."""
+    """Draw the map of the rows and return the row of the clicked photo, if any."""
     state = f"dataset picked {dataset.root} {key} {trail}"
     picked = st.session_state.get(state)
     points = len(rows) <= (MOST_POINTS if trail else _FEW) or len(trail) >= _DEEPEST
@@ -137,13 +136,13 @@ def _map(dataset: PhotoDataset, rows: np.ndarray, trail: list[str], key: str) ->
             what = "a point to see its photo" if points else "a hexagon to open it"
             st.markdown(f"**{len(rows):,} photos**, click {what}")
     if not len(rows):
-        st.warning("No photo is in this choice.", icon=":material/filter_alt_off:")
+        st.warning("No photos match.", icon=":material/filter_alt_off:")
         return None
     if points:
         shown = rows
         if len(rows) > MOST_POINTS:
             shown = np.sort(np.random.default_rng(0).choice(rows, MOST_POINTS, replace=False))
-            st.caption(f"{MOST_POINTS:,} of them are drawn.")
+            st.caption(f"A random {MOST_POINTS:,} of them are shown.")
         figure = points_figure(dataset, shown, palette(), picked)
     else:
         counts = _counts(dataset, rows, f"{dataset.fingerprint} {key}", tuple(trail))
@@ -184,7 +183,7 @@ def _examples(dataset: PhotoDataset, rows: np.ndarray) -> None:
     turn = kept("dataset examples turn", lambda: [0])
     with st.container(horizontal=True, vertical_alignment="center"):
         st.markdown("**Examples**")
-        if len(rows) > _EXAMPLES and st.button("Others", icon=":material/shuffle:"):
+        if len(rows) > _EXAMPLES and st.button("Show others", icon=":material/shuffle:"):
             turn[0] += 1
     if not len(rows):
         return
@@ -192,7 +191,7 @@ def _examples(dataset: PhotoDataset, rows: np.ndarray) -> None:
     picked = chance.choice(rows, min(_EXAMPLES, len(rows)), replace=False)
     if not any((dataset.root / path).is_file() for path in dataset.table["path"].iloc[picked]):
         st.warning(
-            "The photos of these rows are not in the folder, only the tables.",
+            "The folder has only the tables: the photos of these rows are not in the folder.",
             icon=":material/broken_image:",
         )
         for row in picked:
@@ -220,7 +219,7 @@ def _thumbnail(dataset: PhotoDataset, row: int) -> None:
 
 
 def _photo(dataset: PhotoDataset, row: int) -> None:
-    """One photo with all that is known of it."""
+    """Draw one photo with its labels."""
     facts = dataset.table.iloc[row]
     _thumbnail(dataset, row)
     known = {
@@ -243,15 +242,12 @@ def _photo(dataset: PhotoDataset, row: int) -> None:
     st.caption(f"Caption for pretraining: “{markdown_text(caption(facts))}”")
 
 
-_ALL = "All"
-
-
 def headline(dataset: PhotoDataset) -> None:
-    """How many photos there are, in which split, and whether they are photos at all."""
+    """Draw the number of photos in each split, and say whether they are synthetic."""
     if dataset.synthetic:
         st.info(
-            "**Synthetic demo set.** These scenes are drawn, not photographed: signs, poles and "
-            "landmarks are invented, and a model trained on them knows no real place.",
+            "**Synthetic demo set.** These scenes are drawn: signs, poles and landmarks are "
+            "invented. A model trained on them knows no real place.",
             icon=":material/brush:",
         )
     counts = dataset.table["split"].value_counts()
@@ -261,17 +257,17 @@ def headline(dataset: PhotoDataset) -> None:
     for column, split in zip(columns[1:], shown, strict=False):
         number = int(counts.get(split, 0))
         helps = {
-            "train": "What a model learns from.",
-            "val": "Cut out of train in blocks of the map, at least 1 km from every train photo: "
-            "for choosing and calibrating.",
-            "test": "For the final number, never for choosing.",
-            "buffer": "Left out: closer than 1 km to a held-out photo, but not held out.",
+            "train": "For training.",
+            "val": "For choosing and calibrating models: blocks of the map taken out of train, at "
+            "least 1 km from every train photo.",
+            "test": "For the final evaluation only.",
+            "buffer": "Not used: within 1 km of a held-out photo.",
         }
         column.metric(split.capitalize(), f"{number:,}", help=helps[split])
 
 
 def not_imported(dataset: PhotoDataset) -> None:
-    """Which photos an import left out, and why."""
+    """List the photos that an import left out, with the reasons."""
     path = dataset.root / NOT_IMPORTED_FILE
     if not path.is_file():
         return
@@ -287,7 +283,7 @@ def not_imported(dataset: PhotoDataset) -> None:
 
 
 def choose_photos(dataset: PhotoDataset) -> Chosen:
-    """The controls above the map: a split, and a class of one feature."""
+    """Draw the controls above the map: a split, and a class of one feature."""
     split, feature, key = st.columns([1.6, 1, 2])
     present = [name for name in ALL_SPLITS if (dataset.table["split"] == name).any()]
     with split:
@@ -301,11 +297,11 @@ def choose_photos(dataset: PhotoDataset) -> Chosen:
         )
     with feature:
         kinds = [name for name in FEATURES if len(classes(dataset, dataset.fingerprint, name)) > 1]
-        kind = choose("Only one", [_ALL, *kinds], "dataset feature", format_func=str.capitalize)
+        kind = choose("Filter by", [_ALL, *kinds], "dataset feature", format_func=str.capitalize)
     if kind not in kinds:
         return Chosen(None if chosen == _ALL else chosen)
     with key:
-        counts = {name: n for name, _, n in classes(dataset, dataset.fingerprint, kind)}
+        counts = classes(dataset, dataset.fingerprint, kind)
         value = choose(
             f"Which {kind}",
             list(counts),
@@ -316,7 +312,7 @@ def choose_photos(dataset: PhotoDataset) -> Chosen:
 
 
 def counts_panel(dataset: PhotoDataset, rows: np.ndarray) -> None:
-    """Photos by state, month and climate."""
+    """Draw the number of photos by state or country, month and climate."""
     table = dataset.table.iloc[rows]
     if not len(table):
         return
@@ -324,24 +320,26 @@ def counts_panel(dataset: PhotoDataset, rows: np.ndarray) -> None:
     figure, feature = place_bars(table, palette())
     with left:
         st.markdown(f"**By {feature}**")
-        _bars_or_nothing(figure, feature, (table[f"{feature}_key"].notna()).any())
+        _bars_or_nothing(figure, feature, bool(table[f"{feature}_key"].notna().any()))
     with middle:
         st.markdown("**By month**")
-        _bars_or_nothing(month_bars(table, palette()), "month", (table["month"] >= 0).any())
+        _bars_or_nothing(month_bars(table, palette()), "month", bool((table["month"] >= 0).any()))
     with right:
         st.markdown("**By climate**")
-        _bars_or_nothing(climate_bars(table, palette()), "climate", (table["climate"] >= 0).any())
+        _bars_or_nothing(
+            climate_bars(table, palette()), "climate", bool((table["climate"] >= 0).any())
+        )
 
 
-def _bars_or_nothing(figure: object, name: str, known: bool) -> None:
+def _bars_or_nothing(figure: go.Figure, name: str, known: bool) -> None:
     if known:
         show_chart(figure, f"dataset bars {name}")
     else:
-        st.caption(f"No photo here has a known {name}.")
+        st.caption(f"The {name} of these photos is not known.")
 
 
 def labels_panel(dataset: PhotoDataset) -> None:
-    """How many photos have each label, and what the held-out photos give away."""
+    """Draw how many photos have each label, and how close held-out photos are to training."""
     st.subheader("Labels", anchor=False)
     table = coverage(dataset, dataset.fingerprint)
     table["feature"] = table["feature"].str.capitalize()
@@ -359,13 +357,13 @@ def labels_panel(dataset: PhotoDataset) -> None:
             "classes": st.column_config.NumberColumn("Classes in train", format="localized"),
             **shares,
             "unseen": st.column_config.NumberColumn(
-                "Test photos of a class that train lacks", format="percent"
+                "Test photos of classes not in train", format="percent"
             ),
         },
     )
     st.caption(
-        "A label that is not known, or that train does not have, takes no part in training and "
-        "scoring of its head; the photo still counts for the coordinates."
+        "Labels that are unknown or do not occur in train are ignored when the head is trained and "
+        "scored; the photo still counts for the coordinates."
     )
     for leak in leaks(dataset, dataset.fingerprint):
         near = leak.near / leak.photos if leak.photos else 0.0
@@ -373,12 +371,12 @@ def labels_panel(dataset: PhotoDataset) -> None:
             f"{':material/warning:' if leak.near or leak.same_sequence else ':material/check:'} "
             f"**{leak.split.capitalize()}**: {leak.near:,} of {leak.photos:,} photos "
             f"({percent(near)}) are closer than {MIN_DISTANCE_KM:g} km to a training photo, "
-            f"{leak.same_sequence:,} are of a drive that train has too."
+            f"{leak.same_sequence:,} belong to a drive that is also in train."
         )
 
 
 def explore(dataset: PhotoDataset) -> None:
-    """The whole view."""
+    """Draw the view."""
     headline(dataset)
     not_imported(dataset)
     chosen = choose_photos(dataset)

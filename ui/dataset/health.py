@@ -1,4 +1,4 @@
-"""The second view of the Dataset page: what the doctor found, and asking it again."""
+"""The view "Check" of the Dataset page: the findings of the doctor, and a button to run it."""
 
 import json
 from datetime import datetime
@@ -14,12 +14,12 @@ from ui.theme import markdown_text
 
 
 def health(root: Path, datasets: Path, busy: bool) -> None:
-    """The report of the last check, and the button for a new one.
+    """Draw the report of the last check, and the button for a new one.
 
     Args:
         root: The dataset's folder.
         datasets: Where jobs are kept.
-        busy: Whether a check of it is running already.
+        busy: Whether a check of this dataset is running.
     """
     report = read_report(root / REPORT_FILE)
     with st.container(horizontal=True, vertical_alignment="bottom"):
@@ -27,7 +27,7 @@ def health(root: Path, datasets: Path, busy: bool) -> None:
             "Open every photo",
             value=True,
             key="doctor photos",
-            help="Finds files that are cut off or not images: about 1,000 photos a second.",
+            help="Finds files that are truncated or not images; about 1,000 photos a second.",
         )
         if st.button(
             "Check again" if report else "Check this dataset",
@@ -40,21 +40,21 @@ def health(root: Path, datasets: Path, busy: bool) -> None:
             st.rerun()
     if report is None:
         st.markdown(
-            "The doctor looks for photos that are missing, cut off or not images, rows out of "
-            "range or twice, states that do not match the coordinates, and test photos that "
-            "training gives away. It changes nothing."
+            "The check finds photos that are missing, truncated or not images, rows that are out "
+            "of range or duplicated, states that do not match the coordinates, and test photos "
+            "close to training photos. It changes nothing."
         )
         return
     _summary(root, report)
     for number, finding in enumerate(report["findings"]):
         _finding(number, finding)
     if report.get("must_fix"):
-        st.markdown("To write the tables without what must be fixed, into a new folder:")
+        st.markdown("To write the tables without the faulty rows into a new folder:")
         st.code(f'python -m train doctor "{root}" --write-clean "{root}-clean"', language="bash")
 
 
 def read_report(path: Path) -> dict[str, Any] | None:
-    """The doctor's report, or None where there is none that can be read."""
+    """Return the report of the doctor, or None if it cannot be read."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -76,7 +76,7 @@ def _summary(root: Path, report: dict[str, Any]) -> None:
         kinds = "1 kind of error" if errors == 1 else f"{errors} kinds of errors"
         st.error(f"**{kinds} must be fixed.** Checked: {about}.", icon=":material/error:")
     else:
-        st.success(f"**Nothing must be fixed.** Checked: {about}.", icon=":material/check_circle:")
+        st.success(f"**No faults found.** Checked: {about}.", icon=":material/check_circle:")
 
 
 def _finding(number: int, finding: dict[str, Any]) -> None:
@@ -92,4 +92,4 @@ def _finding(number: int, finding: dict[str, Any]) -> None:
             if finding.get("count", 0) > len(examples):
                 st.caption(f"The first {len(examples)} of them.")
         else:
-            st.caption("No single rows to show.")
+            st.caption("There are no examples for this finding.")

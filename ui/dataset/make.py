@@ -126,14 +126,24 @@ def _live(datasets: Path, names: tuple[str, ...]) -> None:
         status = job.status
         text, button = st.columns([8, 1], vertical_alignment="center")
         with text:
-            words = f"{job.title} …"
-            if status.total:
-                words = f"{job.title} · {status.done:,} of {status.total:,} {status.unit}"
-            st.progress(status.share, markdown_text(words))
+            st.progress(status.share, markdown_text(f"{job.title} · {_progress_words(job)}"))
         with button:
             if st.button("Stop", key=f"stop {job.name}", width="stretch"):
                 job.stop()
                 st.rerun()
+
+
+def _progress_words(job: DatasetJob) -> str:
+    status = job.status
+    if not status.total:
+        return "starting"
+    if job.command != "import-photos":
+        return f"{status.done:,} of {status.total:,} {status.unit}"
+    # An import counts every photo twice: when it is read and when it is copied.
+    photos = status.total // 2
+    if status.done <= photos:
+        return f"reading photo {status.done:,} of {photos:,}"
+    return f"copying photo {status.done - photos:,} of {photos:,}"
 
 
 def _ended(job: DatasetJob) -> None:
@@ -173,21 +183,23 @@ def _open(job: DatasetJob) -> None:
 
 
 def first_steps(datasets: Path) -> None:
-    """Before there is any dataset: what a demo set looks like, and one button that makes it."""
+    """Draw what is shown without a dataset: sample scenes, and a button that makes a demo set."""
     with st.container(border=True):
-        st.markdown("**There is no dataset yet.** The quickest is a demo set of drawn scenes:")
+        st.markdown(
+            "**There is no dataset yet.** The quickest way to one is a demo set of drawn scenes:"
+        )
         for column, scene in zip(st.columns(len(_SCENES)), _scenes(), strict=True):
             column.image(scene, width="stretch", alt="A synthetic street scene")
         if st.button("Draw a demo set of 2,000", type="primary", icon=":material/brush:"):
             _start_demo(datasets, "demo", 2000, 0)
         st.caption(
-            "Synthetic: half a minute, about 30 MB. Sky, ground and plants follow climate and "
-            "month, signs and landmarks the place, so that a small model has something to learn."
+            "Synthetic; takes half a minute and about 30 MB. Sky, ground and plants follow the "
+            "climate and month, signs and landmarks the place, so a small model can learn them."
         )
 
 
 def make(datasets: Path) -> None:
-    """Three ways to a dataset."""
+    """Draw the three forms that make a dataset."""
     demo, photos, kaggle = st.columns(3, gap="medium")
     with demo, st.form("demo", border=True):
         st.markdown("**:material/brush: Draw a demo set**")
@@ -198,11 +210,11 @@ def make(datasets: Path) -> None:
             "Draw the scenes",
             True,
             key="demo drawn",
-            help="Without them only the tables are written, for trying large ones.",
+            help="Switch off to write only the tables, for trying large datasets.",
         )
         st.caption(
-            "Synthetic scenes around real towns of ten states; a demo set of the same name "
-            "is replaced."
+            "Synthetic scenes around real towns of ten states. A demo set of the same name is "
+            "replaced."
         )
         if st.form_submit_button("Draw", icon=":material/brush:"):
             _start_demo(datasets, name, int(rows), int(seed), drawn)
@@ -213,11 +225,11 @@ def make(datasets: Path) -> None:
         csv = st.text_input(
             "CSV of positions (optional)",
             key="import csv",
-            help="Columns file, latitude, longitude, captured_at; goes before the EXIF.",
+            help="Columns file, latitude, longitude, captured_at; overrides the EXIF data.",
         )
         test = st.slider("Kept for testing", 0, 50, 15, format="%d %%", key="import test")
         link = st.toggle("Link instead of copying", False, key="import link")
-        st.caption("Originals are never moved or changed; importing again adds what is new.")
+        st.caption("The originals are never moved or changed. Importing again adds new photos.")
         if st.form_submit_button("Import", icon=":material/add_photo_alternate:"):
             _start_import(datasets, folder, name, csv, test / 100, link)
     with kaggle, st.form("download", border=True):
@@ -226,11 +238,11 @@ def make(datasets: Path) -> None:
         archive = st.text_input(
             "Archive (optional)",
             key="download archive",
-            help="A ZIP or folder that you fetched by hand: nothing is downloaded then.",
+            help="A ZIP file or folder that you downloaded yourself; nothing is downloaded then.",
         )
         st.caption(
             f"129,000 street photos of ten states from [Kaggle]({KAGGLE_PAGE}), several gigabytes. "
-            "An interrupted transfer goes on where it stopped."
+            "An interrupted download continues where it stopped."
         )
         if st.form_submit_button("Fetch", icon=":material/download:"):
             _start_download(datasets, name, archive)
@@ -251,7 +263,9 @@ def _start_import(
     source = Path(folder.strip()).expanduser()
     target = _target(datasets, name)
     if not folder.strip() or not source.is_dir():
-        st.error(f"There is no folder `{folder.strip() or '(empty)'}`.".replace("``", "`"))
+        st.error(
+            "Type a folder." if not folder.strip() else f"There is no folder `{folder.strip()}`."
+        )
         return
     if target is None:
         return

@@ -1,4 +1,4 @@
-"""The map of a dataset: hexagons by number of photos that open into points when clicked."""
+"""The map of a dataset: hexagons coloured by number of photos, which open into points."""
 
 import functools
 import html
@@ -30,7 +30,7 @@ _UNITED_STATES = (18.0, 72.0, -170.0, -65.0)  # south, north, west, east
 
 
 def in_cell(coordinates: np.ndarray, cell: str) -> np.ndarray:
-    """Which coordinates (n, 2) lie in an H3 cell, (n,) bool."""
+    """Return which coordinates (n, 2) lie in an H3 cell, (n,) bool."""
     if not len(coordinates):
         return np.zeros(0, dtype=bool)
     found = hexagons(coordinates, h3.get_resolution(cell))
@@ -38,13 +38,17 @@ def in_cell(coordinates: np.ndarray, cell: str) -> np.ndarray:
 
 
 def cell_name(cell: str) -> str:
-    """What to call a cell: "around Abilene, Texas"."""
+    """Return the place at the centre of a cell, such as "Abilene, Texas"."""
     place = Gazetteer.load().places(h3.cell_to_latlng(cell))[0]
     return ", ".join(part for part in (place.city, place.state or place.country_name) if part)
 
 
 def hexagon_counts(coordinates: np.ndarray) -> pd.DataFrame:
-    """Photos by H3 cell: ``group``, ``photos``; the cells are fine, but large enough to click."""
+    """Count photos by H3 cell; the cells are as fine as can still be clicked.
+
+    Returns:
+        Columns ``group`` (the cell) and ``photos``.
+    """
     middle = middle_longitude(coordinates[:, 1].tolist())
     around = (coordinates[:, 1] - middle + 180) % 360 - 180
     across = np.cos(np.radians(coordinates[:, 0].mean()))
@@ -56,7 +60,7 @@ def hexagon_counts(coordinates: np.ndarray) -> pd.DataFrame:
 
 
 def hexagon_figure(counts: pd.DataFrame, colours: Palette, within: str | None = None) -> go.Figure:
-    """Hexagons coloured by number of photos, on a log scale.
+    """Draw hexagons coloured by number of photos, on a log scale.
 
     Args:
         counts: As `hexagon_counts` gives them.
@@ -68,7 +72,7 @@ def hexagon_figure(counts: pd.DataFrame, colours: Palette, within: str | None = 
     top = max(float(counts["photos"].max()), 10.0)
     marks = [mark for mark in (1, 10, 100, 1000, 10_000) if mark <= top]
     figure.add_choropleth(
-        geojson=hexagon_shapes(counts["group"]),
+        geojson=hexagon_shapes(counts["group"].tolist()),
         locations=counts["group"],
         z=np.log10(counts["photos"]),
         zmin=0,
@@ -78,7 +82,7 @@ def hexagon_figure(counts: pd.DataFrame, colours: Palette, within: str | None = 
             [1, blend([colours.candidate, colours.ink], 0.3)],
         ],
         marker={"line": {"width": 0.4, "color": translucent(colours.paper, 0.7)}, "opacity": 0.82},
-        # A click fades what was not clicked, by default nearly to nothing.
+        # By default a click fades everything else almost completely.
         unselected={"marker": {"opacity": 0.75}},
         customdata=counts["photos"],
         hovertemplate="<b>%{customdata:,} photos</b><br>click to open<extra></extra>",
@@ -100,7 +104,7 @@ def hexagon_figure(counts: pd.DataFrame, colours: Palette, within: str | None = 
 def points_figure(
     dataset: PhotoDataset, rows: np.ndarray, colours: Palette, picked: int | None = None
 ) -> go.Figure:
-    """Single photos; at most `MOST_POINTS` rows should be given.
+    """Draw single photos; pass at most `MOST_POINTS` rows.
 
     Args:
         dataset: The dataset.
@@ -113,7 +117,7 @@ def points_figure(
     figure = _ground(coordinates, colours, 0.2)
     cities = table.groupby("city")[["latitude", "longitude"]].agg(["mean", "size"])
     near = np.ptp(coordinates[:, 0]) < _NAMES_BELOW_DEGREES
-    cities = cities.nlargest(_CITY_NAMES if near else 0, ("latitude", "size"))
+    cities = cities.nlargest(_CITY_NAMES if near else 0, [("latitude", "size")])
     figure.add_scattergeo(
         lat=cities["latitude", "mean"],
         lon=cities["longitude", "mean"],
@@ -144,7 +148,7 @@ def points_figure(
 
 
 def clicked(event: Any) -> Any:
-    """What a click on the map hit: a cell, the position of a photo, or None."""
+    """Return what a click on the map hit: a cell, the row of a photo, or None."""
     points = event.selection.points if event else []
     if not points:
         return None
@@ -157,7 +161,7 @@ def clicked(event: Any) -> Any:
 def _ground(
     coordinates: np.ndarray, colours: Palette, margin: float, *, key: bool = False
 ) -> go.Figure:
-    """Land with the borders that fit the extent, framed around the coordinates.
+    """Draw land with borders, framed around the coordinates.
 
     Args:
         coordinates: (k, 2) what must be in view.
@@ -175,14 +179,14 @@ def _ground(
     low, high = float(latitude.min()) - margin, float(latitude.max()) + margin
     flat = half < _FLAT_BELOW_DEGREES
     if flat:
-        # Fill the frame: widen whichever side is too narrow for its shape, as Mercator draws it.
+        # Fill the frame: widen the side that is too narrow for its shape in Mercator.
         tall = (high - low) / 2 / squeeze
         half, tall = max(half, tall * _ASPECT), max(tall, half / _ASPECT)
         centre = float(np.clip((low + high) / 2, -84, 84))
         low, high = max(centre - tall * squeeze, -85.0), min(centre + tall * squeeze, 85.0)
     else:
         low, high = -60.0, 85.0
-    # Not scope="usa": with a projection of one's own, plotly fails on it.
+    # Not scope="usa": plotly fails when it is combined with another projection.
     figure = world_figure(
         colours,
         projection={"type": "mercator" if flat else "natural earth", "rotation": {"lon": middle}},
@@ -202,7 +206,7 @@ def _ground(
 def _outlines(
     counties: bool, colours: Palette, view: tuple[float, float, float, float]
 ) -> go.Choropleth:
-    """Outlines of the states or counties that are in view (south, north, west, east)."""
+    """Return outlines of the states or counties in view (south, north, west, east)."""
     south, north, west, east = view
     kept = []
     for shape in (county_shapes() if counties else state_shapes())["features"]:

@@ -1,4 +1,4 @@
-"""Curves of trainings: losses, validation, and several runs on one chart."""
+"""Charts of trainings: losses and validation metrics of one run, and a comparison of runs."""
 
 import itertools
 from collections.abc import Mapping, Sequence
@@ -16,7 +16,7 @@ from ui.training.form import label
 
 TRAIN, VAL = "train/", "val/"
 MOST_POINTS = 1200
-"""A curve of more points is thinned before it travels to the browser."""
+"""Curves with more points are thinned before they are sent to the browser."""
 
 LOSS = ("Loss", "")
 ERROR = ("Error on the validation photos", "km")
@@ -27,6 +27,27 @@ RATE = ("Learning rate", "")
 SCALE = ("Scale of the similarities", "")
 _ORDER = (LOSS, ERROR, SHARES, HEADS, SCORE, RATE, SCALE)
 _ASIDE = (SCORE, RATE, SCALE)
+KM_TICKS = (1, 2, 5, 10, 25, 50, 100, 200, 400, 750, 1500, 2500, 5000, 10_000, 20_000)
+"""The benchmark thresholds, with ticks between them for the curve of a single run."""
+CRITERIA = ("val/median_km", "val/loss")
+"""Metrics that `fit` and `pretrain` choose their best step by."""
+NOISY = 60
+"""Training curves with at least so many points are smoothed."""
+LIGHT_LINES = (
+    *("#2f6fde", "#c2570c", "#8b4fc9", "#0f8a8a"),
+    *("#b0306a", "#6b7a00", "#7a5230", "#465a70"),
+)
+DARK_LINES = (
+    "#6ea8fe",
+    "#ff9838",
+    "#c79bf2",
+    "#4cc9c0",
+    "#f58ab8",
+    "#c3cf4a",
+    "#d3a681",
+    "#a9b8c9",
+)
+"""Colours of lines that differ only by name, such as runs or context heads."""
 _SHARE_WORDS = ("top1", "top3", "top5", "accuracy", "zero_shot", "retrieval", "within")
 
 Rows = Sequence[Mapping[str, Any]]
@@ -35,18 +56,18 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Group:
-    """Metrics that belong on one chart."""
+    """Metrics that are drawn in one chart."""
 
     title: str
     unit: str
-    """Of the vertical axis: "km", "%", or "" for a loss."""
+    """Unit of the vertical axis: "km", "%", or "" for a loss."""
     names: tuple[str, ...]
     aside: bool = False
-    """Whether it is folded away."""
+    """Whether it is shown in an expander only."""
 
 
 def metric_groups(rows: Rows) -> list[Group]:
-    """The charts that a run's metrics fill: losses, errors in km, shares, the rest."""
+    """Return the charts for the metrics of a run: losses, errors in km, shares, the rest."""
     groups: dict[tuple[str, str], list[str]] = {}
     for name in metric_names(rows):
         groups.setdefault(kind_of(name), []).append(name)
@@ -55,7 +76,7 @@ def metric_groups(rows: Rows) -> list[Group]:
 
 
 def metric_names(rows: Rows) -> list[str]:
-    """Every metric that some row has, in the order in which they first appear."""
+    """Return the metrics that occur in the rows, in order of first appearance."""
     names: dict[str, None] = {}
     for row in rows:
         names |= dict.fromkeys(name for name in row if name not in ("step", "time"))
@@ -63,7 +84,7 @@ def metric_names(rows: Rows) -> list[str]:
 
 
 def series(rows: Rows, name: str) -> tuple[Array, Array]:
-    """Steps and values of one metric, (n,) each; rows without it are left out."""
+    """Return steps and values of one metric, (n,) each; rows without it are left out."""
     points = [
         (row["step"], row[name])
         for row in rows
@@ -74,7 +95,7 @@ def series(rows: Rows, name: str) -> tuple[Array, Array]:
 
 
 def smoothed(values: Array, span: int) -> Array:
-    """Exponential moving mean over about `span` values, without a start that leans on nothing."""
+    """Return the exponential moving mean over about `span` values, unbiased at the start."""
     if span <= 1 or len(values) < 3:
         return values
     keep = 1 - 2 / (span + 1)
@@ -85,11 +106,11 @@ def smoothed(values: Array, span: int) -> Array:
     return out
 
 
-def thinned(steps: Array, values: Array, most: int = MOST_POINTS) -> tuple[Array, Array]:
-    """At most about `most` points that keep the lowest and highest value of each stretch."""
-    if len(steps) <= most:
+def thinned(steps: Array, values: Array) -> tuple[Array, Array]:
+    """Return about `MOST_POINTS` points: the lowest and the highest value of each stretch."""
+    if len(steps) <= MOST_POINTS:
         return steps, values
-    edges = np.linspace(0, len(steps), most // 2 + 1).astype(int)
+    edges = np.linspace(0, len(steps), MOST_POINTS // 2 + 1).astype(int)
     keep = [0, len(steps) - 1]
     for start, end in itertools.pairwise(edges):
         part = values[start:end]
@@ -100,8 +121,9 @@ def thinned(steps: Array, values: Array, most: int = MOST_POINTS) -> tuple[Array
 
 
 def minutes(rows: Rows) -> list[dict[str, Any]]:
-    """The rows with the minutes of work in place of the step; a pause between two starts is left
-    out, as far as it is longer than ten times the usual gap between rows.
+    """Return the rows with minutes of work in place of the step.
+
+    A gap longer than ten times the median gap is a pause between two starts and is left out.
     """
     times = np.array([row.get("time", np.nan) for row in rows], dtype=np.float64)
     gaps = np.diff(times, prepend=times[:1])
@@ -113,7 +135,7 @@ def minutes(rows: Rows) -> list[dict[str, Any]]:
 
 
 def best_step(rows: Rows, best: Mapping[str, float]) -> float | None:
-    """The step at which the best validation so far was measured, from its numbers."""
+    """Return the step at which the metrics `best` were measured, or None."""
     for row in rows if best else ():
         if all(row.get(VAL + name) == value for name, value in best.items()):
             return row.get("step")
@@ -121,7 +143,10 @@ def best_step(rows: Rows, best: Mapping[str, float]) -> float | None:
 
 
 def metric_label(name: str, group: Group | None = None) -> str:
-    """A metric as people call it: "val/median_km" is "Median km"; both splits on a chart say so."""
+    """Return the label of a metric: "val/median_km" is "Median km".
+
+    The split is added unless all metrics of the group belong to one split.
+    """
     split, _, rest = name.partition("/")
     rest = rest or split
     text = label(rest.removesuffix("_top1") if group and group.unit == "%" else rest)
@@ -133,7 +158,7 @@ def metric_label(name: str, group: Group | None = None) -> str:
 
 
 def kind_of(name: str) -> tuple[str, str]:
-    """Title and unit of the chart on which a metric belongs."""
+    """Return title and unit of the chart that a metric belongs to."""
     rest = name.partition("/")[2] or name
     if rest.endswith("_km"):
         return ERROR
@@ -149,7 +174,7 @@ def kind_of(name: str) -> tuple[str, str]:
 
 
 def _rank(name: str) -> tuple[int, str]:
-    """What is optimised first, then the context features in the order of the house."""
+    """Sort key: the optimised metric first, then the context features in their usual order."""
     split, _, rest = name.partition("/")
     feature = rest.removesuffix("_top1").removesuffix("_zero_shot")
     if rest in ("loss", "median_km"):
@@ -161,36 +186,10 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and np.isfinite(value)
 
 
-KM_TICKS = (1, 2, 5, 10, 25, 50, 100, 200, 400, 750, 1500, 2500, 5000, 10_000, 20_000)
-"""The benchmark thresholds, and enough between them for one run's curve."""
-
-CRITERIA = ("val/median_km", "val/loss")
-"""What the best step is chosen by: of `fit`, of `pretrain`."""
-
-NOISY = 60
-"""From so many points on, a training curve is drawn smoothed."""
-
-LIGHT_LINES = (
-    *("#2f6fde", "#c2570c", "#8b4fc9", "#0f8a8a"),
-    *("#b0306a", "#6b7a00", "#7a5230", "#465a70"),
-)
-DARK_LINES = (
-    "#6ea8fe",
-    "#ff9838",
-    "#c79bf2",
-    "#4cc9c0",
-    "#f58ab8",
-    "#c3cf4a",
-    "#d3a681",
-    "#a9b8c9",
-)
-"""Lines that differ by name only: runs, context heads."""
-
-
 def curves_figure(
     rows: Rows, group: Group, colours: Palette, best_at: float | None = None
 ) -> go.Figure:
-    """One run's metrics of one group; noisy training losses faint, with their smooth course."""
+    """Draw one group of metrics of one run; noisy training losses faint, with a smoothed curve."""
     figure = go.Figure()
     lines = line_colours(colours)
     for number, name in enumerate(group.names):
@@ -214,7 +213,7 @@ def curves_figure(
 def comparison_figure(
     runs: Mapping[str, Rows], name: str, colours: Palette, *, by_time: bool = False
 ) -> go.Figure:
-    """One metric of several runs on one chart.
+    """Draw one metric of several runs in one chart.
 
     Args:
         runs: title → rows.
@@ -248,7 +247,7 @@ def comparison_figure(
 
 
 def line_colours(colours: Palette) -> tuple[str, ...]:
-    """Colours for lines that differ by name only."""
+    """Return colours for lines that differ only by name."""
     return DARK_LINES if colours.dark else LIGHT_LINES
 
 
@@ -298,7 +297,7 @@ def _lay_out(
     figure: go.Figure, unit: str, colours: Palette, *, legend: bool, x: str = "Step"
 ) -> None:
     figure.update_layout(
-        # What the viewer has zoomed to stays while new points arrive.
+        # Keeps the zoom while new points arrive.
         uirevision="keep",
         hovermode="x unified",
         showlegend=legend,
@@ -319,7 +318,7 @@ def _lay_out(
 
 
 def _km_axis(figure: go.Figure) -> None:
-    """A log axis, if the errors span enough of it for two of its ticks."""
+    """Set a log axis if the errors span at least two of its ticks."""
     values = np.array([y for trace in figure.data for y in trace.y if y > 0])
     if len(values) and values.max() > 2.5 * values.min():
         ticks = {"tickvals": KM_TICKS, "ticktext": [f"{tick:,}" for tick in KM_TICKS]}

@@ -1,4 +1,4 @@
-"""One run on the page: how it is doing, live, and what can be done with it."""
+"""One run on the Train page: its state, progress, curves and log, and the buttons to control it."""
 
 import gc
 import sys
@@ -28,14 +28,17 @@ from ui.training.runs import (
 
 LIVE_SECONDS = 1.0
 CURVE_SECONDS = 3.0
-"""Drawing curves costs a browser on the same computer what the training needs."""
+"""Slower than the progress, because drawing curves takes processor time from the training."""
 WATCH_SECONDS = 2.0
 _LOG_LINES = 12
 _MESSAGE = "train message"
+_STOP_HELP = "Ends after the current step and saves; it can be resumed at any time."
+_END_HELP = "Does not wait for the current step. Progress since the last saved state is lost."
+_RESUME_HELP = "Continues from the last saved state."
 
 
 def run_head(item: RunView) -> None:
-    """The run's name, its state, and when it was made."""
+    """Draw the run's name, its state, and when it was created."""
     with st.container(horizontal=True, vertical_alignment="center", key="run-head"):
         st.subheader(markdown_text(item.title), anchor=False, width="content")
         st.badge(item.look.word, icon=item.look.icon, color=item.look.colour)
@@ -49,7 +52,7 @@ def run_head(item: RunView) -> None:
 
 
 def run_actions(root: Path, item: RunView) -> None:
-    """Stop, end, resume, delete: what makes sense in the run's state."""
+    """Draw the buttons that apply in the run's state: stop, end, resume, delete."""
     show_message()
     state = item.status.state
     with st.container(horizontal=True, key="run-actions"):
@@ -66,14 +69,14 @@ def run_actions(root: Path, item: RunView) -> None:
             with st.popover("Delete", icon=":material/delete:"):
                 st.markdown(
                     f"Delete **{markdown_text(item.title)}** with its model, metrics and "
-                    "predictions? There is no way back."
+                    "predictions? This cannot be undone."
                 )
                 st.button(
                     "Delete for good",
                     key=f"delete {item.name}",
                     type="primary",
                     on_click=_attempt,
-                    args=(lambda: delete(root, item.run), f"{item.title} is deleted."),
+                    args=(lambda: delete(root, item.run), f"{item.title} was deleted."),
                 )
 
 
@@ -91,33 +94,33 @@ def _every(seconds: float, item: RunView, draw: Callable[[RunView], None]) -> No
         except JobError as error:
             st.caption(markdown_text(str(error)))
 
-    fresh.__qualname__ = draw.__qualname__  # what tells one fragment from another
+    fresh.__qualname__ = draw.__qualname__  # Streamlit identifies fragments by this name
     st.fragment(fresh, run_every=seconds if item.active else None)(item.run.folder)
 
 
 def failure_panel(item: RunView) -> None:
-    """Why a run failed, in its own last words."""
+    """Show why a run failed, with the last lines that it logged and printed."""
     if item.status.state != "failed":
         return
-    st.error(markdown_text(item.status.error or "It failed."), icon=":material/error:")
+    st.error(markdown_text(item.status.error or "The training failed."), icon=":material/error:")
     lines = item.run.log_tail(20)
     printed = [line for line in item.run.console_tail() if line.strip()]
     if printed and printed[-1].strip() not in (line.strip() for line in lines):
-        # What Python or the system said last never reached the log.
+        # The last message of Python or the system is not in the log.
         lines = [*lines[-8:], *printed] if lines else printed
     if lines:
-        st.caption("Its last lines")
+        st.caption("Last lines of the log")
         st.code("\n".join(lines), language=None, wrap_lines=True)
 
 
 def watch(root: Path, views: Sequence[RunView]) -> None:
-    """Run the page again when a run began, ended, came or went, wherever that was done."""
-    _set_modules_aside("torch" in sys.modules)
+    """Rerun the page when a run starts, ends, appears or is deleted, in this tab or elsewhere."""
+    _freeze_modules("torch" in sys.modules)
     st.fragment(_watch, run_every=WATCH_SECONDS)(root, _signature(views))
 
 
 def show_message() -> None:
-    """What the last button did, or why it could not."""
+    """Show what the last button did, or why it failed."""
     kind, text = st.session_state.pop(_MESSAGE, ("", ""))
     if kind == "error":
         st.error(markdown_text(text), icon=":material/error:")
@@ -126,7 +129,7 @@ def show_message() -> None:
 
 
 def leave_message(kind: str, text: str) -> None:
-    """Say something at the next run of the page: kind "error" or "done"."""
+    """Keep a message for the next run of the page. The kind is "error" or "done"."""
     st.session_state[_MESSAGE] = (kind, text)
 
 
@@ -139,7 +142,7 @@ def _curves(item: RunView) -> None:
     groups = metric_groups(rows)
     if not groups and item.status.state == "running":
         st.caption(
-            "Curves appear with the first measured steps. Photos are read and embedded first."
+            "Curves appear with the first training steps, after the photos are read and embedded."
         )
     best = best_step(rows, item.status.best)
     shown = [group for group in groups if not group.aside]
@@ -169,15 +172,15 @@ def _log(item: RunView) -> None:
         return
     with st.expander("Log", expanded=item.active, icon=":material/notes:"):
         st.code("\n".join(lines), language=None, wrap_lines=True)
-        st.caption(f"The last lines of {markdown_text(str(item.run.folder / 'log.txt'))}")
+        st.caption(f"Last lines of {markdown_text(str(item.run.folder / 'log.txt'))}")
 
 
 @st.cache_resource(show_spinner=False)
-def _set_modules_aside(with_torch: bool) -> None:
-    """Spare the training what polling would cost.
+def _freeze_modules(with_torch: bool) -> None:
+    """Exclude the objects of imported libraries from garbage collection, to make polling cheap.
 
-    Streamlit collects garbage after every run of a fragment, and looks through 300,000 objects of
-    the imported libraries for it: a tenth of a second each time. They are no garbage.
+    Streamlit collects garbage after every run of a fragment; scanning the 300,000 objects of the
+    libraries would take 0.1 s each time.
     """
     gc.collect()
     gc.freeze()
@@ -195,7 +198,7 @@ def _signature(views: Sequence[RunView]) -> tuple[Any, ...]:
 
 
 def run_metrics(run: Run) -> list[dict[str, Any]]:
-    """The lines of a run's metrics, read again only when there are new ones."""
+    """Return the rows of a run's metrics.jsonl, read again only when the file has changed."""
     try:
         known = (run.folder / METRICS).stat()
     except OSError:
@@ -233,8 +236,3 @@ def _attempt(act: Callable[[], None], done: str) -> None:
         leave_message("error", str(error))
     else:
         leave_message("done", done)
-
-
-_STOP_HELP = "Ends after the current step and saves; it can be resumed later, or on another day."
-_END_HELP = "Does not wait for the current step. What came after the last saved state is lost."
-_RESUME_HELP = "Continues from the last saved state."

@@ -1,4 +1,4 @@
-"""All runs in one table, and the chosen ones on one chart."""
+"""All runs in one table, and the selected ones in one chart."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -20,7 +20,7 @@ _FIRST_METRICS = ("val/median_km", "val/loss", "train/loss")
 
 
 def overview(views: Sequence[RunView]) -> None:
-    """A table of all runs to choose from, and what the chosen ones have in common and not."""
+    """Draw a table of all runs to select from, and compare the selected ones."""
     titles = unique_titles(views)
     event = st.dataframe(
         runs_frame(views),
@@ -37,7 +37,7 @@ def overview(views: Sequence[RunView]) -> None:
     )
     chosen = [views[row] for row in event.selection.rows if row < len(views)]
     if not chosen:
-        st.caption("Tick runs on the left to compare them; until then, the newest are shown.")
+        st.caption("Tick runs on the left to compare them. Until then, the newest are shown.")
         chosen = [item for item in views if run_metrics(item.run)]
     if len(chosen) > MOST_COMPARED:
         st.caption(f"Only the first {MOST_COMPARED} are drawn.")
@@ -45,11 +45,11 @@ def overview(views: Sequence[RunView]) -> None:
 
 
 def compare(views: Sequence[RunView], titles: Mapping[str, str]) -> None:
-    """One chart for a metric of several runs, and the options in which they differ."""
+    """Draw one metric of several runs in a chart, and list the options in which they differ."""
     curves = {titles[item.name]: run_metrics(item.run) for item in views}
     names = metric_names([row for rows in curves.values() for row in rows])
     if not names:
-        st.info("No run has measured anything yet.", icon=":material/show_chart:")
+        st.info("No run has metrics yet.", icon=":material/show_chart:")
         return
     first = next((name for name in _FIRST_METRICS if name in names), names[0])
     with st.container(horizontal=True, vertical_alignment="bottom"):
@@ -70,7 +70,7 @@ def compare(views: Sequence[RunView], titles: Mapping[str, str]) -> None:
 
 
 def runs_frame(views: Sequence[RunView]) -> pd.DataFrame:
-    """One row a run, for the table."""
+    """Return the table with one row per run."""
     rows = []
     for item in views:
         seconds = took(item)
@@ -89,7 +89,7 @@ def runs_frame(views: Sequence[RunView]) -> pd.DataFrame:
 
 
 def unique_titles(views: Sequence[RunView]) -> dict[str, str]:
-    """Name of the folder → title, with the time where two runs share a title."""
+    """Return the title of each run by folder name, with its time where titles are equal."""
     titles = [item.title for item in views]
     return {
         item.name: item.title if titles.count(item.title) == 1 else f"{item.title} {item.stamp}"
@@ -98,7 +98,7 @@ def unique_titles(views: Sequence[RunView]) -> dict[str, str]:
 
 
 def option_differences(views: Sequence[RunView]) -> dict[str, list[Any]]:
-    """Option → value of each run, for the options in which they differ."""
+    """Return the options in which runs differ, with the value of each run."""
     configs = []
     for item in views:
         try:
@@ -119,7 +119,7 @@ def _differences(views: Sequence[RunView], titles: Mapping[str, str]) -> None:
     if not differences:
         st.caption("These runs have the same options.")
         return
-    st.markdown("**Where their options differ**")
+    st.markdown("**Options that differ**")
     frame = pd.DataFrame(
         {
             titles[item.name]: [shown(values[place]) for values in differences.values()]

@@ -1,4 +1,4 @@
-"""What came of a run: its measured numbers, its options, and the way to the other pages."""
+"""The results of a run: its metrics, its options, and links to the other pages."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -22,7 +22,7 @@ _ACCURACIES = ("25", "200", "750")
 
 
 def result_panel(item: RunView) -> None:
-    """The numbers of a finished run and one click to see it at work."""
+    """Draw the metrics of a finished run and the buttons that open its model on other pages."""
     if item.status.state == "finished":
         metrics = read_results(item.run.folder)
         if item.status.task == "fit":
@@ -31,7 +31,7 @@ def result_panel(item: RunView) -> None:
             _pretrain_numbers(metrics)
     if item.has_model:
         if item.status.state != "finished":
-            st.caption("It stopped early: the pages below open its best step so far.")
+            st.caption("The run stopped early; the pages below open its best step.")
         _ways_on(item)
     elif item.status.task == "pretrain" and item.run.checkpoint.is_dir() and not item.active:
         st.button(
@@ -45,7 +45,7 @@ def result_panel(item: RunView) -> None:
 
 
 def run_details(item: RunView) -> None:
-    """The options that a run was started with, and how to repeat it."""
+    """Draw the options of a run, and how to train again with them."""
     try:
         config = item.run.config
     except JobError as error:
@@ -68,7 +68,7 @@ def run_details(item: RunView) -> None:
             ]
         )
         st.dataframe(frame.sort_values("Differs", ascending=False, kind="stable"), hide_index=True)
-        st.caption("The same from the command line")
+        st.caption("The same training from the command line")
         recipe = item.run.folder / "config.yaml"
         st.code(f"python -m train {item.status.task} --recipe {recipe}", language="bash")
         st.button(
@@ -81,7 +81,7 @@ def run_details(item: RunView) -> None:
 
 
 def read_results(folder: Path) -> dict[str, Any]:
-    """A run's metrics.json; empty if there is none that can be read."""
+    """Return a run's metrics.json, or an empty dict if it cannot be read."""
     for path in (folder / RESULTS, folder / "checkpoint" / RESULTS):
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
@@ -95,7 +95,7 @@ def read_results(folder: Path) -> dict[str, Any]:
 def number_with_interval(
     metrics: Mapping[str, Any], path: Sequence[str], write: Any
 ) -> tuple[str, str | None] | None:
-    """A measured number and its 95 % interval as text; None if it was not measured."""
+    """Return a metric and its 95 % interval as text, or None if it was not measured."""
     value, bounds = _at(metrics, path), _at(metrics.get("intervals", {}), path)
     if not isinstance(value, int | float):
         return None
@@ -121,7 +121,7 @@ def _fit_numbers(metrics: Mapping[str, Any]) -> None:
     text = f"On {metrics.get('n', 0):,} photos of {where}, with 95 % intervals."
     constant = _at(metrics, ["baselines", "constant", "median_km"])
     if isinstance(constant, int | float):
-        text += f" Always guessing the same best point: median {kilometres(constant)}."
+        text += f" Median of the best constant guess: {kilometres(constant)}."
     st.caption(text)
     heads = {
         name: head
@@ -134,23 +134,23 @@ def _fit_numbers(metrics: Mapping[str, Any]) -> None:
             + (f" ({percent(head['majority'])})" if head.get("majority") is not None else "")
             for name, head in heads.items()
         )
-        st.markdown(f"Right at the first guess (in brackets: always the commonest class): {text}")
+        st.markdown(f"Top-1 accuracy (in brackets: always guessing the most common class): {text}")
 
 
 def _pretrain_numbers(metrics: Mapping[str, Any]) -> None:
-    split = next((name for name in ("test", "val") if name in metrics), None)
+    split = "test" if "test" in metrics else "val"
     report = metrics.get(split) or {}
-    found = {}
+    found: dict[str, tuple[str, str | None]] = {}
     among = _at(report, ["retrieval", "among"])
     share = _at(report, ["retrieval", "image_to_text"])
     if isinstance(share, int | float):
         found[f"Finds its caption among {among}"] = (
             percent(share),
-            f"by chance {percent(1 / max(int(among or 1), 1))}",
+            f"chance {percent(1 / max(int(among or 1), 1))}",
         )
     for feature, head in (report.get("zero_shot") or {}).items():
         if isinstance(_at(head, ["top1"]), int | float):
-            always = f"commonest class {percent(head['majority'])}"
+            always = f"most common class {percent(head['majority'])}"
             found[f"{label(feature)} from captions alone"] = (percent(head["top1"]), always)
     if found:
         _metric_row(found)
@@ -178,7 +178,7 @@ def _ways_on(item: RunView) -> None:
 
 
 def _choose(item: RunView, page: str) -> None:
-    """Make a run the chosen model of this session."""
+    """Select a run's model on another page."""
     if page != "Evaluation":
         st.session_state["model"] = str(item.run.folder)
         return

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import streamlit as st
 
@@ -27,14 +27,16 @@ _RUN_KEY = "run"
 _STAMP = re.compile(r"^(\d{8}-\d{6})-(.+)$")
 
 
+Colour = Literal["blue", "violet", "orange", "green", "red"]
+
+
 @dataclass(frozen=True)
 class StateLook:
-    """How a state is shown."""
+    """How the page shows a state."""
 
     word: str
     icon: str
-    colour: str
-    """Of ``st.badge``."""
+    colour: Colour
 
 
 LOOKS = {
@@ -55,9 +57,9 @@ class RunView:
     run: Run
     status: RunStatus
     stopping: bool = False
-    """Whether it was asked to stop and has not yet."""
+    """Whether it was asked to stop and still runs."""
     waits_for: str | None = None
-    """Name of the run that has to end before this one begins."""
+    """Name of the run that has to end before this one starts."""
 
     @property
     def name(self) -> str:
@@ -66,18 +68,18 @@ class RunView:
 
     @property
     def title(self) -> str:
-        """What people called it."""
+        """The name that the user gave it."""
         return title_of(self.name)
 
     @property
     def stamp(self) -> str:
-        """Its time, which tells runs of one title apart."""
+        """The time in its name, which distinguishes runs with the same title."""
         found = _STAMP.match(self.name)
         return found.group(1) if found else ""
 
     @property
     def look(self) -> StateLook:
-        """How its state is shown."""
+        """How the page shows its state."""
         if self.stopping:
             return LOOKS["stopping"]
         return LOOKS["starting" if self.starting else self.status.state]
@@ -94,7 +96,7 @@ class RunView:
 
     @property
     def can_resume(self) -> bool:
-        """Whether it stopped, failed, or was queued without a process that would begin it."""
+        """Whether it stopped, failed, or is queued without a process that would start it."""
         return not self.active and self.status.state != "finished"
 
     @property
@@ -104,20 +106,20 @@ class RunView:
 
 
 def title_of(name: str) -> str:
-    """What people called a run, from the name of its folder."""
+    """Return the name that the user gave a run, from the name of its folder."""
     found = _STAMP.match(name)
     return found.group(2) if found else name
 
 
 def choose_runs_folder() -> Path:
-    """A field for the runs folder, folded away."""
+    """Draw a field for the runs folder, in an expander."""
     with st.expander("Where runs are kept", icon=":material/folder:"):
         st.text_input(
             "Runs folder",
             key=RUNS_KEY,
             placeholder=str(runs_folder()),
             help=f"A folder on the computer that runs the app. The environment variable "
-            f"{RUNS_VARIABLE} sets it for good.",
+            f"{RUNS_VARIABLE} sets it permanently.",
             persist_state="session",
         )
         st.caption(f":material/folder: {_escaped_path(runs_folder())}")
@@ -125,7 +127,7 @@ def choose_runs_folder() -> Path:
 
 
 def run_views(root: Path) -> list[RunView]:
-    """The runs of a folder, the newest first."""
+    """Return the runs of a folder, newest first."""
     views = []
     for run in list_runs(root):
         try:
@@ -136,7 +138,7 @@ def run_views(root: Path) -> list[RunView]:
 
 
 def view(run: Run) -> RunView:
-    """A run as of now.
+    """Return a run with its current status.
 
     Raises:
         JobError: its folder is gone or cannot be read.
@@ -237,7 +239,7 @@ def _launch(run: Run, task: str) -> None:
 
 
 def unreadable_runs(root: Path) -> list[str]:
-    """Names of folders that look like runs, but whose status cannot be read."""
+    """Return the names of folders that hold a status.json that cannot be read."""
     names = []
     for path in sorted(root.glob(f"*/{STATUS}")) if root.is_dir() else []:
         if path.parent.name.startswith("."):
@@ -250,7 +252,7 @@ def unreadable_runs(root: Path) -> list[str]:
 
 
 def choose_run(views: list[RunView]) -> RunView | None:
-    """A select box for the run to look at; at first the one at work, else the newest."""
+    """Draw a select box for the run to show; the default is the running one, else the newest."""
     by_name = {item.name: item for item in views}
     labels = run_labels(views)
     at_work = [item.name for item in views if item.status.state == "running"]
@@ -265,33 +267,33 @@ def choose_run(views: list[RunView]) -> RunView | None:
 
 
 def select_run(name: str) -> None:
-    """Choose a run from code; in a callback, or before the select box is drawn."""
+    """Select a run; call it in a callback or before the select box is drawn."""
     st.session_state[_RUN_KEY] = name
 
 
 def run_labels(views: list[RunView]) -> dict[str, str]:
-    """Name of the folder → what to call a run in a list; no two are the same."""
+    """Return a unique label for each run, by the name of its folder."""
     labels = {item.name: f"{item.title} · {created(item)}" for item in views}
     often = Counter(labels.values())
     return {name: text if often[text] == 1 else name for name, text in labels.items()}
 
 
 def created(item: RunView) -> str:
-    """When it was made: "22 Nov, 14:05"."""
+    """Return when a run was created, such as "22 Nov, 14:05"."""
     moment = datetime.fromtimestamp(item.status.created_at)
     return f"{moment.day} {moment:%b}, {moment:%H:%M}"
 
 
 def progress_sentence(item: RunView) -> str:
-    """What is going on and how long it will take, as far as that was measured."""
+    """Return the current phase, the progress, and the time left once it is known."""
     status = item.status
     if status.state == "queued":
         if not item.active:
             return "The app ended before this training began. Press Resume to start it."
         if item.waits_for is None:
-            return "Loading the libraries, which takes some seconds."
+            return "Loading libraries; this takes a few seconds."
         first = title_of(item.waits_for)
-        return f"Waiting for **{markdown_text(first)}** to end. It starts by itself then."
+        return f"Waiting for **{markdown_text(first)}** to end; then it starts automatically."
     parts = [status.phase[:1].upper() + status.phase[1:]] if status.phase else []
     if status.total_steps:
         parts.append(f"step {status.step:,} of {status.total_steps:,}")
@@ -300,20 +302,20 @@ def progress_sentence(item: RunView) -> str:
         if item.stopping:
             parts.append("ends after the current step")
         elif status.eta_seconds is not None:
-            # The loop measures one phase at a time: reading photos says nothing about learning.
+            # The estimate covers one phase: reading photos says nothing about training speed.
             phase = status.phase.partition(",")[0]
             parts.append(f"about {duration(status.eta_seconds)} of {phase or 'this phase'} left")
         else:
-            parts.append("measuring the time left")
+            parts.append("estimating the time left")
     return " · ".join(parts)
 
 
-def took(item: RunView, now: float | None = None) -> float | None:
-    """Seconds since the last start, up to the end or to now; None if it never began."""
+def took(item: RunView) -> float | None:
+    """Return seconds from the last start to the end or to now; None if the run never started."""
     status = item.status
     if status.started_at is None:
         return None
-    end = (time.time() if now is None else now) if item.active else status.updated_at
+    end = time.time() if item.active else status.updated_at
     return max(0.0, end - status.started_at)
 
 

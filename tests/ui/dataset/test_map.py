@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from geoclip_core.data.dataset import read_dataset
+from geoclip_core.data.vocabulary import class_name
 from tests.data import layout
 from ui.dataset.data import (
     Chosen,
@@ -104,8 +105,9 @@ def test_rows_of_a_class(dataset):
 
 
 def test_classes_are_named_and_counted(dataset):
-    found = classes(dataset, dataset.fingerprint, "county")
-    assert found[0] == ("Clark County_Nevada_US", "Clark County, Nevada", 2)
+    key, photos = next(iter(classes(dataset, dataset.fingerprint, "county").items()))
+    assert (key, photos) == ("Clark County_Nevada_US", 2)
+    assert class_name("county", key) == "Clark County, Nevada"
 
 
 def test_coverage_by_hand(dataset):
