@@ -117,7 +117,8 @@ def points_figure(
     figure = _ground(coordinates, colours, 0.2)
     cities = table.groupby("city")[["latitude", "longitude"]].agg(["mean", "size"])
     near = np.ptp(coordinates[:, 0]) < _NAMES_BELOW_DEGREES
-    cities = cities.nlargest(_CITY_NAMES if near else 0, [("latitude", "size")])
+    cities = cities.sort_values(("latitude", "size"), ascending=False, kind="stable")
+    cities = cities.head(_CITY_NAMES if near else 0)
     figure.add_scattergeo(
         lat=cities["latitude", "mean"],
         lon=cities["longitude", "mean"],
