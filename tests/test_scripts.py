@@ -1,3 +1,5 @@
+"""The script that builds the climate raster, on a small map."""
+
 import subprocess
 
 import numpy as np
@@ -6,7 +8,6 @@ from PIL import Image
 
 from geoclip_core.earth.climate import ClimateRaster, climate_of_code
 from scripts import climate_raster
-from train.__main__ import main
 
 
 def small_map(path, codes, colours=None):
@@ -26,7 +27,7 @@ def codes():
 
 
 @pytest.mark.parametrize("height", [1, 7, 30])
-def test_runs_do_not_depend_on_the_strips(codes, height):
+def test_runs_do_not_depend_on_the_strip_height(codes, height):
     strips = [codes[top : top + height] for top in range(0, 30, height)]
     gaps, values = climate_raster.encode(strips)
     starts = np.cumsum(gaps, dtype=np.int64)
@@ -36,10 +37,10 @@ def test_runs_do_not_depend_on_the_strips(codes, height):
     assert (values[1:] != values[:-1]).all()
 
 
-def test_command_writes_a_raster_that_reads_like_the_map(tmp_path, codes, capsys):
+def test_the_script_writes_a_raster_that_reads_like_the_map(tmp_path, codes, capsys):
     source = small_map(tmp_path / "map.tif", codes)
     output = tmp_path / "raster.npz"
-    assert main(["climate-raster", "--source", str(source), "--output", str(output)]) == 0
+    assert climate_raster.main(["--source", str(source), "--output", str(output)]) == 0
     assert "60 × 30 cells" in capsys.readouterr().out
     with np.load(output) as arrays:
         raster = ClimateRaster(arrays["gap"], arrays["val"], tuple(arrays["shape"].tolist()))
@@ -54,7 +55,7 @@ def test_a_map_in_other_colours_is_refused(tmp_path, codes, capsys):
     colours[14] = (1, 2, 3)
     source = small_map(tmp_path / "map.tif", codes, colours)
     output = tmp_path / "raster.npz"
-    assert main(["climate-raster", "--source", str(source), "--output", str(output)]) == 1
+    assert climate_raster.main(["--source", str(source), "--output", str(output)]) == 1
     assert "code 14 is drawn in (1, 2, 3), but Cfa is (200, 255, 80)" in capsys.readouterr().err
     assert not output.exists()
 

@@ -1,31 +1,210 @@
-"""``python -m train COMMAND``: one module a command, imported only when it is called."""
+"""``python -m train COMMAND``: datasets, trainings and evaluations from the command line.
 
+A command is a function of one options dataclass. tyro makes the flags of the dataclass's fields and
+the help of the docstrings under them; pydantic checks the values.
+"""
+
+import dataclasses
+import difflib
+import importlib
+import inspect
+import itertools
 import sys
-from collections.abc import Sequence
+import typing
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar, cast
 
-from train.dispatch import dispatch
+import tyro
+from pydantic import ValidationError
+
+# private modules of tyro, whose version is pinned: they alone tell which flag is wrong
+from tyro import _errors as parse_errors
+from tyro._arguments import ArgumentDefinition
+from tyro._calling import InstantiationError
+
+from geoclip_core.training.options import OptionsError, new_flag, problems_of, upgraded
+from train.benchmarks import BENCHMARKS
+from train.recipes import recipe_options
 
 COMMANDS = {
-    "demo-data": "draw a synthetic OSV-Mini to try everything on",
-    "import-photos": "make a dataset of your own geotagged photos",
-    "download": "fetch OSV-Mini-129k",
-    "doctor": "check a dataset and write a cleaned copy",
-    "embed": "compute and cache the embeddings of a dataset",
-    "pretrain": "contrastive pretraining of photo and caption",
-    "fit": "train context heads and a coordinate head",
-    "calibrate": "fit temperature and radius on held-out photos",
-    "evaluate": "predict a dataset and measure the errors",
-    "report": "one self-contained HTML report of an evaluation",
-    "runs": "list the training runs",
-    "benchmark": "measured comparisons; python -m train benchmark lists them",
-    "climate-raster": "build the climate raster that ships with the package",
+    "demo-data": ("train.datasets", "Draw a synthetic OSV-Mini to try everything on."),
+    "import-photos": ("train.datasets", "Make a dataset from your own geotagged photos."),
+    "download": ("train.datasets", "Download OSV-Mini-129k from Kaggle."),
+    "doctor": ("train.datasets", "Check a dataset and write a cleaned copy."),
+    "embed": ("train.training", "Compute and keep the embeddings of a dataset."),
+    "pretrain": ("train.training", "Align photos with captions (contrastive pretraining)."),
+    "fit": ("train.training", "Train context heads and a coordinate head."),
+    "calibrate": ("train.evaluation", "Fit temperature and radius on validation photos."),
+    "evaluate": ("train.evaluation", "Predict a dataset and measure the errors."),
+    "report": ("train.evaluation", "Write an evaluation as one HTML file."),
+    "runs": ("train.training", "List the training runs."),
+    "benchmark": ("train.benchmarks", "Run a measured comparison: python -m train benchmark NAME."),
 }
+"""Name -> module of the function of that name, and what it does. Modules are imported when they are
+needed: some load torch."""
+T = TypeVar("T")
+
+
+class CommandLineError(Exception):
+    """A command line that cannot be accepted; the message names the flag."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit status."""
+    """Run one command and return its exit status.
+
+    Raises:
+        SystemExit: after ``--help``, and with status 2 for a wrong option.
+    """
     arguments = list(sys.argv[1:] if argv is None else argv)
-    return dispatch("python -m train", "train", COMMANDS, arguments)
+    program, commands = "python -m train", COMMANDS
+    if arguments[:1] == ["benchmark"]:
+        program, commands = "python -m train benchmark", BENCHMARKS
+        del arguments[0]
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(f"usage: {program} COMMAND [options]\n\ncommands:")
+        for name, (_, summary) in commands.items():
+            print(f"  {name:<15} {summary}")
+        print(f"\n{program} COMMAND --help shows the options of a command.")
+        return 0
+    name = arguments.pop(0)
+    if name not in commands:
+        known = ", ".join(commands)
+        print(f"{program}: error: there is no {name!r}; choose from {known}", file=sys.stderr)
+        return 2
+    command = getattr(importlib.import_module(commands[name][0]), name.replace("-", "_"))
+    options = parse(command, arguments, program=f"{program} {name}")
+    try:
+        return command(options)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    except (ValueError, OSError) as error:
+        print(f"{program} {name}: error: {error}", file=sys.stderr)
+        return 1
+
+
+def parse(command: Callable[[T], int], arguments: Sequence[str], *, program: str) -> T:
+    """Return the options of a command: a recipe if one is named, and flags on top of it.
+
+    Args:
+        command: a function of one options dataclass.
+        arguments: what was typed after the command's name.
+        program: what was typed up to it, for messages.
+
+    Raises:
+        SystemExit: after ``--help``, and with status 2 and one sentence for a wrong option.
+    """
+    cls: type[T] = typing.get_type_hints(command)["options"]
+
+    def refuse(event: parse_errors.ParseErrorEvent) -> None:
+        raise CommandLineError(_sentence(event, arguments, list(_flags(cls))))
+
+    try:
+        recipe = _recipe_in(arguments)
+        with parse_errors.on_parse_error(refuse):
+            return tyro.cli(
+                cls,
+                args=arguments,
+                prog=program,
+                description=inspect.getdoc(command),
+                default=recipe_options(cls, recipe) if recipe else tyro.MISSING_NONPROP,
+                config=(tyro.conf.DisallowNone, tyro.conf.PositionalMetavarFromFieldName),
+            )
+    except (CommandLineError, OptionsError) as error:
+        print(f"{program}: error: {error}", file=sys.stderr)
+        raise SystemExit(2) from error
+
+
+def _recipe_in(arguments: Sequence[str]) -> str | None:
+    for argument, following in itertools.zip_longest(arguments, arguments[1:]):
+        if argument == "--recipe":
+            return following
+        if argument.startswith("--recipe="):
+            return argument.removeprefix("--recipe=")
+    return None
+
+
+def _sentence(
+    event: parse_errors.ParseErrorEvent, arguments: Sequence[str], flags: Sequence[str]
+) -> str:
+    """Say what is wrong with a command line, and with which flag.
+
+    Args:
+        event: the error that tyro found.
+        arguments: what was typed.
+        flags: all flags of the command.
+    """
+    match event:
+        case parse_errors.InvalidChoice(argument=argument, value=value, choices=choices):
+            now = upgraded({argument.field.intern_name: value}).get(argument.field.intern_name)
+            renamed = "" if now in (None, value) else f"; {value} is called {now} now"
+            return f"{_name(argument)} must be one of {', '.join(choices)}, not {value!r}{renamed}"
+        case parse_errors.InstantiationFailure(argument=argument, message=message):
+            return _unreadable(_name(argument), message) if argument else _invalid(message)
+    for flag in (argument.partition("=")[0] for argument in arguments):
+        if flag.startswith("--") and flag.replace("_", "-") not in flags:
+            return _unknown(flag, flags)
+    match event:
+        case parse_errors.UnrecognizedArgs(tokens=tokens):
+            return f"{tokens[0]!r} is one argument too many"
+        case parse_errors.BadValue(argument=argument):
+            return f"{_name(argument)} needs a value"
+        case parse_errors.MissingArgs(missing_arguments=missing):
+            return f"{', '.join(_name(entry.arg) for entry in missing)} must be given"
+    return type(event).__name__
+
+
+def _name(argument: ArgumentDefinition) -> str:
+    if argument.is_positional():
+        return str(argument.lowered.metavar)
+    return argument.lowered.name_or_flags[0]
+
+
+def _unreadable(name: str, message: str) -> str:
+    value = message.rpartition(": ")[2]
+    if "invalid literal for int" in message:
+        return f"{name}: {value} is not a whole number"
+    if "could not convert string to float" in message:
+        return f"{name}: {value} is not a number"
+    return f"{name}: {message}"
+
+
+def _unknown(flag: str, flags: Sequence[str]) -> str:
+    if new := new_flag(flag):
+        return f"{flag} is called {new if new in flags else f'{new}.NAME'} now"
+    close = difflib.get_close_matches(flag, flags, n=1, cutoff=0.75)
+    return f"there is no option {flag}" + (f"; did you mean {close[0]}?" if close else "")
+
+
+def _flags(cls: type, prefix: str = "--") -> Iterator[str]:
+    """Yield the flags of an options dataclass and of its groups."""
+    for name, kind in typing.get_type_hints(cls).items():
+        words = name.replace("_", "-")
+        if dataclasses.is_dataclass(kind):
+            yield from _flags(cast(type, kind), f"{prefix}{words}.")
+        else:
+            yield f"{prefix}{words}"
+            if kind is bool:
+                yield f"{prefix}no-{words}"
+
+
+def _invalid(message: str) -> str:
+    """Describe the values that pydantic refused, each with its flag."""
+    error, group = sys.exception(), ""
+    if isinstance(error, InstantiationError):  # of a group of options, whose name tyro knows
+        group = f"{error.arg}."
+        error = error.__context__
+    if not isinstance(error, ValidationError):
+        return message
+    sentences = []
+    for field, sentence in problems_of(error).items():
+        if not field:
+            sentences.append(sentence.removeprefix(": "))
+            continue
+        flag = "--" + f"{group}{field}".replace("_", "-")
+        named = sentence.removeprefix(field)
+        sentences.append(flag + (f": {sentence}" if named == sentence else named))
+    return "; ".join(sentences)
 
 
 if __name__ == "__main__":

@@ -29,7 +29,7 @@ from geoclip_core.data.features import DEFAULT_FEATURES, KNOWN_FEATURES
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
-CONFIG = ConfigDict(extra="forbid", allow_inf_nan=False)
+CONFIG = ConfigDict(extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
 T = TypeVar("T")
 
 RENAMED = {
@@ -274,6 +274,8 @@ class EmbedOptions(EmbeddingOptions):
 @dataclass(config=CONFIG, frozen=True, kw_only=True)
 class TrainingOptions(PhotoOptions):
     """What `fit` and `pretrain` have in common."""
+
+    COMMAND: ClassVar[str]
 
     recipe: str | None = None
     """recipe of train/recipes by name, or the path of a YAML file; flags override it"""

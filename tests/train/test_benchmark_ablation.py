@@ -7,13 +7,15 @@ import pytest
 
 from geoclip_core.data.dataset import read_dataset
 from geoclip_core.earth.sphere import geoscore
+from geoclip_core.training.distributed import build_accelerator
+from geoclip_core.training.options import FitOptions
 from tests.training import tiny_photos
 from train.__main__ import main
 from train.benchmarks.ablation import (
     DEGREES,
+    AblationOptions,
     AblationResult,
     AblationTable,
-    Options,
     ablation_splits,
     fit_degrees_model,
     variants,
@@ -54,11 +56,12 @@ def test_every_row_is_measured_on_the_test_split(photos, tmp_path, capsys):
 
 
 def test_folds_hold_out_every_photo_once_and_pretrain_on_none_of_them(photos, tmp_path):
-    options = Options(
-        photos, folds=3, seeds=1, views=("64x64",), pretrain=False, cache_dir=tmp_path
+    options = AblationOptions(
+        data=photos, folds=3, seeds=1, views=("64x64",), pretrain=False, cache_dir=tmp_path
     )
+    accelerator = build_accelerator(FitOptions(device="cpu"))
     seen = []
-    for split, seed in ablation_splits(options, read_dataset(photos)):
+    for split, seed in ablation_splits(options, read_dataset(photos), accelerator):
         parts = [set(part.table["id"]) for part in (split.train, split.val, split.test)]
         assert seed == 0
         assert sum(map(len, parts)) == len(set.union(*parts)) == 150
@@ -68,7 +71,7 @@ def test_folds_hold_out_every_photo_once_and_pretrain_on_none_of_them(photos, tm
 
 
 def test_the_deviation_is_over_seeds_and_pools_the_folds():
-    table = AblationTable("", ("state",))
+    table = AblationTable("")
     errors = [[0.0, 100.0], [2000.0, 50.0], [10.0, 20.0], [30.0, 9000.0]]
     for index, values in enumerate(errors):
         result = AblationResult(np.array(values), {"state": (1, 2)}, 2.0)

@@ -1,13 +1,12 @@
 """Every recipe that ships can be used with every command that it names."""
 
-import importlib
-
 import pytest
 import yaml
 
-from train.command_line import RECIPES, load_recipe, recipes
-from train.options import build
+from geoclip_core.training.options import FitOptions, PretrainOptions
+from train.recipes import RECIPES, recipe_description, recipe_names, recipe_options
 
+CLASSES = {"fit": FitOptions, "pretrain": PretrainOptions}
 USES = [
     (path.stem, command)
     for path in sorted(RECIPES.glob("*.yaml"))
@@ -16,7 +15,7 @@ USES = [
 
 
 def test_the_recipes_of_the_readme_and_the_train_page_are_there():
-    assert set(recipes("fit")) == {
+    assert set(recipe_names("fit")) == {
         "mini",
         "mini-plain",
         "demo",
@@ -25,19 +24,24 @@ def test_the_recipes_of_the_readme_and_the_train_page_are_there():
         "resnet50-context",
         "efficientnet-b3-context",
     }
-    assert set(recipes("pretrain")) == {"demo", "pretrain-clip-b32"}
+    assert set(recipe_names("pretrain")) == {"demo", "pretrain-clip-b32"}
 
 
 @pytest.mark.parametrize(("name", "command"), USES)
 def test_every_recipe_builds_the_options_of_its_command(name, command, tmp_path):
-    options = importlib.import_module(f"train.{command}").Options
-    values = load_recipe(options, name)
-    built = build(options, {**values, "data": str(tmp_path)}, name)
+    built = recipe_options(CLASSES[command], name, {"data": str(tmp_path)})
     assert built.use_context is not name.endswith("plain") if command == "fit" else built.features
+    assert built.dataset_folder() == tmp_path
 
 
 @pytest.mark.parametrize(("name", "command"), USES)
 def test_every_recipe_says_what_it_is_for(name, command):
     content = yaml.safe_load((RECIPES / f"{name}.yaml").read_text(encoding="utf-8"))
-    assert len(content["description"]) > 20
+    assert len(recipe_description(name)) > 20
     assert command in content
+
+
+def test_changes_override_a_recipe_group_by_group():
+    options = recipe_options(FitOptions, "mini", {"bank.folds": 4, "seed": 3})
+    assert (options.bank.folds, options.seed) == (4, 3)
+    assert options.bank.vote == "kernel-ridge"

@@ -11,7 +11,7 @@ from geoclip_core.training.options import FitOptions, PretrainOptions, from_mapp
 from geoclip_core.training.pretrain import PretrainRun, pretrain
 from geoclip_core.training.runs import Run
 from geoclip_core.training.session import execute
-from train.run_command import lasting_config
+from train.training import lasting_config
 
 ROOT = Path(__file__).resolve().parents[2]
 QUICK = {

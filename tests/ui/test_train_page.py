@@ -9,8 +9,10 @@ from geoclip_core.jobs import CONSOLE, JobError, this_process
 from geoclip_core.training.runs import Run, list_runs
 from tests.ui import slow_training
 from tests.ui.conftest import ROOT, texts
+from train.recipes import recipe_options
 from ui.page import RUNS_VARIABLE
 from ui.training import runs
+from ui.training.form import FIXED, OPTIONS, flat, options_of, unused
 
 PAGE = "pages/3_Train.py"
 
@@ -75,6 +77,12 @@ def field(app, label):
     return found
 
 
+def widget(app, name):
+    every = [*app.number_input, *app.text_input, *app.selectbox, *app.toggle, *app.multiselect]
+    (found,) = (item for item in every if item.key.endswith(f":{name}"))
+    return found
+
+
 def badges(app):
     return " ".join(item.value for item in app.markdown if "-badge[" in item.value)
 
@@ -95,16 +103,12 @@ def test_without_a_dataset_the_way_to_one_is_shown(open_train):
 
 @pytest.mark.parametrize("task", ["fit", "pretrain"])
 def test_every_option_has_a_field_and_its_help(open_train, task):
-    from train.options import describe
-    from ui.training.form import FIXED, irrelevant, label, recipe_values
-    from ui.training.new import options_class
-
     app = open_train(**{"train task": task})
-    cls = options_class(task)
-    hidden = irrelevant(recipe_values(cls, "demo"))
-    for option in describe(cls):
-        if option.name not in FIXED | hidden:
-            assert option.help[:20] in field(app, label(option.name)).help.replace("\\", "")
+    cls = OPTIONS[task]
+    left_out = unused(flat(recipe_options(cls, "demo")))
+    for option in options_of(cls):
+        if option.name not in {*FIXED, *left_out}:
+            assert option.help[:20] in widget(app, option.name).help.replace("\\", "")
 
 
 def test_what_does_not_fit_is_said_at_the_field_and_stops_the_start(open_train):
@@ -114,6 +118,8 @@ def test_what_does_not_fit_is_said_at_the_field_and_stops_the_start(open_train):
     assert button(app, "Start training").disabled
     field(app, "Depths").set_value("deep").run()
     assert "'deep'" in texts(app)
+    field(app, "Views").set_value("wide").run()
+    assert "'wide' is not of the form HEIGHTxWIDTH" in texts(app).replace("\\", "")
     field(app, "Epochs").set_value(3).run()
     assert "Epochs must be" not in texts(app)
     assert button(app, "Start training").disabled

@@ -1,66 +1,420 @@
-"""What heads, context, pretraining and smoothing are worth, measured on one dataset."""
+"""What heads, context, pretraining and smoothing are worth, measured on one dataset.
+
+Every variant is fitted on train, chosen and calibrated on val, and measured on test photos, either
+of the dataset's own test split or of a cross-validation.
+"""
 
 import copy
 import itertools
+import json
 import math
+import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pydantic import Field
+from pydantic.dataclasses import dataclass as options_dataclass
 from torch import nn
-
-from geoclip_core.data.dataset import PhotoDataset
-from geoclip_core.data.vocabulary import IGNORE_INDEX, Vocabulary
-from geoclip_core.earth.sphere import haversine_km
-from geoclip_core.model.backbone import Backbone
-from geoclip_core.model.bank_heads import MAX_RIDGE_BANK
-from geoclip_core.model.calibration import fit_calibration
-from geoclip_core.model.geolocation import Estimate, GeolocationModel
-from geoclip_core.training.fit import FitTask, TrainingPhotos, build_model
-from geoclip_core.training.fit_bank import BankData, fit_bank_model
-from geoclip_core.training.inputs import CachedEmbeddings
-from geoclip_core.training.loop import TrainingLoop
-from geoclip_core.training.options import BankOptions, FitOptions, GeocellOptions, from_mapping
-from geoclip_core.training.session import RunSession
-
-if TYPE_CHECKING:
-    from accelerate import Accelerator
-from typing import TYPE_CHECKING, Any
-
-from geoclip_core.evaluation.metrics import distance_metrics, mean_geoscore
-
-if TYPE_CHECKING:
-    pass
-import dataclasses
-import json
-import tempfile
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, ClassVar
-
 from tqdm import tqdm
 
-from geoclip_core.data.dataset import read_dataset
+from geoclip_core.data.dataset import PhotoDataset, read_dataset
+from geoclip_core.data.vocabulary import IGNORE_INDEX, Vocabulary
+from geoclip_core.earth.sphere import geoscore, haversine_km
+from geoclip_core.evaluation.baselines import baseline_guesses, baseline_title
+from geoclip_core.evaluation.metrics import distance_metrics
 from geoclip_core.files import write_atomically
-from geoclip_core.training.options import PretrainOptions
-from train.command_line import load_recipe
+from geoclip_core.model.backbone import Backbone
+from geoclip_core.model.backbones import build_backbone
+from geoclip_core.model.bank_heads import MAX_RIDGE_BANK
+from geoclip_core.model.calibration import fit_calibration
+from geoclip_core.model.geolocation import GeolocationModel
+from geoclip_core.training.distributed import build_accelerator
+from geoclip_core.training.fit import (
+    FitTask,
+    TrainingPhotos,
+    build_model,
+    fit_backbone,
+    learnable_vocabularies,
+)
+from geoclip_core.training.fit_bank import BankData, fit_bank_model, random_folds
+from geoclip_core.training.inputs import CachedEmbeddings, Embedder
+from geoclip_core.training.loop import TrainingLoop
+from geoclip_core.training.options import (
+    BankOptions,
+    FitOptions,
+    GeocellOptions,
+    PretrainOptions,
+    Views,
+)
+from geoclip_core.training.pretrain import PretrainRun, pretrain
+from geoclip_core.training.session import RunSession
+from train.recipes import recipe_options
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
-
 
 Array = NDArray[np.floating]
 Places = NDArray[np.float64]
+Head = Literal["geocells", "regression", "bank"]
+Features = Literal["plain", "pretrained", "projected"]
+
+DEGREES: Final = "degrees, L2 (older recipe)"
+VAL_SHARE = 0.15
+"""Share of the training photos of a fold on which the epoch is chosen."""
 STEPS, BATCH, LEARNING_RATE = 1500, 128, 1e-3
+"""Training of the older recipe."""
+_PRETRAINING = {"plain": "no", "pretrained": "yes", "projected": "yes, shared space"}
+
+
+@options_dataclass(frozen=True, kw_only=True)
+class AblationOptions:
+    """Options of `benchmark ablation`."""
+
+    data: Path
+    """dataset folder"""
+    folds: Annotated[int, Field(ge=0)] = 0
+    """folds of a cross-validation over all photos; 0: the dataset's own test split"""
+    seeds: Annotated[int, Field(ge=1)] = 3
+    """repeats with other weights, order and folds"""
+    views: Views = ("128x128",)
+    """HEIGHTxWIDTH of each view of a photo"""
+    pretrain: bool = True
+    """also measure after contrastive pretraining, which is done anew on each training split"""
+    epochs: Annotated[int, Field(ge=0)] = 0
+    """epochs of the heads; 0: those of the recipe demo"""
+    pretrain_epochs: Annotated[int, Field(ge=0)] = 0
+    """epochs of the pretraining; 0: those of the recipe demo"""
+    cache_dir: Path | None = None
+    """where embeddings are kept; by default the platform's cache folder"""
+    output: Path | None = None
+    """JSON file for every number, written anew after each split"""
+
+    def __post_init__(self) -> None:
+        if self.folds == 1:
+            raise ValueError("--folds must be 0 or at least 2")
+
+
+def ablation(options: AblationOptions) -> int:
+    """Measure what heads, context, pretraining and smoothing are worth, as a Markdown table."""
+    dataset = read_dataset(options.data)
+    fitting = _fit_options(options, 0)
+    protocol = f"{options.folds}-fold cross-validation" if options.folds else "its own test split"
+    table = AblationTable(
+        f"{dataset.name}, {len(dataset):,} photos{', synthetic' if dataset.synthetic else ''}: "
+        f"{protocol}, {options.seeds} seeds, {fitting.backbone} at {', '.join(options.views)}"
+    )
+    accelerator = build_accelerator(fitting)
+    rows = variants(options.pretrain)
+    preparing = "embedding and pretraining" if options.pretrain else "embedding"
+    with tqdm(total=options.seeds * max(1, options.folds) * len(rows), unit="fit") as bar:
+        bar.set_description(preparing)
+        for split, seed in ablation_splits(options, dataset, accelerator):
+            for name, result in _baselines(split).items():
+                table.add((name, "", ""), seed, result)
+            for variant in rows:
+                bar.set_description(" · ".join(variant.key))
+                result = measure_variant(variant, split, _fit_options(options, seed), accelerator)
+                table.add(variant.key, seed, result)
+                bar.update()
+            if options.output is not None:
+                write_atomically(options.output, json.dumps(table.report(), indent=2) + "\n")
+            bar.set_description(preparing)
+    print(markdown(table.report()))
+    return 0
+
+
+def _fit_options(options: AblationOptions, seed: int) -> FitOptions:
+    return recipe_options(FitOptions, "demo", _changes(options, seed, options.epochs))
+
+
+def _changes(options: AblationOptions, seed: int, epochs: int) -> dict[str, Any]:
+    changes = {"data": options.data, "views": options.views, "seed": seed, "device": "cpu"}
+    return {**changes, "epochs": epochs} if epochs else changes
+
+
+# the photos and their embeddings
+
+
+@dataclass(frozen=True)
+class AblationSplit:
+    """Photos to train on, to choose on and to measure on, and their embeddings."""
+
+    train: PhotoDataset
+    val: PhotoDataset
+    test: PhotoDataset
+    embeddings: Mapping[Features, Mapping[str, Array]]
+    """Features -> split -> (n, D)."""
+    backbones: Mapping[Features, Backbone]
+    vocabularies: Mapping[str, Vocabulary]
+
+
+def ablation_splits(
+    options: AblationOptions, dataset: PhotoDataset, accelerator: "Accelerator"
+) -> Iterator[tuple[AblationSplit, int]]:
+    """Yield the splits to measure on, with the seed of their weights."""
+    for seed in range(options.seeds):
+        if not options.folds:
+            yield _prepared(options, dataset, seed, accelerator), seed
+            continue
+        fold_of = random_folds(len(dataset), options.folds, seed)
+        for fold in range(options.folds):
+            labels = np.where(fold_of == fold, "test", "train").astype(object)
+            rest = np.flatnonzero(fold_of != fold)
+            shuffled = np.random.default_rng([seed, fold]).permutation(rest)
+            labels[shuffled[: max(10, round(VAL_SHARE * len(rest)))]] = "val"
+            folded = replace(dataset, table=dataset.table.assign(split=labels))
+            yield _prepared(options, folded, seed, accelerator), seed
+
+
+def _prepared(
+    options: AblationOptions, dataset: PhotoDataset, seed: int, accelerator: "Accelerator"
+) -> AblationSplit:
+    """Embed a split, also after a pretraining on its training photos."""
+    fitting = _fit_options(options, seed)
+    # a few hundred worldwide photos cannot teach large vocabularies
+    worldwide = dataset.table["country"].nunique() > 1
+    features = (
+        ("climate", "country") if worldwide else ("climate", "month", "state", "county", "city")
+    )
+    vocabularies, _ = learnable_vocabularies(dataset.split("train"), features)
+    backbones, embeddings, photos = {}, {}, {}
+    with tempfile.TemporaryDirectory(prefix="ablation-") as scratch:
+        kinds: dict[Features, FitOptions] = {"plain": fitting}
+        if options.pretrain:
+            captions = ("climate", "country", "state", "city") if worldwide else None
+            run = _pretrained(options, dataset, seed, accelerator, Path(scratch), captions)
+            kinds["pretrained"] = replace(fitting, backbone=str(run))
+            kinds["projected"] = replace(fitting, backbone=str(run), projection=True, depths=())
+        for kind, chosen in kinds.items():
+            backbones[kind] = build_backbone(fit_backbone(chosen))
+            embedder = Embedder(chosen, RunSession(None), accelerator, backbones[kind])
+            # embeddings of a backbone that only exists here are of no use to later runs
+            cache = options.cache_dir if kind == "plain" else Path(scratch) / "embeddings"
+            splits = embedder.splits(dataset, cache_dir=cache)
+            embeddings[kind] = {name: np.array(part.embeddings) for name, part in splits.items()}
+            photos = {name: part.photos for name, part in splits.items()}
+    return AblationSplit(
+        photos["train"], photos["val"], photos["test"], embeddings, backbones, vocabularies
+    )
+
+
+def _pretrained(
+    options: AblationOptions,
+    dataset: PhotoDataset,
+    seed: int,
+    accelerator: "Accelerator",
+    scratch: Path,
+    features: tuple[str, ...] | None,
+) -> Path:
+    changes = _changes(options, seed, options.pretrain_epochs)
+    if features is not None:
+        changes["features"] = features
+    chosen = recipe_options(PretrainOptions, "demo", changes)
+    folder = scratch / "pretrained"
+    folder.mkdir()
+    pretrain(PretrainRun(chosen, RunSession(None), accelerator, folder, "pretrained"), dataset)
+    return folder / "checkpoint"
+
+
+# what is measured
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One row of the table."""
+
+    head: Head | Literal["degrees, L2 (older recipe)"]
+    use_context: bool = True
+    features: Features = "plain"
+    """The backbone as it comes, after contrastive pretraining, or the space that the pretraining
+    shares between photos and captions."""
+    smoothing: float = 0.5
+
+    @property
+    def key(self) -> "Key":
+        """The cells that tell the row from the others."""
+        smoothed = f", smoothing {self.smoothing:g}" if self.head == "geocells" else ""
+        context = "yes" if self.use_context else "no"
+        return self.head + smoothed, context, _PRETRAINING[self.features]
+
+
+def variants(pretrained: bool = True) -> list[Variant]:
+    """Return the rows: heads × context × pretraining, other smoothings, and the older recipe."""
+    features: tuple[Features, ...] = ("plain", "pretrained") if pretrained else ("plain",)
+    heads: tuple[Head, ...] = ("geocells", "regression", "bank")
+    both = (True, False)
+    rows = [
+        Variant(head, use, kind) for head, kind, use in itertools.product(heads, features, both)
+    ]
+    for smoothing in (0.0, 1.0):
+        rows += [Variant("geocells", use, smoothing=smoothing) for use in both]
+    if pretrained:
+        rows += [Variant("geocells", use, "projected") for use in both]
+    return rows + [Variant(DEGREES, use) for use in both]
+
+
+@dataclass
+class AblationResult:
+    """What a variant did on the test photos of one split and seed."""
+
+    errors_km: NDArray[np.float64]
+    hits: dict[str, tuple[int, int]] = field(default_factory=dict)
+    """Feature -> (right, labelled)."""
+    seconds: float = 0.0
+    """Time of fitting on embeddings that exist already."""
+
+
+def measure_variant(
+    variant: Variant, split: AblationSplit, options: FitOptions, accelerator: "Accelerator"
+) -> AblationResult:
+    """Fit a variant on train, choose and calibrate on val, measure on test.
+
+    Args:
+        variant: the row of the table.
+        split: the photos.
+        options: everything that the variant does not decide, seed included.
+        accelerator: of this process.
+    """
+    embeddings = split.embeddings[variant.features]
+    vocabularies = dict(split.vocabularies) if variant.use_context else {}
+    began = time.perf_counter()
+    if variant.head == DEGREES:
+        answer = fit_degrees_model(
+            (embeddings["train"], split.train.coordinates),
+            (embeddings["val"], split.val.coordinates),
+            split.train.labels(vocabularies),
+            {feature: len(vocabulary) for feature, vocabulary in vocabularies.items()},
+            seed=options.seed,
+        )
+        seconds = time.perf_counter() - began
+        answers, scores = answer(embeddings["test"])
+    else:
+        if variant.head == "bank":
+            model = _fit_bank(variant, split, options, vocabularies)
+        else:
+            chosen = replace(
+                options,
+                coordinate_head=variant.head,
+                use_context=variant.use_context,
+                geocells=GeocellOptions(smoothing=variant.smoothing)
+                if variant.head == "geocells"
+                else GeocellOptions(),
+            )
+            model = _fit_heads(variant, split, chosen, vocabularies, accelerator)
+        uncalibrated = model.predict(np.asarray(embeddings["val"], dtype=np.float32))
+        model.calibration = fit_calibration(
+            [estimate.posterior for estimate in uncalibrated],
+            split.val.coordinates,
+            measure_coverage=False,
+        )
+        seconds = time.perf_counter() - began
+        estimates = model.predict(np.asarray(embeddings["test"], dtype=np.float32))
+        answers = np.array([estimate.posterior.mode() for estimate in estimates])
+        scores = {
+            feature: np.array([estimate.context[feature] for estimate in estimates])
+            for feature in vocabularies
+        }
+    guesses = {feature: values.argmax(axis=1) for feature, values in scores.items()}
+    return AblationResult(
+        haversine_km(answers, split.test.coordinates), _hits(split, guesses), seconds
+    )
+
+
+def _fit_heads(
+    variant: Variant,
+    split: AblationSplit,
+    options: FitOptions,
+    vocabularies: Mapping[str, Vocabulary],
+    accelerator: "Accelerator",
+) -> GeolocationModel:
+    embeddings = split.embeddings[variant.features]
+    model = build_model(
+        options,
+        split.backbones[variant.features],
+        vocabularies,
+        split.train.coordinates,
+        embeddings["train"],
+        variant.key[0],
+    )
+    task = FitTask(
+        model,
+        options,
+        TrainingPhotos.of(split.train, vocabularies),
+        TrainingPhotos.of(split.val, vocabularies),
+        CachedEmbeddings(embeddings["train"]),
+        lambda: embeddings["val"],
+    )
+    with tempfile.TemporaryDirectory(prefix="ablation-") as folder:
+        session = RunSession(None)
+        TrainingLoop(accelerator, session, Path(folder), task, options, len(split.train)).run()
+    return model.eval()
+
+
+def _fit_bank(
+    variant: Variant,
+    split: AblationSplit,
+    options: FitOptions,
+    vocabularies: Mapping[str, Vocabulary],
+) -> GeolocationModel:
+    data = BankData(
+        torch.from_numpy(np.asarray(split.embeddings[variant.features]["train"], dtype=np.float32)),
+        split.train.coordinates,
+        split.train.labels(vocabularies),
+    )
+    chosen = replace(
+        options,
+        coordinate_head="bank",
+        use_context=variant.use_context,
+        bank=BankOptions(vote="kernel-ridge" if len(split.train) <= MAX_RIDGE_BANK else "cosine"),
+        features=tuple(vocabularies) or options.features,
+    )
+    backbone = split.backbones[variant.features]
+    return fit_bank_model(data, vocabularies, chosen, backbone.config, backbone.block_widths)
+
+
+def _hits(split: AblationSplit, guesses: Mapping[str, Any]) -> dict[str, tuple[int, int]]:
+    """Count right answers of context heads: feature -> class index, one or (n,)."""
+    hits = {}
+    truth = split.test.labels(split.vocabularies)
+    for feature, guess in guesses.items():
+        # a place that training has never seen is a miss: the photo still counts
+        labelled = split.test.keys(feature).notna().to_numpy()
+        right = (truth[feature] == guess) & (truth[feature] != IGNORE_INDEX)
+        hits[feature] = (int(right[labelled].sum()), int(labelled.sum()))
+    return hits
+
+
+def _baselines(split: AblationSplit) -> dict[str, AblationResult]:
+    embeddings = split.embeddings["plain"]
+    guesses = baseline_guesses(
+        split.train.table,
+        split.test.table,
+        train_embeddings=embeddings["train"],
+        embeddings=embeddings["test"],
+    )
+    results = {
+        name: AblationResult(haversine_km(guess, split.test.coordinates))
+        for name, guess in guesses.items()
+    }
+    labels = split.train.labels(split.vocabularies)
+    commonest = {
+        f: np.bincount(known[known != IGNORE_INDEX]).argmax() for f, known in labels.items()
+    }
+    results["constant"].hits = _hits(split, commonest)
+    return {baseline_title(name): result for name, result in results.items()}
+
+
+# the older recipe
 
 
 class DegreesModel(nn.Module):
-    """Linear heads on an embedding.
+    """Linear heads on an embedding, with coordinates as two plain numbers in degrees.
 
     Args:
         width: width D of the embedding.
@@ -73,16 +427,13 @@ class DegreesModel(nn.Module):
         self.last = nn.Linear(width + sum(classes.values()), 2)
 
     def forward(self, embeddings: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """(b, D) -> (b, 2) degrees as they come, and feature -> (b, classes) logits."""
+        """Map (b, D) to (b, 2) degrees of any size, and feature -> (b, classes) logits."""
         logits = {feature: head(embeddings) for feature, head in self.heads.items()}
         return self.last(torch.cat([embeddings, *logits.values()], dim=1)), logits
 
     @torch.no_grad()
     def answer(self, embeddings: Array) -> tuple[Places, dict[str, NDArray[np.float32]]]:
-        """(m, D) -> (m, 2) places and the logits.
-
-        Nothing keeps the numbers on the Earth: what left it is brought back.
-        """
+        """Map (m, D) to (m, 2) places and the logits; latitudes are clipped, longitudes wrapped."""
         guess, logits = self(torch.from_numpy(np.asarray(embeddings, dtype=np.float32)))
         degrees = guess.double().numpy()
         places = np.stack([degrees[:, 0].clip(-90, 90), (degrees[:, 1] + 180) % 360 - 180], axis=1)
@@ -96,17 +447,14 @@ def fit_degrees_model(
     classes: Mapping[str, int],
     seed: int = 0,
 ) -> Callable[[Array], tuple[Places, dict[str, NDArray[np.float32]]]]:
-    """Fit it, and hand back what answers embeddings.
+    """Fit a `DegreesModel` and return its `answer`.
 
     Args:
-        train: embeddings (n, D), raw, and places (n, 2).
-        val: the same of the photos on which the epoch is chosen, by their median km.
+        train: embeddings (n, D), not normalised, and places (n, 2).
+        val: the same for the photos on which the epoch is chosen, by their median km.
         labels: feature -> (n,) class indices of train; empty without context.
         classes: feature -> number of classes.
         seed: of weights and order.
-
-    Returns:
-        `DegreesModel.answer`.
     """
     torch.manual_seed(seed)
     values = torch.from_numpy(np.asarray(train[0], dtype=np.float32))
@@ -146,185 +494,7 @@ def _loss(
     return loss
 
 
-Features = Literal["plain", "pretrained", "projected"]
-DEGREES = "degrees, L2 (older recipe)"
-
-
-@dataclass(frozen=True)
-class Variant:
-    """One row of the table."""
-
-    head: str
-    """"geocells", "regression", "bank", or `DEGREES`."""
-    use_context: bool = True
-    features: Features = "plain"
-    """The backbone as it comes, after contrastive pretraining, or that one's shared space."""
-    smoothing: float = 0.5
-
-    @property
-    def name(self) -> str:
-        """What the row is called."""
-        smoothed = f", smoothing {self.smoothing:g}" if self.head == "geocells" else ""
-        return self.head + smoothed
-
-
-def variants(pretrained: bool = True) -> list[Variant]:
-    """The rows: heads × context × pretraining, other smoothings, and the older recipe."""
-    features: tuple[Features, ...] = ("plain", "pretrained") if pretrained else ("plain",)
-    heads = ("geocells", "regression", "bank")
-    rows = [
-        Variant(head, context, kind)
-        for head, kind, context in itertools.product(heads, features, (True, False))
-    ]
-    rows += [Variant("geocells", context, smoothing=0.0) for context in (True, False)]
-    rows += [Variant("geocells", context, smoothing=1.0) for context in (True, False)]
-    if pretrained:
-        rows += [Variant("geocells", context, "projected") for context in (True, False)]
-    return [*rows, Variant(DEGREES, True), Variant(DEGREES, False)]
-
-
-@dataclass(frozen=True)
-class AblationSplit:
-    """Photos that are learnt from, chosen on and measured on, and how they are embedded."""
-
-    train: PhotoDataset
-    val: PhotoDataset
-    test: PhotoDataset
-    embeddings: Mapping[str, Mapping[str, NDArray[np.floating]]]
-    """Features -> split -> (n, D)."""
-    backbones: Mapping[str, Backbone]
-    vocabularies: Mapping[str, Vocabulary]
-
-
-@dataclass
-class AblationResult:
-    """What a variant did on the test photos of one split and seed."""
-
-    errors_km: NDArray[np.float64]
-    hits: dict[str, tuple[int, int]] = field(default_factory=dict)
-    """Feature -> (right, labelled)."""
-    seconds: float = 0.0
-    """Of fitting on embeddings that are there already."""
-
-
-def measure_variant(
-    variant: Variant, split: AblationSplit, options: FitOptions, accelerator: "Accelerator"
-) -> AblationResult:
-    """Fit a variant on train, choose and calibrate on val, measure on test.
-
-    Args:
-        variant: what is changed.
-        split: the photos.
-        options: everything else; its seed is the variant's.
-        accelerator: of this process.
-    """
-    embeddings = split.embeddings[variant.features]
-    vocabularies = dict(split.vocabularies) if variant.use_context else {}
-    began = time.perf_counter()
-    if variant.head == DEGREES:
-        guess = fit_degrees_model(
-            (embeddings["train"], split.train.coordinates),
-            (embeddings["val"], split.val.coordinates),
-            split.train.labels(vocabularies),
-            {feature: len(words) for feature, words in vocabularies.items()},
-            seed=options.seed,
-        )
-        seconds = time.perf_counter() - began
-        answers, logits = guess(embeddings["test"])
-        return _result(split.test, answers, logits, vocabularies, seconds)
-    fit = _fit_bank if variant.head == "bank" else _fit_heads
-    model = fit(variant, split, options, vocabularies, accelerator)
-    raw = model.predict(np.asarray(embeddings["val"], dtype=np.float32))
-    model.calibration = fit_calibration(
-        [estimate.posterior for estimate in raw], split.val.coordinates, measure_coverage=False
-    )
-    seconds = time.perf_counter() - began
-    estimates: list[Estimate] = model.predict(np.asarray(embeddings["test"], dtype=np.float32))
-    answers = np.array([estimate.posterior.mode() for estimate in estimates])
-    context = {
-        feature: np.array([estimate.context[feature] for estimate in estimates])
-        for feature in vocabularies
-    }
-    return _result(split.test, answers, context, vocabularies, seconds)
-
-
-def _fit_heads(
-    variant: Variant,
-    split: AblationSplit,
-    options: FitOptions,
-    vocabularies: Mapping[str, Vocabulary],
-    accelerator: "Accelerator",
-) -> GeolocationModel:
-    embeddings = split.embeddings[variant.features]
-    chosen = replace(
-        options,
-        coordinate_head=variant.head,
-        use_context=variant.use_context,
-        geocells=GeocellOptions(smoothing=variant.smoothing)
-        if variant.head == "geocells"
-        else GeocellOptions(),
-    )
-    model = build_model(
-        chosen,
-        split.backbones[variant.features],
-        vocabularies,
-        split.train.coordinates,
-        embeddings["train"],
-        variant.name,
-    )
-    task = FitTask(
-        model,
-        chosen,
-        TrainingPhotos.of(split.train, vocabularies),
-        TrainingPhotos.of(split.val, vocabularies),
-        CachedEmbeddings(embeddings["train"]),
-        lambda: embeddings["val"],
-    )
-    with TemporaryDirectory(prefix="ablation-") as folder:
-        session = RunSession(None)
-        TrainingLoop(accelerator, session, Path(folder), task, chosen, len(split.train)).run()
-    return model.eval()
-
-
-def _fit_bank(
-    variant: Variant,
-    split: AblationSplit,
-    options: FitOptions,
-    vocabularies: Mapping[str, Vocabulary],
-    accelerator: "Accelerator",
-) -> GeolocationModel:
-    embeddings = split.embeddings[variant.features]["train"]
-    data = BankData(
-        torch.from_numpy(np.asarray(embeddings, dtype=np.float32)),
-        split.train.coordinates,
-        split.train.labels(vocabularies),
-    )
-    chosen = replace(
-        options,
-        coordinate_head="bank",
-        use_context=variant.use_context,
-        bank=BankOptions(vote="kernel-ridge" if len(split.train) <= MAX_RIDGE_BANK else "cosine"),
-        features=tuple(vocabularies) or options.features,
-    )
-    backbone = split.backbones[variant.features]
-    return fit_bank_model(data, vocabularies, chosen, backbone.config, backbone.block_widths)
-
-
-def _result(
-    test: PhotoDataset,
-    answers: NDArray[np.float64],
-    scores: Mapping[str, NDArray[np.floating]],
-    vocabularies: Mapping[str, Vocabulary],
-    seconds: float,
-) -> AblationResult:
-    hits = {}
-    for feature, labels in test.labels(vocabularies).items():
-        # a place that training has never seen is a miss, not a reason to leave the photo out
-        known = test.keys(feature).notna().to_numpy()
-        right = (scores[feature].argmax(1) == labels) & (labels != IGNORE_INDEX)
-        hits[feature] = (int(right[known].sum()), int(known.sum()))
-    return AblationResult(haversine_km(answers, test.coordinates), hits, seconds)
-
+# the table
 
 Key = tuple[str, str, str]
 """Head, context, pretraining: what tells a row from the others."""
@@ -335,28 +505,26 @@ class AblationTable:
     """Results by row, in the order of the table."""
 
     title: str
-    features: tuple[str, ...]
-    rows: dict[Key, dict[int, list["AblationResult"]]] = field(default_factory=dict)
-    """Head, context, pretraining -> seed -> results, one for each fold."""
+    rows: dict[Key, dict[int, list[AblationResult]]] = field(default_factory=dict)
+    """Row -> seed -> results, one for each fold."""
 
-    def add(self, key: Key, seed: int, result: "AblationResult") -> None:
-        """Count a result in."""
+    def add(self, key: Key, seed: int, result: AblationResult) -> None:
+        """Add a result to its row."""
         self.rows.setdefault(key, {}).setdefault(seed, []).append(result)
 
     def numbers(self, key: Key) -> dict[str, Any]:
-        """Median km, GeoScore with its deviation over seeds, context top-1, seconds."""
+        """Return median km, GeoScore with its deviation over seeds, context top-1, seconds."""
         seeds = self.rows[key].values()
         results = [result for folds in seeds for result in folds]
-        errors = np.concatenate([result.errors_km for result in results])
-        distances = distance_metrics(errors)
+        distances = distance_metrics(np.concatenate([result.errors_km for result in results]))
         scores = [
-            mean_geoscore(np.concatenate([fold.errors_km for fold in folds])) for folds in seeds
+            geoscore(np.concatenate([fold.errors_km for fold in folds])).mean() for folds in seeds
         ]
         context = {}
-        for feature in self.features:
+        for feature in dict.fromkeys(feature for result in results for feature in result.hits):
             pairs = [result.hits[feature] for result in results if feature in result.hits]
-            if sum(known for _, known in pairs):
-                right, known = (sum(values) for values in zip(*pairs, strict=True))
+            right, known = (sum(counts) for counts in zip(*pairs, strict=True))
+            if known:
                 context[feature] = right / known
         return {
             "median_km": distances["median_km"],
@@ -369,7 +537,7 @@ class AblationTable:
         }
 
     def report(self) -> dict[str, Any]:
-        """Every number, in JSON types."""
+        """Return every number in JSON types."""
         return {
             "title": self.title,
             "rows": [
@@ -380,7 +548,7 @@ class AblationTable:
 
 
 def markdown(report: Mapping[str, Any]) -> str:
-    """The table of a report, under its title."""
+    """Return the table of a report, under its title."""
     rows = report["rows"]
     features = list(dict.fromkeys(feature for row in rows for feature in row["context"]))
     names = ["coordinate head", "context", "pretraining", "median km", "GeoScore", "< 200 km"]
@@ -400,203 +568,3 @@ def markdown(report: Mapping[str, Any]) -> str:
         ]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
-
-
-VAL_SHARE = 0.15
-"""Share of the photos of a training fold on which the epoch is chosen."""
-_MARKS = {"plain": "no", "pretrained": "yes", "projected": "yes, shared space"}
-
-
-@dataclass(frozen=True)
-class Options:
-    """Options of ``python -m train benchmark ablation``."""
-
-    COMMAND: ClassVar[str] = "benchmark ablation"
-
-    data: Path
-    """Folder of the dataset."""
-    folds: int = 0
-    """Folds of a cross-validation over all photos; 0: the dataset's own test split."""
-    seeds: int = 3
-    """Repeats with other weights, order and folds."""
-    views: tuple[str, ...] = ("128x128",)
-    """HEIGHTxWIDTH of each view of a photo."""
-    pretrain: bool = True
-    """Also measure with contrastive pretraining, which is made anew on each training split."""
-    epochs: int = 0
-    """Epochs of the heads; 0: those of the recipe demo."""
-    pretrain_epochs: int = 0
-    """Epochs of the pretraining; 0: those of the recipe demo."""
-    cache_dir: Path | None = None
-    """Where embeddings are kept; by default the platform's cache folder."""
-    output: Path | None = None
-    """JSON file for every number, written anew after each split."""
-
-    def __post_init__(self) -> None:
-        if self.folds == 1 or self.folds < 0 or self.seeds < 1:
-            raise ValueError("folds must be 0 or at least 2, seeds at least 1")
-        if self.epochs < 0 or self.pretrain_epochs < 0:
-            raise ValueError("epochs and pretrain-epochs must not be negative")
-
-
-def run(options: Options) -> int:
-    """Measure and print a Markdown table."""
-    print(markdown(benchmark_ablation(options).report()))
-    return 0
-
-
-def benchmark_ablation(options: Options) -> AblationTable:
-    """Measure every variant on every split and seed."""
-    from geoclip_core.training.distributed import build_accelerator
-
-    dataset = read_dataset(options.data)
-    fitting = _fit_options(options, 0)
-    accelerator = build_accelerator(fitting)
-    protocol = f"{options.folds}-fold cross-validation" if options.folds else "its own test split"
-    table = AblationTable(
-        f"{dataset.name}, {len(dataset):,} photos{', synthetic' if dataset.synthetic else ''}: "
-        f"{protocol}, {options.seeds} seeds, {fitting.backbone} at {', '.join(options.views)}",
-        (),
-    )
-    rows = variants(options.pretrain)
-    with tqdm(total=options.seeds * max(1, options.folds) * len(rows), unit="fit") as bar:
-        bar.set_description("embedding and pretraining" if options.pretrain else "embedding")
-        for split, seed in ablation_splits(options, dataset):
-            table.features = tuple(dict.fromkeys([*table.features, *split.vocabularies]))
-            for name, result in _baselines(split).items():
-                table.add((name, "", ""), seed, result)
-            for variant in rows:
-                bar.set_description(" · ".join(_key(variant)))
-                result = measure_variant(variant, split, _fit_options(options, seed), accelerator)
-                table.add(_key(variant), seed, result)
-                bar.update()
-            if options.output is not None:
-                write_atomically(options.output, json.dumps(table.report(), indent=2) + "\n")
-            bar.set_description("embedding and pretraining" if options.pretrain else "embedding")
-    return table
-
-
-def _key(variant: "Variant") -> Key:
-    return variant.name, "yes" if variant.use_context else "no", _MARKS[variant.features]
-
-
-def _fit_options(options: Options, seed: int) -> FitOptions:
-    values = load_recipe(FitOptions, "demo")
-    values |= {"data": options.data, "views": options.views, "seed": seed, "device": "cpu"}
-    if options.epochs:
-        values["epochs"] = options.epochs
-    return from_mapping(FitOptions, values, "ablation")
-
-
-def ablation_splits(
-    options: Options, dataset: PhotoDataset
-) -> Iterator[tuple["AblationSplit", int]]:
-    """Splits to measure on, with the seed of their weights."""
-    from geoclip_core.training.distributed import build_accelerator
-    from geoclip_core.training.fit_bank import random_folds
-
-    accelerator = build_accelerator(_fit_options(options, 0))
-    for seed in range(options.seeds):
-        if not options.folds:
-            yield _prepared(options, dataset, seed, accelerator), seed
-            continue
-        fold_of = random_folds(len(dataset), options.folds, seed)
-        for fold in range(options.folds):
-            labels = np.where(fold_of == fold, "test", "train").astype(object)
-            rest = np.flatnonzero(fold_of != fold)
-            chance = np.random.default_rng([seed, fold])
-            chosen = chance.permutation(rest)[: max(10, round(VAL_SHARE * len(rest)))]
-            labels[chosen] = "val"
-            table = dataset.table.assign(split=labels)
-            yield (
-                _prepared(options, dataclasses.replace(dataset, table=table), seed, accelerator),
-                seed,
-            )
-
-
-def _prepared(
-    options: Options, dataset: PhotoDataset, seed: int, accelerator: "Accelerator"
-) -> "AblationSplit":
-    """A split with its embeddings, those of a pretraining on its training photos included."""
-    from geoclip_core.model.backbones import build_backbone
-    from geoclip_core.training.fit import fit_backbone, learnable_vocabularies
-    from geoclip_core.training.inputs import Embedder
-    from geoclip_core.training.session import RunSession
-
-    fitting = _fit_options(options, seed)
-    vocabularies, _ = learnable_vocabularies(dataset.split("train"), _features(dataset))
-    backbones, embeddings, photos = {}, {}, {}
-    with tempfile.TemporaryDirectory(prefix="ablation-") as scratch:
-        changes: dict[str, dict[str, Any]] = {"plain": {}}
-        if options.pretrain:
-            run = _pretrained(options, dataset, seed, accelerator, Path(scratch))
-            changes["pretrained"] = {"backbone": str(run)}
-            changes["projected"] = {"backbone": str(run), "projection": True, "depths": ()}
-        for kind, change in changes.items():
-            chosen = dataclasses.replace(fitting, **change)
-            backbones[kind] = build_backbone(fit_backbone(chosen))
-            embedder = Embedder(chosen, RunSession(None), accelerator, backbones[kind])
-            # what a pretraining of this run gives, no other run will ask for
-            own = Path(scratch) / "embeddings" if kind != "plain" else options.cache_dir
-            splits = embedder.splits(dataset, cache_dir=own)
-            embeddings[kind] = {s: np.array(part.embeddings) for s, part in splits.items()}
-            photos = {name: part.photos for name, part in splits.items()}
-    return AblationSplit(
-        photos["train"], photos["val"], photos["test"], embeddings, backbones, vocabularies
-    )
-
-
-def _features(dataset: PhotoDataset) -> tuple[str, ...]:
-    """Features that a few hundred photos can teach: large vocabularies need more of them."""
-    if dataset.table["country"].nunique() > 1:
-        return ("climate", "country")
-    return ("climate", "month", "state", "county", "city")
-
-
-def _pretrained(
-    options: Options,
-    dataset: PhotoDataset,
-    seed: int,
-    accelerator: "Accelerator",
-    scratch: Path,
-) -> Path:
-    from geoclip_core.training.pretrain import PretrainRun, pretrain
-    from geoclip_core.training.session import RunSession
-
-    values = load_recipe(PretrainOptions, "demo")
-    values |= {"data": options.data, "views": options.views, "seed": seed, "device": "cpu"}
-    if dataset.table["country"].nunique() > 1:
-        values["features"] = ("climate", "country", "state", "city")
-    if options.pretrain_epochs:
-        values["epochs"] = options.pretrain_epochs
-    chosen = from_mapping(PretrainOptions, values, "ablation")
-    folder = scratch / "pretrained"
-    folder.mkdir()
-    pretrain(PretrainRun(chosen, RunSession(None), accelerator, folder, "pretrained"), dataset)
-    return folder / "checkpoint"
-
-
-def _baselines(split: "AblationSplit") -> dict[str, "AblationResult"]:
-    from geoclip_core.evaluation.baselines import baseline_guesses, baseline_title
-
-    embeddings = split.embeddings["plain"]
-    guesses: Mapping[str, NDArray[np.float64]] = baseline_guesses(
-        split.train.table,
-        split.test.table,
-        train_embeddings=embeddings["train"],
-        embeddings=embeddings["test"],
-    )
-    majority = {}
-    for feature in split.vocabularies:
-        known = split.train.labels(split.vocabularies)[feature]
-        common = np.bincount(known[known != IGNORE_INDEX]).argmax()
-        truth = split.test.labels(split.vocabularies)[feature]
-        labelled = split.test.keys(feature).notna().to_numpy()
-        majority[feature] = (int((truth[labelled] == common).sum()), int(labelled.sum()))
-    return {
-        baseline_title(name): AblationResult(
-            haversine_km(guess, split.test.coordinates),
-            majority if name == "constant" else {},
-        )
-        for name, guess in guesses.items()
-    }

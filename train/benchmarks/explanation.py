@@ -1,47 +1,44 @@
-"""Whether the parts of a photo that are marked as reasons matter more than other parts of it."""
+"""Whether the parts of a photo that are marked as reasons matter more than its other parts."""
 
 import json
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
+from pydantic import Field
+from pydantic.dataclasses import dataclass
 
+from geoclip_core.data.dataset import read_dataset
+from geoclip_core.errors import PhotoError
+from geoclip_core.evaluation.intervals import mean_intervals
+from geoclip_core.explain import Effect
 from geoclip_core.files import write_atomically
+from geoclip_core.locator import Geolocator
 from train.progress import ProgressBar
 
-if TYPE_CHECKING:
-    from geoclip_core.explain import Effect
 
-
-@dataclass(frozen=True)
-class Options:
-    """Options of ``python -m train benchmark explanation``."""
-
-    COMMAND: ClassVar[str] = "benchmark explanation"
+@dataclass(frozen=True, kw_only=True)
+class ExplanationOptions:
+    """Options of `benchmark explanation`."""
 
     data: Path
-    """Folder of the dataset."""
+    """dataset folder"""
     model: str = "mini"
-    """Bundled name, run or checkpoint folder, or hub id."""
+    """bundled name, run or checkpoint folder, or hub id"""
     split: Literal["train", "val", "test"] = "test"
-    """Photos that the model has not seen."""
-    photos: int = 100
-    """At most so many photos, drawn by the seed."""
-    seed: int = 0
-    """Seed of the draw."""
+    """photos that the model has not seen"""
+    photos: Annotated[int, Field(ge=1)] = 100
+    """at most so many photos, drawn at random"""
+    seed: Annotated[int, Field(ge=0)] = 0
+    """seed of the draw"""
     output: Path | None = None
-    """JSON file for every number."""
-
-    def __post_init__(self) -> None:
-        if self.photos < 1:
-            raise ValueError("photos must be at least 1")
+    """JSON file for every number"""
 
 
-def run(options: Options) -> int:
-    """Measure and print."""
+def explanation(options: ExplanationOptions) -> int:
+    """Measure whether the parts marked as reasons matter more than others."""
     numbers = benchmark_explanation(options)
     print(
         f"{numbers['model']} on {numbers['photos']} photos, {numbers['seconds_a_photo']:.1f} s "
@@ -61,16 +58,12 @@ def run(options: Options) -> int:
     return 0
 
 
-def benchmark_explanation(options: Options) -> dict[str, Any]:
-    """Explain photos and sum up what covering takes from each answer.
+def benchmark_explanation(options: ExplanationOptions) -> dict[str, Any]:
+    """Explain photos and measure how much support each answer loses when parts are covered.
 
     Raises:
         ValueError: the split has no photo that can be read.
     """
-    from geoclip_core.data.dataset import read_dataset
-    from geoclip_core.errors import PhotoError
-    from geoclip_core.locator import Geolocator
-
     dataset = read_dataset(options.data).split(options.split)
     count = min(options.photos, len(dataset))
     rows = np.random.default_rng(options.seed).choice(len(dataset), count, replace=False)
@@ -82,13 +75,13 @@ def benchmark_explanation(options: Options) -> dict[str, Any]:
     with ProgressBar("explaining", "photos") as bar:
         for number, path in enumerate(dataset.select(np.sort(rows)).paths, 1):
             try:
-                explanation = locator.explain(path)
+                explained = locator.explain(path)
             except PhotoError:
                 continue
             finally:
                 bar.update(number, count)
             done += 1
-            for answer, effect in explanation.effects.items():
+            for answer, effect in explained.effects.items():
                 effects.setdefault(answer, []).append(effect)
     if not done:
         raise ValueError(f"{options.data}: no photo of the split {options.split} can be read")
@@ -102,10 +95,8 @@ def benchmark_explanation(options: Options) -> dict[str, Any]:
     }
 
 
-def _summary(effects: Sequence["Effect"]) -> dict[str, Any]:
-    """Mean shares of the support that go, with 95 % bootstrap intervals over photos."""
-    from geoclip_core.evaluation.intervals import mean_intervals
-
+def _summary(effects: Sequence[Effect]) -> dict[str, Any]:
+    """Return mean shares of the lost support, with 95 % bootstrap intervals over photos."""
     marked = [effect.marked_loss / effect.support for effect in effects]
     elsewhere = [np.mean(effect.elsewhere) / effect.support for effect in effects]
     intervals = mean_intervals(np.array([marked, elsewhere]).T)

@@ -10,11 +10,13 @@ import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Annotated, Any
 
 import numpy as np
 import torch
 from PIL import Image
+from pydantic import Field
+from pydantic.dataclasses import dataclass as options_dataclass
 
 from geoclip_core.geoclip.gallery import Gallery, encode_gallery, gallery_key
 from geoclip_core.geoclip.model import GeoClip
@@ -33,32 +35,29 @@ VIT_L_14 = {
 """Vision config of CLIP ViT-L/14 where it differs from the default of transformers."""
 
 
-@dataclass(frozen=True)
-class Options:
-    """Options of ``python -m train benchmark gallery``."""
-
-    COMMAND: ClassVar[str] = "benchmark gallery"
+@options_dataclass(frozen=True, kw_only=True)
+class GalleryOptions:
+    """Options of `benchmark gallery`."""
 
     wheel: Path | None = None
-    """The geoclip wheel; without it, pip fetches it (35 MB)."""
+    """the geoclip wheel; by default pip downloads it (35 MB)"""
     photo: Path | None = None
-    """Photo of the query; without it, noise."""
-    places: int = 0
-    """About how many of the gallery's places to use; 0: all of them."""
-    queries: int = 3
-    """How often our query is repeated; the median is shown. The package is asked once."""
-    top_k: int = 5
-    """How many of the first places must be the same."""
-    seed: int = 0
-    """Random weights of the image tower."""
-
-    def __post_init__(self) -> None:
-        if self.places < 0 or self.queries < 1 or self.top_k < 1:
-            raise ValueError("places must be 0 or more, queries and top-k 1 or more")
+    """photo of the query; by default noise"""
+    places: Annotated[int, Field(ge=0)] = 0
+    """about how many of the gallery's places to use; 0: all of them"""
+    queries: Annotated[int, Field(ge=1)] = 3
+    """how often our query is repeated, of which the median is shown; the package is asked once"""
+    top_k: Annotated[int, Field(ge=1)] = 5
+    """how many of the first places must be the same"""
+    seed: Annotated[int, Field(ge=0)] = 0
+    """seed of the random weights of the image tower"""
 
 
-def run(options: Options) -> int:
-    """Measure and print; 1 if the two sides answered differently."""
+def gallery(options: GalleryOptions) -> int:
+    """Compare a query of the published GeoCLIP package with ours, on the same weights.
+
+    The exit status is 1 if the two give different places.
+    """
     result = benchmark_gallery(
         options.wheel,
         options.photo,
@@ -93,7 +92,7 @@ class GalleryBenchmark:
     top_k: int
 
     def text(self) -> str:
-        """A table for a terminal."""
+        """Return a table for the terminal."""
         rows = [
             ("image tower, the same on both", self.our_image, self.our_image),
             ("gallery", self.package_query - self.our_image, self.our_query - self.our_image),
@@ -157,9 +156,9 @@ def benchmark_gallery(
         key, kept = gallery_key(release.location_encoder, coordinates), folder / "kept.safetensors"
         encoded.save(kept, key)
         started = time.perf_counter()
-        gallery = Gallery.load(kept, key, release.location_encoder, coordinates)
+        loaded = Gallery.load(kept, key, release.location_encoder, coordinates)
         load = time.perf_counter() - started
-        ours = GeoClip(backbone, gallery, release.logit_scale)
+        ours = GeoClip(backbone, loaded, release.logit_scale)
         image_times, query_times = [], []
         with torch.inference_mode():
             for _ in range(queries):
@@ -225,8 +224,7 @@ def _package_model(tower: dict[str, Any]) -> Any:
         module = importlib.import_module("geoclip.model.image_encoder")
     finally:
         logging.set_verbosity(verbosity)
-    module.CLIPConfig = lambda **_: config
-    module.CLIPImageProcessor = CLIPImageProcessorPil
+    vars(module).update(CLIPConfig=lambda **_: config, CLIPImageProcessor=CLIPImageProcessorPil)
     return importlib.import_module("geoclip.model.GeoCLIP").GeoCLIP(clip_pretrained=False).eval()
 
 

@@ -1,9 +1,9 @@
-"""What a bank model scores if its settings never saw the photos it is scored on.
+"""GeoScore of the recipe mini-plain with settings chosen without the photos it is scored on.
 
-Views, depths, kernel, ridge, readout and targets of the bundled models were found on the same
-photos that cross-validation then scores. Here every fold makes the choice anew, from its training
-photos alone (nested cross-validation); the difference is what the search flattered itself by. What
-this cannot undo: the depths and the grids on offer were drawn up knowing those photos.
+Views, depths, kernel, ridge, readout and targets of the bundled models were chosen on the same
+photos that cross-validation then scores. Here every fold chooses anew from its training photos
+alone (nested cross-validation); the difference is the optimism of that choice. The depths and the
+grids themselves were drawn up knowing those photos, which this cannot undo.
 """
 
 import itertools
@@ -12,59 +12,144 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Annotated, Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pydantic import Field
+from pydantic.dataclasses import dataclass as options_dataclass
 
-from geoclip_core.earth.sphere import haversine_km
+from geoclip_core.data.dataset import read_dataset
+from geoclip_core.earth.sphere import geoscore, haversine_km
+from geoclip_core.evaluation.intervals import mean_intervals
+from geoclip_core.evaluation.metrics import distance_metrics
 from geoclip_core.files import write_atomically
 from geoclip_core.model.backbone import BackboneConfig
+from geoclip_core.model.backbones import build_backbone
+from geoclip_core.model.bank_heads import BankHead
 from geoclip_core.model.geolocation import GeolocationModel
+from geoclip_core.training.distributed import build_accelerator
+from geoclip_core.training.fit import fit_backbone
 from geoclip_core.training.fit_bank import BankData, choose_field, fit_bank_model, random_folds
-from geoclip_core.training.options import FitOptions, from_mapping
-from train.command_line import load_recipe
+from geoclip_core.training.inputs import Embedder
+from geoclip_core.training.options import FitOptions, Views
+from geoclip_core.training.session import RunSession
 from train.progress import ProgressBar
-
-if TYPE_CHECKING:
-    pass
+from train.recipes import recipe_options
 
 Array = NDArray[np.float64]
 Chosen = tuple["Features", tuple[float, ...]]
+
 FIELD_SCALES = ((1492.7,), (1492.7, 4000.0), (750.0, 1492.7, 4000.0))
 GAMMAS, RIDGES, READOUTS = (1.0, 1.5, 2.0), (0.03, 0.05, 0.1), (0.02, 0.03, 0.05)
 
 
+@options_dataclass(frozen=True, kw_only=True)
+class SelectionOptions:
+    """Options of `benchmark selection`."""
+
+    data: Path
+    """dataset folder; all its photos take part"""
+    views: Views = ("260x260", "380x380", "320x512")
+    """HEIGHTxWIDTH of the views to choose among; every subset is tried"""
+    folds: Annotated[int, Field(ge=2)] = 10
+    """folds of the outer cross-validation"""
+    repeats: Annotated[int, Field(ge=1)] = 3
+    """repeats with other folds"""
+    seed: Annotated[int, Field(ge=0)] = 0
+    """seed of the folds"""
+    cache_dir: Path | None = None
+    """where embeddings are kept; by default the platform's cache folder"""
+    output: Path | None = None
+    """JSON file for every number"""
+
+
+def selection(options: SelectionOptions) -> int:
+    """Score the recipe mini-plain with settings chosen anew in each fold."""
+    result = _measure(options)
+    numbers = summary(result)
+    low, high = numbers["geoscore_interval"]
+    print(
+        f"GeoScore {numbers['geoscore']:,.0f} [{low:,.0f}–{high:,.0f}], median "
+        f"{numbers['median_km']:,.0f} km, {numbers['within_750_km']:.1%} within 750 km: "
+        f"{options.folds}-fold cross-validation, {options.repeats} times, each fold choosing among "
+        f"{result.settings:,} settings"
+    )
+    for (features, scales), count in result.chosen.most_common(5):
+        views = " + ".join(options.views[view] for view in features.views)
+        print(f"  {count} × views {views}, {len(features.depths)} depths, scales {scales} km")
+    if options.output is not None:
+        write_atomically(options.output, json.dumps(numbers, indent=2) + "\n")
+    return 0
+
+
+def _measure(options: SelectionOptions) -> "SelectionResult":
+    changes = {"data": options.data, "views": options.views, "device": "cpu", "seed": options.seed}
+    changes |= {"bank.folds": options.folds, "bank.repeats": options.repeats}
+    fitting = recipe_options(FitOptions, "mini-plain", changes)
+    dataset = read_dataset(options.data)
+    backbone = build_backbone(fit_backbone(fitting))
+    embedder = Embedder(fitting, RunSession(None), build_accelerator(fitting), backbone)
+    embedded = embedder.every(dataset, cache_dir=options.cache_dir)
+    photos = dataset.select(embedded.readable)
+    values = np.asarray(embedded.values[embedded.readable], dtype=np.float32)
+    nested = NestedSelection(
+        BankData(torch.from_numpy(values), photos.coordinates, {}),
+        candidate_features(len(options.views), len(fitting.depths)),
+        fitting,
+        backbone.config,
+        backbone.view_block_widths,
+    )
+    with ProgressBar("choosing", "folds") as bar:
+        return nested.measure(bar.update)
+
+
+def summary(result: "SelectionResult") -> dict[str, Any]:
+    """Return GeoScore with its 95 % bootstrap interval over photos, median km, and shares."""
+    errors = result.errors_km
+    distances = distance_metrics(errors.ravel())
+    (interval,) = mean_intervals(geoscore(errors).mean(axis=0)[:, None])
+    return {
+        "geoscore": distances["geoscore"],
+        "geoscore_interval": list(interval),
+        "median_km": distances["median_km"],
+        **{f"within_{km}_km": distances["accuracy_at_km"][str(km)] for km in (200, 750, 2500)},
+        "settings": result.settings,
+        "photos": int(errors.shape[1]),
+        "repeats": int(errors.shape[0]),
+    }
+
+
 @dataclass(frozen=True)
 class Features:
-    """Columns of an embedding: some of its views, each with the head's features and some depths."""
+    """Columns of an embedding: some of its views, each with its final features and some depths."""
 
     views: tuple[int, ...]
     """Indices of the views."""
     depths: tuple[int, ...]
-    """Indices of the blocks after the head's, in the order of the embedding."""
+    """Indices of the inner blocks, in the order of the embedding."""
 
     def blocks(self, per_view: int) -> list[int]:
-        """Indices of the feature blocks, of an embedding with so many a view."""
+        """Return the indices of the feature blocks; a view has `per_view` of them."""
         of_view = (0, *(depth + 1 for depth in self.depths))
         return [view * per_view + block for view in self.views for block in of_view]
 
 
 @dataclass(frozen=True)
 class SelectionResult:
-    """What nested cross-validation gave."""
+    """Result of a nested cross-validation."""
 
     errors_km: Array
     """(repeats, n)."""
     settings: int
-    """How many each fold chose among."""
+    """Number of settings that each fold chose among."""
     chosen: Counter[Chosen] = field(default_factory=Counter)
-    """How often each set of features won, and with which field scales."""
+    """How often each set of features was chosen, with its field scales."""
 
 
 def candidate_features(views: int, depths: int) -> list[Features]:
-    """Every set of views, with no, the first, the first half, or all of the depths."""
+    """Return every set of views, with none, the first, the first half, or all of the depths."""
     subsets = [
         chosen
         for size in range(1, views + 1)
@@ -75,7 +160,7 @@ def candidate_features(views: int, depths: int) -> list[Features]:
 
 
 def count_settings(features: Sequence[Features]) -> int:
-    """How many settings there are to choose among."""
+    """Return the number of settings to choose among."""
     return len(features) * len(FIELD_SCALES) * len(GAMMAS) * len(RIDGES) * len(READOUTS)
 
 
@@ -84,8 +169,8 @@ class NestedSelection:
 
     Args:
         data: n photos, embedded with every view and depth.
-        features: what to choose columns among.
-        options: folds, repeats, seed, and everything that is not chosen.
+        features: the sets of columns to choose among.
+        options: folds, repeats, seed, and every setting that is not chosen.
         backbone: of the embeddings.
         view_blocks: widths of the blocks of one view.
     """
@@ -116,7 +201,7 @@ class NestedSelection:
         )
 
     def measure(self, progress: Callable[[int, int], None] | None = None) -> SelectionResult:
-        """Errors of every photo, each by a model whose training and settings never saw it."""
+        """Return the error of every photo by a model fitted and chosen without that photo."""
         count = len(self.data.embeddings)
         errors = np.full((self.options.bank.repeats, count), np.nan)
         chosen: Counter[Chosen] = Counter()
@@ -135,11 +220,12 @@ class NestedSelection:
         return SelectionResult(errors, count_settings(self.features), chosen)
 
     def choose(self, rows: NDArray[np.int64]) -> tuple[Features, FitOptions]:
-        """The setting with the best left-out GeoScore among some photos."""
+        """Return the setting with the best left-out GeoScore among some photos."""
         best: tuple[float, Features, FitOptions] | None = None
         for features, scales in itertools.product(self.features, FIELD_SCALES):
             options = _with_bank(self.options, field_scales=scales)
             head = self._fit(features, options, rows).coordinate_head
+            assert isinstance(head, BankHead)
             fixed = _with_bank(
                 options,
                 gammas=(head.gamma,),
@@ -173,99 +259,3 @@ class NestedSelection:
 
 def _with_bank(options: FitOptions, **changes: Any) -> FitOptions:
     return replace(options, bank=replace(options.bank, **changes))
-
-
-@dataclass(frozen=True)
-class Options:
-    """Options of ``python -m train benchmark selection``."""
-
-    COMMAND: ClassVar[str] = "benchmark selection"
-
-    data: Path
-    """Folder of the dataset. All its photos take part."""
-    views: tuple[str, ...] = ("260x260", "380x380", "320x512")
-    """HEIGHTxWIDTH of the views to choose among; every subset is tried."""
-    folds: int = 10
-    """Folds of the outer cross-validation."""
-    repeats: int = 3
-    """Repeats with other folds."""
-    seed: int = 0
-    """Seed of the folds."""
-    cache_dir: Path | None = None
-    """Where embeddings are kept; by default the platform's cache folder."""
-    output: Path | None = None
-    """JSON file for every number."""
-
-    def __post_init__(self) -> None:
-        if self.folds < 2 or self.repeats < 1:
-            raise ValueError("folds must be at least 2, repeats at least 1")
-
-
-def run(options: Options) -> int:
-    """Measure and print."""
-    result = benchmark_selection(options)
-    numbers = summary(result)
-    low, high = numbers["geoscore_interval"]
-    print(
-        f"GeoScore {numbers['geoscore']:,.0f} [{low:,.0f}–{high:,.0f}], median "
-        f"{numbers['median_km']:,.0f} km, {numbers['within_750_km']:.1%} within 750 km: "
-        f"{options.folds}-fold cross-validation, {options.repeats} times, each fold choosing among "
-        f"{result.settings:,} settings"
-    )
-    for (features, scales), count in result.chosen.most_common(5):
-        views = " + ".join(options.views[view] for view in features.views)
-        print(f"  {count} × views {views}, {len(features.depths)} depths, scales {scales} km")
-    if options.output is not None:
-        write_atomically(options.output, json.dumps(numbers, indent=2) + "\n")
-    return 0
-
-
-def benchmark_selection(options: Options) -> "SelectionResult":
-    """Choose and score in every fold, with the depths of the recipe mini."""
-    import torch
-
-    from geoclip_core.data.dataset import read_dataset
-    from geoclip_core.model.backbones import build_backbone
-    from geoclip_core.training.distributed import build_accelerator
-    from geoclip_core.training.fit import fit_backbone
-    from geoclip_core.training.fit_bank import BankData
-    from geoclip_core.training.inputs import Embedder
-    from geoclip_core.training.session import RunSession
-
-    recipe: dict[str, Any] = load_recipe(FitOptions, "mini-plain")
-    recipe |= {"data": options.data, "views": options.views, "device": "cpu"}
-    recipe |= {"bank.folds": options.folds, "bank.repeats": options.repeats, "seed": options.seed}
-    fitting = from_mapping(FitOptions, recipe, "selection")
-    dataset = read_dataset(options.data)
-    backbone = build_backbone(fit_backbone(fitting))
-    embedder = Embedder(fitting, RunSession(None), build_accelerator(fitting), backbone)
-    embedded = embedder.every(dataset, cache_dir=options.cache_dir)
-    photos = dataset.select(embedded.readable)
-    values = np.asarray(embedded.values[embedded.readable], dtype=np.float32)
-    selection = NestedSelection(
-        BankData(torch.from_numpy(values), photos.coordinates, {}),
-        candidate_features(len(options.views), len(fitting.depths)),
-        fitting,
-        backbone.config,
-        backbone.view_block_widths,
-    )
-    with ProgressBar("choosing", "folds") as bar:
-        return selection.measure(bar.update)
-
-
-def summary(result: "SelectionResult") -> dict[str, Any]:
-    """Return GeoScore with its 95 % bootstrap interval over photos, median km, and shares."""
-    from geoclip_core.evaluation.metrics import distance_hits, measure
-
-    errors = result.errors_km
-    photos = np.tile(np.arange(errors.shape[1]), errors.shape[0])
-    measured = measure(distance_hits(errors.ravel()), groups=photos)
-    return {
-        "geoscore": measured.values["geoscore"],
-        "geoscore_interval": list(measured.bounds["geoscore"]),
-        "median_km": measured.values["median_km"],
-        **{f"within_{r}_km": measured.values[f"accuracy_at_km:{r}"] for r in (200, 750, 2500)},
-        "settings": result.settings,
-        "photos": int(errors.shape[1]),
-        "repeats": int(errors.shape[0]),
-    }

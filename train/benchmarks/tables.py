@@ -1,12 +1,12 @@
-"""Reading a dataset's tables: pandas alone against reading, splitting and labelling."""
+"""Time of reading, splitting and labelling a dataset's tables, against pandas alone."""
 
 import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
 
 import pandas as pd
+from pydantic.dataclasses import dataclass as options_dataclass
 
 from geoclip_core.data.dataset import read_dataset
 from geoclip_core.data.vocabulary import build_vocabularies
@@ -16,18 +16,16 @@ ROWS = 119_008
 """Rows of OSV-Mini-129k."""
 
 
-@dataclass(frozen=True)
-class Options:
-    """Options of ``python -m train benchmark tables``."""
-
-    COMMAND: ClassVar[str] = "benchmark tables"
+@options_dataclass(frozen=True, kw_only=True)
+class TablesOptions:
+    """Options of `benchmark tables`."""
 
     data: Path | None = None
-    """Folder of a dataset; without it, a synthetic one."""
+    """dataset folder; by default a synthetic table of the size of OSV-Mini-129k"""
 
 
-def run(options: Options) -> int:
-    """Measure and print."""
+def tables(options: TablesOptions) -> int:
+    """Time reading, splitting and labelling a dataset against pandas' own read."""
     print(benchmark_tables(options.data).text())
     return 0
 
@@ -40,16 +38,16 @@ class TableBenchmark:
     pandas_alone: float
     """`pd.read_csv` of the same files."""
     reading: float
-    """`read_dataset` without cutting a val split."""
+    """`read_dataset` without a val split."""
     splitting: float
-    """`read_dataset` with it."""
+    """`read_dataset` with a val split."""
     labelling: float
     """Vocabularies and the labels of every feature."""
     table_bytes: int
     """Memory of the table."""
 
     def text(self) -> str:
-        """A table for a terminal."""
+        """Return a table for the terminal."""
         steps = {
             "pandas alone": self.pandas_alone,
             "read": self.reading,
@@ -65,7 +63,7 @@ class TableBenchmark:
 
 
 def benchmark_tables(dataset: Path | None = None) -> TableBenchmark:
-    """Time reading of a dataset; without one, of a synthetic table of OSV-Mini's size."""
+    """Time reading a dataset, by default a synthetic table of the size of OSV-Mini-129k."""
     with tempfile.TemporaryDirectory(prefix="tables-") as scratch:
         root = dataset or write_demo(Path(scratch) / "demo", ROWS, metadata_only=True)
         started = time.perf_counter()

@@ -1,56 +1,58 @@
-"""A form made from an options dataclass: one widget an option, with its help and its error."""
+"""The form of a training, made from its options: a widget per option, with help and errors."""
 
 import dataclasses
 import math
-import re
 import typing
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import streamlit as st
-import yaml
+from pydantic.dataclasses import is_pydantic_dataclass
 
 from geoclip_core.data.features import KNOWN_FEATURES
-from geoclip_core.training.options import BankOptions, PhotoOptions
-from train.command_line import RECIPES, load_recipe
-from train.options import Option, OptionsError, build, convert, describe, to_mapping
+from geoclip_core.training.options import (
+    FitOptions,
+    OptionsError,
+    PretrainOptions,
+    TrainingOptions,
+    from_mapping,
+    to_mapping,
+)
 from ui.theme import markdown_text
 
-Rows = tuple[tuple[str, ...], ...]
+Values = dict[str, Any]
+"""Option ("epochs", "bank.folds") -> plain value."""
+
+OPTIONS: dict[str, type[TrainingOptions]] = {"fit": FitOptions, "pretrain": PretrainOptions}
+"""Task -> its options."""
+
+FIXED = ("recipe", "data", "output", "runs", "resume")
+"""Options that the page decides."""
+
+_PHOTOS = ("views", "framing", "depths", "depth_pooling", "projection")
+_LEARNING = (
+    *("accumulation", "backbone_learning_rate", "weight_decay", "warmup", "clip_norm"),
+    *("patience", "augment", "val_fraction", "seed"),
+)
+_MACHINE = ("device", "precision", "workers", "cache_dir", "log_every", "save_seconds")
+_NO_GRADIENT = (
+    *("epochs", "batch_size", "learning_rate", "train_backbone", "dropout", "hidden"),
+    *("coordinate_weight", "context.weights.", "context.class_balance", "context.hidden"),
+    *(name for name in _LEARNING if name not in ("val_fraction", "seed")),
+)
+"""Options of training by gradient, which the closed form of a bank does not use."""
 
 
 @dataclass(frozen=True)
 class Layout:
     """The order of a form."""
 
-    rows: Rows
-    """Always in view, row by row; the second of two takes two thirds of the width."""
+    rows: tuple[tuple[str, ...], ...]
+    """Options that are always in view, row by row; the second of two takes two thirds of a row."""
     sections: tuple[tuple[str, tuple[str, ...]], ...]
-    """Folded away, under headings."""
+    """Titles and options under "More options"; a name that ends in "." is a group of options."""
 
-
-_RUN = ("recipe", "data", "output", "runs", "resume")
-FIXED = frozenset(_RUN)
-"""Options that the page decides."""
-
-_LEARNING = (
-    *("accumulation", "backbone_learning_rate", "weight_decay", "warmup", "clip_norm"),
-    *("patience", "augment", "val_fraction", "seed"),
-)
-_MACHINE = ("device", "precision", "workers", "cache_dir", "log_every", "save_seconds")
-_PHOTOS = ("views", "framing", "depths", "depth_pooling", "projection")
-_CELLS = ("geocells.cells", "geocells.smoothing", "geocells.offset_rank")
-_BANK = tuple(f"bank.{field.name}" for field in dataclasses.fields(BankOptions))
-_WEIGHTS = tuple(f"context.weights.{feature}" for feature in KNOWN_FEATURES)
-_CONTEXT = (*_WEIGHTS, "context.class_balance", "context.hidden", "context.join_width")
-_GRADIENT = (
-    *("epochs", "batch_size", "learning_rate", "train_backbone", "dropout", "hidden"),
-    *(*_WEIGHTS, "context.class_balance", "context.hidden", "coordinate_weight"),
-    *(name for name in _LEARNING if name not in ("val_fraction", "seed")),
-)
-"""What a closed form does not do."""
 
 LAYOUTS = {
     "fit": Layout(
@@ -61,8 +63,9 @@ LAYOUTS = {
         ),
         (
             ("What the backbone sees", _PHOTOS),
-            ("Coordinate head", ("coordinate_weight", "hidden", "dropout", *_CELLS, *_BANK)),
-            ("Context heads", _CONTEXT),
+            ("Coordinate head", ("coordinate_weight", "hidden", "dropout", "geocells.", "bank.")),
+            ("Context heads", ("context.class_balance", "context.hidden", "context.join_width")),
+            ("Weights of the context losses", ("context.weights.",)),
             ("Learning", _LEARNING),
             ("This computer", _MACHINE),
         ),
@@ -83,259 +86,170 @@ LAYOUTS = {
 }
 
 
-def irrelevant(values: Mapping[str, Any]) -> set[str]:
-    """Options that do nothing, given the others: the form leaves them out, at their defaults."""
-    found: set[str] = set()
-    head = values.get("coordinate_head")
-    if head is not None and head != "geocells":
-        found.update(_CELLS)
-    if head is not None and head != "bank":
-        found.update(_BANK)
-    if head == "bank":
-        found.update(_GRADIENT)
-    if values.get("use_context") is False:
-        found.update(
-            (
-                "features",
-                *_CONTEXT,
-                "bank.context_share",
-                "bank.context_gammas",
-                "bank.context_ridges",
-            )
-        )
-    if values.get("train_backbone") == "none" or head == "bank":
-        found.update(("augment", "backbone_learning_rate"))
-    if not values.get("depths") and "depths" in values:
-        found.add("depth_pooling")
-    if str(values.get("backbone", "")).startswith("efficientnet-lite"):
-        found.add("projection")
-    if "drop_probability" in values:
-        found.add("accumulation")  # parts of a step would not see each other's captions
-    if values.get("bank.vote") == "cosine":
-        found.add("bank.ridges")
-    return found
-
-
-def defaults(cls: type, names: set[str]) -> dict[str, Any]:
-    """The plain default of some options."""
-    return {option.name: plain(option.default) for option in describe(cls) if option.name in names}
-
-
-def in_rows(layout: Layout, options: Sequence[Option]) -> list[list[Option]]:
-    """The options in view, row by row; those of the layout that do not exist are passed over."""
-    by_name = {option.name: option for option in options}
-    rows = [[by_name[name] for name in row if name in by_name] for row in layout.rows]
-    return [row for row in rows if row]
-
-
-def in_sections(layout: Layout, options: Sequence[Option]) -> list[tuple[str, list[Option]]]:
-    """The folded options under their headings; what the layout does not name comes last."""
-    by_name = {option.name: option for option in options}
-    for row in layout.rows:
-        for name in row:
-            by_name.pop(name, None)
-    sections = []
-    for title, names in layout.sections:
-        found = [by_name.pop(name) for name in names if name in by_name]
-        if found:
-            sections.append((title, found))
-    if by_name:
-        sections.append(("Other", list(by_name.values())))
-    return sections
-
-
 _LABELS = {
-    "bank.note": "note on the numbers",
     "text": "text tower",
+    "hidden": "hidden layer",
+    "context.hidden": "shared hidden layer",
 }
-"""Names that need their flag to be understood."""
+"""Labels of options whose name alone is not understood."""
+
+
+@dataclass(frozen=True)
+class Option:
+    """One option of the tree, described for a widget."""
+
+    name: str
+    """"epochs" or "bank.folds"."""
+    type: Any
+    """Without None."""
+    optional: bool
+    """Whether it can be None."""
+    help: str
+
+    @property
+    def choices(self) -> tuple[Any, ...]:
+        """The values to choose from; none if any value of the type will do."""
+        return typing.get_args(self.type) if typing.get_origin(self.type) is typing.Literal else ()
+
+    @property
+    def is_list(self) -> bool:
+        """Whether it takes several values."""
+        return typing.get_origin(self.type) is tuple
+
+    @property
+    def label(self) -> str:
+        """The name as people read it."""
+        return label(self.name)
+
+    @property
+    def flag(self) -> str:
+        """The command-line flag, such as ``--bank.folds``."""
+        return "--" + self.name.replace("_", "-")
+
+
+def label(name: str) -> str:
+    """Return a name as people read it: "bank.all_rows" is "All rows"."""
+    text = _LABELS.get(name) or name.rpartition(".")[2].replace("_", " ")
+    return text[:1].upper() + text[1:]
+
+
+def options_of(cls: type, group: str = "") -> tuple[Option, ...]:
+    """Return every option of an options dataclass and of its groups, in the order of definition."""
+    assert is_pydantic_dataclass(cls)
+    found: list[Option] = []
+    types = typing.get_type_hints(cls)
+    for name, info in cls.__pydantic_fields__.items():
+        parts = typing.get_args(types[name])
+        optional = type(None) in parts
+        kind = parts[0] if optional else types[name]
+        if dataclasses.is_dataclass(kind):
+            found += options_of(cast(type, kind), f"{group}{name}.")
+        else:
+            text = " ".join((info.description or "").split())
+            found.append(Option(f"{group}{name}", kind, optional, text))
+    return tuple(found)
+
+
+def flat(options: object) -> Values:
+    """Return the plain values of an options object by their dotted names."""
+
+    def leaves(values: Mapping[str, Any], group: str) -> Iterator[tuple[str, Any]]:
+        for name, value in values.items():
+            if isinstance(value, Mapping):
+                yield from leaves(value, f"{group}{name}.")
+            else:
+                yield group + name, value
+
+    return dict(leaves(to_mapping(options), ""))
+
+
+def run_values(task: str, config: Mapping[str, Any]) -> Values:
+    """Return the options of a run by their present names; its config as it is if it is not valid.
+
+    Args:
+        task: "fit" or "pretrain".
+        config: what its config.yaml holds.
+    """
+    try:
+        return flat(from_mapping(OPTIONS[task], config, ""))
+    except (KeyError, OptionsError):
+        return dict(config)
+
+
+def unused(values: Mapping[str, Any]) -> set[str]:
+    """Return the options that have no effect given the others; the form leaves them out."""
+    names: list[str] = []
+    head = values.get("coordinate_head")
+    frozen = values["train_backbone"] == "none"
+    if head is not None:
+        names += [f"{other}." for other in ("geocells", "bank") if other != head]
+    if head == "bank":
+        names += _NO_GRADIENT
+    if values.get("use_context") is False:
+        names += ["features", "context.", "bank.context_"]
+    if frozen or head == "bank":
+        names += ["augment", "backbone_learning_rate"]
+    if not values.get("depths"):
+        names.append("depth_pooling")
+    if str(values.get("backbone", "")).startswith("efficientnet-lite"):
+        names.append("projection")
+    if "drop_probability" in values:
+        names.append("accumulation")  # parts of a step would not see each other's captions
+    if values.get("bank.vote") == "cosine":
+        names.append("bank.ridges")
+    groups = tuple(name for name in names if name.endswith((".", "_")))
+    return {name for name in values if name in names or name.startswith(groups)}
 
 
 @dataclass(frozen=True)
 class Checked:
-    """A form's values, looked at."""
+    """The values of a form after validation."""
 
-    values: dict[str, Any]
-    """All options as plain values, if they fit; else those of the form."""
-    options: Any = None
-    """The options dataclass; None if something does not fit."""
+    values: Values
+    """All options as plain values if they are valid, else those of the form."""
+    options: TrainingOptions | None
+    """None if something is not valid."""
     errors: dict[str, str] = field(default_factory=dict)
-    """Option → what is wrong with it, as a sentence."""
-    problem: str = ""
-    """What is wrong with the options together, as a sentence."""
-
-    @property
-    def fits(self) -> bool:
-        """Whether a training can be started with these values."""
-        return self.options is not None
+    """Option -> what is wrong with it, as a sentence."""
 
 
-def recipe_values(cls: type, recipe: str | None) -> dict[str, Any]:
-    """Every option's plain value before anything is changed: the recipe's, else the default.
-
-    Args:
-        cls: the options dataclass.
-        recipe: name or YAML file of a recipe (a run's config.yaml is one too); None for defaults.
-
-    Raises:
-        OptionsError: there is no such recipe, or a value in it is of the wrong type.
-    """
-    given = load_recipe(cls, recipe) if recipe else {}
-    if issubclass(cls, PhotoOptions):
-        return to_mapping(build(cls, given, str(recipe)))
-    values = {}
-    for option in describe(cls):
-        value = option.default
-        if option.name in given:
-            value = convert(option, given[option.name], str(recipe))
-        values[option.name] = plain(value)
-    return values
-
-
-def recipe_description(name: str) -> str:
-    """What a shipped recipe says about itself."""
+def check(cls: type[TrainingOptions], values: Mapping[str, Any]) -> Checked:
+    """Make the options of a form's values, or say what is wrong with which of them."""
+    options = {option.name: option for option in options_of(cls)}
+    errors = {
+        name: f"{options[name].label} must have a value."
+        for name, value in values.items()
+        if value is None and not options[name].optional
+    }
     try:
-        content = yaml.safe_load((RECIPES / f"{name}.yaml").read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError):
-        return ""
-    text = content.get("description", "") if isinstance(content, dict) else ""
-    return " ".join(str(text).split())
-
-
-def recipe_options(cls: type, name: str) -> set[str]:
-    """Names of the options that a recipe sets.
-
-    Raises:
-        OptionsError: there is no such recipe.
-    """
-    return set(load_recipe(cls, name))
-
-
-def check(cls: type, values: Mapping[str, Any]) -> Checked:
-    """Build the options, or say in words what is wrong and where."""
-    options = {option.name: option for option in describe(cls)}
-    errors = {}
-    for name, value in values.items():
-        if name not in options or (value is None and options[name].required):
-            continue
-        try:
-            convert(options[name], value)
-        except OptionsError as error:
-            errors[name] = _sentence(str(error), options, name)
-    given = {k: v for k, v in values.items() if k not in errors and v is not None}
-    given |= {k: None for k, v in values.items() if v is None and _may_lack(options.get(k))}
-    try:
-        built = build(cls, given)
+        built = from_mapping(cls, {k: v for k, v in values.items() if k not in errors}, "")
     except OptionsError as error:
-        text = _sentence(str(error), options)
-        named = [name for name in options if name in error.problems or _names(str(error), name)]
-        return Checked(dict(values), None, {**dict.fromkeys(named, text), **errors}, text)
+        errors |= {name: _sentence(text, options) for name, text in error.problems.items()}
     if errors:
-        return Checked(dict(values), None, errors, "")
-    return Checked(to_mapping(built), built)
+        return Checked(dict(values), None, errors)
+    return Checked(flat(built), built)
 
 
-def changes(
-    cls: type, before: Mapping[str, Any], after: Mapping[str, Any]
-) -> dict[str, tuple[Any, Any]]:
-    """Option → (value before, value now) where the two differ, in the dataclass's order."""
-    found = {}
-    for option in describe(cls):
-        old, new = plain(before.get(option.name)), plain(after.get(option.name))
-        if comparable(option, old) != comparable(option, new):
-            found[option.name] = (old, new)
-    return found
-
-
-def comparable(option: Option, value: Any) -> Any:
-    """A value in the one form in which equal ones compare equal: 1 and 1.0, "a, b" and ["a", "b"].
-
-    A value that does not fit its option stays as it is.
-    """
-    try:
-        return plain(convert(option, value)) if value is not None else None
-    except OptionsError:
-        return value
+def _sentence(text: str, options: Mapping[str, Option]) -> str:
+    """Write an error with the labels of the form: "batch_size" is "batch size"."""
+    for name, option in options.items():
+        if "_" in name or "." in name:
+            text = text.replace(name, option.label.lower())
+    return text[:1].upper() + text[1:] + ("" if text.endswith((".", "!", "?")) else ".")
 
 
 def shown(value: Any) -> str:
-    """A value as it is written in a form: "0.0002", "climate, month", "city=0.3"."""
+    """Return a value as it is written in a form: "0.0002", "climate, month", "not set"."""
     if value is None or value == "":
         return "not set"
     if isinstance(value, bool):
         return "on" if value else "off"
-    if isinstance(value, Mapping):
-        return ", ".join(f"{key}={_values_number(item)}" for key, item in value.items()) or "none"
-    if isinstance(value, list | tuple):
-        return ", ".join(_values_number(item) for item in value) or "none"
-    return _values_number(value)
-
-
-def label(name: str) -> str:
-    """An option's name as people read it: "learning_rate" is "Learning rate"."""
-    field = name.removeprefix("geocells.").removeprefix("bank.")
-    text = _LABELS.get(name) or field.replace("_", " ").replace(".", " ")
-    return text[:1].upper() + text[1:]
-
-
-def is_list(option: Option) -> bool:
-    """Whether an option takes several values."""
-    return typing.get_origin(option.type) is tuple
-
-
-def is_mapping(option: Option) -> bool:
-    """Whether an option takes NAME=VALUE pairs."""
-    return typing.get_origin(option.type) is dict
-
-
-def plain(value: Any) -> Any:
-    """A value in types that YAML and a form know."""
-    if isinstance(value, Path):
-        return str(value)
-    if isinstance(value, Mapping):
-        return {str(key): plain(item) for key, item in value.items()}
-    if isinstance(value, tuple | list):
-        return [plain(item) for item in value]
-    return value
-
-
-def _may_lack(option: Option | None) -> bool:
-    return option is None or option.optional
-
-
-def _names(text: str, name: str) -> bool:
-    """Whether an error speaks of an option. Names that are common words ("fit", "train") count
-    only where the error can mean nothing else.
-    """
-    text = text.removeprefix("options: ")
-    flag = "--" + name.replace("_", "-")
-    word = rf"(?<!\w){re.escape(name)}(?!\w)"
-    if re.search(rf"{re.escape(flag)}(?![\w-])", text):
-        return True
-    if "_" in name:
-        return re.search(word, text) is not None
-    return re.search(rf"^{word}|{word}(?= must\b)", text) is not None
-
-
-def _sentence(text: str, options: Iterable[str], name: str = "") -> str:
-    """An error of the command line as a sentence of the form: "--batch-size" is "batch size"."""
-    text = text.removeprefix("options: ").removeprefix(f"{name} = ").removeprefix(f"{name} ")
-    for option in options:
-        words = option.replace("_", " ")
-        text = text.replace("--" + option.replace("_", "-"), words)
-        if "_" in option:
-            text = re.sub(rf"(?<!\w){re.escape(option)}(?!\w)", words, text)
-    return text[:1].upper() + text[1:] + ("" if text.endswith((".", "!", "?")) else ".")
-
-
-def _values_number(value: Any) -> str:
+    if isinstance(value, list):
+        return ", ".join(map(shown, value)) or "none"
     if isinstance(value, float):
         short = f"{value:g}"
         return short if float(short) == value else repr(value)
     return str(value)
-
-
-COLUMNS = 3
 
 
 @dataclass(frozen=True)
@@ -344,58 +258,81 @@ class Filled:
 
     checked: Checked
     changed: dict[str, tuple[Any, Any]]
-    """Option → (the recipe's value, the form's)."""
+    """Option -> (the recipe's value, the form's) where they differ."""
+    elsewhere: str
+    """What is wrong with options that have no widget, as sentences."""
+
+
+COLUMNS = 3
 
 
 def options_form(
-    cls: type,
+    cls: type[TrainingOptions],
     base: Mapping[str, Any],
     key: str,
     layout: Layout,
     *,
     fixed: Mapping[str, Any],
-    suggestions: Mapping[str, Sequence[str]] | None = None,
+    suggestions: Mapping[str, Sequence[str]],
 ) -> Filled:
-    """Draw the form and check what is in it.
+    """Draw the form and validate its values.
 
     Args:
         cls: the options dataclass.
-        base: the recipe's value of every option; a field that differs from it says so.
-        key: prefix of the widgets' keys; another one is another form.
-        layout: what is in view and what is folded away.
+        base: the recipe's value of every option; an option that differs from it says so.
+        key: prefix of the widgets' keys; a form of another key starts from `base` again.
+        layout: what is always in view, and the order of the rest.
         fixed: options that the page decides and the form leaves out.
-        suggestions: option → values to choose from, besides typing one.
+        suggestions: option -> values to choose from, besides typing one.
     """
-    options = [option for option in describe(cls) if option.name not in fixed]
-    held = {option.name: value_in_form(option, base[option.name], key) for option in options}
-    hidden = irrelevant(held)
-    values = {**held, **defaults(cls, hidden)}
+    options = [option for option in options_of(cls) if option.name not in fixed]
+    held = {option.name: _held(option, base[option.name], key) for option in options}
+    left_out = unused(held)
+    defaults = flat(cls())
+    values = {**held, **{name: defaults[name] for name in left_out}}
     checked = check(cls, {**values, **fixed})
-    options = [option for option in options if option.name not in hidden]
-    changed = {k: v for k, v in changes(cls, base, values).items() if k not in {*hidden, *fixed}}
+    drawn = {option.name: option for option in options if option.name not in left_out}
+    changed = {
+        name: (base[name], checked.values[name])
+        for name in drawn
+        if checked.values[name] != base[name]
+    }
 
     def draw(option: Option) -> None:
-        was = changed.get(option.name)
-        note = f"recipe: {_cut(shown(was[0]))}" if was else ""
-        _widget(option, base[option.name], key, note, (suggestions or {}).get(option.name, ()))
+        note = f"recipe: {_cut(shown(base[option.name]))}" if option.name in changed else ""
+        _widget(option, base[option.name], key, note, suggestions.get(option.name, ()))
         if option.name in checked.errors:
             st.markdown(f":red[{markdown_text(checked.errors[option.name])}]")
 
-    for row in in_rows(layout, options):
-        _row(row, [1, 2] if len(row) == 2 else COLUMNS, draw)
-    sections = in_sections(layout, options)
-    folded = [option for _, section in sections for option in section]
-    if folded:
-        # One title for all times: with another one, the browser would fold it together again.
+    rest = dict(drawn)
+    for names in layout.rows:
+        row = [rest.pop(name) for name in names if name in rest]
+        if row:
+            _row(row, [1, 2] if len(row) == 2 else COLUMNS, draw)
+    wrong = [option.label for name, option in rest.items() if name in checked.errors]
+    if rest:
+        # The title never changes: with another one, the browser would close the expander.
         with st.expander("More options", icon=":material/tune:", key=f"{key}:more"):
-            for title, section in sections:
+            for title, section in _sections(layout, rest):
                 st.markdown(f"**{title}**")
                 for start in range(0, len(section), COLUMNS):
                     _row(section[start : start + COLUMNS], COLUMNS, draw)
-        wrong = [label(option.name) for option in folded if option.name in checked.errors]
         if wrong:
-            st.markdown(f":red[In “More options” does not fit: {', '.join(wrong)}.]")
-    return Filled(checked, changed)
+            st.markdown(f":red[Not valid under “More options”: {', '.join(wrong)}.]")
+    elsewhere = " ".join(text for name, text in checked.errors.items() if name not in drawn)
+    return Filled(checked, changed, elsewhere)
+
+
+def _sections(layout: Layout, options: dict[str, Option]) -> Iterator[tuple[str, list[Option]]]:
+    """Yield titles and options; what the layout does not name comes last."""
+    rest = dict(options)
+    for title, names in (*layout.sections, ("Other", ("",))):
+        groups = tuple(name for name in names if name.endswith(".") or not name)
+        section = [o for n, o in rest.items() if n in names or (groups and n.startswith(groups))]
+        for option in section:
+            del rest[option.name]
+        if section:
+            yield title, section
 
 
 def _row(options: Sequence[Option], widths: Any, draw: Callable[[Option], None]) -> None:
@@ -409,117 +346,56 @@ def _cut(text: str, length: int = 18) -> str:
     return text if len(text) <= length else f"{text[: length - 1].rstrip(' ,')}…"
 
 
-def value_in_form(option: Option, base: Any, key: str) -> Any:
-    """The plain value that the form now holds for an option."""
-    name = widget_key(key, option)
-    if name not in st.session_state:
+def _held(option: Option, base: Any, key: str) -> Any:
+    """Return the plain value that the form now holds for an option."""
+    value = st.session_state.get(widget_key(key, option.name), base)
+    if not isinstance(value, str):
+        return value
+    value = value.strip()
+    if value == (shown(base) if base else ""):
         return base
-    value = st.session_state[name]
-    if isinstance(value, str):
-        value = value.strip()
-        if not value and option.optional:
-            return None
-    # Text that says the same as the base is the base: no rounding, no other type.
-    return base if comparable(option, value) == comparable(option, base) else plain(value)
+    if option.is_list:
+        return [part.strip() for part in value.split(",") if part.strip()]
+    return None if option.optional and not value else value
 
 
-def widget_key(key: str, option: Option) -> str:
-    """The session's key of an option's widget."""
-    return f"{key}:{option.name}"
+def widget_key(key: str, name: str) -> str:
+    """Return the session's key of an option's widget."""
+    return f"{key}:{name}"
 
 
-def reset(cls: type, key: str) -> None:
-    """Put every field back to the recipe's value."""
-    for option in describe(cls):
-        st.session_state.pop(widget_key(key, option), None)
-
-
-def _widget(option: Option, base: Any, key: str, note: str, suggestions: Sequence[str]) -> None:
-    title = label(option.name)
-    if note:
-        title += f" :orange-badge[{markdown_text(note)}]"
+def _widget(option: Option, base: Any, key: str, note: str, known: Sequence[str]) -> None:
     common: dict[str, Any] = {
-        "label": title,
-        "key": widget_key(key, option),
+        "label": option.label + (f" :orange-badge[{markdown_text(note)}]" if note else ""),
+        "key": widget_key(key, option.name),
         "help": f"`{option.flag}` {markdown_text(option.help)}",
         "persist_state": "session",
     }
-    for kind, draw in _KINDS:
-        if kind(option, suggestions):
-            draw(option, base, suggestions, common)
-            return
-
-
-def _switch(option: Option, base: Any, known: Sequence[str], common: dict[str, Any]) -> None:
-    # A switch stands where the fields beside it stand, below the line of their labels.
-    st.space("small")
-    _begin_with(bool(base), common)
-    st.toggle(**common)
-
-
-def _choice(option: Option, base: Any, known: Sequence[str], common: dict[str, Any]) -> None:
-    choices = [plain(choice) for choice in option.choices or known]
-    if option.optional or (base is None and option.required):
-        choices = [None, *choices]
-    if base not in choices:
-        choices.append(base)
-    _begin_with(base, common)
-    st.selectbox(
-        options=choices,
-        format_func=lambda value: "not set" if value in (None, "") else str(value),
-        accept_new_options=not option.choices,
-        **common,
-    )
-
-
-def _whole_number(option: Option, base: Any, known: Sequence[str], common: dict[str, Any]) -> None:
-    st.number_input(value=int(base) if base is not None else None, step=1, **_blank(common))
-
-
-def _number(option: Option, base: Any, known: Sequence[str], common: dict[str, Any]) -> None:
-    value = float(base) if base is not None else None
-    # A step that moves the leading digit: 0.0001 for a rate of 0.0002.
-    step = 10.0 ** math.floor(math.log10(abs(value))) if value else 0.1
-    st.number_input(value=value, step=step, format="%g", **_blank(common))
-
-
-def _blank(common: Mapping[str, Any]) -> dict[str, Any]:
-    return {**common, "placeholder": "not set"}
-
-
-def _several(option: Option, base: Any, known: Sequence[str], common: dict[str, Any]) -> None:
-    values = [str(item) for item in known or KNOWN_FEATURES]
-    chosen = [str(item) for item in base or ()]
-    _begin_with(chosen, common)
-    st.multiselect(
-        options=[*values, *(item for item in chosen if item not in values)],
-        accept_new_options=bool(known),
-        wrap=True,
-        **common,
-    )
-
-
-def _text(option: Option, base: Any, known: Sequence[str], common: dict[str, Any]) -> None:
-    text = "" if base in (None, "", [], {}) else shown(base)
-    _begin_with(text, common)
-    example = "name=value, name=value" if is_mapping(option) else "not set"
-    st.text_input(placeholder=example if not text else None, **common)
+    if option.type is bool:
+        # A switch is drawn where the fields beside it are, below the line of their labels.
+        st.space("small")
+        _begin_with(bool(base), common)
+        st.toggle(**common)
+    elif option.choices or (known and not option.is_list):
+        choices = list(option.choices or known)
+        choices += [base] if base not in choices else []
+        _begin_with(base, common)
+        st.selectbox(options=choices, accept_new_options=not option.choices, **common)
+    elif option.type is int:
+        st.number_input(value=base, step=1, placeholder="not set", **common)
+    elif option.type is float:
+        # A step moves the leading digit: 0.0001 for a rate of 0.0002.
+        step = 10.0 ** math.floor(math.log10(abs(base))) if base else 0.1
+        st.number_input(value=base, step=step, format="%g", placeholder="not set", **common)
+    elif option.name == "features":
+        _begin_with(base, common)
+        st.multiselect(options=KNOWN_FEATURES, wrap=True, **common)
+    else:
+        text = shown(base) if base else ""
+        _begin_with(text, common)
+        st.text_input(placeholder=None if text else "not set", **common)
 
 
 def _begin_with(value: Any, common: Mapping[str, Any]) -> None:
     # Not as the widget's default: a value that another page has set would then be a second one.
     st.session_state.setdefault(common["key"], value)
-
-
-_Draw = Callable[[Option, Any, Sequence[str], dict[str, Any]], None]
-_KINDS: tuple[tuple[Callable[[Option, Sequence[str]], bool], _Draw], ...] = (
-    (lambda option, _: option.type is bool, _switch),
-    (lambda option, known: bool(option.choices) or (bool(known) and not is_list(option)), _choice),
-    (lambda option, _: option.type is int, _whole_number),
-    (lambda option, _: option.type is float, _number),
-    (
-        lambda option, known: is_list(option) and (bool(known) or option.name == "features"),
-        _several,
-    ),
-    (lambda option, _: True, _text),
-)

@@ -1,20 +1,19 @@
-"""A new training: task, recipe, dataset, options, and the button that starts it."""
+"""A new training: dataset, task, recipe, options, and the button that starts it."""
 
-import importlib
 import json
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import streamlit as st
 
 from geoclip_core.data.dataset import FILE_SPLITS, csv_path
 from geoclip_core.files import safe_name
 from geoclip_core.jobs import JobError
+from geoclip_core.training.options import OptionsError, TrainingOptions
 from geoclip_core.training.runs import CONFIG
-from train.command_line import recipes
-from train.options import OptionsError, describe
-from train.run_command import lasting_config
+from train.recipes import recipe_description, recipe_names, recipe_options
+from train.training import lasting_config
 from ui.charts import show_chart
 from ui.page import PAGES, STATIC, choose, datasets_folder, kept, runs_folder
 from ui.theme import markdown_text, palette
@@ -22,13 +21,10 @@ from ui.training.charts import best_step, curves_figure, metric_groups
 from ui.training.form import (
     FIXED,
     LAYOUTS,
-    Checked,
+    OPTIONS,
     Filled,
-    label,
+    flat,
     options_form,
-    recipe_description,
-    recipe_values,
-    reset,
     shown,
     widget_key,
 )
@@ -39,8 +35,8 @@ EXAMPLE = STATIC / "examples" / "training-run.json"
 
 
 def choose_dataset() -> Path | None:
-    """The dataset of this session: one of the folder of datasets, or a folder that is typed."""
-    typed = kept("typed dataset", list)
+    """Return the dataset of this session: one in the datasets folder, or a folder typed here."""
+    typed: list[str] = kept("typed dataset", list)
     # A hidden folder is a dataset that is still being written.
     found = sorted(folder for folder in datasets_folder().glob("[!.]*/") if _is_dataset(folder))
     options = [*map(str, found), *typed]
@@ -67,7 +63,7 @@ def choose_dataset() -> Path | None:
 
 
 def no_dataset_hint() -> None:
-    """Where a dataset comes from, with the way there."""
+    """Say how to get a dataset, with a button that leads there."""
     st.warning(
         "There is no dataset yet. The Dataset page draws a synthetic demo set in half a minute, "
         "or imports a folder of your own photos.",
@@ -78,7 +74,7 @@ def no_dataset_hint() -> None:
 
 
 def first_start() -> None:
-    """Before the first run: what a training looks like, from a recorded one."""
+    """Show what a training looks like, from a recorded one, before the first run."""
     example = _example()
     if not example:
         return
@@ -118,16 +114,11 @@ DEFAULTS = "The defaults"
 _TASK, _RECIPE, _NAME = "train task", "train recipe", "train name"
 
 
-def options_class(task: str) -> type:
-    """The options dataclass of a command."""
-    return importlib.import_module(f"train.{task}").Options
-
-
 def new_training(views: list[RunView], data: Path | None) -> None:
-    """The whole of a new training, from the task to the start button.
+    """Draw everything that a new training needs, from the task to the start button.
 
     Args:
-        views: the runs there are, whose options can be taken again.
+        views: the runs that exist, whose options can be used again.
         data: the chosen dataset; None if there is none.
     """
     show_message()
@@ -140,42 +131,47 @@ def new_training(views: list[RunView], data: Path | None) -> None:
         key=_TASK,
         persist_state="session",
     )
+    assert task is not None  # required above
     st.caption(TASKS[task][1])
-    cls = options_class(task)
+    cls = OPTIONS[task]
     recipe = _choose_recipe(task, views)
     try:
-        base = recipe_values(cls, recipe)
+        base = flat(recipe_options(cls, recipe) if recipe else cls())
     except OptionsError as error:
         st.error(markdown_text(str(error)), icon=":material/error:")
         return
-    key = _form_key(task, recipe)
-    fixed = {"data": str(data.absolute()) if data else None}
-    fixed |= {name: base[name] for name in FIXED if name in base and name != "data"}
-    fixed["recipe"] = base["recipe"] if _is_file(recipe) else recipe
+    fixed = {name: base[name] for name in FIXED}
+    fixed["data"] = str(data.absolute()) if data else None
+    if not _is_file(recipe):
+        fixed["recipe"] = recipe
     filled = options_form(
-        cls, base, key, LAYOUTS[task], fixed=fixed, suggestions=_suggestions(views)
+        cls,
+        base,
+        _form_key(task, recipe),
+        LAYOUTS[task],
+        fixed=fixed,
+        suggestions={"backbone": _backbones(views)},
     )
-    _changed_line(cls, key, filled)
-    _start_bar(task, recipe, filled.checked, data)
+    _changed_line(task, recipe, filled)
+    _start_bar(task, recipe, filled, data)
 
 
 def take_options(item: RunView) -> None:
-    """Open the form with the options of a run; a callback."""
+    """Fill the form with the options of a run; a callback."""
     st.session_state[_TASK] = item.status.task
     st.session_state[_recipe_key(item.status.task)] = _config_of(item)
 
 
 def fit_on(item: RunView) -> None:
-    """Open the form of a fit on the backbone that a pretraining made; a callback."""
+    """Open the form of a fit on the backbone of a pretraining; a callback."""
     st.session_state[_TASK] = "fit"
     recipe = st.session_state.setdefault(_recipe_key("fit"), _first_recipe("fit"))
     key = _form_key("fit", None if recipe == DEFAULTS else recipe)
-    (backbone,) = (o for o in describe(options_class("fit")) if o.name == "backbone")
-    st.session_state[widget_key(key, backbone)] = str(item.run.folder)
+    st.session_state[widget_key(key, "backbone")] = str(item.run.folder)
 
 
 def _choose_recipe(task: str, views: list[RunView]) -> str | None:
-    names = recipes(task)
+    names = recipe_names(task)
     labels = run_labels(views)
     own = {_config_of(item): labels[item.name] for item in views if item.status.task == task}
     choice = choose(
@@ -187,33 +183,36 @@ def _choose_recipe(task: str, views: list[RunView]) -> str | None:
         help="A set of options that belong together. Every one can be changed below.",
         width=420,
     )
-    if choice in names and (text := recipe_description(choice)):
-        st.caption(markdown_text(text))
+    if choice in names:
+        st.caption(markdown_text(recipe_description(choice)))
     return None if choice == DEFAULTS else choice
 
 
-def _changed_line(cls: type, key: str, filled: Filled) -> None:
+def _changed_line(task: str, recipe: str | None, filled: Filled) -> None:
     if not filled.changed:
         return
     with st.container(horizontal=True, vertical_alignment="center"):
         text = ", ".join(
-            f"{label(name).lower()} {shown(new)} (was {shown(old)})"
+            f"{name.replace('_', ' ').replace('.', ' ')} {shown(new)} (was {shown(old)})"
             for name, (old, new) in filled.changed.items()
         )
         st.caption(f"**Changed from the recipe:** {markdown_text(text)}")
         st.button(
-            "Back to the recipe", type="tertiary", on_click=reset, args=(cls, key), key="reset"
+            "Back to the recipe",
+            type="tertiary",
+            on_click=_new_form,
+            args=(task, recipe),
+            key="reset",
         )
 
 
-def _start_bar(task: str, recipe: str | None, checked: Checked, data: Path | None) -> None:
+def _start_bar(task: str, recipe: str | None, filled: Filled, data: Path | None) -> None:
+    options = filled.checked.options
     if data is None:
         no_dataset_hint()
-    elif not checked.fits:
-        st.error(
-            markdown_text(checked.problem or "Some options do not fit: see the red lines above."),
-            icon=":material/error:",
-        )
+    elif options is None:
+        problem = filled.elsewhere or "Some options are not valid: see the red lines above."
+        st.error(markdown_text(problem), icon=":material/error:")
     with st.container(horizontal=True, vertical_alignment="bottom", key="start-bar"):
         default = safe_name(Path(recipe).parent.name[16:] if _is_file(recipe) else recipe or task)
         typed = st.text_input(
@@ -230,14 +229,14 @@ def _start_bar(task: str, recipe: str | None, checked: Checked, data: Path | Non
             type="primary",
             icon=":material/play_arrow:",
             key="start",
-            disabled=not checked.fits or data is None,
+            disabled=options is None or data is None,
             on_click=_start,
-            args=(task, checked.options, name),
+            args=(task, options, name),
         )
     st.caption(f"Will be kept in {markdown_text(str(runs_folder()))}/*time*-{markdown_text(name)}")
 
 
-def _start(task: str, options: Any, name: str) -> None:
+def _start(task: str, options: TrainingOptions, name: str) -> None:
     try:
         run = start(runs_folder(), task, lasting_config(options), name)
     except JobError as error:
@@ -247,7 +246,8 @@ def _start(task: str, options: Any, name: str) -> None:
     st.session_state["train view"] = "This run"
 
 
-def _suggestions(views: list[RunView]) -> dict[str, list[str]]:
+def _backbones(views: list[RunView]) -> list[str]:
+    # imported here because it loads torch
     from geoclip_core.model.backbones import SUGGESTED
 
     pretrained = [
@@ -255,7 +255,7 @@ def _suggestions(views: list[RunView]) -> dict[str, list[str]]:
         for item in views
         if item.status.task == "pretrain" and item.run.checkpoint.is_dir()
     ]
-    return {"backbone": [*SUGGESTED, *pretrained]}
+    return [*SUGGESTED, *pretrained]
 
 
 def _config_of(item: RunView) -> str:
@@ -263,17 +263,27 @@ def _config_of(item: RunView) -> str:
 
 
 def _first_recipe(task: str) -> str:
-    names = recipes(task)
+    names = recipe_names(task)
     return "demo" if "demo" in names else [*names, DEFAULTS][0]
 
 
 def _form_key(task: str, recipe: str | None) -> str:
-    return f"train {task} {recipe}"
+    form = f"train {task} {recipe}"
+    return f"{form} {st.session_state.get(form, 0)}"
+
+
+def _new_form(task: str, recipe: str | None) -> None:
+    """Start the form from the recipe again; a callback.
+
+    The widgets get new keys: with the old ones the browser would send its values again.
+    """
+    form = f"train {task} {recipe}"
+    st.session_state[form] = st.session_state.get(form, 0) + 1
 
 
 def _recipe_key(task: str) -> str:
     return f"{_RECIPE} {task}"
 
 
-def _is_file(recipe: str | None) -> bool:
+def _is_file(recipe: str | None) -> TypeGuard[str]:
     return recipe is not None and recipe.endswith((".yaml", ".yml"))

@@ -10,7 +10,7 @@ from geoclip_core.jobs import JobError
 from ui.charts import show_chart
 from ui.theme import markdown_text, palette
 from ui.training.charts import comparison_figure, metric_label, metric_names
-from ui.training.form import label, shown
+from ui.training.form import label, run_values, shown
 from ui.training.live import run_metrics
 from ui.training.runs import RunView, took
 
@@ -102,7 +102,7 @@ def option_differences(views: Sequence[RunView]) -> dict[str, list[Any]]:
     configs = []
     for item in views:
         try:
-            configs.append(item.run.config)
+            configs.append(run_values(item.status.task, item.run.config))
         except JobError:
             configs.append({})
     names = dict.fromkeys(name for config in configs for name in config)

@@ -12,9 +12,9 @@ from geoclip_core.jobs import JobError
 from ui.evaluation.sources import find_sources
 from ui.page import PAGES
 from ui.theme import kilometres, markdown_text, percent
-from ui.training.form import label, recipe_values, shown
+from ui.training.form import label, run_values, shown
 from ui.training.live import leave_message
-from ui.training.new import fit_on, options_class, take_options
+from ui.training.new import fit_on, take_options
 from ui.training.runs import RunView
 
 RESULTS = "metrics.json"
@@ -52,10 +52,8 @@ def run_details(item: RunView) -> None:
         st.caption(markdown_text(str(error)))
         return
     with st.expander("Options", icon=":material/tune:"):
-        try:
-            default = recipe_values(options_class(item.status.task), None)
-        except (ImportError, AttributeError, ValueError):
-            default = {}
+        values = run_values(item.status.task, config)
+        default = run_values(item.status.task, {})
         frame = pd.DataFrame(
             [
                 {
@@ -64,7 +62,7 @@ def run_details(item: RunView) -> None:
                     "Default": shown(default.get(name)),
                     "Differs": value != default.get(name),
                 }
-                for name, value in config.items()
+                for name, value in values.items()
             ]
         )
         st.dataframe(frame.sort_values("Differs", ascending=False, kind="stable"), hide_index=True)

@@ -1,0 +1,225 @@
+"""Command lines: flags of an options dataclass, recipes as defaults, errors naming the flag."""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Annotated, ClassVar, Literal
+
+import pytest
+from pydantic import ConfigDict, Field
+from pydantic.dataclasses import dataclass
+from tyro.conf import Positional
+
+from geoclip_core.training.options import FitOptions, PretrainOptions
+from tests.ui.conftest import ROOT
+from train.__main__ import COMMANDS, main, parse
+from train.benchmarks import BENCHMARKS
+from train.training import fit, pretrain
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cells:
+    """Cells of the head."""
+
+    count: Annotated[int, Field(ge=1)] = 10
+    """Number of cells."""
+    shared: bool = False
+    """Share the offsets."""
+
+
+@dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
+class Example:
+    COMMAND: ClassVar[str] = "example"
+
+    source: Positional[Path]
+    """Where to read."""
+    rate: Annotated[float, Field(gt=0)] = 0.1
+    """Step size, 100 % of it."""
+    head: Literal["cells", "regression"] = "cells"
+    """Kind of head."""
+    use_context: bool = True
+    """Join the context."""
+    features: tuple[str, ...] = ("climate", "month")
+    """Features."""
+    limit: int | None = None
+    """At most so many rows."""
+    cells: Cells = Cells()
+    """the cells"""
+    recipe: str | None = None
+    """A recipe."""
+
+    def __post_init__(self):
+        if self.head == "regression" and self.limit == 1:
+            raise ValueError("a regression needs more than one row")
+
+
+def example(options: Example) -> int:
+    """Do what the example does.
+
+    And more.
+    """
+    return 0
+
+
+def parsed(*argv, command=example):
+    return parse(command, argv, program="example")
+
+
+def test_flags_of_every_type():
+    options = parsed(
+        *("in", "--rate", "0.5", "--head", "regression", "--no-use-context"),
+        *("--features", "city", "state", "--limit", "7", "--cells.count", "3", "--cells.shared"),
+    )
+    assert options == Example(
+        source=Path("in"),
+        rate=0.5,
+        head="regression",
+        use_context=False,
+        features=("city", "state"),
+        limit=7,
+        cells=Cells(count=3, shared=True),
+    )
+    assert parsed("in", "--features").features == ()
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        (["in", "--rate", "-1"], "--rate must be greater than 0, not -1.0"),
+        (["in", "--rate", "fast"], "--rate: 'fast' is not a number"),
+        (["in", "--limit", "few"], "--limit: 'few' is not a whole number"),
+        (["in", "--limit", "1.5"], "--limit: '1.5' is not a whole number"),
+        (["in", "--limit"], "--limit needs a value"),
+        (["in", "--head", "cubes"], "--head must be one of cells, regression, not 'cubes'"),
+        (["in", "--cells.count", "0"], "--cells.count must be at least 1, not 0"),
+        (["in", "--rates", "1"], "there is no option --rates; did you mean --rate?"),
+        (["in", "--colour", "1"], "there is no option --colour"),
+        (["in", "out"], "'out' is one argument too many"),
+        (["in", "--head", "regression", "--limit", "1"], "a regression needs more than one row"),
+        ([], "SOURCE must be given"),
+        (["--no-use-contxt"], "there is no option --no-use-contxt; did you mean --no-use-context?"),
+    ],
+)
+def test_wrong_command_lines_exit_2_with_one_sentence_that_names_the_option(argv, words, capsys):
+    with pytest.raises(SystemExit) as stop:
+        parsed(*argv)
+    assert stop.value.code == 2
+    assert capsys.readouterr().err == f"example: error: {words}\n"
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        (["--cells", "5"], "--cells is called --geocells.cells now"),
+        (["--vote", "cosine"], "--vote is called --bank.vote now"),
+        (["--no-all-rows"], "--no-all-rows is called --bank.no-all-rows now"),
+        (["--train", "backbone=none"], "--train is called --train-backbone now"),
+        (["--fit", "crop"], "--fit is called --framing now"),
+        (["--context-weights", "city=1"], "--context-weights is called --context.weights.NAME now"),
+        (["--coordinate-head", "retrieval"], "retrieval is called bank now"),
+    ],
+)
+def test_names_of_earlier_versions_are_answered_with_the_new_name(argv, words, capsys):
+    with pytest.raises(SystemExit) as stop:
+        parsed("--data", "x", *argv, command=fit)
+    assert stop.value.code == 2
+    assert words in capsys.readouterr().err
+
+
+def test_views_are_given_one_after_another():
+    options = parsed("--data", "x", "--views", "380x380", "320x512", command=fit)
+    assert options.view_sizes == ((380, 380), (320, 512))
+
+
+def test_a_recipe_gives_the_defaults_and_flags_override_it(tmp_path):
+    recipe = tmp_path / "own.yaml"
+    recipe.write_text("command: [fit]\nfit:\n  epochs: 7\n  use-context: false\n  dropout: 0.2\n")
+    options = parsed("--recipe", str(recipe), "--dropout", "0.4", "--data", "x", command=fit)
+    assert isinstance(options, FitOptions)
+    assert (options.epochs, options.use_context, options.dropout) == (7, False, 0.4)
+    assert options.recipe == str(recipe)
+    assert parsed(f"--recipe={recipe}", command=fit).epochs == 7
+    assert isinstance(parsed("--recipe", "demo", command=pretrain), PretrainOptions)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("fit: {rat: 0.7}", "own.yaml: there is no option rat"),
+        ("fit: {epochs: many}", "own.yaml: epochs must be a valid integer"),
+        ("command: [pretrain]\npretrain: {epochs: 3}", "no section for the command fit"),
+        ("- epochs", "must be a mapping"),
+        ("fit: {", "cannot be read"),
+    ],
+)
+def test_mistakes_in_a_recipe_name_the_file(content, words, tmp_path, capsys):
+    recipe = tmp_path / "own.yaml"
+    recipe.write_text(content)
+    with pytest.raises(SystemExit) as stop:
+        parsed("--recipe", str(recipe), command=fit)
+    assert stop.value.code == 2
+    assert words in capsys.readouterr().err
+
+
+def test_an_unknown_recipe_is_answered_with_the_known_ones(capsys):
+    with pytest.raises(SystemExit):
+        parsed("--recipe", "nowhere", command=fit)
+    shown = capsys.readouterr().err
+    assert "there is no recipe 'nowhere'" in shown
+    assert "mini-plain" in shown
+
+
+def test_help_shows_every_option_with_its_docstring_and_default(capsys):
+    with pytest.raises(SystemExit) as stop:
+        parsed("--help")
+    assert stop.value.code == 0
+    shown = capsys.readouterr().out
+    for text in (
+        *("Do what the example does.", "And more.", "SOURCE", "Step size, 100 % of it."),
+        *("--no-use-context", "(default: 0.1)", "{cells,regression}", "--cells.count INT"),
+    ):
+        assert text in shown
+
+
+def test_help_shows_the_defaults_of_the_recipe(capsys):
+    with pytest.raises(SystemExit):
+        parsed("--recipe", "mini", "--help", command=fit)
+    assert "380x380 320x512" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("argv", [[], ["--help"], ["benchmark"], ["benchmark", "--help"]])
+def test_commands_are_listed_with_a_line_each(argv, capsys):
+    assert main(argv) == 0
+    lines = capsys.readouterr().out.splitlines()
+    for name, (_, summary) in (BENCHMARKS if argv[:1] == ["benchmark"] else COMMANDS).items():
+        assert f"  {name:<15} {summary}" in lines
+
+
+@pytest.mark.parametrize("argv", [["nothing"], ["benchmark", "nothing"]])
+def test_an_unknown_command_exits_2_with_one_sentence(argv, capsys):
+    assert main(argv) == 2
+    shown = capsys.readouterr().err
+    assert "there is no 'nothing'" in shown
+    assert shown.count("\n") == 1
+
+
+def test_a_plain_mistake_exits_1_with_one_sentence(tmp_path, capsys):
+    assert main(["doctor", str(tmp_path / "gone")]) == 1
+    shown = capsys.readouterr().err
+    assert "python -m train doctor: error: " in shown
+    assert "Traceback" not in shown
+
+
+@pytest.mark.parametrize("argv", [[], ["fit", "--help"], ["pretrain", "--help"], ["doctor", "-h"]])
+def test_help_loads_nothing_heavy(argv):
+    script = (
+        "import sys; from train.__main__ import main\n"
+        f"try: main({argv})\nexcept SystemExit: pass\n"
+        "heavy = {'torch', 'transformers', 'pandas', 'scipy', 'numpy', 'streamlit', 'PIL'}\n"
+        "print(heavy & set(sys.modules), file=sys.stderr)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert done.stderr.strip() == "set()"
+    assert "usage" in done.stdout

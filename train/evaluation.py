@@ -1,0 +1,459 @@
+"""The commands that measure models: evaluate, calibrate, report.
+
+torch and what needs it is imported inside the functions: ``--help`` does without.
+"""
+
+import re
+import shutil
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+from tyro.conf import Positional
+
+from geoclip_core.data.dataset import PhotoDataset, read_dataset
+from geoclip_core.evaluation import evaluate as evaluation
+from geoclip_core.evaluation.baselines import baseline_guesses, with_baselines
+from geoclip_core.evaluation.metrics import seen_before, summarise, with_places
+from geoclip_core.evaluation.predictions import (
+    PredictionsError,
+    imported_predictions,
+    read_guesses,
+    read_predictions,
+)
+from geoclip_core.files import write_atomically
+from train.progress import ProgressBar
+
+if TYPE_CHECKING:
+    from geoclip_core.evaluation.calibrate import CalibrationResult
+    from geoclip_core.hub.models import LoadedModel
+
+ROOT = Path(__file__).resolve().parent.parent
+BUNDLED = ROOT / "geoclip_core" / "checkpoints"
+_SHOWN = 5
+"""Unreadable photos that are named on the terminal."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MeasuringOptions:
+    """What `evaluate` and `calibrate` have in common."""
+
+    data: Path
+    """dataset folder (OSV-Mini-129k, a demo set, imported photos)"""
+    split_seed: Annotated[int, Field(ge=0)] = 0
+    """seed of the val split; the one the model was trained with"""
+    batch_size: Annotated[int, Field(ge=1)] = 32
+    """photos that go through the backbone together"""
+    workers: Annotated[int, Field(ge=1)] = 2
+    """threads that read photos"""
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    """where to compute; auto takes a GPU if there is one"""
+    cache_dir: Path | None = None
+    """where embeddings are kept; by default the platform's cache folder"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateOptions(MeasuringOptions):
+    """Options of `evaluate`."""
+
+    model: str = "mini"
+    """bundled name, run or checkpoint folder, downloaded name, or hub id"""
+    split: Literal["test", "val", "train"] = "test"
+    """photos to predict; train only shows how much the model has memorised"""
+    output: Path | None = None
+    """folder for the results; by default evaluations/MODEL-on-DATASET-SPLIT"""
+    predictions: Path | None = None
+    """CSV (id, latitude, longitude) of another system to evaluate instead of a model"""
+    compare: tuple[str, ...] = ()
+    """what to compare with on the same photos: models, evaluation folders, predictions.parquet
+    files, or CSVs; the same model trained without context shows what context is worth"""
+    neighbours: bool = True
+    """also measure nearest neighbours, for which the training photos are embedded once"""
+    val_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    """share of the training photos that is val; the one the model was trained with"""
+    resamples: Annotated[int, Field(ge=0)] = 1000
+    """bootstrap resamples of the 95 % intervals"""
+    seed: Annotated[int, Field(ge=0)] = 0
+    """seed of the bootstrap"""
+
+
+class Evaluation(NamedTuple):
+    """What one model, or one CSV of another system, did on the photos."""
+
+    folder: Path
+    """Where the results go."""
+    frame: pd.DataFrame
+    """The predictions table."""
+    report: dict[str, Any]
+    """What metrics.json holds."""
+    about: dict[str, Any]
+    """Model, dataset, split and notes."""
+
+
+def evaluate(options: EvaluateOptions) -> int:
+    """Predict the photos of a dataset and measure the errors.
+
+    Writes predictions.parquet and metrics.json, which the Evaluation page finds by itself. An
+    interrupted command continues where it stopped when it is run again.
+    """
+    dataset = read_dataset(options.data, val_fraction=options.val_fraction, seed=options.split_seed)
+    photos = dataset.split(options.split)
+    if not len(photos):
+        raise PredictionsError(f"{dataset.name} has no photo in its {options.split} split")
+    if options.predictions is not None:
+        result = _evaluate_csv(options.predictions, options, dataset, photos)
+    else:
+        result = _evaluate_model(options.model, options, dataset, photos, options.output)
+    result.report["comparisons"] = {}
+    for other in options.compare:
+        name, table = _other(other, options, dataset, photos)
+        result.report["comparisons"][name] = evaluation.compare(
+            result.frame, table, resamples=options.resamples, seed=options.seed
+        )
+    _save(result)
+    print(headline(result.about["model"], result.report))
+    folder = result.folder
+    print(f"\n{folder / evaluation.METRICS}\n{folder / evaluation.PREDICTIONS}", file=sys.stderr)
+    return 0
+
+
+def _evaluate_model(
+    name: str,
+    options: EvaluateOptions,
+    dataset: PhotoDataset,
+    photos: PhotoDataset,
+    output: Path | None = None,
+) -> Evaluation:
+    choice = _load(name, options)
+    folder = output or _default_folder(choice.name, options, dataset)
+    measured = _embed(choice, photos, options, options.split)
+    with ProgressBar("predicting", "photos") as bar:
+        frame = evaluation.predict_in_shards(
+            choice.model,
+            measured.photos,
+            measured.embeddings,
+            folder / evaluation.SHARDS,
+            progress=bar.update,
+        )
+    train = _training_photos(options, dataset)
+    if len(train):
+        bank = _embed(choice, train, options, "train") if options.neighbours else None
+        guesses = baseline_guesses(
+            bank.photos.table if bank else train.table,
+            measured.photos.table,
+            train_embeddings=bank.embeddings if bank else None,
+            embeddings=measured.embeddings if bank else None,
+        )
+        frame = with_baselines(frame, guesses)
+    about = _about(choice.name, options, dataset)
+    about["use_context"] = bool(choice.model.vocabularies)
+    about["calibrated"] = choice.model.calibration is not None
+    about["unreadable"] = len(photos) - len(measured.photos)
+    return _measured(folder, frame, about, options)
+
+
+def _evaluate_csv(
+    path: Path, options: EvaluateOptions, dataset: PhotoDataset, photos: PhotoDataset
+) -> Evaluation:
+    frame = imported_predictions(read_guesses(path), photos.table)
+    train = _training_photos(options, dataset)
+    if len(train):
+        answered = photos.select(photos.table["id"].isin(frame["id"]).to_numpy())
+        frame = with_baselines(frame, baseline_guesses(train.table, answered.table))
+    about = _about(path.stem, options, dataset)
+    about |= {"note": "imported CSV", "unanswered": len(photos) - len(frame), "use_context": None}
+    folder = options.output or _default_folder(path.stem, options, dataset)
+    return _measured(folder, frame, about, options)
+
+
+def _measured(
+    folder: Path, frame: pd.DataFrame, about: dict[str, Any], options: EvaluateOptions
+) -> Evaluation:
+    from geoclip_core.earth.gazetteer import Gazetteer
+
+    frame = with_places(frame, Gazetteer.load())
+    numbers = summarise(frame, resamples=options.resamples, seed=options.seed)
+    if options.split != "train":
+        about["warning"] = seen_before(frame["error_km"].to_numpy())
+        if about["warning"]:
+            print(f"warning: {about['warning']}", file=sys.stderr)
+    return Evaluation(folder, frame, numbers, about)
+
+
+def _other(
+    name: str, options: EvaluateOptions, dataset: PhotoDataset, photos: PhotoDataset
+) -> tuple[str, pd.DataFrame]:
+    """Return a name and a predictions table for one entry of --compare."""
+    if name.lower().endswith(".csv"):
+        return Path(name).stem, imported_predictions(read_guesses(name), photos.table)
+    path = evaluation.predictions_of(name)
+    if path is not None and evaluation.describe(path).get("split") == options.split:
+        model = str(evaluation.describe(path)["model"])
+        return model, read_predictions(path, candidates=False)
+    result = _evaluate_model(name, options, dataset, photos)
+    _save(result)
+    return str(result.about["model"]), result.frame
+
+
+def _save(result: Evaluation) -> None:
+    evaluation.save_evaluation(result.folder, result.frame, result.report, result.about)
+    evaluation.drop_shards(result.folder / evaluation.SHARDS)
+
+
+def _training_photos(options: EvaluateOptions, dataset: PhotoDataset) -> PhotoDataset:
+    """Return the photos that baselines are made from; none when they are the measured ones."""
+    train = dataset.split("train")
+    return train.select(np.arange(0)) if options.split == "train" else train
+
+
+def _about(model: str, options: EvaluateOptions, dataset: PhotoDataset) -> dict[str, Any]:
+    return {
+        "model": model,
+        "dataset": dataset.name,
+        "split": options.split,
+        "root": str(dataset.root.resolve()),
+        "synthetic": dataset.synthetic,
+        "note": "synthetic photos: the numbers tell nothing about real ones"
+        if dataset.synthetic
+        else "",
+    }
+
+
+def _default_folder(model: str, options: EvaluateOptions, dataset: PhotoDataset) -> Path:
+    """Return the folder of a model's results; always the same, so that work can be resumed."""
+    name = f"{model}-on-{dataset.name}-{options.split}"
+    return Path("evaluations") / re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.")
+
+
+def headline(model: str, report: dict[str, Any]) -> str:
+    """Return the main numbers of metrics.json as a table for the terminal."""
+    lines = [f"{'':<28}{'GeoScore':>10}{'median km':>12}{'< 25 km':>10}{'< 200 km':>10}"]
+    rows = {model: report} | report["baselines"]
+    for name, numbers in rows.items():
+        shares = numbers["accuracy_at_km"]
+        lines.append(
+            f"{name[:27]:<28}{numbers['geoscore']:>10,.0f}{numbers['median_km']:>12,.1f}"
+            f"{shares['25']:>10.1%}{shares['200']:>10.1%}"
+        )
+    lines.append(f"{report['n']:,} photos")
+    for level, share in report["place_accuracy"].items():
+        lines.append(f"in the true {level:<14}{share:>8.1%}")
+    for feature, numbers in report["context"].items():
+        if numbers["n"]:
+            lines.append(f"{feature} top-1 {'':<14}{numbers['top1']:>8.1%}")
+    for mass, share in report["coverage"].items():
+        if share is not None:
+            lines.append(f"truth inside {mass} % radius {share:>8.1%}")
+    for name, result in report["comparisons"].items():
+        score = result["difference"]["geoscore"]
+        low, high = score["low"], score["high"]
+        interval = "" if low is None else f" [{low:+,.0f}, {high:+,.0f}]"
+        lines.append(
+            f"minus {name}: GeoScore {score['difference']:+,.0f}{interval}, {result['n']:,} photos"
+        )
+    return "\n".join(lines)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CalibrateOptions(MeasuringOptions):
+    """Options of `calibrate`."""
+
+    model: str
+    """run or checkpoint folder, or geoclip; a bundled model needs --output"""
+    output: Path | None = None
+    """folder for a calibrated copy of the checkpoint; by default the checkpoint itself changes"""
+    val_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.1
+    """share of the training photos that is val; the one the model was trained with. Only val
+    photos are used"""
+
+
+def calibrate(options: CalibrateOptions) -> int:
+    """Fit temperature and radius of a model on validation photos, which it was not trained on.
+
+    The numbers and a diagram of before and after go into the checkpoint and its model card.
+    """
+    from geoclip_core.evaluation import calibrate as calibration
+
+    dataset = read_dataset(options.data, val_fraction=options.val_fraction, seed=options.split_seed)
+    choice = _load(options.model, options)
+    _check_target(choice, options.output)
+    measured = _embed(choice, dataset.split("val"), options, "val")
+    with ProgressBar("predicting", "photos") as bar:
+        result = calibration.calibrate(
+            choice.model, measured.photos, measured.embeddings, progress=bar.update
+        )
+    print(_calibration_table(calibration.summary(result)))
+    print(_save_calibration(choice, options.output, result), file=sys.stderr)
+    return 0
+
+
+def _check_target(choice: "LoadedModel", output: Path | None) -> None:
+    """Check that the result can be written, before any time is spent.
+
+    Raises:
+        ValueError: the output folder is not empty, or a bundled model has no output.
+    """
+    from geoclip_core.geoclip.model import GeoClip
+
+    if output is not None and output.exists() and any(output.iterdir()):
+        raise ValueError(f"{output} is not empty: choose another folder")
+    if isinstance(choice.model, GeoClip):
+        return
+    if choice.folder is None:
+        raise ValueError(f"{choice.name} has no checkpoint folder to write to")
+    if output is None and choice.folder.resolve().is_relative_to(BUNDLED):
+        raise ValueError(
+            f"{choice.name} ships with the package and is not changed: give --output FOLDER for a "
+            "calibrated copy"
+        )
+
+
+def _save_calibration(
+    choice: "LoadedModel", output: Path | None, result: "CalibrationResult"
+) -> Path:
+    from geoclip_core.evaluation.calibrate import save_calibration
+    from geoclip_core.geoclip.model import GeoClip
+
+    if isinstance(choice.model, GeoClip):
+        return choice.model.keep_calibration(result.calibration)
+    assert choice.folder is not None
+    if output is not None:
+        shutil.copytree(choice.folder, output, dirs_exist_ok=True)
+    return save_calibration(output or choice.folder, result)
+
+
+def _calibration_table(numbers: dict[str, Any]) -> str:
+    lines = [f"{numbers['n']:,} validation photos{'':<11}{'before':>10}{'after':>10}{'honest':>10}"]
+    for mass in ("50", "90"):
+        crossed = numbers["cross_validated_coverage"].get(mass)
+        lines.append(
+            f"truth inside the {mass} % radius    "
+            f"{numbers['before']['coverage'][mass]:>10.1%}{numbers['after']['coverage'][mass]:>10.1%}"
+            + (f"{crossed:>10.1%}" if crossed is not None else "")
+        )
+    lines.append(
+        f"log density at the truth       {numbers['before']['log_density']:>10.2f}"
+        f"{numbers['after']['log_density']:>10.2f}"
+    )
+    lines.append("honest: each photo judged by a calibration on the others")
+    return "\n".join(lines)
+
+
+class EmbeddedPhotos(NamedTuple):
+    """The readable photos of a split and their embeddings."""
+
+    photos: PhotoDataset
+    embeddings: NDArray[np.floating]
+    """(n, D)."""
+
+
+def _load(name: str, options: MeasuringOptions) -> "LoadedModel":
+    """Load the model of a name on the chosen device.
+
+    Raises:
+        CheckpointError: there is no such model.
+        ValueError: there is no such device.
+    """
+    import torch
+
+    from geoclip_core.hub.models import load_model
+
+    device = options.device
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ValueError("--device cuda: this computer has no CUDA GPU that torch can use")
+    if device == "mps" and not torch.backends.mps.is_available():
+        raise ValueError("--device mps: this computer has no Apple GPU that torch can use")
+    return load_model(name, device)
+
+
+def _embed(
+    choice: "LoadedModel", photos: PhotoDataset, options: MeasuringOptions, split: str
+) -> EmbeddedPhotos:
+    """Embed photos, from the cache as far as they are there, with a progress bar.
+
+    Photos that cannot be read are named on the terminal and left out.
+
+    Raises:
+        EmbeddingError: no photo can be read.
+    """
+    from geoclip_core.training.embeddings import embed_dataset
+
+    backbone = choice.model.backbone
+    assert backbone is not None  # `load_model` attaches it
+    with ProgressBar(f"embedding {split}", "photos") as bar:
+        embedded = embed_dataset(
+            backbone,
+            photos,
+            options.cache_dir,
+            batch_size=options.batch_size,
+            workers=options.workers,
+            progress=bar.update,
+        )
+    failures = embedded.failures
+    for row, reason in list(failures.items())[:_SHOWN]:
+        print(f"left out {photos.table['path'].iloc[row]}: {reason}", file=sys.stderr)
+    if len(failures) > _SHOWN:
+        print(f"left out {len(failures):,} unreadable photos in total", file=sys.stderr)
+    if not failures:
+        return EmbeddedPhotos(photos, embedded.values)
+    rows = np.flatnonzero(embedded.readable)
+    return EmbeddedPhotos(photos.select(rows), embedded.values[rows])
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportOptions:
+    """Options of `report`."""
+
+    evaluation: Positional[str]
+    """run or evaluation folder, predictions.parquet, or the name of a bundled model"""
+    output: Path = Path("report.html")
+    """the HTML file; an existing file is replaced"""
+    beside: Annotated[tuple[str, ...], Field(max_length=3)] = ()
+    """up to three others on the same photos, drawn in the same figures"""
+    photos: bool = False
+    """embed small versions of the best and worst photos; mind their licence and their privacy"""
+
+
+def report(options: ReportOptions) -> int:
+    """Write an evaluation as one HTML file that opens without a server or the internet."""
+    from geoclip_core.evaluation.report import ReportTable, report_html
+
+    tables: list[ReportTable] = []
+    for name in (options.evaluation, *options.beside):
+        frame, about = _read_evaluation(name)
+        if tables:
+            frame = frame[frame["id"].isin(set(tables[0].frame["id"]))].reset_index(drop=True)
+            if frame.empty:
+                raise PredictionsError(f"{name} has no photo in common with {options.evaluation}")
+        model = str(about["model"])
+        if model in {table.name for table in tables}:
+            model = f"{model} ({name})"
+        tables.append(ReportTable(model, frame, about))
+    text = report_html(tables, ROOT / "static", options.photos)
+    write_atomically(options.output, text)
+    print(f"{options.output} ({len(text.encode()) / 1e6:.1f} MB)", file=sys.stderr)
+    return 0
+
+
+def _read_evaluation(name: str) -> tuple[pd.DataFrame, dict[str, Any]]:
+    path = evaluation.predictions_of(name) or evaluation.predictions_of(BUNDLED / name)
+    if path is None:
+        raise PredictionsError(
+            f"{name} holds no predictions.parquet: give a run or evaluation folder, or make one "
+            "with python -m train evaluate"
+        )
+    frame = read_predictions(path, candidates=False)
+    if frame.empty:
+        raise PredictionsError(f"{path} holds no photo")
+    if "country_key" in frame and "predicted_country_key" not in frame:
+        from geoclip_core.earth.gazetteer import Gazetteer
+
+        frame = with_places(frame, Gazetteer.load())
+    return frame, evaluation.describe(path)
