@@ -1,5 +1,3 @@
-"""Tests."""
-
 import numpy as np
 import pytest
 import torch

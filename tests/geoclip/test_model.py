@@ -1,5 +1,3 @@
-"""Tests."""
-
 import json
 import shutil
 from dataclasses import replace
@@ -71,6 +69,7 @@ def test_location_encoder_equals_the_published_one(tmp_path):
     assert float(difference) < 1e-5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [(320, 200), (200, 333)])
 def test_image_to_top_five_equals_the_published_one(tmp_path, monkeypatch, size):
     convert_wheel(published_wheel(), tmp_path / "release")

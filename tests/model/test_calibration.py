@@ -25,8 +25,9 @@ def _truth_and_posteriors(count, sharpness, seed=0, blur_km=150.0):
     return np.array(truth), posteriors
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sharpness", [0.3, 1.0, 4.0])
-def test_over_and_underconfidence_are_undone(sharpness):
+def test_over_and_underconfidence_are_corrected(sharpness):
     truth, posteriors = _truth_and_posteriors(300, sharpness)
     calibration = fit_calibration(posteriors, truth, measure_coverage=False)
     assert calibration.temperature == pytest.approx(sharpness, rel=0.35)
@@ -52,6 +53,7 @@ def test_calibrated_density_beats_the_raw_one():
     assert np.mean(fitted) > np.mean(raw) + 0.2
 
 
+@pytest.mark.slow
 def test_coverage_is_measured_on_photos_that_were_left_out():
     truth, posteriors = _truth_and_posteriors(60, 1.0)
     calibration = fit_calibration(posteriors, truth, source="sixty photos")

@@ -136,7 +136,8 @@ def test_offsets_are_bounded_and_shared():
     assert head.offset_layer.out_features == 2  # not 2 × cells
 
 
-def test_it_learns_and_its_two_readouts_agree():
+@pytest.mark.slow
+def test_geocells_learn_and_answers_agree_with_posteriors():
     torch.manual_seed(1)
     inputs = torch.randn(400, 4)
     coordinates = np.stack(

@@ -121,6 +121,16 @@ def test_it_is_read_back_and_serves_as_a_backbone(network, tmp_path):
     assert projected.last_block()[-1] is projected.projection
 
 
+def test_a_pretraining_of_an_earlier_version_is_read(network, tmp_path):
+    pair = _pair(network, framing="crop")
+    pair.save(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    config["backbone"]["fit"] = config["backbone"].pop("framing")
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert load_image_text(tmp_path).backbone.config.framing == "crop"
+    assert build_backbone(tmp_path).preprocessing.framing == "crop"
+
+
 def test_a_run_folder_means_its_checkpoint(network, tmp_path):
     (tmp_path / "run" / "checkpoint").mkdir(parents=True)
     _pair(network).save(tmp_path / "run" / "checkpoint")
