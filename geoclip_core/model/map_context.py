@@ -74,19 +74,21 @@ def _climates(points: NDArray[np.float64], weights: NDArray[np.float64], top: in
 
 def _key(place: Place, level: str) -> str | None:
     """Return the place's key at a level; None if it has no such level, or is far out at sea."""
-    at_sea = place.on_water and place.distance_km > OFFSHORE_KM
-    return None if at_sea or not getattr(place, level) else getattr(place, f"{level}_key")
+    if place.on_water and place.distance_km > OFFSHORE_KM:
+        return None
+    keys = {
+        "country": place.country,
+        "state": place.state_key if place.state else None,
+        "county": place.county_key if place.county else None,
+        "city": place.city_key if place.city else None,
+    }
+    return keys[level] or None
 
 
 def _names(place: Place, level: str) -> tuple[str | None, ...]:
     """Return a place's names from `level` up."""
-    below = {
-        "country": ("country_name",),
-        "state": ("state", "country_name"),
-        "county": ("county", "state", "country_name"),
-        "city": ("city", "county", "state", "country_name"),
-    }
-    return tuple(getattr(place, name) for name in below[level])
+    names = (place.city, place.county, place.state, place.country_name)
+    return names[("city", "county", "state", "country").index(level) :]
 
 
 def _summed(
