@@ -202,7 +202,7 @@ def _other(
 
 def _save(result: Evaluation) -> None:
     evaluation.save_evaluation(result.folder, result.frame, result.report, result.about)
-    evaluation.drop_shards(result.folder / evaluation.SHARDS)
+    shutil.rmtree(result.folder / evaluation.SHARDS, ignore_errors=True)
 
 
 def _training_photos(options: EvaluateOptions, dataset: PhotoDataset) -> PhotoDataset:

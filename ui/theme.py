@@ -2,7 +2,7 @@
 
 import streamlit as st
 
-from geoclip_core.evaluation.style import (
+from geoclip_core.evaluation.style import (  # noqa: F401 (the pages import colours from here)
     DARK,
     ERROR_LIMIT_KM,
     ERROR_MARKS_KM,
@@ -15,24 +15,6 @@ from geoclip_core.evaluation.style import (
     rgb,
     translucent,
 )
-
-__all__ = [
-    "DARK",
-    "ERROR_LIMIT_KM",
-    "ERROR_MARKS_KM",
-    "ERROR_SCALE",
-    "LIGHT",
-    "Palette",
-    "blend",
-    "duration",
-    "error_colour",
-    "kilometres",
-    "markdown_text",
-    "palette",
-    "percent",
-    "rgb",
-    "translucent",
-]
 
 _MARKDOWN = set("\\`*_{}[]()<>#+-.!|~$:&")
 

@@ -6,7 +6,6 @@ An interrupted evaluation reuses its finished shards.
 
 import hashlib
 import json
-import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -108,11 +107,6 @@ def _finished_shard(path: Path, ids: pd.Series) -> pd.DataFrame | None:
     except PredictionsError:
         return None
     return frame if frame["id"].tolist() == ids.astype(str).tolist() else None
-
-
-def drop_shards(folder: str | Path) -> None:
-    """Remove the shards, once the whole table is written."""
-    shutil.rmtree(Path(folder), ignore_errors=True)
 
 
 def compare(

@@ -7,7 +7,7 @@ name, the first one being the model that is evaluated.
 import html
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -201,7 +201,7 @@ def group_figure(
         customdata=[
             f"{text}<br>GeoScore {score:,.0f}, {n:,} photos"
             for text, score, n in zip(
-                _spread(names, table, short_km, " km"),
+                _spread(names, table),
                 table["geoscore"],
                 table["photos"],
                 strict=True,
@@ -495,7 +495,7 @@ def area_figure(
     kept = [feature for feature in shapes["features"] if feature["id"] in wanted]
     hover = [
         f"{text}<br>{n:,} photos"
-        for text, n in zip(_spread(names, table, kilometres), table["photos"], strict=True)
+        for text, n in zip(_spread(names, table), table["photos"], strict=True)
     ]
     figure = _map(colours, usa)
     figure.add_choropleth(
@@ -773,14 +773,12 @@ def _point_texts(frame: pd.DataFrame, what: str) -> list[str]:
     ]
 
 
-def _spread(
-    names: Sequence[str], table: pd.DataFrame, number: Callable[[float], str], unit: str = ""
-) -> list[str]:
+def _spread(names: Sequence[str], table: pd.DataFrame) -> list[str]:
     """Return the name, median and middle half of each group, for its tooltip."""
     spread = table[["median", "p25", "p75"]].to_numpy(np.float64)
     return [
-        f"<b>{html.escape(name)}</b><br>median {number(median)}{unit}"
-        f"<br>half between {number(low)} and {number(high)}{unit}"
+        f"<b>{html.escape(name)}</b><br>median {kilometres(median)}"
+        f"<br>half between {kilometres(low)} and {kilometres(high)}"
         for name, (median, low, high) in zip(names, spread, strict=True)
     ]
 

@@ -92,21 +92,13 @@ def predictions_frame(
     truth = np.asarray(dataset.coordinates, dtype=np.float64)
     labels = dataset.labels(vocabularies)
     places: list[dict[str, Any]] = []
-    heads: dict[str, list[tuple[int, float, int, float]]] = {}
+    heads: dict[str, list[NDArray[np.float64]]] = {}
     for row, estimate in enumerate(estimates):
         if row >= len(table):
             raise PredictionsError(f"more estimates than the {len(table)} photos of the dataset")
         places.append(_place(estimate.posterior, truth[row]))
         for feature, probabilities in estimate.context.items():
-            if feature not in vocabularies:
-                raise PredictionsError(f"the head {feature!r} has no vocabulary")
-            probabilities = np.asarray(probabilities, dtype=np.float64)
-            if probabilities.shape != (len(vocabularies[feature]),):
-                raise PredictionsError(
-                    f"head {feature!r}: {probabilities.shape} probabilities for a vocabulary of "
-                    f"{len(vocabularies[feature])}"
-                )
-            heads.setdefault(feature, []).append(_ranked(probabilities, int(labels[feature][row])))
+            heads.setdefault(feature, []).append(np.asarray(probabilities, dtype=np.float64))
     if len(places) != len(table):
         raise PredictionsError(f"{len(places)} estimates for {len(table)} photos")
 
@@ -118,12 +110,13 @@ def predictions_frame(
     for column in ("radius_50_km", "radius_90_km", "log_density", *CANDIDATE_COLUMNS):
         values = pd.Series([place[column] for place in places])
         frame[column] = values if column in CANDIDATE_COLUMNS else values.astype(np.float64)
-    for feature, ranked in heads.items():
-        if len(ranked) != len(table):
+    for feature, rows in heads.items():
+        if feature not in vocabularies:
+            raise PredictionsError(f"the head {feature!r} has no vocabulary")
+        if len(rows) != len(table):
             raise PredictionsError(f"the head {feature!r} is missing from some estimates")
-        frame = pd.concat(
-            [frame, _head_columns(feature, ranked, labels[feature], vocabularies[feature])], axis=1
-        )
+        columns = _head_columns(feature, rows, labels[feature], vocabularies[feature])
+        frame = pd.concat([frame, columns], axis=1)
     for column in TRUTH_COLUMNS:
         if column in table:
             text = column not in ("climate", "month")
@@ -146,36 +139,31 @@ def _place(posterior: "Posterior", truth: NDArray[np.float64]) -> dict[str, Any]
     }
 
 
-def _ranked(probabilities: NDArray[np.float64], label: int) -> tuple[int, float, int, float]:
-    """Return top-1 index and probability, rank of the truth (or 0) and its probability (or NaN)."""
-    top = int(np.argmax(probabilities))
-    if label < 0:
-        return top, float(probabilities[top]), 0, float("nan")
-    own = probabilities[label]
-    rank = 1 + int((probabilities > own).sum()) + int((probabilities[:label] == own).sum())
-    return top, float(probabilities[top]), rank, float(own)
-
-
 def _head_columns(
     feature: str,
-    ranked: Sequence[tuple[int, float, int, float]],
+    rows: Sequence[NDArray[np.float64]],
     labels: NDArray[np.int64],
     vocabulary: Vocabulary,
 ) -> pd.DataFrame:
-    """Return the five columns of a head from :func:`_ranked` of each photo."""
-    keys = np.asarray([*vocabulary.keys, None], dtype=object)  # label -1 and below: no truth
-    top, probability, rank, truth_probability = (
-        np.array(values) for values in zip(*ranked, strict=True)
-    )
+    """Return the five columns of a head from its probabilities (classes,) for each photo."""
+    for row in rows:
+        if row.shape != (len(vocabulary),):
+            raise PredictionsError(
+                f"head {feature!r}: {row.shape} probabilities for a vocabulary of {len(vocabulary)}"
+            )
+    probabilities, photos, known = np.stack(rows), np.arange(len(rows)), labels >= 0
+    top = probabilities.argmax(axis=1)
+    own = probabilities[photos, np.where(known, labels, 0)]
+    ties = probabilities == own[:, None]
+    ahead = (probabilities > own[:, None]) | (ties & (np.arange(len(vocabulary)) < labels[:, None]))
+    keys = np.asarray([*vocabulary.keys, None], dtype=object)  # the last one: no truth
     return pd.DataFrame(
         {
-            f"{feature}_truth": pd.Series(
-                keys[np.where(labels < 0, len(keys) - 1, labels)], dtype="str"
-            ),
+            f"{feature}_truth": pd.Series(keys[np.where(known, labels, -1)], dtype="str"),
             f"{feature}_top1": pd.Series(keys[top], dtype="str"),
-            f"{feature}_probability": probability.astype(np.float32),
-            f"{feature}_rank": pd.Series(rank, dtype="Int32").mask(rank == 0),
-            f"{feature}_truth_probability": truth_probability.astype(np.float32),
+            f"{feature}_probability": probabilities[photos, top].astype(np.float32),
+            f"{feature}_rank": pd.Series(1 + ahead.sum(axis=1), dtype="Int32").mask(~known),
+            f"{feature}_truth_probability": np.where(known, own, np.nan).astype(np.float32),
         }
     )
 

@@ -81,15 +81,16 @@ def difference_rows(frame: pd.DataFrame, others: Mapping[str, metrics.Floats]) -
     """Return what a model gains over others on the same photos, with paired 95 % intervals.
 
     Args:
-        frame: predictions of the model.
-        others: (n,) errors in km of others on the same rows, NaN where one has no answer.
+        frame: predictions of the model; it is also compared with the baselines in the table.
+        others: (n,) errors in km of other models on the same rows, NaN where one has no answer.
 
     Returns:
         One row per other and measure, with :data:`DIFFERENCE_COLUMNS`. The verdict is "better",
         "worse", or "within chance" if the interval holds zero.
     """
+    baselines = {baseline_title(k).capitalize(): v for k, v in baseline_errors(frame).items()}
     records = []
-    for name, other_km in others.items():
+    for name, other_km in {**others, **baselines}.items():
         both = np.isfinite(other_km)
         if not both.any():
             continue
@@ -268,8 +269,6 @@ def _headline(tables: Sequence[ReportTable]) -> Iterator[Section]:
     for table in tables[1:]:
         aligned = table.frame.set_index("id")["error_km"].reindex(main.frame["id"])
         others[table.name] = aligned.to_numpy(np.float64)
-    for name, error_km in baseline_errors(main.frame).items():
-        others[baseline_title(name).capitalize()] = error_km
     differences = difference_rows(main.frame, others)
     if len(differences):
         yield "Photo by photo", differences_html(differences, main.name, _COLOURS)
@@ -380,14 +379,22 @@ def _card(row: pd.Series, borders: Path, root: str) -> str:
         stream = io.BytesIO()
         small.save(stream, "JPEG", quality=82)
         picture = _image(stream.getvalue(), "image/jpeg", "The photo")
+    where = html.escape(place_of(row) or "")
     svg = small_map(truth, guess, _COLOURS, borders)
     drawn = _image(svg.encode(), "image/svg+xml", "Truth and guess")
-    keys = ("city_key", "county_key", "state_key", "country_key")
-    where = next((place_name(row[k]) for k in keys if k in row and pd.notna(row[k])), "")
     return (
         f"<figure>{picture}{drawn}<figcaption><b>{kilometres(float(row['error_km']))}</b> off<br>"
-        f"{html.escape(where)}<br><small>{html.escape(str(row['id']))}</small></figcaption></figure>"
+        f"{where}<br><small>{html.escape(str(row['id']))}</small></figcaption></figure>"
     )
+
+
+def place_of(row: pd.Series, prefix: str = "") -> str | None:
+    """Return the most exact place name of a photo; with ``predicted_``, that of the guess."""
+    for level in ("city", "county", "state", "country"):
+        key = row.get(f"{prefix}{level}_key")
+        if pd.notna(key):
+            return place_name(str(key))
+    return None
 
 
 def _image(content: bytes, kind: str, alt: str) -> str:

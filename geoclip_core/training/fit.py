@@ -18,7 +18,7 @@ from geoclip_core.earth.geocells import Geocells, make_geocells
 from geoclip_core.earth.sphere import haversine_km
 from geoclip_core.evaluation.baselines import baseline_guesses, with_baselines
 from geoclip_core.evaluation.calibrate import calibrate, save_calibration, summary
-from geoclip_core.evaluation.evaluate import SHARDS, drop_shards, predict_in_shards, save_evaluation
+from geoclip_core.evaluation.evaluate import SHARDS, predict_in_shards, save_evaluation
 from geoclip_core.evaluation.metrics import distance_metrics, summarise, with_places
 from geoclip_core.evaluation.predictions import read_about, read_predictions
 from geoclip_core.model.backbone import Backbone, BackboneConfig, public_name
@@ -350,7 +350,7 @@ def write_result(
     )
     save_calibration(folder / "checkpoint", calibration)
     save_evaluation(folder, frame, report, about)
-    drop_shards(shards)
+    shutil.rmtree(shards, ignore_errors=True)
     shutil.rmtree(folder / "resume", ignore_errors=True)
     session.log(
         f"{split}: median {report['median_km']:.1f} km, GeoScore {report['geoscore']:.0f}, "

@@ -240,6 +240,7 @@ def folder(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 class TestLargeTable:
     @pytest.mark.parametrize("tab", TABS)
     def test_panels_answer_a_filter_and_send_little(self, folder, monkeypatch, tab):

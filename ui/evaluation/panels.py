@@ -10,7 +10,6 @@ import pandas as pd
 import streamlit as st
 
 from geoclip_core.evaluation import figures, intervals, metrics
-from geoclip_core.evaluation.baselines import baseline_errors, baseline_title
 from geoclip_core.evaluation.predictions import head_features
 from geoclip_core.evaluation.report import (
     RESAMPLES,
@@ -60,8 +59,6 @@ def _differences(view: View) -> pd.DataFrame:
     for source in view.beside:
         other = view.rows(source).set_index("id")["error_km"]
         others[names[source]] = other.reindex(frame["id"]).to_numpy(np.float64)
-    for name, error_km in baseline_errors(frame).items():
-        others[baseline_title(name).capitalize()] = error_km
     return difference_rows(frame, others)
 
 

@@ -6,9 +6,10 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from geoclip_core.data.vocabulary import class_name, place_name
+from geoclip_core.data.vocabulary import class_name
 from geoclip_core.earth.climate import climate_names
 from geoclip_core.evaluation.predictions import head_features, read_candidates
+from geoclip_core.evaluation.report import place_of
 from geoclip_core.evaluation.small_map import Point, small_map, thumbnail
 from ui.evaluation.sources import View
 from ui.page import STATIC, choose, download, wrapping_columns
@@ -52,7 +53,7 @@ def _card(view: View, row: pd.Series) -> None:
     st.html(
         f"<div style='line-height:1.45;font-size:0.9rem'>{_dot(error_colour(row['error_km']))}"
         f"<b>{kilometres(row['error_km'])}</b> off{_stated(row)}"
-        f"<br><span style='color:{palette().muted}'>{_where(row)}</span></div>"
+        f"<br><span style='color:{palette().muted}'>{html.escape(_where(row))}</span></div>"
     )
 
 
@@ -111,7 +112,7 @@ def _shown(part: pd.DataFrame) -> pd.DataFrame:
     columns: dict[str, Any] = {"Photo": part["id"].to_numpy(), "Error": part["error_km"].to_numpy()}
     for name, column in (("50 % radius", "radius_50_km"), ("90 % radius", "radius_90_km")):
         columns[name] = part[column].to_numpy()
-    columns["Taken in"] = [_where(row, escape=False) for _, row in part.iterrows()]
+    columns["Taken in"] = [_where(row) for _, row in part.iterrows()]
     columns["Guessed"] = [_guessed_place(row) for _, row in part.iterrows()]
     if "climate" in part:
         names = climate_names()
@@ -142,8 +143,8 @@ def _detail(view: View, row: pd.Series) -> None:
     with facts:
         st.markdown(
             f"**{kilometres(row['error_km'])}** from the truth{_stated(row)} (50 % radius)  \n"
-            f"Taken in {markdown_text(_where(row, escape=False))}  \n"
-            f"Guessed {markdown_text(_guessed_place(row)) or 'a place without a name'}"
+            f"Taken in {markdown_text(_where(row))}  \n"
+            f"Guessed {markdown_text(_guessed_place(row))}"
         )
     heads = _head_rows(view, row)
     if len(heads):
@@ -174,20 +175,14 @@ def _guess(row: pd.Series) -> Point:
     return float(row["predicted_latitude"]), float(row["predicted_longitude"])
 
 
-def _where(row: pd.Series, escape: bool = True) -> str:
+def _where(row: pd.Series) -> str:
     """Return the most exact true place that the dataset names, else the coordinates."""
-    for column in ("city_key", "county_key", "state_key", "country_key"):
-        if column in row and pd.notna(row[column]):
-            name = place_name(row[column])
-            return html.escape(name) if escape else name
-    return f"{row['latitude']:.2f}, {row['longitude']:.2f}"
+    return place_of(row) or f"{row['latitude']:.2f}, {row['longitude']:.2f}"
 
 
 def _guessed_place(row: pd.Series) -> str:
-    for column in ("predicted_city_key", "predicted_state_key", "predicted_country_key"):
-        if column in row and pd.notna(row[column]):
-            return place_name(row[column])
-    return f"{row['predicted_latitude']:.2f}, {row['predicted_longitude']:.2f}"
+    point = f"{row['predicted_latitude']:.2f}, {row['predicted_longitude']:.2f}"
+    return place_of(row, "predicted_") or point
 
 
 def _stated(row: pd.Series) -> str:
