@@ -11,6 +11,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from tyro.conf import Positional
 
+from geoclip_core.training.options import CONFIG
 from train.progress import ProgressBar
 
 Workers = Annotated[int, Field(ge=1)]
@@ -20,7 +21,7 @@ _SHOWN = 10
 """Photos that were not imported and are named on the terminal."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(config=CONFIG, frozen=True, kw_only=True)
 class DemoData:
     """Options of `demo-data`."""
 
@@ -60,7 +61,7 @@ def demo_data(options: DemoData) -> int:
     return 0
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(config=CONFIG, frozen=True, kw_only=True)
 class ImportPhotos:
     """Options of `import-photos`."""
 
@@ -111,7 +112,7 @@ def import_photos(options: ImportPhotos) -> int:
     return 0
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(config=CONFIG, frozen=True, kw_only=True)
 class Download:
     """Options of `download`."""
 
@@ -145,7 +146,7 @@ def download(options: Download) -> int:
     return 1
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(config=CONFIG, frozen=True, kw_only=True)
 class Doctor:
     """Options of `doctor`."""
 

@@ -1,6 +1,6 @@
 """The commands that measure models: evaluate, calibrate, report.
 
-torch and what needs it is imported inside the functions: ``--help`` does without.
+What needs torch or plotly is imported inside the functions: ``--help`` needs neither.
 """
 
 import re
@@ -17,6 +17,7 @@ from pydantic.dataclasses import dataclass
 from tyro.conf import Positional
 
 from geoclip_core.data.dataset import PhotoDataset, read_dataset
+from geoclip_core.earth.gazetteer import Gazetteer
 from geoclip_core.evaluation import evaluate as evaluation
 from geoclip_core.evaluation.baselines import baseline_guesses, with_baselines
 from geoclip_core.evaluation.metrics import seen_before, summarise, with_places
@@ -27,6 +28,7 @@ from geoclip_core.evaluation.predictions import (
     read_predictions,
 )
 from geoclip_core.files import write_atomically
+from geoclip_core.training.options import CONFIG
 from train.progress import ProgressBar
 
 if TYPE_CHECKING:
@@ -39,7 +41,7 @@ _SHOWN = 5
 """Unreadable photos that are named on the terminal."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(config=CONFIG, frozen=True, kw_only=True)
 class MeasuringOptions:
     """What `evaluate` and `calibrate` have in common."""
 
@@ -57,7 +59,7 @@ class MeasuringOptions:
     """where embeddings are kept; by default the platform's cache folder"""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(config=CONFIG, frozen=True, kw_only=True)
 class EvaluateOptions(MeasuringOptions):
     """Options of `evaluate`."""
 
@@ -174,8 +176,6 @@ def _evaluate_csv(
 def _measured(
     folder: Path, frame: pd.DataFrame, about: dict[str, Any], options: EvaluateOptions
 ) -> Evaluation:
-    from geoclip_core.earth.gazetteer import Gazetteer
-
     frame = with_places(frame, Gazetteer.load())
     numbers = summarise(frame, resamples=options.resamples, seed=options.seed)
     if options.split != "train":
@@ -259,7 +259,7 @@ def headline(model: str, report: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(config=CONFIG, frozen=True, kw_only=True)
 class CalibrateOptions(MeasuringOptions):
     """Options of `calibrate`."""
 
@@ -407,7 +407,7 @@ def _embed(
     return EmbeddedPhotos(photos.select(rows), embedded.values[rows])
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(config=CONFIG, frozen=True, kw_only=True)
 class ReportOptions:
     """Options of `report`."""
 
@@ -453,7 +453,5 @@ def _read_evaluation(name: str) -> tuple[pd.DataFrame, dict[str, Any]]:
     if frame.empty:
         raise PredictionsError(f"{path} holds no photo")
     if "country_key" in frame and "predicted_country_key" not in frame:
-        from geoclip_core.earth.gazetteer import Gazetteer
-
         frame = with_places(frame, Gazetteer.load())
     return frame, evaluation.describe(path)

@@ -1,7 +1,7 @@
 """The commands that train models: pretrain, fit, embed, runs.
 
-torch and what needs it is imported inside the commands: it takes seconds to load, and ``--help``
-does without.
+What needs torch is imported inside the commands: it takes seconds to load, and ``--help`` does not
+need it.
 """
 
 import dataclasses
@@ -17,6 +17,7 @@ from tyro.conf import Positional
 
 from geoclip_core.jobs import JobError
 from geoclip_core.training.options import (
+    CONFIG,
     EmbedOptions,
     FitOptions,
     PretrainOptions,
@@ -159,7 +160,7 @@ def embed(options: EmbedOptions) -> int:
     return 0
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(config=CONFIG, frozen=True, kw_only=True)
 class RunsOptions:
     """Options of `runs`."""
 

@@ -1,8 +1,8 @@
 """Köppen–Geiger climate: the classes, and the 1 km raster that ships with the package.
 
 Source: Beck, H. E. et al., "Present and future Köppen-Geiger climate classification maps at 1-km
-resolution", Scientific Data 5, 180214 (2018), CC BY 4.0. ``scripts/climate_raster.py`` builds the
-file.
+resolution", Scientific Data 5, 180214 (2018), CC BY 4.0. ``python -m scripts.climate_raster``
+builds the file.
 """
 
 import functools

@@ -22,7 +22,7 @@ from pydantic import (
     ValidationError,
     model_validator,
 )
-from pydantic.dataclasses import dataclass
+from pydantic.dataclasses import dataclass, is_pydantic_dataclass
 
 from geoclip_core.data.features import DEFAULT_FEATURES, KNOWN_FEATURES
 
@@ -105,6 +105,18 @@ def from_mapping(cls: type[T], values: Mapping[str, Any], source: str) -> T:
         return TypeAdapter(cls).validate_python(upgraded(values))
     except ValidationError as error:
         raise OptionsError(problems_of(error), source) from error
+
+
+def help_texts(cls: type) -> dict[str, str]:
+    """Return field -> the docstring below it, for an options dataclass made with `CONFIG`."""
+    found: dict[str, str] = {}
+    # pydantic keeps the docstrings of a class's own fields only
+    for base in reversed(cls.__mro__):
+        if is_pydantic_dataclass(base):
+            for name, field in base.__pydantic_fields__.items():
+                if field.description:
+                    found[name] = " ".join(field.description.split())
+    return found
 
 
 def to_mapping(options: object) -> dict[str, Any]:

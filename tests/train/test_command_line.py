@@ -1,33 +1,34 @@
 """Command lines: flags of an options dataclass, recipes as defaults, errors naming the flag."""
 
+import dataclasses
+import importlib
 import subprocess
 import sys
+import typing
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
 import pytest
-from pydantic import ConfigDict, Field
+from pydantic import Field
 from pydantic.dataclasses import dataclass
 from tyro.conf import Positional
 
-from geoclip_core.training.options import FitOptions, PretrainOptions
+from geoclip_core.training.options import CONFIG, FitOptions, PretrainOptions, help_texts
 from tests.ui.conftest import ROOT
 from train.__main__ import COMMANDS, main, parse
 from train.benchmarks import BENCHMARKS
 from train.training import fit, pretrain
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(config=CONFIG, frozen=True, kw_only=True)
 class Cells:
-    """Cells of the head."""
-
     count: Annotated[int, Field(ge=1)] = 10
     """Number of cells."""
     shared: bool = False
     """Share the offsets."""
 
 
-@dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
+@dataclass(config=CONFIG, frozen=True, kw_only=True)
 class Example:
     COMMAND: ClassVar[str] = "example"
 
@@ -175,10 +176,24 @@ def test_help_shows_every_option_with_its_docstring_and_default(capsys):
     assert stop.value.code == 0
     shown = capsys.readouterr().out
     for text in (
-        *("Do what the example does.", "And more.", "SOURCE", "Step size, 100 % of it."),
+        *(
+            "Do what the example does.",
+            "And more.",
+            "SOURCE",
+            "Step size, 100 % of it.",
+            "Number of cells.",
+        ),
         *("--no-use-context", "(default: 0.1)", "{cells,regression}", "--cells.count INT"),
     ):
         assert text in shown
+
+
+@pytest.mark.parametrize("name", [name for name in COMMANDS if name != "benchmark"])
+def test_every_option_of_every_command_has_a_help_text(name):
+    command = getattr(importlib.import_module(COMMANDS[name][0]), name.replace("-", "_"))
+    cls = typing.get_type_hints(command)["options"]
+    texts = help_texts(cls)
+    assert [field.name for field in dataclasses.fields(cls) if not texts.get(field.name)] == []
 
 
 def test_help_shows_the_defaults_of_the_recipe(capsys):

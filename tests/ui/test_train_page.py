@@ -108,6 +108,7 @@ def test_every_option_has_a_field_and_its_help(open_train, task):
     left_out = unused(flat(recipe_options(cls, "demo")))
     for option in options_of(cls):
         if option.name not in {*FIXED, *left_out}:
+            assert option.help
             assert option.help[:20] in widget(app, option.name).help.replace("\\", "")
 
 

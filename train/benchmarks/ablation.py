@@ -46,6 +46,7 @@ from geoclip_core.training.fit_bank import BankData, fit_bank_model, random_fold
 from geoclip_core.training.inputs import CachedEmbeddings, Embedder
 from geoclip_core.training.loop import TrainingLoop
 from geoclip_core.training.options import (
+    CONFIG,
     BankOptions,
     FitOptions,
     GeocellOptions,
@@ -72,7 +73,7 @@ STEPS, BATCH, LEARNING_RATE = 1500, 128, 1e-3
 _PRETRAINING = {"plain": "no", "pretrained": "yes", "projected": "yes, shared space"}
 
 
-@options_dataclass(frozen=True, kw_only=True)
+@options_dataclass(config=CONFIG, frozen=True, kw_only=True)
 class AblationOptions:
     """Options of `benchmark ablation`."""
 

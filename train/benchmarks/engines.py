@@ -15,12 +15,12 @@ from torch import Tensor
 from geoclip_core.model.backbone import Backbone
 from geoclip_core.model.backbones import backbone_config, build_backbone
 from geoclip_core.training.embeddings import onnx_engine
-from geoclip_core.training.options import Views, view_sizes
+from geoclip_core.training.options import CONFIG, Views, view_sizes
 
 Run = Callable[[Sequence[Tensor]], Any]
 
 
-@options_dataclass(frozen=True, kw_only=True)
+@options_dataclass(config=CONFIG, frozen=True, kw_only=True)
 class EnginesOptions:
     """Options of `benchmark engines`."""
 

@@ -16,10 +16,11 @@ from geoclip_core.evaluation.intervals import mean_intervals
 from geoclip_core.explain import Effect
 from geoclip_core.files import write_atomically
 from geoclip_core.locator import Geolocator
+from geoclip_core.training.options import CONFIG
 from train.progress import ProgressBar
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(config=CONFIG, frozen=True, kw_only=True)
 class ExplanationOptions:
     """Options of `benchmark explanation`."""
 

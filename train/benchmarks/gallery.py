@@ -24,6 +24,7 @@ from geoclip_core.geoclip.weights import read_release
 from geoclip_core.hub.download import REQUIREMENT, convert_wheel, fetch_wheel
 from geoclip_core.model.geoclip_image import GEOCLIP_IMAGE_CONFIG, GeoClipImage
 from geoclip_core.model.transformers_backbone import empty_network
+from geoclip_core.training.options import CONFIG
 
 VIT_L_14 = {
     "hidden_size": 1024,
@@ -35,7 +36,7 @@ VIT_L_14 = {
 """Vision config of CLIP ViT-L/14 where it differs from the default of transformers."""
 
 
-@options_dataclass(frozen=True, kw_only=True)
+@options_dataclass(config=CONFIG, frozen=True, kw_only=True)
 class GalleryOptions:
     """Options of `benchmark gallery`."""
 

@@ -33,7 +33,7 @@ from geoclip_core.training.distributed import build_accelerator
 from geoclip_core.training.fit import fit_backbone
 from geoclip_core.training.fit_bank import BankData, choose_field, fit_bank_model, random_folds
 from geoclip_core.training.inputs import Embedder
-from geoclip_core.training.options import FitOptions, Views
+from geoclip_core.training.options import CONFIG, FitOptions, Views
 from geoclip_core.training.session import RunSession
 from train.progress import ProgressBar
 from train.recipes import recipe_options
@@ -45,7 +45,7 @@ FIELD_SCALES = ((1492.7,), (1492.7, 4000.0), (750.0, 1492.7, 4000.0))
 GAMMAS, RIDGES, READOUTS = (1.0, 1.5, 2.0), (0.03, 0.05, 0.1), (0.02, 0.03, 0.05)
 
 
-@options_dataclass(frozen=True, kw_only=True)
+@options_dataclass(config=CONFIG, frozen=True, kw_only=True)
 class SelectionOptions:
     """Options of `benchmark selection`."""
 

@@ -11,12 +11,13 @@ from pydantic.dataclasses import dataclass as options_dataclass
 from geoclip_core.data.dataset import read_dataset
 from geoclip_core.data.vocabulary import build_vocabularies
 from geoclip_core.demo.dataset import write_demo
+from geoclip_core.training.options import CONFIG
 
 ROWS = 119_008
 """Rows of OSV-Mini-129k."""
 
 
-@options_dataclass(frozen=True, kw_only=True)
+@options_dataclass(config=CONFIG, frozen=True, kw_only=True)
 class TablesOptions:
     """Options of `benchmark tables`."""
 

@@ -17,6 +17,7 @@ from geoclip_core.training.options import (
     PretrainOptions,
     TrainingOptions,
     from_mapping,
+    help_texts,
     to_mapping,
 )
 from ui.theme import markdown_text
@@ -137,16 +138,15 @@ def options_of(cls: type, group: str = "") -> tuple[Option, ...]:
     """Return every option of an options dataclass and of its groups, in the order of definition."""
     assert is_pydantic_dataclass(cls)
     found: list[Option] = []
-    types = typing.get_type_hints(cls)
-    for name, info in cls.__pydantic_fields__.items():
+    types, texts = typing.get_type_hints(cls), help_texts(cls)
+    for name in cls.__pydantic_fields__:
         parts = typing.get_args(types[name])
         optional = type(None) in parts
         kind = parts[0] if optional else types[name]
         if dataclasses.is_dataclass(kind):
             found += options_of(cast(type, kind), f"{group}{name}.")
         else:
-            text = " ".join((info.description or "").split())
-            found.append(Option(f"{group}{name}", kind, optional, text))
+            found.append(Option(f"{group}{name}", kind, optional, texts[name]))
     return tuple(found)
 
 
