@@ -10,7 +10,7 @@ def test_every_engine_is_timed(capsys):
     assert "1.0 × as fast" in shown
 
 
-def test_nothing_to_time_is_refused(capsys):
+def test_wrong_options_are_refused(capsys):
     with pytest.raises(SystemExit):
         main(["benchmark", "engines", "--photos", "0"])
     with pytest.raises(SystemExit):

@@ -39,7 +39,7 @@ def test_doctor_exits_1_and_writes_a_cleaned_copy(tmp_path, capsys):
     assert _status(report)["photos_checked"] == 0
 
 
-def test_doctor_of_nothing(tmp_path, capsys):
+def test_doctor_of_a_missing_folder_fails(tmp_path, capsys):
     assert main(["doctor", str(tmp_path / "gone")]) == 1
     assert "no such folder" in capsys.readouterr().err
 
@@ -97,7 +97,7 @@ def test_help_explains_every_option(command, capsys):
     assert "--status" in capsys.readouterr().out
 
 
-def test_a_failure_is_in_the_status_file(tmp_path):
+def test_a_failure_is_written_to_the_status_file(tmp_path):
     path = tmp_path / "status.json"
 
     def fail():

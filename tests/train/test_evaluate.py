@@ -84,7 +84,7 @@ def test_evaluation_of_a_model(command, demo, checkpoints, capsys):
     assert f"{len(test)} photos" in shown
 
 
-def test_an_interrupted_evaluation_goes_on(command, checkpoints, monkeypatch):
+def test_an_interrupted_evaluation_continues_where_it_stopped(command, checkpoints, monkeypatch):
     defaults = {**loop.predict_in_shards.__kwdefaults__, "shard_photos": 5}
     monkeypatch.setattr(loop.predict_in_shards, "__kwdefaults__", defaults)
     whole, calls = loop.write_predictions, []
@@ -140,7 +140,7 @@ def test_csv_of_another_system(command, demo, capsys):
     assert "theirs" in capsys.readouterr().out
 
 
-def test_answers_known_by_heart_are_warned_of(command, demo, capsys):
+def test_memorised_answers_cause_a_warning(command, demo, capsys):
     rows = read_dataset(demo).split("test").table
     rows[["id", "latitude", "longitude"]].to_csv("copied.csv", index=False)
     assert command("evaluate", "--predictions", "copied.csv", "--output", "out") == 0

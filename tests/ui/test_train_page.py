@@ -94,7 +94,7 @@ def test_first_start_offers_a_form_and_no_empty_frame(open_train):
     assert field(app, "Epochs").value > 0
 
 
-def test_without_a_dataset_the_way_to_one_is_shown(open_train):
+def test_without_a_dataset_the_page_leads_to_the_dataset_page(open_train):
     app = open_train(dataset="")
     assert "There is no dataset yet" in " ".join(w.value for w in app.warning)
     assert button(app, "Start training").disabled
@@ -112,7 +112,7 @@ def test_every_option_has_a_field_and_its_help(open_train, task):
             assert option.help[:20] in widget(app, option.name).help.replace("\\", "")
 
 
-def test_what_does_not_fit_is_said_at_the_field_and_stops_the_start(open_train):
+def test_an_invalid_option_is_shown_at_its_field_and_disables_the_start(open_train):
     app = open_train()
     field(app, "Epochs").set_value(0).run()
     assert ":red[Epochs must be at least 1, not 0.]" in texts(app).replace("\\", "")
@@ -126,7 +126,7 @@ def test_what_does_not_fit_is_said_at_the_field_and_stops_the_start(open_train):
     assert button(app, "Start training").disabled
 
 
-def test_what_was_changed_from_the_recipe_shows_and_goes_back(open_train):
+def test_changes_from_the_recipe_are_shown_and_can_be_reset(open_train):
     app = open_train()
     before = field(app, "Epochs").value
     field(app, "Epochs").set_value(before + 1).run()
@@ -137,7 +137,7 @@ def test_what_was_changed_from_the_recipe_shows_and_goes_back(open_train):
     assert "Changed from the recipe" not in texts(app)
 
 
-def test_options_that_do_nothing_are_left_out(open_train):
+def test_options_without_effect_are_left_out(open_train):
     app = open_train()
     names = [item.label for item in app.number_input]
     assert "Cells" in names
