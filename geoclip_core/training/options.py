@@ -29,7 +29,7 @@ from geoclip_core.data.features import DEFAULT_FEATURES, KNOWN_FEATURES
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
-CONFIG = ConfigDict(extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
+CONFIG = ConfigDict(extra="forbid", allow_inf_nan=False, defer_build=True)
 T = TypeVar("T")
 
 RENAMED = {
