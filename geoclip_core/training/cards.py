@@ -1,4 +1,4 @@
-"""The model card of a pretrained pair of towers."""
+"""Model cards: the README.md of a checkpoint of `fit` and `pretrain`."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -10,6 +10,8 @@ from geoclip_core.model.geolocation import GeolocationModel
 from geoclip_core.training.options import FitOptions, PretrainOptions
 
 ATTRIBUTION = "ATTRIBUTION.md"
+"""File of a dataset that says who took the photos; cards quote it."""
+WITHIN_KM = (25, 200, 750, 2500)
 
 
 def fit_card(
@@ -20,40 +22,132 @@ def fit_card(
     report: Mapping[str, Any] | None,
     stopped: str = "",
 ) -> str:
-    """Markdown of a README.md.
+    """Return the card of a model that was trained by gradient descent, as Markdown.
 
     Args:
         model: the model.
-        options: how it was trained.
+        options: with which it was trained.
         dataset: all photos, with their splits.
-        split: which one the numbers are of.
+        split: that was measured.
         report: `metrics.summarise`; None if the run was stopped before it was evaluated.
-        stopped: where training was stopped, in words; empty if it ended by itself.
+        stopped: where training was stopped, in words; empty if it was not.
     """
-    parts = [
-        front_matter(options.license),
+    return _card(
+        options.license,
         f"# {model.name}",
-        _summary(model, options),
+        _fit_summary(model, options),
         f"Training was stopped early: {stopped}." if stopped else "",
         "## Data and licence",
-        describe_data(options.license, dataset),
+        _data(options.license, dataset),
         "## How good it is",
-        _numbers(report, split) if report else "Not evaluated: the run was stopped before its end.",
+        _fit_numbers(model, report, split)
+        if report
+        else "Not evaluated: the run was stopped before its end.",
         "## Limits",
-        _limits(dataset),
+        _fit_limits(dataset),
         "## Made by",
         "`python -m train fit --recipe config.yaml`, with the `config.yaml` of its run folder.",
-    ]
-    return "\n\n".join(part for part in parts if part) + "\n"
+    )
 
 
-def front_matter(license: str) -> str:
-    """The licence in the form that model hubs read; empty if it is not known."""
-    return f"---\nlicense: {license.lower().replace(' ', '-')}\n---" if license else ""
+def bank_card(
+    model: GeolocationModel,
+    metrics: Mapping[str, Any],
+    photos: PhotoDataset,
+    options: FitOptions,
+    command: str,
+) -> str:
+    """Return the card of a bank model, as Markdown.
+
+    Args:
+        model: the model.
+        metrics: as `fit_bank` returns them.
+        photos: that are in the bank.
+        options: with which it was fitted.
+        command: that was run.
+    """
+    return _card(
+        options.license,
+        f"# {model.name}",
+        _bank_summary(model, photos),
+        "## Data and licence",
+        _data(options.license, photos),
+        "## How good it is",
+        _bank_numbers(model, metrics, options),
+        "## Limits",
+        _bank_limits(len(photos)),
+        "## Made by",
+        f"```\n{command}\n```",
+    )
 
 
-def _summary(model: GeolocationModel, options: FitOptions) -> str:
-    learnt = {
+def pretrain_card(
+    name: str,
+    options: PretrainOptions,
+    dataset: PhotoDataset,
+    reports: Mapping[str, Mapping[str, Any]],
+    stopped: str,
+) -> str:
+    """Return the card of a pretrained pair of towers, as Markdown.
+
+    Args:
+        name: of the model.
+        options: with which it was trained.
+        dataset: all photos.
+        reports: split -> `PairEncoder.measure`.
+        stopped: where training was stopped, in words; empty if it was not.
+    """
+    return _card(
+        options.license,
+        f"# {name}",
+        "An image tower and a text tower, trained so that a photo and a caption of where, when and "
+        "in which climate it was taken have similar vectors. Image tower: "
+        f"{public_name(options.backbone)}, trained part: {options.train_backbone}.",
+        f"Training was stopped early: {stopped}." if stopped else "",
+        "## Data and licence",
+        _data(options.license, dataset),
+        "## How good it is",
+        _pretrain_numbers(reports),
+        "## Use",
+        "`python -m train fit --backbone FOLDER` trains geolocation heads on the image tower; with "
+        "`--projection` on the space that it shares with captions.",
+        "## Made by",
+        "`python -m train pretrain --recipe config.yaml`, with the `config.yaml` of its run "
+        "folder.",
+    )
+
+
+def _card(license: str, *parts: str) -> str:
+    """Join paragraphs, after the licence in the form that model hubs read."""
+    front = f"---\nlicense: {license.lower().replace(' ', '-')}\n---" if license else ""
+    return "\n\n".join(part for part in (front, *parts) if part) + "\n"
+
+
+def _data(license: str, dataset: PhotoDataset) -> str:
+    """Describe the photos, their licence and their authors."""
+    counts = dataset.table["split"].value_counts()
+    sizes = ", ".join(f"{counts[s]:,} {s}" for s in ("train", "val", "test") if s in counts)
+    parts = [f"{dataset.name}: {sizes} photos. None of them is in this checkpoint."]
+    if dataset.synthetic:
+        parts.append(
+            "**These photos are synthetic**: drawn by this project, they show no real "
+            "place, and a model trained on them knows nothing of real photos."
+        )
+    attribution = dataset.root / ATTRIBUTION
+    if attribution.is_file():
+        lines = attribution.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+        quoted = [f"> {line}".rstrip() for line in lines if not line.startswith("#")]
+        parts.append("\n".join(quoted))
+    parts.append(
+        f"The photos are under {license}; these weights carry the same licence."
+        if license
+        else "Licence of the photos: not stated."
+    )
+    return "\n\n".join(parts)
+
+
+def _fit_summary(model: GeolocationModel, options: FitOptions) -> str:
+    trained = {
         "none": "frozen",
         "last-block": "its last block trained",
         "all": "trained as a whole",
@@ -70,7 +164,7 @@ def _summary(model: GeolocationModel, options: FitOptions) -> str:
         [
             "Estimates where a photo was taken.",
             "",
-            f"- Backbone: {model.backbone_config.name}, {learnt}; {model.embedding_width:,} "
+            f"- Backbone: {model.backbone_config.name}, {trained}; {model.embedding_width:,} "
             "numbers a photo.",
             f"- Context heads: {context}.",
             f"- Coordinate head: {head}.",
@@ -78,116 +172,17 @@ def _summary(model: GeolocationModel, options: FitOptions) -> str:
     )
 
 
-def describe_data(license: str, dataset: PhotoDataset) -> str:
-    """What the photos are, and whose."""
-    counts = dataset.table["split"].value_counts()
-    sizes = ", ".join(f"{counts.get(s, 0):,} {s}" for s in ("train", "val", "test"))
-    lines = [f"{dataset.name}: {sizes} photos."]
-    if dataset.synthetic:
-        lines.append(
-            "**These photos are synthetic**: drawn by this project, they show no real "
-            "place, and a model trained on them knows nothing of real photos."
-        )
-    lines.append(
-        f"Licence of the photos: {license}, which the weights then carry as well."
-        if license
-        else "Licence of the photos: not stated by whoever trained this model."
-    )
-    attribution = dataset.root / ATTRIBUTION
-    if attribution.is_file():
-        lines.append(attribution.read_text(encoding="utf-8", errors="replace").strip())
-    return "\n\n".join(lines)
-
-
-def _numbers(report: Mapping[str, Any], split: str) -> str:
-    chosen = (
-        "The best epoch was chosen by the median error on the val split; test photos chose nothing."
-        if split == "test"
-        else "There is no test split: the best epoch was chosen on these very photos."
-    )
-    lines = [
-        f"On {report['n']:,} photos of the {split} split. {chosen}",
-        "",
-        "| | GeoScore | median km | mean km | within 25 km | 200 km | 750 km |",
-        "|---|---|---|---|---|---|---|",
-        _row("this model", report),
-    ]
-    for name, numbers in report.get("baselines", {}).items():
-        lines.append(_row(name.replace("_", " "), numbers))
-    if report.get("context"):
-        lines += ["", "| context head | top-1 | top-3 | macro F1 |", "|---|---|---|---|"]
-        for feature, numbers in report["context"].items():
-            cells = [percent(numbers.get(key)) for key in ("top1", "top3", "macro_f1")]
-            lines.append(f"| {feature} | {' | '.join(cells)} |")
-    coverage = report.get("coverage") or {}
-    if coverage:
-        inside = ", ".join(f"{mass} % radius: {percent(v)}" for mass, v in coverage.items())
-        lines += ["", f"Truth inside the radius that is given with each answer: {inside}."]
-    return "\n".join(lines)
-
-
-def _row(name: str, numbers: Mapping[str, Any]) -> str:
-    within = numbers.get("accuracy_at_km", {})
-    cells = [f"{numbers[key]:,.0f}" for key in ("geoscore", "median_km", "mean_km")]
-    cells += [percent(within.get(key)) for key in ("25", "200", "750")]
-    return f"| {name} | {' | '.join(cells)} |"
-
-
-def percent(value: float | None) -> str:
-    """A share for a table."""
-    return "–" if value is None else f"{value:.1%}"
-
-
-def _limits(dataset: PhotoDataset) -> str:
-    states = dataset.table.loc[dataset.table["split"] == "train", "state"].nunique()
-    countries = dataset.table.loc[dataset.table["split"] == "train", "country"].nunique()
-    return (
-        f"It has seen photos of {states} states in {countries} countries and answers with places "
-        "among them, wherever a photo was really taken. Its answers are estimates: the radius "
-        "belongs to them. Do not use it to find people."
-    )
-
-
-def bank_card(
-    model: GeolocationModel,
-    metrics: Mapping[str, Any],
-    photos: PhotoDataset,
-    options: FitOptions,
-    command: str,
-) -> str:
-    """Markdown of the card, with the numbers of `metrics` (as `fit_bank` makes them)."""
-    parts = [
-        _front_matter(options),
-        f"# {model.name}\n",
-        _bank_card_summary(model, photos, options),
-        "## Data and licence\n",
-        _data(photos, options),
-        "## How good it is\n",
-        _bank_card_numbers(model, metrics, options),
-        "## Limits\n",
-        _bank_card_limits(len(photos)),
-        "## Made by\n",
-        f"```\n{command}\n```\n" if command else "`geoclip_core.training.fit_bank`\n",
-    ]
-    return "\n".join(part for part in parts if part)
-
-
-def _front_matter(options: FitOptions) -> str:
-    if not options.license:
-        return ""
-    return f"---\nlicense: {options.license.lower().replace(' ', '-')}\n---\n"
-
-
-def _bank_card_summary(model: GeolocationModel, photos: PhotoDataset, options: FitOptions) -> str:
+def _bank_summary(model: GeolocationModel, photos: PhotoDataset) -> str:
     backbone, head = model.backbone_config, model.coordinate_head.options
+    assert model.backbone is not None  # attached by `fit_bank`
     views = ", ".join(f"{width} × {height}" for height, width in model.backbone.preprocessing.views)
     lines = [
-        f"Estimates where a photo was taken. A small model: {len(photos)} photos are all that it "
-        "has seen, so its answer is a region more often than a place, and the radius that it gives "
-        "beside every answer is part of the answer.\n",
-        f"- Backbone: {backbone.name}, frozen, ImageNet weights; whole frame at {views} px; "
-        f"features of the head and of blocks {', '.join(map(str, backbone.depths)) or 'none'} "
-        f"({model.embedding_width:,} numbers a photo).",
+        f"Estimates where a photo was taken. A small model: it has seen {len(photos)} photos, so "
+        "it can tell a region more often than a place. Read each answer together with its radius.",
+        "",
+        f"- Backbone: {backbone.name}, frozen, at {views} px; features of its end and of blocks "
+        f"{', '.join(map(str, backbone.depths)) or 'none'} ({model.embedding_width:,} numbers a "
+        "photo).",
     ]
     if head["vote"] == "kernel-ridge":
         lines.append(
@@ -205,42 +200,41 @@ def _bank_card_summary(model: GeolocationModel, photos: PhotoDataset, options: F
         )
     else:
         lines.append("- No context: the coordinate head sees the embedding alone.")
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines)
 
 
-def _data(photos: PhotoDataset, options: FitOptions) -> str:
-    lines = [f"{len(photos)} photos of {photos.name}, used for training only; none is in here.\n"]
-    source = photos.root / ATTRIBUTION
-    if source.is_file():
-        quoted = source.read_text(encoding="utf-8").strip().splitlines()
-        lines += [f"> {line}".rstrip() for line in quoted if not line.startswith("#")]
-        lines.append("")
-    if options.license:
-        lines.append(
-            f"The photos are under {options.license}; these weights carry the same licence."
-        )
-    return "\n".join(lines) + "\n"
+def _fit_numbers(model: GeolocationModel, report: Mapping[str, Any], split: str) -> str:
+    chosen = (
+        "The best epoch was chosen by the median error on the val split, not on these photos."
+        if split == "test"
+        else "There is no test split: the best epoch was chosen on these same photos."
+    )
+    lines = [
+        f"On {report['n']:,} photos of the {split} split. {chosen}",
+        "",
+        *_errors(model.name, report, list(report.get("baselines", {}))),
+    ]
+    if report.get("context"):
+        lines += ["", "| context head | top-1 | top-3 | macro F1 |", "|---|---|---|---|"]
+        for feature, numbers in report["context"].items():
+            cells = [_percent(numbers.get(key)) for key in ("top1", "top3", "macro_f1")]
+            lines.append(f"| {feature} | {' | '.join(cells)} |")
+    if coverage := report.get("coverage"):
+        inside = ", ".join(f"{mass} % radius: {_percent(v)}" for mass, v in coverage.items())
+        lines += ["", f"Share of true locations inside the radius of the answer: {inside}."]
+    return "\n".join(lines)
 
 
-def _bank_card_numbers(
-    model: GeolocationModel, metrics: Mapping[str, Any], options: FitOptions
-) -> str:
-    intervals = metrics["intervals"]
-    validation, calibration = metrics["cross_validation"], model.calibration
+def _bank_numbers(model: GeolocationModel, metrics: Mapping[str, Any], options: FitOptions) -> str:
+    intervals, validation = metrics["intervals"], metrics["cross_validation"]
     lines = [
         f"{options.bank.folds}-fold cross-validation over the {metrics['photos']} photos, repeated "
-        f"{options.bank.repeats} times with other folds: each photo was located by models that had "
-        "not seen it. In brackets: 95 % bootstrap intervals over photos. Baselines were fitted on "
-        "the same training folds.\n",
-        *([f"**{options.bank.note}**\n"] if options.bank.note else []),
-        "| | GeoScore | median km | mean km | < 200 km | < 750 km | < 2,500 km |",
-        "|---|---|---|---|---|---|---|",
-        _bank_card_row(f"**{model.name}**", metrics, intervals),
-    ]
-    lines += [
-        _bank_card_row(baseline_title(name), metrics["baselines"][name], None)
-        for name in ("constant", "nearest_photo")
-        if name in metrics["baselines"]
+        f"{options.bank.repeats} times with other folds: each photo was located by models that "
+        "were fitted without it. In brackets: 95 % bootstrap intervals over photos. Baselines were "
+        "fitted on the same training folds.",
+        "",
+        *([f"**{options.bank.note}**", ""] if options.bank.note else []),
+        *_errors(model.name, metrics, ["constant", "nearest_photo"]),
     ]
     repeats = ", ".join(f"{score:,.0f}" for score in validation["geoscore_of_repeats"])
     lines += [
@@ -264,93 +258,19 @@ def _bank_card_numbers(
         ]
     for feature, numbers in metrics["context"].items():
         bounds = intervals.get("context", {}).get(feature, {})
-        shares = [
-            f"{100 * numbers[k]:.1f} %{_bracket(bounds.get(k), 100)}" for k in ("top1", "top3")
-        ]
-        commonest = f"{100 * numbers['majority']:.1f} %"
+        shares = [_percent(numbers[key], bounds.get(key)) for key in ("top1", "top3")]
+        commonest = _percent(numbers["majority"])
         lines.append(f"| {feature} ({numbers['n']} photos) | {' | '.join(shares)} | {commonest} |")
-    if calibration is not None:
-        bounds = intervals["coverage"]
-        inside = "; ".join(
-            f"the {mass} % circle held {100 * share:.1f} %{_bracket(bounds.get(mass), 100)}"
-            for mass, share in metrics["coverage"].items()
-            if share is not None
-        )
-        lines += ["", f"Coverage, each photo judged by a calibration on the others: {inside}."]
-    return "\n".join(lines) + "\n"
-
-
-def _bank_card_row(
-    title: str, numbers: Mapping[str, Any], intervals: Mapping[str, Any] | None
-) -> str:
-    cells = []
-    for key in ("geoscore", "median_km", "mean_km"):
-        bound = intervals.get(key) if intervals else None
-        cells.append(f"{numbers[key]:,.0f}{_bracket(bound, 1)}")
-    for threshold in (200, 750, 2500):
-        share = numbers["accuracy_at_km"][str(threshold)]
-        bound = intervals["accuracy_at_km"].get(str(threshold)) if intervals else None
-        cells.append(f"{100 * share:.1f} %{_bracket(bound, 100)}")
-    return f"| {title} | {' | '.join(cells)} |"
-
-
-def _bracket(bound: list[float] | None, factor: float) -> str:
-    if not bound:
-        return ""
-    digits = ",.0f" if factor == 1 else ".1f"
-    return f" [{factor * bound[0]:{digits}}–{factor * bound[1]:{digits}}]"
-
-
-def _bank_card_limits(count: int) -> str:
-    return (
-        f"- It answers with one of {count} known places, so it cannot be nearer than the nearest "
-        "of them.\n"
-        "- It was made from street-level photos taken from roads. Indoor pictures, portraits, "
-        "drawings and aerial pictures get an answer too, and that answer means nothing.\n"
-        "- Countries with few or no training photos are named rarely or never.\n"
-        "- The radius is honest on average over photos of the same kind, not for each photo.\n"
-        "- It is an estimate, never evidence of where somebody was.\n"
+    inside = "; ".join(
+        f"the {mass} % circle held {_percent(share, intervals['coverage'].get(mass))}"
+        for mass, share in metrics["coverage"].items()
+        if share is not None
     )
+    lines += ["", f"Coverage, each photo judged by a calibration on the others: {inside}."]
+    return "\n".join(lines)
 
 
-def pretrain_card(
-    name: str,
-    options: PretrainOptions,
-    dataset: PhotoDataset,
-    reports: Mapping[str, Mapping[str, Any]],
-    stopped: str = "",
-) -> str:
-    """Markdown of a README.md.
-
-    Args:
-        name: of the model.
-        options: how it was trained.
-        dataset: all photos.
-        reports: split -> `PairEncoder.measure`.
-        stopped: where training was stopped, in words; empty if it ended by itself.
-    """
-    lines = [
-        front_matter(options.license),
-        f"# {name}",
-        "An image tower and a text tower, trained so that a photo and a caption of where, when and "
-        f"in which climate it was taken are close. Image tower: {public_name(options.backbone)}, "
-        f"trained part: {options.train_backbone}.",
-        f"Training was stopped early: {stopped}." if stopped else "",
-        "## Data and licence",
-        describe_data(options.license, dataset),
-        "## How good it is",
-        _table(reports),
-        "## Use",
-        "`python -m train fit --backbone FOLDER` trains geolocation heads on the image tower; with "
-        "`--projection` on the space that it shares with captions.",
-        "## Made by",
-        "`python -m train pretrain --recipe config.yaml`, with the `config.yaml` of its run "
-        "folder.",
-    ]
-    return "\n\n".join(line for line in lines if line) + "\n"
-
-
-def _table(reports: Mapping[str, Mapping[str, Any]]) -> str:
+def _pretrain_numbers(reports: Mapping[str, Mapping[str, Any]]) -> str:
     names = list(reports)
     rows = [
         "| | " + " | ".join(names) + " |",
@@ -359,12 +279,67 @@ def _table(reports: Mapping[str, Mapping[str, Any]]) -> str:
         "| contrastive loss | " + " | ".join(f"{reports[s]['loss']:.3f}" for s in names) + " |",
     ]
     for key in ("image_to_text", "text_to_image"):
-        shares = [percent(reports[s]["retrieval"][key]) for s in names]
+        shares = [_percent(reports[s]["retrieval"][key]) for s in names]
         rows.append(f"| retrieval among 16, {key.replace('_', ' ')} | {' | '.join(shares)} |")
     for feature in reports[names[0]]["zero_shot"] if names else ():
         cells = []
         for split in names:
             numbers = reports[split]["zero_shot"][feature]
-            cells.append(f"{percent(numbers['top1'])} ({percent(numbers['majority'])})")
+            cells.append(f"{_percent(numbers['top1'])} ({_percent(numbers['majority'])})")
         rows.append(f"| {feature} from captions alone (majority class) | {' | '.join(cells)} |")
     return "\n".join(rows)
+
+
+def _errors(name: str, report: Mapping[str, Any], baselines: list[str]) -> list[str]:
+    """Return the lines of a table of GeoScore and errors, the model above its baselines."""
+    within = " | ".join(f"< {km:,} km" for km in WITHIN_KM)
+    lines = [
+        f"| | GeoScore | median km | mean km | {within} |",
+        "|---" * (4 + len(WITHIN_KM)) + "|",
+        _error_row(f"**{name}**", report, report.get("intervals") or {}),
+    ]
+    for baseline in baselines:
+        if baseline in report["baselines"]:
+            title = baseline_title(baseline)
+            lines.append(_error_row(title, report["baselines"][baseline], {}))
+    return lines
+
+
+def _error_row(title: str, numbers: Mapping[str, Any], intervals: Mapping[str, Any]) -> str:
+    cells = []
+    for key in ("geoscore", "median_km", "mean_km"):
+        low_high = intervals.get(key)
+        bracket = f" [{low_high[0]:,.0f}–{low_high[1]:,.0f}]" if low_high else ""
+        cells.append(f"{numbers[key]:,.0f}{bracket}")
+    bounds = intervals.get("accuracy_at_km", {})
+    shares = numbers.get("accuracy_at_km", {})
+    cells += [_percent(shares.get(str(km)), bounds.get(str(km))) for km in WITHIN_KM]
+    return f"| {title} | {' | '.join(cells)} |"
+
+
+def _percent(share: float | None, interval: list[float] | None = None) -> str:
+    if share is None:
+        return "–"
+    bracket = f" [{100 * interval[0]:.1f}–{100 * interval[1]:.1f}]" if interval else ""
+    return f"{100 * share:.1f} %{bracket}"
+
+
+def _fit_limits(dataset: PhotoDataset) -> str:
+    train = dataset.table[dataset.table["split"] == "train"]
+    return (
+        f"It has seen photos of {train['state'].nunique()} states in {train['country'].nunique()} "
+        "countries and answers with places among them, wherever a photo was taken. Its answers are "
+        "estimates: read each one together with its radius. Do not use it to find people."
+    )
+
+
+def _bank_limits(count: int) -> str:
+    return (
+        f"- It answers with one of {count} known places, so it cannot be nearer than the nearest "
+        "of them.\n"
+        "- It was made from street-level photos taken from roads. Indoor pictures, portraits, "
+        "drawings and aerial pictures get an answer too, but the answer means nothing.\n"
+        "- Countries with few or no training photos are named rarely or never.\n"
+        "- The radius is right on average over photos of the same kind, not for each photo.\n"
+        "- It is an estimate, never evidence of where somebody was."
+    )

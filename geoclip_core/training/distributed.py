@@ -1,25 +1,20 @@
-"""Rows of all processes of a distributed step, with gradients."""
+"""Training in one process or many: the accelerator, and rows that processes exchange."""
 
 from datetime import timedelta
-from typing import TYPE_CHECKING
 
 import torch
+from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs
+from torch import Tensor
 
 from geoclip_core.training.options import TrainingOptions
 
-if TYPE_CHECKING:
-    from accelerate import Accelerator
-from torch import Tensor
 
-
-def build_accelerator(options: TrainingOptions) -> "Accelerator":
-    """The accelerator that the options mean, in this process of one or many.
+def build_accelerator(options: TrainingOptions) -> Accelerator:
+    """Return the accelerator for the device and precision of the options.
 
     Raises:
-        ValueError: the device or the precision is not there.
+        ValueError: this computer lacks the device or the precision.
     """
-    from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs
-
     if options.device == "cuda" and not torch.cuda.is_available():
         raise ValueError("device cuda: this computer has no CUDA GPU that torch can use")
     if options.device == "mps" and not torch.backends.mps.is_available():
@@ -44,8 +39,8 @@ def build_accelerator(options: TrainingOptions) -> "Accelerator":
     )
 
 
-def same_text_everywhere(accelerator: "Accelerator", text: str) -> str:
-    """The main process's text, in every process."""
+def same_text_everywhere(accelerator: Accelerator, text: str) -> str:
+    """Return the main process's text in every process."""
     if accelerator.num_processes == 1:
         return text
     length = torch.zeros(1, dtype=torch.long, device=accelerator.device)
@@ -60,15 +55,15 @@ def same_text_everywhere(accelerator: "Accelerator", text: str) -> str:
 
 
 def gather_rows(values: Tensor, counts: list[int], process: int) -> Tensor:
-    """Rows of every process, in their order; those of this one keep their gradient.
+    """Return the rows of every process, in the order of processes.
 
-    If every process computes the same loss on the result, the gradient that reaches its own rows
-    is the whole gradient of that loss: nothing has to be sent back.
+    Only the rows of this process carry a gradient. If every process computes the same loss on the
+    result, that is the whole gradient of the loss for them, so nothing is sent back.
 
     Args:
-        values: (own rows, ...).
-        counts: rows of each process.
-        process: which one this is.
+        values: (rows of this process, ...).
+        counts: number of rows of each process.
+        process: index of this process.
     """
     if len(counts) == 1:
         return values
@@ -83,7 +78,7 @@ def gather_rows(values: Tensor, counts: list[int], process: int) -> Tensor:
 
 
 def gather_counts(count: int, processes: int, device: torch.device) -> list[int]:
-    """How many rows each process has."""
+    """Return how many rows each process has."""
     if processes == 1:
         return [count]
     received = [torch.zeros(1, dtype=torch.long, device=device) for _ in range(processes)]
@@ -92,20 +87,11 @@ def gather_counts(count: int, processes: int, device: torch.device) -> list[int]
     return [int(number) for number in received]
 
 
-class _ScaledGradient(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: torch.autograd.function.FunctionCtx, value: Tensor, factor: float) -> Tensor:
-        ctx.factor = factor
-        return value.view_as(value)
-
-    @staticmethod
-    def backward(ctx: torch.autograd.function.FunctionCtx, gradient: Tensor) -> tuple[Tensor, None]:
-        return gradient * ctx.factor, None
-
-
 def scaled_gradient(value: Tensor, factor: float) -> Tensor:
-    """The same value, whose gradient is multiplied on its way back.
+    """Return the same value with a gradient that is multiplied by `factor`.
 
-    For what every process sees whole (the temperature): its gradient is not to be summed over them.
+    Used for a parameter that every process applies to all rows: its gradient must not be summed
+    over processes.
     """
-    return value if factor == 1 else _ScaledGradient.apply(value, factor)
+    fixed = value.detach()
+    return fixed + factor * (value - fixed)

@@ -1,4 +1,7 @@
-"""Embeddings of many photos: computed once, kept on disk, taken up again after a crash."""
+"""Compute the embeddings of many photos once and keep them on disk, in shards.
+
+A computation that was interrupted continues at the first missing shard.
+"""
 
 import contextlib
 import hashlib
@@ -29,101 +32,20 @@ from geoclip_core.model.backbone import Backbone, cpu_parts
 
 logger = logging.getLogger(__name__)
 Engine = Callable[[Sequence[Tensor]], Tensor]
+"""Views (b, 3, height, width) -> embeddings (b, D)."""
+EngineName = Literal["auto", "torch", "onnx"]
+Progress = Callable[[int, int], None]
+
+SHARD_PHOTOS = 512
+_ARRAY, _FAILURES, _PHOTOS = "embeddings.npy", "failures.json", "photos.npy"
 MOST_PARAMETERS = 250_000_000
+"""Larger networks stay with torch: exporting holds a network several times in memory."""
 TOLERANCE = 1e-3
 """Largest difference from torch, in units of the embedding's own size, that is accepted."""
 
 
-class _Features(nn.Module):
-    def __init__(self, backbone: Backbone) -> None:
-        super().__init__()
-        self.backbone = backbone
-
-    def forward(self, pixels: Tensor) -> Tensor:
-        return self.backbone.features(pixels)
-
-
-def chosen_engine(backbone: Backbone) -> Engine | None:
-    """`onnx_engine` where it is worth trying; None: leave it to torch.
-
-    Exporting holds a network several times over in memory, so large ones stay with torch.
-    """
-    parameters = sum(parameter.numel() for parameter in backbone.parameters())
-    if backbone.device.type != "cpu" or parameters > MOST_PARAMETERS:
-        return None
-    return onnx_engine(backbone)
-
-
-def onnx_engine(backbone: Backbone) -> Engine | None:
-    """A function from views to embeddings (b, D), equal to `backbone.embed` within rounding.
-
-    Returns:
-        None where ONNX Runtime is not installed, cannot hold the network, or gives other numbers;
-        the reason goes to the log.
-    """
-    try:
-        import onnxruntime
-    except ImportError:
-        return None
-    sessions = {}
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
-    options.log_severity_level = 3
-    for height, width in dict.fromkeys(backbone.preprocessing.views):
-        try:
-            model = _exported(backbone, height, width)
-            sessions[height, width] = onnxruntime.InferenceSession(
-                model, options, providers=["CPUExecutionProvider"]
-            )
-        # torch's exporter and the runtime raise whatever the network makes them raise
-        except Exception as error:
-            logger.info("no ONNX for %s: %s", backbone.config.name, str(error).splitlines()[:1])
-            return None
-
-    def run(views: Sequence[Tensor]) -> Tensor:
-        parts = []
-        for view in views:
-            session = sessions[view.shape[2], view.shape[3]]
-            inputs = [part.contiguous().numpy() for part in cpu_parts(view)]
-            features = [session.run(None, {"pixels": values})[0] for values in inputs]
-            parts.append(np.concatenate(features))
-        return torch.from_numpy(np.concatenate(parts, axis=1))
-
-    return run if _agrees(backbone, run) else None
-
-
-def _exported(backbone: Backbone, height: int, width: int) -> bytes:
-    buffer = io.BytesIO()
-    example = torch.zeros(2, 3, height, width)
-    # the exporter warns of every constant that it folds, and prints the graph where it fails
-    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-        warnings.simplefilter("ignore")
-        torch.onnx.export(
-            _Features(backbone).eval(),
-            (example,),
-            buffer,
-            dynamo=False,
-            input_names=["pixels"],
-            output_names=["features"],
-            dynamic_axes={"pixels": {0: "batch"}, "features": {0: "batch"}},
-        )
-    return buffer.getvalue()
-
-
-def _agrees(backbone: Backbone, engine: Engine) -> bool:
-    generator = torch.Generator().manual_seed(0)
-    views = [torch.randn(3, 3, h, w, generator=generator) for h, w in backbone.preprocessing.views]
-    with torch.inference_mode():
-        wanted = backbone.embed(views)
-    difference = float((engine(views) - wanted).abs().max() / wanted.abs().max().clamp_min(1e-6))
-    if not difference <= TOLERANCE:
-        logger.info("ONNX differs from torch by %.2g: using torch", difference)
-        return False
-    return True
-
-
-SHARD_PHOTOS = 512
-_ARRAY, _FAILURES, _PHOTOS = "embeddings.npy", "failures.json", "photos.npy"
+class EmbeddingError(ValueError):
+    """Photos that cannot be embedded, or a backbone that gives unusable numbers."""
 
 
 @dataclass(frozen=True)
@@ -131,22 +53,22 @@ class Embeddings:
     """Embeddings of n photos in the order of their dataset."""
 
     values: NDArray[np.float16]
-    """(n, D), a memory map where they come from the disk. NaN where a photo cannot be read."""
+    """(n, D), a memory map if they are read from disk; rows of unreadable photos are NaN."""
     failures: dict[int, str]
     """Row -> why that photo cannot be read."""
 
     @property
     def readable(self) -> NDArray[np.bool_]:
-        """(n,) whether the photo could be read."""
+        """(n,) whether each photo could be read."""
         mask = np.ones(len(self.values), dtype=bool)
         mask[list(self.failures)] = False
         return mask
 
 
 class EmbeddingCache:
-    """The embeddings of one dataset by one backbone.
+    """Embeddings of one dataset by one backbone, on disk.
 
-    The key is made of the backbone, its weights and preprocessing, and of the photos (path,
+    The key consists of the backbone, its weights and preprocessing, and the photos (path,
     position, file size).
     """
 
@@ -159,21 +81,21 @@ class EmbeddingCache:
         self.place = self._home / hashlib.sha256(self._photos.tobytes()).hexdigest()[:16]
 
     def find(self) -> Embeddings | None:
-        """The complete embeddings, or those rows of a larger set that is complete."""
+        """Return the complete embeddings, or rows of a complete larger dataset; None: neither."""
         return _complete(self.place) or _part_of_larger(self._home, self._photos)
 
     def has_shard(self, start: int) -> bool:
-        """Whether the shard that begins at a row is there; if it is, it is whole."""
+        """Whether the shard that begins at a row exists; it is then complete."""
         return self._shard(start).exists()
 
     def write_shard(self, start: int, part: Embeddings) -> None:
-        """Write the shard that begins at a row, whole or not at all."""
+        """Write the shard that begins at a row, completely or not at all."""
         failures = np.frombuffer(json.dumps(part.failures).encode(), np.uint8)
         with atomic_file(self._shard(start)) as unfinished, unfinished.open("wb") as file:
             np.savez(file, values=part.values, failures=failures)
 
     def join(self) -> None:
-        """Make one array of all shards; it appears by a rename, then the shards go."""
+        """Write one array of all shards, rename it to its place, and remove the shards."""
         shape = (len(self._photos), self._width)
         failures: dict[int, str] = {}
         with atomic_file(self.place / _ARRAY) as unfinished:
@@ -195,7 +117,7 @@ class EmbeddingCache:
 
 
 def default_cache() -> Path:
-    """Where embeddings are kept unless a folder is named."""
+    """Return the folder of embeddings that is used unless another is given."""
     return cache_folders().models.parent / "embeddings"
 
 
@@ -214,7 +136,10 @@ def _keyed(description: dict[str, Any]) -> dict[str, Any]:
 
 
 def _photo_hashes(dataset: PhotoDataset) -> NDArray[np.uint64]:
-    """One number a photo, of its path, position and file size: a replaced file is a new photo."""
+    """Return a hash (n,) of each photo's path, position and file size.
+
+    The size is part of it, so that a file that was replaced counts as another photo.
+    """
     hashes = np.empty(len(dataset), dtype=np.uint64)
     rows = zip(dataset.table["path"], dataset.coordinates, dataset.paths, strict=True)
     for row, (path, (latitude, longitude), file) in enumerate(rows):
@@ -234,7 +159,7 @@ def _complete(place: Path) -> Embeddings | None:
         values = np.load(place / _ARRAY, mmap_mode="r", allow_pickle=False)
         failures = json.loads((place / _FAILURES).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        logger.warning("embeddings in %s are damaged and made again: %s", place, error)
+        logger.warning("embeddings in %s are damaged and are computed again: %s", place, error)
         with contextlib.suppress(OSError):
             shutil.rmtree(place)
         return None
@@ -242,7 +167,7 @@ def _complete(place: Path) -> Embeddings | None:
 
 
 def _part_of_larger(home: Path, photos: NDArray[np.uint64]) -> Embeddings | None:
-    """The rows of these photos from another complete set of the same backbone."""
+    """Return the rows of these photos from a complete larger dataset of the same backbone."""
     for place in sorted(home.glob("*/")):
         if not (place / _PHOTOS).exists():
             continue
@@ -259,14 +184,6 @@ def _part_of_larger(home: Path, photos: NDArray[np.uint64]) -> Embeddings | None
     return None
 
 
-Progress = Callable[[int, int], None]
-EngineName = Literal["auto", "torch", "onnx"]
-
-
-class EmbeddingError(ValueError):
-    """Photos that cannot be embedded, or embeddings that cannot be used."""
-
-
 def embed_images(
     backbone: Backbone,
     sources: Sequence[Path | str | Image.Image],
@@ -275,14 +192,14 @@ def embed_images(
     engine: Engine | None = None,
     workers: int = 2,
 ) -> Embeddings:
-    """Embed photos in memory.
+    """Embed photos without a cache.
 
     Args:
-        backbone: in evaluation mode, on its device.
+        backbone: on its device.
         sources: paths or PIL images.
         batch_size: photos that go through the network together.
-        progress: called with (photos done, photos in all) after each batch.
-        engine: what runs the network; None: torch.
+        progress: called with (photos done, all photos) after each batch.
+        engine: runs the network; None: torch.
         workers: threads that read photos.
 
     Raises:
@@ -324,23 +241,23 @@ def embed_dataset(
     share: tuple[int, int] = (0, 1),
     barrier: Callable[[], None] | None = None,
 ) -> Embeddings:
-    """Embeddings of a dataset, from the cache as far as they are there.
+    """Return the embeddings of a dataset; those that are not in the cache are computed.
 
-    Shards are written whole, so a crash costs at most one.
+    A crash loses at most the shard that was being computed.
 
     Args:
-        backbone: any; its weights are part of the key.
+        backbone: its weights are part of the key of the cache.
         dataset: n photos.
-        cache_dir: where embeddings are kept; by default in the cache folder of the platform.
+        cache_dir: folder of the cache; None: `default_cache`.
         batch_size: photos that go through the network together.
-        progress: called with (photos done, photos in all).
-        engine: "onnx" or "torch"; "auto" takes ONNX Runtime on a CPU where it agrees with torch.
+        progress: called with (photos done, all photos).
+        engine: "onnx" or "torch"; "auto" takes ONNX Runtime on a CPU if it agrees with torch.
         workers: threads that read photos.
-        share: (process, processes) of a distributed run: each makes its own shards.
-        barrier: waits for all processes.
+        share: (process, processes) of a distributed run: each computes its own shards.
+        barrier: waits for all processes of a distributed run.
 
     Raises:
-        EmbeddingError: not one photo can be read, or the backbone's numbers are not finite.
+        EmbeddingError: no photo can be read, or the backbone's numbers are not finite.
     """
     if not len(dataset):
         return Embeddings(np.zeros((0, backbone.embedding_width), dtype=np.float16), {})
@@ -362,11 +279,12 @@ def embed_dataset(
         done += end - start
         if progress:
             progress(done, total)
-    waiting = barrier or _nothing
-    waiting()
+    if barrier:
+        barrier()
     if share[0] == 0:
         cache.join()
-    waiting()
+    if barrier:
+        barrier()
     joined = cache.find()
     if joined is None:
         raise EmbeddingError(f"the embeddings in {cache.place} were removed while they were made")
@@ -381,7 +299,7 @@ def embed_dataset(
 def _batches(
     backbone: Backbone, sources: Sequence[Any], batch_size: int, workers: int
 ) -> Iterator[tuple[list[int], list[Tensor], dict[int, str]]]:
-    """(rows, views, failures by row) of each batch, read ahead by threads."""
+    """Yield (rows, views, failures by row) of each batch; threads read two batches ahead."""
     preprocessing = backbone.preprocessing
 
     def read(row: int) -> list[Tensor] | str:
@@ -424,5 +342,86 @@ def _shifted(progress: Progress | None, before: int, total: int) -> Progress | N
     return lambda done, _: progress(before + done, total)
 
 
-def _nothing() -> None:
-    pass
+class _Features(nn.Module):
+    def __init__(self, backbone: Backbone) -> None:
+        super().__init__()
+        self.backbone = backbone
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        return self.backbone.features(pixels)
+
+
+def chosen_engine(backbone: Backbone) -> Engine | None:
+    """Return an ONNX engine for a backbone on a CPU that is not too large; None: use torch."""
+    parameters = sum(parameter.numel() for parameter in backbone.parameters())
+    if backbone.device.type != "cpu" or parameters > MOST_PARAMETERS:
+        return None
+    return onnx_engine(backbone)
+
+
+def onnx_engine(backbone: Backbone) -> Engine | None:
+    """Return an engine that agrees with `backbone.embed` within `TOLERANCE`.
+
+    Returns:
+        None if ONNX Runtime is not installed, cannot run the network, or gives other numbers; the
+        reason is logged.
+    """
+    try:
+        import onnxruntime
+    except ImportError:
+        return None
+    sessions = {}
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    options.log_severity_level = 3
+    for height, width in dict.fromkeys(backbone.preprocessing.views):
+        try:
+            model = _exported(backbone, height, width)
+            sessions[height, width] = onnxruntime.InferenceSession(
+                model, options, providers=["CPUExecutionProvider"]
+            )
+        # torch's exporter and the runtime raise whatever the network makes them raise
+        except Exception as error:
+            logger.info("no ONNX for %s: %s", backbone.config.name, str(error).splitlines()[:1])
+            return None
+
+    def run(views: Sequence[Tensor]) -> Tensor:
+        parts = []
+        for view in views:
+            session = sessions[view.shape[2], view.shape[3]]
+            inputs = [part.contiguous().numpy() for part in cpu_parts(view)]
+            features = [session.run(None, {"pixels": values})[0] for values in inputs]
+            parts.append(np.concatenate(features))
+        return torch.from_numpy(np.concatenate(parts, axis=1))
+
+    return run if _agrees(backbone, run) else None
+
+
+def _exported(backbone: Backbone, height: int, width: int) -> bytes:
+    buffer = io.BytesIO()
+    example = torch.zeros(2, 3, height, width)
+    # the exporter warns of every constant that it folds, and prints the graph if it fails
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            _Features(backbone).eval(),
+            (example,),
+            buffer,  # type: ignore[arg-type]  # a buffer is accepted with dynamo=False
+            dynamo=False,
+            input_names=["pixels"],
+            output_names=["features"],
+            dynamic_axes={"pixels": {0: "batch"}, "features": {0: "batch"}},
+        )
+    return buffer.getvalue()
+
+
+def _agrees(backbone: Backbone, engine: Engine) -> bool:
+    generator = torch.Generator().manual_seed(0)
+    views = [torch.randn(3, 3, h, w, generator=generator) for h, w in backbone.preprocessing.views]
+    with torch.inference_mode():
+        wanted = backbone.embed(views)
+    difference = float((engine(views) - wanted).abs().max() / wanted.abs().max().clamp_min(1e-6))
+    if not difference <= TOLERANCE:
+        logger.info("ONNX differs from torch by %.2g: using torch", difference)
+        return False
+    return True

@@ -1,4 +1,4 @@
-"""Fit and validate a bank model on a dataset: from embeddings to a checkpoint."""
+"""Fit a model whose coordinate head is a bank of photos: from embeddings to a checkpoint."""
 
 import itertools
 import tempfile
@@ -25,6 +25,8 @@ from geoclip_core.model.backbone import Backbone, BackboneConfig
 from geoclip_core.model.bank_heads import (
     MAX_RIDGE_BANK,
     BankHead,
+    KernelContextHeads,
+    KernelContextJoin,
     cosine_kernel,
     leave_one_out,
 )
@@ -35,367 +37,17 @@ from geoclip_core.training.cards import bank_card
 from geoclip_core.training.options import BankOptions, FitOptions
 
 Progress = Callable[[int, int], None]
-Array = NDArray[np.float64]
+
+PREDICTIONS = "predictions.parquet"
 MINIMUM_PHOTOS = 30
+CHOICES: dict[str, Any] = {"gammas": (1.0, 1.5, 2.0), "ridges": (0.03, 0.1)}
+"""Candidates for the folds that choose for themselves."""
 TEMPERATURE = 0.2
 """Divides the votes before the softmax, until calibration corrects it."""
 AGREEMENT = 0.8
 """Weight of places whose known context agrees with the photo's."""
 GROUP_KM = 50.0
 """Photos closer than this stay in one fold in the spatially blocked cross-validation."""
-
-
-@dataclass(frozen=True)
-class BankData:
-    """What a bank model is fitted on: n photos, embedded and labelled."""
-
-    embeddings: Tensor
-    """(n, D) raw backbone embeddings."""
-    coordinates: Array
-    """(n, 2) degrees."""
-    labels: dict[str, NDArray[np.int64]]
-    """Feature -> (n,) class indices, −100 where unknown."""
-
-    def __post_init__(self) -> None:
-        rows = {len(self.embeddings), len(self.coordinates), *map(len, self.labels.values())}
-        if len(rows) != 1:
-            raise ValueError(f"embeddings, coordinates and labels differ in length: {sorted(rows)}")
-        if len(self.embeddings) < MINIMUM_PHOTOS:
-            raise ValueError(f"a bank needs at least {MINIMUM_PHOTOS} photos, got {min(rows)}")
-        if not torch.isfinite(self.embeddings).all():
-            raise ValueError("an embedding holds numbers that are not finite")
-
-    def take(self, rows: NDArray[np.int64]) -> "BankData":
-        """The photos at some rows."""
-        labels = {feature: values[rows] for feature, values in self.labels.items()}
-        return BankData(self.embeddings[rows], self.coordinates[rows], labels)
-
-
-def fit_bank_model(
-    data: BankData,
-    vocabularies: Mapping[str, Vocabulary],
-    options: FitOptions,
-    backbone_config: BackboneConfig,
-    block_widths: tuple[int, ...],
-    name: str = "",
-) -> GeolocationModel:
-    """A model whose bank is `data`, uncalibrated.
-
-    Raises:
-        ValueError: too many photos for kernel ridge, or a feature that no photo knows.
-    """
-    count = len(data.embeddings)
-    if count > MAX_RIDGE_BANK and options.bank.vote == "kernel-ridge":
-        raise ValueError(
-            f"kernel ridge is for up to {MAX_RIDGE_BANK} photos, not {count}: set vote to cosine"
-        )
-    if count > MAX_RIDGE_BANK and options.use_context:
-        raise ValueError(
-            f"context heads in closed form are for up to {MAX_RIDGE_BANK} photos, not {count}: "
-            "switch use_context off, or train another coordinate head"
-        )
-    model = _empty_model(data, vocabularies, options, backbone_config, block_widths, name)
-    head, normaliser = model.coordinate_head, model.normaliser
-    assert isinstance(head, BankHead)
-    normalised = normaliser.fit(data.embeddings.float())(data.embeddings.float())
-    joined = normalised
-    with torch.no_grad():
-        if model.context_heads is not None and model.context_join is not None:
-            blank = normalised.new_zeros(len(normalised), model.context_join.output_width)
-            head.fit(torch.cat([normalised, blank], dim=1), data.coordinates)
-            _choose_context(model, data, options)
-            left_out = model.context_heads.left_out_logits()
-            joined = torch.cat([normalised, model.context_join.fit(left_out)(left_out)], dim=1)
-            head.know_context(*model.context_join.known(data.labels))
-        head.fit(joined, data.coordinates)
-        if options.bank.vote == "kernel-ridge":
-            _, choice = choose_field(head, options.bank)
-            head.configure(**choice)
-    head_options = {**model.config.head_options, **head.options}
-    context_options = model.context_heads.options if model.context_heads is not None else {}
-    model.config = replace(model.config, head_options=head_options, context_options=context_options)
-    return model.eval()
-
-
-def _empty_model(
-    data: BankData,
-    vocabularies: Mapping[str, Vocabulary],
-    options: FitOptions,
-    backbone_config: BackboneConfig,
-    block_widths: tuple[int, ...],
-    name: str,
-) -> GeolocationModel:
-    size, blocks = len(data.embeddings), len(block_widths)
-    head: dict[str, Any] = {
-        "bank_size": size,
-        "vote": options.bank.vote,
-        "field_scales": list(options.bank.field_scales),
-        "temperature": TEMPERATURE,
-    }
-    features = options.features if options.use_context else ()
-    if features:
-        share = options.bank.context_share
-        head["block_weights"] = [(1 - share) / blocks] * blocks + [share]
-        head["agreement"] = AGREEMENT
-    config = ModelConfig(
-        features=features,
-        use_context=options.use_context,
-        coordinate_head="bank",
-        head_options=head,
-        context_heads="kernel-ridge",
-        context_options={"bank_size": size} if features else {},
-        join_options={"width": options.context.join_width} if features else {},
-    )
-    chosen = {feature: vocabularies[feature] for feature in features}
-    return GeolocationModel(config, backbone_config, block_widths, chosen, name=name)
-
-
-def _choose_context(model: GeolocationModel, data: BankData, options: FitOptions) -> None:
-    """Ridge, kernel width and sharpness of the context heads, by left-out log likelihood."""
-    heads = model.context_heads
-    heads.fit(data.labels)
-    best = (-np.inf, heads.options)
-    for gamma, ridge in itertools.product(options.bank.context_gammas, options.bank.context_ridges):
-        heads.configure(gamma=gamma, ridge=ridge, sharpness=dict.fromkeys(model.features, 1.0))
-        shares = heads.left_out_logits()
-        total, sharpness = 0.0, {}
-        for feature in model.features:
-            known = data.labels[feature] != IGNORE_INDEX
-            scores = shares[feature][torch.from_numpy(known)].double()
-            labels = torch.from_numpy(data.labels[feature][known])
-            fits = {
-                factor: float(-torch.nn.functional.cross_entropy(scores * factor, labels))
-                for factor in np.geomspace(2.0, 40.0, 25).tolist()
-            }
-            sharpness[feature] = max(fits, key=fits.__getitem__)
-            total += fits[sharpness[feature]]
-        if total > best[0]:
-            best = (total, {"gamma": gamma, "ridge": ridge, "sharpness": sharpness})
-    heads.configure(**{key: best[1][key] for key in ("gamma", "ridge", "sharpness")})
-
-
-def choose_field(head: BankHead, options: BankOptions) -> tuple[float, dict[str, float]]:
-    """Kernel width, ridge and readout of the score field, by the left-out mean GeoScore.
-
-    Args:
-        head: with its bank filled.
-        options: `gammas`, `ridges` and `readout_temperatures` to choose among.
-
-    Returns:
-        The share of the full GeoScore (0 to 1) among the bank's own photos, each left out; and
-        the choice, as keyword arguments of `BankHead.configure`.
-    """
-    similarity = head.bank_similarity().double()
-    targets, field = head.target_field(), head.score_field()
-    best: tuple[float, dict[str, float]] = (-np.inf, {})
-    for gamma, ridge in itertools.product(options.gammas, options.ridges):
-        votes = leave_one_out(cosine_kernel(similarity, gamma), targets, ridge)
-        # a photo may not be found at its own place
-        votes = votes.masked_fill(torch.eye(len(votes), dtype=torch.bool), -torch.inf)
-        for temperature in options.readout_temperatures:
-            expected = (votes / temperature).softmax(dim=1) @ field
-            answer = expected.masked_fill(votes.isinf(), -torch.inf).argmax(dim=1)
-            score = float(field[torch.arange(len(field)), answer].mean())
-            if score > best[0]:
-                choice = {"gamma": gamma, "ridge": ridge, "readout_temperature": temperature}
-                best = (score, choice)
-    return best
-
-
-CHOICES: dict[str, Any] = {"gammas": (1.0, 1.5, 2.0), "ridges": (0.03, 0.1)}
-"""What folds that choose for themselves choose from."""
-
-
-@dataclass(frozen=True)
-class BankSubject:
-    """What is validated: photos, what they were embedded with, and how a model is fitted."""
-
-    data: BankData
-    vocabularies: Mapping[str, Vocabulary]
-    options: FitOptions
-    backbone_config: BackboneConfig
-    block_widths: tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class CrossValidation:
-    """Predictions for every photo by models that had not seen it."""
-
-    raw: list[Estimate]
-    """n estimates, uncalibrated."""
-    estimates: list[Estimate]
-    """n estimates, each calibrated on the predictions of the other folds."""
-    fold_of: NDArray[np.int64]
-    """(n,) fold of each photo."""
-
-
-def hold_out(
-    subject: BankSubject, fold_of: NDArray[np.int64], progress: Progress | None = None
-) -> list[Estimate]:
-    """Uncalibrated estimates (n), each fold by a model fitted on the other folds."""
-    found: dict[int, Estimate] = {}
-    folds = np.unique(fold_of)
-    for done, fold in enumerate(folds, start=1):
-        rest, held = np.flatnonzero(fold_of != fold), np.flatnonzero(fold_of == fold)
-        model = fit_bank_model(
-            subject.data.take(rest),
-            subject.vocabularies,
-            subject.options,
-            subject.backbone_config,
-            subject.block_widths,
-        )
-        estimates = model.predict(subject.data.embeddings[held])
-        found |= dict(zip(held.tolist(), estimates, strict=True))
-        if progress:
-            progress(done, len(folds))
-    return [found[row] for row in range(len(fold_of))]
-
-
-def cross_validate(
-    subject: BankSubject, fold_of: NDArray[np.int64], progress: Progress | None = None
-) -> CrossValidation:
-    """Held-out estimates, calibrated so that no photo takes part in its own calibration."""
-    raw, coordinates = hold_out(subject, fold_of, progress), subject.data.coordinates
-    estimates = list(raw)
-    for fold in np.unique(fold_of):
-        rest = np.flatnonzero(fold_of != fold)
-        calibration = fit_calibration(
-            [raw[row].posterior for row in rest], coordinates[rest], measure_coverage=False
-        )
-        for row in np.flatnonzero(fold_of == fold):
-            posterior = calibration.apply(raw[row].posterior)
-            estimates[row] = replace(raw[row], posterior=posterior)
-    return CrossValidation(raw, estimates, fold_of)
-
-
-def random_folds(count: int, folds: int, seed: int) -> NDArray[np.int64]:
-    """(n,) folds of nearly equal size."""
-    fold_of = np.empty(count, dtype=np.int64)
-    fold_of[np.random.default_rng(seed).permutation(count)] = np.arange(count) % folds
-    return fold_of
-
-
-def spatial_folds(
-    coordinates: NDArray[np.float64], folds: int, seed: int, group_km: float
-) -> NDArray[np.int64]:
-    """(n,) folds in which photos that are chained by less than `group_km` stay together."""
-    _, group = connected_components(pairwise_km(coordinates, coordinates) < group_km)
-    members = np.bincount(group)
-    order = np.random.default_rng(seed).permutation(len(members))
-    sizes, fold_of_group = np.zeros(folds), np.empty(len(members), dtype=np.int64)
-    # the largest groups first, each into the fold that is smallest so far
-    for index in order[np.argsort(-members[order], kind="stable")]:
-        fold_of_group[index] = int(sizes.argmin())
-        sizes[fold_of_group[index]] += members[index]
-    return fold_of_group[group]
-
-
-def mean_score(estimates: list[Estimate], coordinates: NDArray[np.float64]) -> float:
-    """Mean GeoScore of the answers."""
-    answers = np.array([estimate.posterior.mode() for estimate in estimates])
-    return mean_geoscore(haversine_km(answers, coordinates))
-
-
-@dataclass(frozen=True)
-class Measurement:
-    """What cross-validation says of a model."""
-
-    frame: pd.DataFrame
-    """Predictions table of the first repeat."""
-    metrics: dict[str, Any]
-    """Numbers of :func:`geoclip_core.evaluation.metrics.summarise` over all repeats, and under
-    "cross_validation" the GeoScore of each repeat, of spatially blocked folds, and of folds that
-    choose kernel and ridge for themselves."""
-    calibration: Calibration
-    """For the model that is fitted on all photos."""
-
-
-def measure(
-    subject: BankSubject, dataset: PhotoDataset, progress: Progress | None = None
-) -> Measurement:
-    """Cross-validate, with baselines that are fitted on the same training folds.
-
-    Intervals are drawn by photo, so that a photo which every repeat predicts counts once.
-    """
-    options, coordinates = subject.options, subject.data.coordinates
-    tick = _ticker(progress, options)
-    seeds = range(options.seed, options.seed + options.bank.repeats)
-    partitions = [random_folds(len(dataset), options.bank.folds, seed) for seed in seeds]
-    repeats = [cross_validate(subject, fold_of, tick) for fold_of in partitions]
-    gazetteer, frames = Gazetteer.load(), []
-    for repeat in repeats:
-        frame = predictions_frame(dataset, repeat.estimates, subject.vocabularies)
-        frame = with_baselines(frame, _baselines(subject, dataset, repeat.fold_of))
-        frames.append(with_places(frame, gazetteer))
-    pooled = pd.concat(frames, ignore_index=True)
-    photo = pooled["id"].astype(str)
-    pooled["sequence"] = pooled["sequence"].fillna(photo) if "sequence" in pooled else photo
-    metrics = summarise(pooled)
-    _count_photos_once(metrics, options.bank.repeats)
-    blocked = spatial_folds(coordinates, options.bank.folds, options.seed, GROUP_KM)
-    metrics["cross_validation"] = {
-        "folds": options.bank.folds,
-        "geoscore_of_repeats": [mean_score(r.estimates, coordinates) for r in repeats],
-        "geoscore_spatially_blocked": mean_score(hold_out(subject, blocked, tick), coordinates),
-        "group_km": GROUP_KM,
-    }
-    if options.bank.vote == "kernel-ridge":
-        free = replace(subject, options=replace(options, bank=replace(options.bank, **CHOICES)))
-        scores = [mean_score(hold_out(free, fold_of, tick), coordinates) for fold_of in partitions]
-        metrics["cross_validation"]["geoscore_chosen_inside_folds"] = float(np.mean(scores))
-    calibration = fit_calibration(
-        [estimate.posterior for repeat in repeats for estimate in repeat.raw],
-        np.tile(coordinates, (options.bank.repeats, 1)),
-        source=f"{len(dataset)} photos, each held out in {options.bank.folds}-fold "
-        "cross-validation",
-        measure_coverage=False,
-    )
-    calibration = replace(calibration, n=len(dataset), coverage=metrics["coverage"])
-    return Measurement(frames[0], metrics, calibration)
-
-
-def _ticker(progress: Progress | None, options: FitOptions) -> Progress:
-    """Counts folds over all rounds, whatever the round itself counts."""
-    rounds = options.bank.repeats * (2 if options.bank.vote == "kernel-ridge" else 1) + 1
-    done = 0
-
-    def tick(_done: int, _total: int) -> None:
-        nonlocal done
-        done += 1
-        if progress:
-            progress(done, rounds * options.bank.folds)
-
-    return tick
-
-
-def _count_photos_once(metrics: dict[str, Any], repeats: int) -> None:
-    metrics["n"] //= repeats
-    for level in metrics["place_n"]:
-        metrics["place_n"][level] //= repeats
-    for numbers in metrics["context"].values():
-        numbers["n"] //= repeats
-        numbers["unseen"] //= repeats
-
-
-def _baselines(
-    subject: BankSubject, dataset: PhotoDataset, fold_of: NDArray[np.int64]
-) -> dict[str, NDArray[np.float64]]:
-    embeddings = subject.data.embeddings.numpy()
-    guesses: dict[str, NDArray[np.float64]] = {}
-    for fold in np.unique(fold_of):
-        rest, held = np.flatnonzero(fold_of != fold), np.flatnonzero(fold_of == fold)
-        found = baseline_guesses(
-            dataset.table.iloc[rest],
-            dataset.table.iloc[held],
-            train_embeddings=embeddings[rest],
-            embeddings=embeddings[held],
-        )
-        for name, places in found.items():
-            guesses.setdefault(name, np.full((len(fold_of), 2), np.nan))[held] = places
-    return guesses
-
-
-PREDICTIONS = "predictions.parquet"
 
 
 def fit_bank(
@@ -406,22 +58,21 @@ def fit_bank(
     folder: str | Path,
     *,
     name: str,
-    command: str = "",
+    command: str,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """Fit a bank model, with numbers of its cross-validation, and write its checkpoint.
+    """Fit a bank model, measure it by cross-validation, and write its checkpoint.
 
     Args:
-        dataset: photos; those of train and val are learnt from, of all splits with
-            `options.bank.all_rows`.
-        embeddings: (n, D) of all its photos, in order; rows of NaN (unreadable photos) are left
+        dataset: photos; those of train and val join the bank, with `options.bank.all_rows` all.
+        embeddings: (n, D) of all photos of the dataset; rows of NaN (unreadable photos) are left
             out.
-        backbone: what embedded them.
-        options: how to fit.
-        folder: the checkpoint, with predictions.parquet of the cross-validation beside the model.
+        backbone: embedded the photos.
+        options: of the fit.
+        folder: of the checkpoint; predictions.parquet of the cross-validation is written into it.
         name: of the model.
-        command: what was run, for the model card.
-        progress: called with (folds done, folds in all).
+        command: that was run, for the model card.
+        progress: called with (folds done, all folds).
 
     Returns:
         The metrics, as in the checkpoint's metrics.json.
@@ -438,7 +89,7 @@ def fit_bank(
     if not options.bank.all_rows:
         used &= dataset.table["split"].isin(["train", "val"]).to_numpy()
     photos = dataset.select(used)
-    # once the test of the model is cross-validation, every row that is used is a training row
+    # cross-validation takes the place of a test split, so every row that is used is for training
     photos.table["split"] = "train"
     vocabularies = {}
     if options.use_context:
@@ -481,3 +132,352 @@ def fit_bank(
         path = write_predictions(measured.frame, Path(scratch) / PREDICTIONS, about)
         save_checkpoint(folder, model, metrics, card, files={PREDICTIONS: path})
     return metrics
+
+
+@dataclass(frozen=True)
+class BankData:
+    """The n embedded and labelled photos on which a bank model is fitted."""
+
+    embeddings: Tensor
+    """(n, D) raw backbone embeddings."""
+    coordinates: NDArray[np.float64]
+    """(n, 2) degrees."""
+    labels: dict[str, NDArray[np.int64]]
+    """Feature -> (n,) class indices, −100 where unknown."""
+
+    def __post_init__(self) -> None:
+        rows = {len(self.embeddings), len(self.coordinates), *map(len, self.labels.values())}
+        if len(rows) != 1:
+            raise ValueError(f"embeddings, coordinates and labels differ in length: {sorted(rows)}")
+        if len(self.embeddings) < MINIMUM_PHOTOS:
+            raise ValueError(f"a bank needs at least {MINIMUM_PHOTOS} photos, got {min(rows)}")
+        if not torch.isfinite(self.embeddings).all():
+            raise ValueError("an embedding holds numbers that are not finite")
+
+    def take(self, rows: NDArray[np.int64]) -> "BankData":
+        """Return the photos at some rows."""
+        labels = {feature: values[rows] for feature, values in self.labels.items()}
+        return BankData(self.embeddings[rows], self.coordinates[rows], labels)
+
+
+def fit_bank_model(
+    data: BankData,
+    vocabularies: Mapping[str, Vocabulary],
+    options: FitOptions,
+    backbone_config: BackboneConfig,
+    block_widths: tuple[int, ...],
+    name: str = "",
+) -> GeolocationModel:
+    """Return an uncalibrated model whose bank is `data`.
+
+    Raises:
+        ValueError: there are too many photos for kernel ridge, or a feature has no labels.
+    """
+    count = len(data.embeddings)
+    if count > MAX_RIDGE_BANK and options.bank.vote == "kernel-ridge":
+        raise ValueError(
+            f"kernel ridge is for up to {MAX_RIDGE_BANK} photos, not {count}: set bank.vote to "
+            "cosine"
+        )
+    if count > MAX_RIDGE_BANK and options.use_context:
+        raise ValueError(
+            f"the context heads of a bank are for up to {MAX_RIDGE_BANK} photos, not {count}: "
+            "turn use_context off, or train another coordinate head"
+        )
+    model = _empty_model(data, vocabularies, options, backbone_config, block_widths, name)
+    head, normaliser = model.coordinate_head, model.normaliser
+    assert isinstance(head, BankHead)
+    normalised = normaliser.fit(data.embeddings.float())(data.embeddings.float())
+    joined, context_options = normalised, {}
+    with torch.no_grad():
+        heads, join = model.context_heads, model.context_join
+        if isinstance(heads, KernelContextHeads) and isinstance(join, KernelContextJoin):
+            blank = normalised.new_zeros(len(normalised), join.output_width)
+            head.fit(torch.cat([normalised, blank], dim=1), data.coordinates)
+            _choose_context(heads, data, options)
+            left_out = heads.left_out_logits()
+            joined = torch.cat([normalised, join.fit(left_out)(left_out)], dim=1)
+            head.know_context(*join.known(data.labels))
+            context_options = heads.options
+        head.fit(joined, data.coordinates)
+        if options.bank.vote == "kernel-ridge":
+            _, choice = choose_field(head, options.bank)
+            head.configure(**choice)
+    head_options = {**model.config.head_options, **head.options}
+    model.config = replace(model.config, head_options=head_options, context_options=context_options)
+    return model.eval()
+
+
+def _empty_model(
+    data: BankData,
+    vocabularies: Mapping[str, Vocabulary],
+    options: FitOptions,
+    backbone_config: BackboneConfig,
+    block_widths: tuple[int, ...],
+    name: str,
+) -> GeolocationModel:
+    size, blocks = len(data.embeddings), len(block_widths)
+    head: dict[str, Any] = {
+        "bank_size": size,
+        "vote": options.bank.vote,
+        "field_scales": list(options.bank.field_scales),
+        "temperature": TEMPERATURE,
+    }
+    features = options.features if options.use_context else ()
+    if features:
+        share = options.bank.context_share
+        head["block_weights"] = [(1 - share) / blocks] * blocks + [share]
+        head["agreement"] = AGREEMENT
+    config = ModelConfig(
+        features=features,
+        use_context=options.use_context,
+        coordinate_head="bank",
+        head_options=head,
+        context_heads="kernel-ridge",
+        context_options={"bank_size": size} if features else {},
+        join_options={"width": options.context.join_width} if features else {},
+    )
+    chosen = {feature: vocabularies[feature] for feature in features}
+    return GeolocationModel(config, backbone_config, block_widths, chosen, name=name)
+
+
+def _choose_context(heads: KernelContextHeads, data: BankData, options: FitOptions) -> None:
+    """Set ridge, kernel width and sharpness of the context heads by left-out log likelihood."""
+    heads.fit(data.labels)
+    names = ("gamma", "ridge", "sharpness")
+    best = (-np.inf, {name: heads.options[name] for name in names})
+    for gamma, ridge in itertools.product(options.bank.context_gammas, options.bank.context_ridges):
+        heads.configure(gamma=gamma, ridge=ridge, sharpness=dict.fromkeys(heads.vocabularies, 1.0))
+        shares = heads.left_out_logits()
+        total, sharpness = 0.0, {}
+        for feature in heads.vocabularies:
+            known = data.labels[feature] != IGNORE_INDEX
+            scores = shares[feature][torch.from_numpy(known)].double()
+            labels = torch.from_numpy(data.labels[feature][known])
+            fits = {
+                factor: float(-torch.nn.functional.cross_entropy(scores * factor, labels))
+                for factor in np.geomspace(2.0, 40.0, 25).tolist()
+            }
+            sharpness[feature] = max(fits, key=fits.__getitem__)
+            total += fits[sharpness[feature]]
+        if total > best[0]:
+            best = (total, {"gamma": gamma, "ridge": ridge, "sharpness": sharpness})
+    heads.configure(**best[1])
+
+
+def choose_field(head: BankHead, options: BankOptions) -> tuple[float, dict[str, float]]:
+    """Choose kernel width, ridge and readout of the score field by the left-out mean GeoScore.
+
+    Args:
+        head: with its bank filled.
+        options: with the candidates `gammas`, `ridges` and `readout_temperatures`.
+
+    Returns:
+        The share of the full GeoScore (0 to 1) over the photos of the bank, each left out; and the
+        choice, as keyword arguments of `BankHead.configure`.
+    """
+    similarity = head.bank_similarity().double()
+    targets, field = head.target_field(), head.score_field()
+    best: tuple[float, dict[str, float]] = (-np.inf, {})
+    for gamma, ridge in itertools.product(options.gammas, options.ridges):
+        votes = leave_one_out(cosine_kernel(similarity, gamma), targets, ridge)
+        # a photo must not be located at its own coordinates
+        votes = votes.masked_fill(torch.eye(len(votes), dtype=torch.bool), -torch.inf)
+        for temperature in options.readout_temperatures:
+            expected = (votes / temperature).softmax(dim=1) @ field
+            answer = expected.masked_fill(votes.isinf(), -torch.inf).argmax(dim=1)
+            score = float(field[torch.arange(len(field)), answer].mean())
+            if score > best[0]:
+                choice = {"gamma": gamma, "ridge": ridge, "readout_temperature": temperature}
+                best = (score, choice)
+    return best
+
+
+@dataclass(frozen=True)
+class BankSubject:
+    """What is cross-validated: photos, their backbone, and how a model is fitted."""
+
+    data: BankData
+    vocabularies: Mapping[str, Vocabulary]
+    options: FitOptions
+    backbone_config: BackboneConfig
+    block_widths: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class CrossValidation:
+    """Predictions for each photo by a model that was fitted without it."""
+
+    raw: list[Estimate]
+    """n estimates, uncalibrated."""
+    estimates: list[Estimate]
+    """n estimates, each calibrated on the predictions of the other folds."""
+    fold_of: NDArray[np.int64]
+    """(n,) fold of each photo."""
+
+
+def hold_out(
+    subject: BankSubject, fold_of: NDArray[np.int64], progress: Progress | None = None
+) -> list[Estimate]:
+    """Return uncalibrated estimates (n), each fold by a model that is fitted on the others."""
+    found: dict[int, Estimate] = {}
+    folds = np.unique(fold_of)
+    for done, fold in enumerate(folds, start=1):
+        rest, held = np.flatnonzero(fold_of != fold), np.flatnonzero(fold_of == fold)
+        model = fit_bank_model(
+            subject.data.take(rest),
+            subject.vocabularies,
+            subject.options,
+            subject.backbone_config,
+            subject.block_widths,
+        )
+        estimates = model.predict(subject.data.embeddings[held])
+        found |= dict(zip(held.tolist(), estimates, strict=True))
+        if progress:
+            progress(done, len(folds))
+    return [found[row] for row in range(len(fold_of))]
+
+
+def cross_validate(
+    subject: BankSubject, fold_of: NDArray[np.int64], progress: Progress | None = None
+) -> CrossValidation:
+    """Return held-out estimates; each fold is calibrated on the predictions of the others."""
+    raw, coordinates = hold_out(subject, fold_of, progress), subject.data.coordinates
+    estimates = list(raw)
+    for fold in np.unique(fold_of):
+        rest = np.flatnonzero(fold_of != fold)
+        calibration = fit_calibration(
+            [raw[row].posterior for row in rest], coordinates[rest], measure_coverage=False
+        )
+        for row in np.flatnonzero(fold_of == fold):
+            posterior = calibration.apply(raw[row].posterior)
+            estimates[row] = replace(raw[row], posterior=posterior)
+    return CrossValidation(raw, estimates, fold_of)
+
+
+def random_folds(count: int, folds: int, seed: int) -> NDArray[np.int64]:
+    """Return random folds (n,) of nearly equal size."""
+    fold_of = np.empty(count, dtype=np.int64)
+    fold_of[np.random.default_rng(seed).permutation(count)] = np.arange(count) % folds
+    return fold_of
+
+
+def spatial_folds(
+    coordinates: NDArray[np.float64], folds: int, seed: int, group_km: float
+) -> NDArray[np.int64]:
+    """Return folds (n,) that keep photos together which a chain of steps < `group_km` connects."""
+    group: NDArray[np.int64]
+    _, group = connected_components(pairwise_km(coordinates, coordinates) < group_km)
+    members = np.bincount(group)
+    order = np.random.default_rng(seed).permutation(len(members))
+    sizes, fold_of_group = np.zeros(folds), np.empty(len(members), dtype=np.int64)
+    # largest groups first, each into the fold that is smallest so far
+    for index in order[np.argsort(-members[order], kind="stable")]:
+        fold_of_group[index] = int(sizes.argmin())
+        sizes[fold_of_group[index]] += members[index]
+    folded: NDArray[np.int64] = fold_of_group[group]
+    return folded
+
+
+def mean_score(estimates: list[Estimate], coordinates: NDArray[np.float64]) -> float:
+    """Return the mean GeoScore of the answers."""
+    answers = np.array([estimate.posterior.mode() for estimate in estimates])
+    return mean_geoscore(haversine_km(answers, coordinates))
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """Results of the cross-validation."""
+
+    frame: pd.DataFrame
+    """Predictions of the first repeat."""
+    metrics: dict[str, Any]
+    """`evaluation.metrics.summarise` over all repeats, and under "cross_validation" the GeoScore of
+    each repeat, of spatially blocked folds, and of folds that choose their own kernel and ridge."""
+    calibration: Calibration
+    """Of the model that is fitted on all photos."""
+
+
+def measure(
+    subject: BankSubject, dataset: PhotoDataset, progress: Progress | None = None
+) -> Measurement:
+    """Cross-validate, together with baselines that are fitted on the same training folds.
+
+    Intervals are drawn by photo, so that the repeats of a photo do not count as several photos.
+    """
+    options, coordinates = subject.options, subject.data.coordinates
+    tick = _ticker(progress, options)
+    seeds = range(options.seed, options.seed + options.bank.repeats)
+    partitions = [random_folds(len(dataset), options.bank.folds, seed) for seed in seeds]
+    repeats = [cross_validate(subject, fold_of, tick) for fold_of in partitions]
+    gazetteer, frames = Gazetteer.load(), []
+    for repeat in repeats:
+        frame = predictions_frame(dataset, repeat.estimates, subject.vocabularies)
+        frame = with_baselines(frame, _baselines(subject, dataset, repeat.fold_of))
+        frames.append(with_places(frame, gazetteer))
+    pooled = pd.concat(frames, ignore_index=True)
+    photo = pooled["id"].astype(str)
+    pooled["sequence"] = pooled["sequence"].fillna(photo) if "sequence" in pooled else photo
+    metrics = summarise(pooled)
+    _count_photos_once(metrics, options.bank.repeats)
+    blocked = spatial_folds(coordinates, options.bank.folds, options.seed, GROUP_KM)
+    metrics["cross_validation"] = {
+        "folds": options.bank.folds,
+        "geoscore_of_repeats": [mean_score(r.estimates, coordinates) for r in repeats],
+        "geoscore_spatially_blocked": mean_score(hold_out(subject, blocked, tick), coordinates),
+        "group_km": GROUP_KM,
+    }
+    if options.bank.vote == "kernel-ridge":
+        free = replace(subject, options=replace(options, bank=replace(options.bank, **CHOICES)))
+        scores = [mean_score(hold_out(free, fold_of, tick), coordinates) for fold_of in partitions]
+        metrics["cross_validation"]["geoscore_chosen_inside_folds"] = float(np.mean(scores))
+    calibration = fit_calibration(
+        [estimate.posterior for repeat in repeats for estimate in repeat.raw],
+        np.tile(coordinates, (options.bank.repeats, 1)),
+        source=f"{len(dataset)} photos, each held out in {options.bank.folds}-fold "
+        "cross-validation",
+        measure_coverage=False,
+    )
+    calibration = replace(calibration, n=len(dataset), coverage=metrics["coverage"])
+    return Measurement(frames[0], metrics, calibration)
+
+
+def _ticker(progress: Progress | None, options: FitOptions) -> Progress:
+    """Return a callback that counts folds over all rounds instead of within one."""
+    rounds = options.bank.repeats * (2 if options.bank.vote == "kernel-ridge" else 1) + 1
+    done = 0
+
+    def tick(_done: int, _total: int) -> None:
+        nonlocal done
+        done += 1
+        if progress:
+            progress(done, rounds * options.bank.folds)
+
+    return tick
+
+
+def _count_photos_once(metrics: dict[str, Any], repeats: int) -> None:
+    metrics["n"] //= repeats
+    for level in metrics["place_n"]:
+        metrics["place_n"][level] //= repeats
+    for numbers in metrics["context"].values():
+        numbers["n"] //= repeats
+        numbers["unseen"] //= repeats
+
+
+def _baselines(
+    subject: BankSubject, dataset: PhotoDataset, fold_of: NDArray[np.int64]
+) -> dict[str, NDArray[np.float64]]:
+    embeddings = subject.data.embeddings.numpy()
+    guesses: dict[str, NDArray[np.float64]] = {}
+    for fold in np.unique(fold_of):
+        rest, held = np.flatnonzero(fold_of != fold), np.flatnonzero(fold_of == fold)
+        found = baseline_guesses(
+            dataset.table.iloc[rest],
+            dataset.table.iloc[held],
+            train_embeddings=embeddings[rest],
+            embeddings=embeddings[held],
+        )
+        for name, places in found.items():
+            guesses.setdefault(name, np.full((len(fold_of), 2), np.nan))[held] = places
+    return guesses

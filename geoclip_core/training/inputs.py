@@ -1,4 +1,4 @@
-"""The photos of a fit and their embeddings, by split."""
+"""What a training reads: the dataset, embeddings by split, and augmented photos step by step."""
 
 import io
 import logging
@@ -6,10 +6,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from accelerate import Accelerator
 from numpy.typing import NDArray
 from PIL import Image, ImageEnhance
 from torch import Tensor
@@ -19,13 +19,19 @@ from geoclip_core.data.photos import open_photo
 from geoclip_core.errors import PhotoError
 from geoclip_core.model.backbone import Backbone, Preprocessing
 from geoclip_core.training.embeddings import Embeddings, embed_dataset, embed_images
-from geoclip_core.training.loop import Indices
+from geoclip_core.training.loop import Indices, StepPart
 from geoclip_core.training.options import TrainingOptions
 from geoclip_core.training.session import RunSession
 
-if TYPE_CHECKING:
-    from accelerate import Accelerator
+logger = logging.getLogger(__name__)
 
+SPLITS = ("train", "val", "test")
+LEAST_TRAIN, LEAST_VAL = 20, 10
+EMBED_BATCH = 32
+AHEAD = 3
+"""Parts of steps that are read before they are needed."""
+TOLERATED_SHARE = 0.05
+"""Share of unreadable photos above which training fails."""
 SMALLEST_CROP = 0.6
 """Share of each side that the smallest crop keeps at strength 1."""
 COLOUR = 0.25
@@ -34,54 +40,140 @@ JPEG_QUALITY = (40, 95)
 JPEG_PROBABILITY = 0.5
 
 
-def augmented(image: Image.Image, rng: np.random.Generator, strength: float = 1.0) -> Image.Image:
-    """A cropped, recoloured and perhaps recompressed copy of a photo.
-
-    Args:
-        image: RGB.
-        rng: chance; the same state gives the same copy.
-        strength: 0 leaves the photo as it is, 1 is the usual amount, up to 2.
-    """
-    if strength <= 0:
-        return image
-    image = _cropped(image, rng, 1 - (1 - SMALLEST_CROP) * min(strength, 2.0))
-    for enhancer in (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color):
-        factor = 1 + min(COLOUR * strength, 0.9) * rng.uniform(-1, 1)
-        image = enhancer(image).enhance(factor)
-    quality = int(rng.integers(*JPEG_QUALITY))
-    if rng.random() < JPEG_PROBABILITY * min(strength, 1.0):
-        buffer = io.BytesIO()
-        image.save(buffer, "JPEG", quality=quality)
-        image = Image.open(buffer).convert("RGB")
-    return image
-
-
-def _cropped(image: Image.Image, rng: np.random.Generator, smallest: float) -> Image.Image:
-    width, height = image.size
-    shares = rng.uniform(smallest, 1.0, size=2)
-    crop_width = max(1, round(width * shares[0]))
-    crop_height = max(1, round(height * shares[1]))
-    left = int(rng.integers(0, width - crop_width + 1))
-    top = int(rng.integers(0, height - crop_height + 1))
-    return image.crop((left, top, left + crop_width, top + crop_height))
-
-
-logger = logging.getLogger(__name__)
-AHEAD = 3
-"""Parts of steps that are read before they are needed."""
-TOLERATED_SHARE = 0.05
-
-
 @dataclass(frozen=True)
-class LoadedPhotos:
-    """The readable photos of a part of a step."""
+class EmbeddedSplit:
+    """The readable photos of a split and their embeddings (n, D)."""
 
-    rows: Indices
-    views: list[Tensor]
+    photos: PhotoDataset
+    embeddings: NDArray[np.floating]
+
+    def __len__(self) -> int:
+        return len(self.photos)
+
+
+def read_training_dataset(options: TrainingOptions, session: RunSession) -> PhotoDataset:
+    """Read the dataset of a run.
+
+    Raises:
+        ValueError: it has too few photos in train or val.
+    """
+    dataset = read_dataset(
+        options.dataset_folder(), val_fraction=options.val_fraction, seed=options.seed
+    )
+    counts = {split: len(dataset.split(split)) for split in SPLITS}
+    shown = ", ".join(f"{n:,} {split}" for split, n in counts.items())
+    session.log(f"dataset {dataset.name}: {shown} photos")
+    for split, least in (("train", LEAST_TRAIN), ("val", LEAST_VAL)):
+        if counts[split] < least:
+            raise ValueError(
+                f"{dataset.root}: training needs at least {least} photos in the {split} split, "
+                f"and there are {shown}: use a larger dataset or another val_fraction"
+            )
+    return dataset
+
+
+class Embedder:
+    """Embeds the photos of a run; its processes share the work."""
+
+    def __init__(
+        self,
+        options: TrainingOptions,
+        session: RunSession,
+        accelerator: Accelerator,
+        backbone: Backbone,
+    ) -> None:
+        self.options, self.session = options, session
+        self.accelerator, self.backbone = accelerator, backbone
+
+    def splits(
+        self,
+        dataset: PhotoDataset,
+        names: Iterable[str] = SPLITS,
+        shares: tuple[float, float] = (0.0, 0.4),
+        cache_dir: Path | None = None,
+    ) -> dict[str, EmbeddedSplit]:
+        """Return the readable photos of each split with their embeddings.
+
+        Args:
+            dataset: all photos. Photos of splits that are not wanted are embedded too, for other
+                runs, unless the cache belongs to this run alone.
+            names: which splits.
+            shares: share of the run that is done before and after, for its progress.
+            cache_dir: a cache for this run alone; None: that of the options.
+
+        Raises:
+            ValueError: too few photos of train or val can be read.
+        """
+        names = tuple(names)
+        wanted = dataset
+        if cache_dir is not None:
+            wanted = dataset.select(dataset.table["split"].isin(names).to_numpy())
+        embedded = self.every(wanted, shares, cache_dir)
+        splits = {}
+        for name in SPLITS:
+            rows = np.flatnonzero((wanted.table["split"] == name).to_numpy() & embedded.readable)
+            splits[name] = EmbeddedSplit(wanted.select(rows), _rows(embedded.values, rows))
+        for name, least in (("train", LEAST_TRAIN), ("val", LEAST_VAL)):
+            if name in names and len(splits[name]) < least:
+                raise ValueError(
+                    f"only {len(splits[name])} photos of the {name} split can be read: check the "
+                    "dataset with python -m train doctor"
+                )
+        return splits
+
+    def every(
+        self,
+        dataset: PhotoDataset,
+        shares: tuple[float, float] = (0.0, 0.4),
+        cache_dir: Path | None = None,
+    ) -> Embeddings:
+        """Return the embeddings of all photos, from the cache if they are there."""
+        accelerator = self.accelerator
+        embedded = embed_dataset(
+            self.backbone,
+            dataset,
+            cache_dir or self.options.cache_dir,
+            batch_size=EMBED_BATCH,
+            progress=self.session.embedding_progress(*shares),
+            workers=self.options.workers,
+            share=(accelerator.process_index, accelerator.num_processes),
+            barrier=accelerator.wait_for_everyone,
+        )
+        for row, reason in list(embedded.failures.items())[:5]:
+            self.session.log(f"left out {dataset.table['path'].iloc[row]}: {reason}")
+        if len(embedded.failures) > 5:
+            self.session.log(f"left out {len(embedded.failures)} unreadable photos in all")
+        return embedded
+
+    def now(self, photos: PhotoDataset) -> NDArray[np.float32]:
+        """Return embeddings (n, D) by the current weights; rows of unreadable photos are NaN."""
+        accelerator = self.accelerator
+        mine = np.arange(accelerator.process_index, len(photos), accelerator.num_processes)
+        paths = photos.paths
+        part = embed_images(
+            self.backbone, [paths[i] for i in mine], EMBED_BATCH, workers=self.options.workers
+        )
+        values = np.full((len(photos), self.backbone.embedding_width), np.nan, dtype=np.float32)
+        values[mine] = part.values
+        if accelerator.num_processes == 1:
+            return values
+        filled = torch.from_numpy(np.nan_to_num(values)).to(accelerator.device)
+        bad = torch.zeros(len(photos), device=accelerator.device)
+        bad[[int(mine[row]) for row in part.failures]] = 1
+        whole: NDArray[np.float32] = accelerator.reduce(filled, "sum").cpu().numpy()
+        whole[accelerator.reduce(bad, "sum").cpu().numpy() > 0] = np.nan
+        return whole
+
+
+def _rows(values: NDArray[np.float16], rows: NDArray[np.int64]) -> NDArray[np.float16]:
+    """Return rows of a memory map: a view if they are contiguous, else a copy."""
+    if len(rows) and rows[-1] - rows[0] + 1 == len(rows):
+        return values[rows[0] : rows[-1] + 1]
+    return values[rows]
 
 
 class CachedEmbeddings:
-    """Hands out the embeddings of an epoch, where the backbone is frozen.
+    """Yields embeddings that are computed already, for a backbone that is not trained.
 
     Args:
         embeddings: (n, D) by row.
@@ -90,28 +182,28 @@ class CachedEmbeddings:
     def __init__(self, embeddings: NDArray[np.floating]) -> None:
         self.embeddings = embeddings
 
-    def epoch(self, epoch: int, steps: Sequence[Sequence[Indices]]) -> Iterator[list[Tensor]]:
-        """(b, D) float32 for each part of each step, in order; the epoch changes nothing."""
+    def epoch(self, epoch: int, steps: Sequence[Sequence[Indices]]) -> Iterator[list[StepPart]]:
+        """Yield the parts of each step with embeddings (b, D) float32; every epoch is the same."""
         del epoch
         for parts in steps:
             yield [
-                torch.from_numpy(np.asarray(self.embeddings[rows], dtype=np.float32))
+                StepPart(rows, torch.from_numpy(self.embeddings[rows].astype(np.float32)))
                 for rows in parts
             ]
 
 
 class PhotoLoader:
-    """Reads and augments the photos of an epoch.
+    """Reads and augments the photos of an epoch, for a backbone that is trained.
 
-    What chance does to a photo depends on (seed, epoch, row) alone, not on threads, processes or
+    The augmentation of a photo depends on (seed, epoch, row) alone, not on threads, processes or
     where a run was resumed.
 
     Args:
         paths: photos by row.
         preprocessing: of the backbone.
         strength: of the augmentation; 0 for none.
-        seed: chance.
-        workers: threads.
+        seed: of the augmentation.
+        workers: threads that read photos.
     """
 
     def __init__(
@@ -120,14 +212,14 @@ class PhotoLoader:
         preprocessing: Preprocessing,
         strength: float,
         seed: int,
-        workers: int = 2,
+        workers: int,
     ) -> None:
         self.paths, self.preprocessing = list(paths), preprocessing
         self.strength, self.seed, self.workers = strength, seed, workers
         self._unreadable: set[int] = set()
 
-    def epoch(self, epoch: int, steps: Sequence[Sequence[Indices]]) -> Iterator[list[LoadedPhotos]]:
-        """The photos of each part of each step, in order."""
+    def epoch(self, epoch: int, steps: Sequence[Sequence[Indices]]) -> Iterator[list[StepPart]]:
+        """Yield the parts of each step with the views of their readable photos."""
         flat = [rows for parts in steps for rows in parts]
         with ThreadPoolExecutor(self.workers) as pool:
             waiting = [self._submit(pool, epoch, rows) for rows in flat[:AHEAD]]
@@ -163,146 +255,42 @@ class PhotoLoader:
         rng = np.random.default_rng([self.seed, epoch, row])
         return self.preprocessing.pixels(augmented(photo.image, rng, self.strength))
 
-    def _collect(
-        self, rows: Indices, futures: Sequence[Future[list[Tensor] | None]]
-    ) -> LoadedPhotos:
+    def _collect(self, rows: Indices, futures: Sequence[Future[list[Tensor] | None]]) -> StepPart:
         results = [future.result() for future in futures]
         kept = np.array([result is not None for result in results], dtype=bool)
         pixels = [result for result in results if result is not None]
         if not pixels:
-            raise ValueError("not one photo of a training step can be read")
-        return LoadedPhotos(rows[kept], [torch.stack(v) for v in zip(*pixels, strict=True)])
+            raise ValueError("none of the photos of a training step can be read")
+        return StepPart(rows[kept], [torch.stack(v) for v in zip(*pixels, strict=True)])
 
 
-SPLITS = ("train", "val", "test")
-LEAST_TRAIN, LEAST_VAL = 20, 10
-EMBED_BATCH = 32
+def augmented(image: Image.Image, rng: np.random.Generator, strength: float) -> Image.Image:
+    """Return a randomly cropped, recoloured and perhaps recompressed copy of a photo.
 
-
-@dataclass(frozen=True)
-class EmbeddedSplit:
-    """The readable photos of a split and their embeddings (n, D)."""
-
-    photos: PhotoDataset
-    embeddings: NDArray[np.floating]
-
-    def __len__(self) -> int:
-        return len(self.photos)
-
-
-def read_training_dataset(options: TrainingOptions, session: RunSession) -> PhotoDataset:
-    """The dataset of a run, if it can be trained on.
-
-    Raises:
-        ValueError: too few photos in train or val.
+    Args:
+        image: RGB.
+        rng: random generator; the same state gives the same copy.
+        strength: 0 leaves the photo as it is, 1 is the usual amount, 2 the most.
     """
-    dataset = read_dataset(
-        options.dataset_folder(), val_fraction=options.val_fraction, seed=options.seed
-    )
-    counts = {split: len(dataset.split(split)) for split in SPLITS}
-    shown = ", ".join(f"{n:,} {split}" for split, n in counts.items())
-    session.log(f"dataset {dataset.name}: {shown} photos")
-    for split, least in (("train", LEAST_TRAIN), ("val", LEAST_VAL)):
-        if counts[split] < least:
-            raise ValueError(
-                f"{dataset.root}: training needs at least {least} photos in the {split} split, "
-                f"and there are {shown}: give a larger dataset or another val_fraction"
-            )
-    return dataset
+    if strength <= 0:
+        return image
+    image = _cropped(image, rng, 1 - (1 - SMALLEST_CROP) * min(strength, 2.0))
+    for enhancer in (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color):
+        factor = 1 + min(COLOUR * strength, 0.9) * rng.uniform(-1, 1)
+        image = enhancer(image).enhance(factor)
+    quality = int(rng.integers(*JPEG_QUALITY))
+    if rng.random() < JPEG_PROBABILITY * min(strength, 1.0):
+        buffer = io.BytesIO()
+        image.save(buffer, "JPEG", quality=quality)
+        image = Image.open(buffer).convert("RGB")
+    return image
 
 
-class Embedder:
-    """Embeds photos of a run, sharing the work among its processes."""
-
-    def __init__(
-        self,
-        options: TrainingOptions,
-        session: RunSession,
-        accelerator: "Accelerator",
-        backbone: Backbone,
-    ) -> None:
-        self.options, self.session = options, session
-        self.accelerator, self.backbone = accelerator, backbone
-
-    def splits(
-        self,
-        dataset: PhotoDataset,
-        names: Iterable[str] = SPLITS,
-        shares: tuple[float, float] = (0.0, 0.4),
-        cache_dir: Path | None = None,
-    ) -> dict[str, EmbeddedSplit]:
-        """The readable photos of some splits with their embeddings, from the cache if there.
-
-        Args:
-            dataset: all photos; those of other splits are embedded as well where the cache serves
-                every run, so that another choice of splits finds them.
-            names: which splits.
-            shares: of the run's progress, before and after.
-            cache_dir: a cache for this run alone; None: the options' one.
-        """
-        names = tuple(names)
-        wanted = dataset
-        if cache_dir is not None:
-            wanted = dataset.select(dataset.table["split"].isin(names).to_numpy())
-        embedded = self.every(wanted, shares, cache_dir)
-        splits = {}
-        for name in SPLITS:
-            rows = np.flatnonzero((wanted.table["split"] == name).to_numpy() & embedded.readable)
-            splits[name] = EmbeddedSplit(wanted.select(rows), _rows(embedded.values, rows))
-        for name, least in (("train", LEAST_TRAIN), ("val", LEAST_VAL)):
-            if name in names and len(splits[name]) < least:
-                raise ValueError(
-                    f"only {len(splits[name])} photos of the {name} split can be read: check the "
-                    "dataset with python -m train doctor"
-                )
-        return splits
-
-    def every(
-        self,
-        dataset: PhotoDataset,
-        shares: tuple[float, float] = (0.0, 0.4),
-        cache_dir: Path | None = None,
-    ) -> Embeddings:
-        """The embeddings of all photos of a dataset, from the cache if there."""
-        accelerator = self.accelerator
-        embedded = embed_dataset(
-            self.backbone,
-            dataset,
-            cache_dir or self.options.cache_dir,
-            batch_size=EMBED_BATCH,
-            progress=self.session.embedding_progress(*shares),
-            workers=self.options.workers,
-            share=(accelerator.process_index, accelerator.num_processes),
-            barrier=accelerator.wait_for_everyone,
-        )
-        for row, reason in list(embedded.failures.items())[:5]:
-            self.session.log(f"left out {dataset.table['path'].iloc[row]}: {reason}")
-        if len(embedded.failures) > 5:
-            self.session.log(f"left out {len(embedded.failures)} unreadable photos in all")
-        return embedded
-
-    def now(self, photos: PhotoDataset) -> NDArray[np.float32]:
-        """Embeddings (n, D) with the weights as they are; NaN rows for unreadable photos."""
-        accelerator = self.accelerator
-        mine = np.arange(accelerator.process_index, len(photos), accelerator.num_processes)
-        paths = photos.paths
-        part = embed_images(
-            self.backbone, [paths[i] for i in mine], EMBED_BATCH, workers=self.options.workers
-        )
-        values = np.full((len(photos), self.backbone.embedding_width), np.nan, dtype=np.float32)
-        values[mine] = part.values
-        if accelerator.num_processes == 1:
-            return values
-        filled = torch.from_numpy(np.nan_to_num(values)).to(accelerator.device)
-        bad = torch.zeros(len(photos), device=accelerator.device)
-        bad[[int(mine[row]) for row in part.failures]] = 1
-        whole = accelerator.reduce(filled, "sum").cpu().numpy()
-        whole[accelerator.reduce(bad, "sum").cpu().numpy() > 0] = np.nan
-        return whole
-
-
-def _rows(values: NDArray[np.float16], rows: NDArray[np.int64]) -> NDArray[np.float16]:
-    """Rows of a memory map: a view where they follow each other, else a copy."""
-    if len(rows) and rows[-1] - rows[0] + 1 == len(rows):
-        return values[rows[0] : rows[-1] + 1]
-    return values[rows]
+def _cropped(image: Image.Image, rng: np.random.Generator, smallest: float) -> Image.Image:
+    width, height = image.size
+    shares = rng.uniform(smallest, 1.0, size=2)
+    crop_width = max(1, round(width * shares[0]))
+    crop_height = max(1, round(height * shares[1]))
+    left = int(rng.integers(0, width - crop_width + 1))
+    top = int(rng.integers(0, height - crop_height + 1))
+    return image.crop((left, top, left + crop_width, top + crop_height))

@@ -1,7 +1,7 @@
-"""The loop that `fit` and `pretrain` share: steps, validation, best weights, stop and resume.
+"""The loop of `fit` and `pretrain`: steps, validation, best weights, stop and resume.
 
-It runs over 🤗 Accelerate: one process, several GPUs or several machines. What is to be learnt is
-a `Task`; the loop knows nothing of photos.
+It runs over 🤗 Accelerate in one process, on several GPUs or on several machines. What is trained
+is a `Task`.
 """
 
 import contextlib
@@ -27,11 +27,11 @@ Indices = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class EpochBatches:
-    """The batches of every epoch: a new order each, decided by (seed, epoch) alone.
+    """Cut the photos of each epoch into batches, in an order that depends on (seed, epoch) alone.
 
-    An epoch is cut into batches of nearly equal size (they differ by one photo at most), so that
-    no tiny last batch takes a step of its own. `batch_size` counts the photos of one optimizer
-    step, over all processes and accumulation steps.
+    The batches of an epoch differ in size by one photo at most, so that no step is taken on a tiny
+    last batch. `batch_size` counts the photos of one optimizer step, over all processes and
+    accumulation parts.
     """
 
     count: int
@@ -48,16 +48,16 @@ class EpochBatches:
         return -(-self.count // self.batch_size)
 
     def epoch(self, epoch: int) -> list[Indices]:
-        """The batches of an epoch (0, 1, ...), each an array of row numbers."""
+        """Return the batches of an epoch (0, 1, ...), each an array of row numbers."""
         order = np.random.default_rng([self.seed, epoch]).permutation(self.count)
         return np.array_split(order, self.per_epoch)
 
 
 def parts_of(batch: Indices, process: int, processes: int, accumulation: int) -> list[Indices]:
-    """The accumulation parts of a batch that one process takes.
+    """Return the accumulation parts of a batch that one process takes.
 
     Raises:
-        ValueError: some process would get no photo.
+        ValueError: there are more processes than photos.
     """
     if len(batch) < processes:
         raise ValueError(
@@ -68,37 +68,38 @@ def parts_of(batch: Indices, process: int, processes: int, accumulation: int) ->
     return np.array_split(own, min(accumulation, len(own)))
 
 
-def learning_rate_factor(step: int, total: int, warmup: int, floor: float = 0.0) -> float:
-    """Factor on the learning rate for update `step` (0 to total − 1).
+def learning_rate_factor(step: int, total: int, warmup: int) -> float:
+    """Return the factor on the learning rate for update `step` (0 to total − 1).
 
-    Linear warm-up that reaches 1 at update `warmup`, then a half cosine that reaches `floor` at the
-    very last update, no matter how long the warm-up was (Loshchilov & Hutter, SGDR, ICLR 2017).
+    The factor rises linearly to 1 at update `warmup` and falls along a half cosine to 0 at the
+    last update, however long the warm-up was (Loshchilov & Hutter, SGDR, ICLR 2017).
     """
     if not 0 <= step < total:
         raise ValueError(f"update {step} is not one of {total}")
     if step < warmup:
         return (step + 1) / (warmup + 1)
     share = (step - warmup) / max(1, total - 1 - warmup)
-    return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * share))
+    return 0.5 * (1 + math.cos(math.pi * share))
 
 
 def warmup_steps(total: int, share: float) -> int:
-    """Updates of the warm-up: a share of all, at least one update being left for the rest."""
+    """Return how many updates warm up: a share of all, but never all of them."""
     return min(round(total * share), max(total - 1, 0))
 
 
 @dataclass
 class BestSoFar:
-    """The best validation value (lower is better) and how long ago it was seen."""
+    """The best validation value so far; lower is better."""
 
     patience: int
-    """Validations without improvement after which to end; 0: never."""
+    """Validations without improvement after which training ends; 0: never."""
     value: float = math.inf
     step: int = -1
     waited: int = 0
+    """Validations since then."""
 
     def offer(self, value: float, step: int) -> bool:
-        """Take note of a validation; True if it is the best so far. A NaN never is."""
+        """Record a validation and return whether it is the best so far; NaN never is."""
         if value < self.value:
             self.value, self.step, self.waited = value, step, 0
             return True
@@ -112,77 +113,105 @@ class BestSoFar:
 
 
 def build_optimizer(
-    module: nn.Module,
-    learning_rate: float,
-    backbone_learning_rate: float,
-    weight_decay: float,
-    slow_parts: tuple[str, ...] = ("backbone.",),
+    module: nn.Module, options: TrainingOptions, pretrained: tuple[str, ...] = ("backbone.",)
 ) -> torch.optim.AdamW:
-    """AdamW over the parameters that learn.
+    """Return AdamW over the parameters that require a gradient.
 
-    Weight decay is for matrices alone: vectors (biases, norms) and numbers have nothing to decay
-    to. Parameters inside a module of `slow_parts` were pretrained and have a learning rate of their
-    own (OSV-5M: unfreezing the last block pays with a tenth of the heads' rate).
+    Weight decay applies to matrices alone, not to biases, norms and single numbers. Parameters of
+    `pretrained` modules take `backbone_learning_rate` (OSV-5M: training the last block pays with a
+    tenth of the heads' rate).
 
     Raises:
-        ValueError: nothing learns.
+        ValueError: every parameter is frozen.
     """
     groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
     for name, parameter in module.named_parameters():
         if parameter.requires_grad:
-            inside = any(f".{part}" in f".{name}" for part in slow_parts)
+            inside = any(f".{part}" in f".{name}" for part in pretrained)
             groups.setdefault((inside, parameter.ndim >= 2), []).append(parameter)
     if not groups:
-        raise ValueError("nothing of the model learns: every parameter is frozen")
+        raise ValueError("nothing can be trained: every parameter of the model is frozen")
     return torch.optim.AdamW(
         [
             {
                 "params": parameters,
-                "lr": backbone_learning_rate if inside else learning_rate,
-                "weight_decay": weight_decay if matrix else 0.0,
+                "lr": options.backbone_learning_rate if inside else options.learning_rate,
+                "weight_decay": options.weight_decay if matrix else 0.0,
             }
             for (inside, matrix), parameters in groups.items()
         ]
     )
 
 
-class Task(Protocol):
-    """What a loop learns."""
+def hold_statistics(module: nn.Module) -> None:
+    """Keep every BatchNorm on the statistics it was pretrained with.
 
-    module: nn.Module
-    """Goes through `Accelerator.prepare`; `loss` calls what comes back."""
-    optimizer: torch.optim.Optimizer
+    A fine-tuning batch is too small to replace them, and its parts on other processes or in other
+    accumulation steps would each compute different ones.
+    """
+    for part in module.modules():
+        if isinstance(part, nn.modules.batchnorm._BatchNorm):
+            part.eval()
+
+
+@dataclass(frozen=True)
+class StepPart:
+    """Photos that go through the network together: a step, or one accumulation part of it."""
+
+    rows: Indices
+    """Rows of the photos in the training split."""
+    inputs: Tensor | list[Tensor]
+    """Embeddings (b, D), or a tensor (b, 3, height, width) for each view."""
+
+    def inputs_on(self, device: torch.device) -> Tensor | list[Tensor]:
+        """Return the inputs on a device."""
+        if isinstance(self.inputs, Tensor):
+            return self.inputs.to(device)
+        return [view.to(device) for view in self.inputs]
+
+
+class Task(Protocol):
+    """What a loop trains."""
+
     criterion: str
     """Name of the validation value by which the best step is chosen; lower is better."""
 
-    def inputs(self, epoch: int, batches: Sequence[Sequence[Indices]]) -> Iterator[list[Any]]:
-        """For each step, the inputs of each of its parts."""
-        ...
+    @property
+    def module(self) -> nn.Module:
+        """Goes through `Accelerator.prepare`; `loss` is called with the result."""
+
+    @property
+    def optimizer(self) -> torch.optim.Optimizer:
+        """Updates the parameters of `module`."""
+
+    def parts(self, epoch: int, steps: Sequence[Sequence[Indices]]) -> Iterator[list[StepPart]]:
+        """Yield the parts of each step of an epoch; photos that cannot be read are missing."""
 
     def loss(
-        self, module: nn.Module, inputs: Any, rows: Indices, batch: Indices, processes: int
+        self, module: nn.Module, part: StepPart, batch: Indices, processes: int
     ) -> tuple[Tensor, dict[str, float]]:
-        """Loss of the part `rows` of the step `batch`, scaled so that the mean over processes of
-        the sum over parts is the loss of the whole step; and numbers to log, scaled alike.
+        """Return the loss of a part of the step `batch`, and numbers to log.
+
+        Both are scaled so that their mean over processes of the sum over parts is the value of the
+        whole step.
         """
-        ...
 
     def validate(self) -> dict[str, float]:
-        """Numbers on the validation split."""
-        ...
+        """Return numbers on the validation split."""
 
 
 class TrainingLoop:
-    """Runs a task to its end, from wherever it was.
+    """Trains a task to its end, from the state in which an earlier process left it.
 
     Args:
-        accelerator: of Accelerate.
-        session: of the run folder.
+        accelerator: of this process.
+        session: writes into the run folder.
         folder: the run folder, for saved states; every process sees it.
-        task: what to learn.
+        task: what to train.
         options: how long and how fast.
         count: number of training photos.
-        start_share, end_share: which part of the run's progress this is.
+        start_share: share of the run that is done when training begins, for its progress.
+        end_share: share of the run that is done when training ends.
     """
 
     def __init__(
@@ -212,10 +241,12 @@ class TrainingLoop:
         self._saved_at = time.monotonic()
 
     def run(self) -> bool:
-        """Learn until the end, patience or a stop request; the module then has its best weights.
+        """Train to the last step, until patience runs out, or until a stop is requested.
+
+        The module then has its best weights.
 
         Returns:
-            False if it was stopped before the end.
+            False if a stop was requested before the end.
         """
         self.module, self.optimizer = self.accelerator.prepare(
             self.task.module, self.task.optimizer
@@ -235,16 +266,15 @@ class TrainingLoop:
         return True
 
     def _epoch(self) -> None:
-        """The rest of the current epoch, up to a stop request, and its validation."""
+        """Train the rest of the current epoch and validate, or save the state on a stop request."""
         epoch, done = divmod(self.step, self.batches.per_epoch)
         batches = self.batches.epoch(epoch)[done:]
         process, processes = self.accelerator.process_index, self.accelerator.num_processes
-        parts = [parts_of(b, process, processes, self.options.accumulation) for b in batches]
+        rows = [parts_of(b, process, processes, self.options.accumulation) for b in batches]
         self.module.train()
         hold_statistics(self.module)
-        steps = zip(batches, parts, self.task.inputs(epoch, parts), strict=True)
-        for batch, rows, inputs in steps:
-            self._update(batch, rows, inputs)
+        for batch, parts in zip(batches, self.task.parts(epoch, rows), strict=True):
+            self._update(batch, parts)
             if self.step % self.batches.per_epoch == 0:
                 self._validate(epoch)
                 return
@@ -255,17 +285,17 @@ class TrainingLoop:
             if self._save_due():
                 self._save()
 
-    def _update(self, batch: Indices, parts: Sequence[Indices], inputs: list[Any]) -> None:
+    def _update(self, batch: Indices, parts: Sequence[StepPart]) -> None:
         factor = learning_rate_factor(self.step, self.total, self.warmup)
         for group, rate in zip(self.optimizer.param_groups, self._base_rates, strict=True):
             group["lr"] = rate * factor
         processes = self.accelerator.num_processes
-        for number, (rows, values) in enumerate(zip(parts, inputs, strict=True)):
+        for number, part in enumerate(parts):
             last = number == len(parts) - 1
             waits = contextlib.nullcontext() if last else self.accelerator.no_sync(self.module)
             with waits:
                 with self.accelerator.autocast():
-                    loss, numbers = self.task.loss(self.module, values, rows, batch, processes)
+                    loss, numbers = self.task.loss(self.module, part, batch, processes)
                 self.accelerator.backward(loss)
             if not math.isfinite(float(loss.detach())):
                 raise FloatingPointError(
@@ -324,7 +354,7 @@ class TrainingLoop:
         self._save()
 
     def _agree(self, mine: bool) -> bool:
-        """Whether the main process says so: all must take the same turn."""
+        """Return the main process's answer in every process, so that all take the same branch."""
         if self.accelerator.num_processes == 1:
             return mine
         flag = torch.tensor([int(mine)], device=self.accelerator.device)
@@ -332,7 +362,7 @@ class TrainingLoop:
         return bool(flag.item())
 
     def _shared(self, values: dict[str, float]) -> dict[str, float]:
-        """The main process's numbers: what is decided on them must be decided alike."""
+        """Return the main process's numbers in every process: decisions depend on them."""
         if self.accelerator.num_processes == 1:
             return values
         numbers = torch.tensor(list(values.values()), dtype=torch.float64)
@@ -356,8 +386,8 @@ class TrainingLoop:
         self._saved_at = time.monotonic()
 
     def _resume(self) -> bool:
-        """Take up the newest state; True if the run had reached its end by patience."""
-        found = self.saver.take_up()
+        """Restore the newest state; True if patience had run out already."""
+        found = self.saver.restore()
         if found is not None:
             self.step, facts = found
             if facts["best"] is not None:
@@ -366,21 +396,10 @@ class TrainingLoop:
             self._sums, self._summed = facts["sums"], facts["summed"]
             self.session.log(f"resumed at step {self.step} of {self.total}")
         if self.session.run is not None:
-            # what was logged after the state was saved is about to be logged again
+            # the steps after the saved state are about to be repeated
             self.session.run.forget_metrics_after(self.step)
         return self.best.exhausted
 
     def _restore_best(self) -> None:
         if self.best.step >= 0:
             self.saver.restore_best(self.best.step)
-
-
-def hold_statistics(module: nn.Module) -> None:
-    """Keep every BatchNorm on the statistics it was pretrained with.
-
-    A fine-tuning batch is too small to replace them, and its parts on other processes or in other
-    accumulation steps would each see different ones.
-    """
-    for part in module.modules():
-        if isinstance(part, nn.modules.batchnorm._BatchNorm):
-            part.eval()

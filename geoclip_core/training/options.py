@@ -250,6 +250,15 @@ class PhotoOptions:
         """(height, width) of each view."""
         return view_sizes(self.views)
 
+    def backbone_changes(self) -> dict[str, Any]:
+        """Return the fields of `BackboneConfig` in which the backbone differs from its default."""
+        changes: dict[str, Any] = {}
+        if self.views:
+            changes["views"] = self.view_sizes
+        if self.framing != "squash":
+            changes["framing"] = self.framing
+        return changes
+
 
 @dataclass(config=CONFIG, frozen=True, kw_only=True)
 class EmbeddingOptions(PhotoOptions):
@@ -261,6 +270,14 @@ class EmbeddingOptions(PhotoOptions):
     """what is kept of an inner block: its mean, or mean and standard deviation"""
     projection: bool = False
     """use the projected embedding of a CLIP tower or of a pretrained backbone"""
+
+    def backbone_changes(self) -> dict[str, Any]:
+        """Return the fields of `BackboneConfig` in which the backbone differs from its default."""
+        changes = super().backbone_changes()
+        changes |= {"depths": self.depths, "depth_pooling": self.depth_pooling}
+        if self.projection:
+            changes["projection"] = True
+        return changes
 
     @model_validator(mode="after")
     def _check_projection(self) -> Self:

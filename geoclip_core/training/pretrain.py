@@ -1,11 +1,12 @@
-"""`pretrain`: contrastive alignment of photos and captions, from a dataset to a backbone."""
+"""`pretrain`: align photos with captions by a contrastive loss, from a dataset to a backbone."""
 
 import json
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -36,320 +37,33 @@ from geoclip_core.training.cards import pretrain_card
 from geoclip_core.training.distributed import gather_counts, gather_rows, scaled_gradient
 from geoclip_core.training.inputs import (
     CachedEmbeddings,
+    EmbeddedSplit,
     Embedder,
-    LoadedPhotos,
     PhotoLoader,
     read_training_dataset,
 )
-from geoclip_core.training.loop import Indices, TrainingLoop, build_optimizer
+from geoclip_core.training.loop import Indices, StepPart, TrainingLoop, build_optimizer
 from geoclip_core.training.options import PretrainOptions
-from geoclip_core.training.session import RunSession, StopRequestedError
+from geoclip_core.training.session import StopRequestedError, TrainingRun
 
-if TYPE_CHECKING:
-    from accelerate import Accelerator
+Array = NDArray[np.floating]
+PretrainRun = TrainingRun[PretrainOptions]
 
 RETRIEVAL_BATCH, LOSS_BATCH, TEXT_BATCH = 16, 128, 256
 ZERO_SHOT_FEATURES = ("state", "climate", "month")
-
-
-class PairEncoder:
-    """Measures a pair of towers on the photos of one split.
-
-    Args:
-        photos: n photos.
-        embeddings: gives their raw embeddings (n, D) with the weights as they are; NaN rows are
-            left out.
-        vocabularies: of the features to classify.
-        features: what captions mention.
-        seed: of the batches.
-    """
-
-    def __init__(
-        self,
-        photos: PhotoDataset,
-        embeddings: Callable[[], NDArray[np.floating]],
-        vocabularies: Mapping[str, Vocabulary],
-        features: tuple[str, ...],
-        seed: int = 0,
-    ) -> None:
-        self.photos, self.embeddings, self.seed = photos, embeddings, seed
-        self.vocabularies = vocabularies
-        self.captions = captions(photos.table, features=features)
-        self.labels = photos.labels(vocabularies)
-
-    @torch.no_grad()
-    def measure(self, pair: ImageTextPair, quick: bool = False) -> dict[str, Any]:
-        """Loss, retrieval accuracies in batches of 16, zero-shot accuracies.
-
-        Args:
-            pair: both towers.
-            quick: flat numbers alone, for a validation between epochs.
-        """
-        pair.eval()
-        values = np.asarray(self.embeddings(), dtype=np.float32)
-        rows = np.flatnonzero(np.isfinite(values).all(axis=1))
-        device = pair.scale.device
-        images = torch.cat(
-            [
-                pair.encode_embedding(torch.from_numpy(values[part]).to(device)).float().cpu()
-                for part in np.array_split(rows, -(-len(rows) // TEXT_BATCH))
-            ]
-        )
-        written = [self.captions[row] for row in rows]
-        texts = encode_texts(pair, written)
-        scale = float(pair.scale)
-        report: dict[str, Any] = {
-            "n": len(rows),
-            "loss": self._loss(images, texts, written, scale),
-            "retrieval": self._retrieval(images, texts, written),
-            "zero_shot": {
-                feature: self._zero_shot(pair, images, feature, rows)
-                for feature in ZERO_SHOT_FEATURES
-                if feature in self.vocabularies
-            },
-        }
-        if not quick:
-            return report
-        flat = {"loss": report["loss"], "retrieval_of_16": report["retrieval"]["image_to_text"]}
-        zero_shot = {f: v["top1"] for f, v in report["zero_shot"].items() if v["n"]}
-        return {**flat, **{f"{feature}_zero_shot": v for feature, v in zero_shot.items()}}
-
-    def _order(self, count: int) -> NDArray[np.int64]:
-        return np.random.default_rng(self.seed).permutation(count)
-
-    def _loss(self, images: Tensor, texts: Tensor, written: list[str], scale: float) -> float:
-        """Mean contrastive loss in batches of up to 128, equal captions being positives."""
-        total, names = 0.0, np.array(written)
-        order = self._order(len(names))
-        for part in np.array_split(order, -(-len(order) // LOSS_BATCH)):
-            same = torch.from_numpy(names[part][:, None] == names[part][None, :])
-            total += float(contrastive_loss(images[part], texts[part], scale, same)) * len(part)
-        return total / len(order)
-
-    def _retrieval(self, images: Tensor, texts: Tensor, written: list[str]) -> dict[str, float]:
-        """Share of photos whose most similar caption among 16 is theirs, and the reverse.
-
-        Photos are shuffled and cut into batches of 16, a last smaller one left out (all are taken
-        where there are fewer). A caption that reads the same as the photo's own is right.
-        """
-        names = np.array(written)
-        order = self._order(len(names))
-        size = min(RETRIEVAL_BATCH, len(order))
-        hits = {"image_to_text": [], "text_to_image": []}
-        for start in range(0, len(order) - size + 1, size):
-            part = order[start : start + size]
-            similarity = images[part] @ texts[part].T
-            for name, axis in (("image_to_text", 1), ("text_to_image", 0)):
-                found = similarity.argmax(axis).numpy()
-                hits[name] += (names[part][found] == names[part]).tolist()
-        return {**{name: float(np.mean(right)) for name, right in hits.items()}, "among": size}
-
-    def _zero_shot(
-        self, pair: ImageTextPair, images: Tensor, feature: str, rows: NDArray[np.int64]
-    ) -> dict[str, float | int | None]:
-        """Classes by the caption that says nothing but the class; the majority class beside it."""
-        vocabulary, labels = self.vocabularies[feature], self.labels[feature][rows]
-        known = labels != IGNORE_INDEX
-        if not known.any():
-            return {"top1": None, "majority": None, "n": 0}
-        prompts = encode_texts(pair, class_captions(vocabulary))
-        guess = (images @ prompts.T).argmax(1).numpy()
-        majority = np.bincount(labels[known]).max() / known.sum()
-        top1 = float(np.mean(guess[known] == labels[known]))
-        return {"top1": top1, "majority": float(majority), "n": int(known.sum())}
-
-
-def class_captions(vocabulary: Vocabulary) -> list[str]:
-    """A caption for each class that mentions nothing else, worded like those of training."""
-    feature = vocabulary.feature
-    values = range(len(vocabulary)) if feature in ("climate", "month") else vocabulary.names
-    return [caption({feature: value}, features=(feature,)) for value in values]
-
-
-@torch.no_grad()
-def encode_texts(pair: ImageTextPair, texts: list[str]) -> Tensor:
-    """Vectors (n, P) of length 1; each different text is encoded once."""
-    different = sorted(set(texts))
-    device = pair.scale.device
-    vectors = []
-    for start in range(0, len(different), TEXT_BATCH):
-        tokens = pair.tokens(different[start : start + TEXT_BATCH])
-        tokens = {name: ids.to(device) for name, ids in tokens.items()}
-        vectors.append(pair.encode_tokens(tokens).float().cpu())
-    place = {text: number for number, text in enumerate(different)}
-    return torch.cat(vectors)[[place[text] for text in texts]]
-
-
-Array = NDArray[np.floating]
 SINGLE_PART = 0.25
-"""Share of the captions that say one thing alone."""
+"""Share of the captions that mention one feature alone."""
 NOTHING = caption({})
-
-
-class EpochCaptions:
-    """The captions of the training photos, other ones in every epoch.
-
-    Parts are dropped at random, and now and then all but one: captions that say a single thing are
-    what classes are read from later. What a caption drops depends on (seed, epoch, row) alone, so
-    every process knows the captions of all.
-    """
-
-    def __init__(self, table: pd.DataFrame, options: PretrainOptions) -> None:
-        columns = [name for name in KNOWN_FEATURES if name in table]
-        self._rows = table[columns].astype(object).to_dict("records")
-        self.options = options
-
-    def of(self, epoch: int, rows: Iterable[int]) -> list[str]:
-        """Captions of some rows in an epoch."""
-        return [self._caption(epoch, int(row)) for row in rows]
-
-    def _caption(self, epoch: int, row: int) -> str:
-        rng = np.random.default_rng([self.options.seed, 1, epoch, row])
-        features = self.options.features
-        single = rng.random() < SINGLE_PART
-        text = caption(
-            self._rows[row],
-            rng,
-            features=(str(rng.choice(features)),) if single else features,
-            drop_probability=self.options.drop_probability,
-        )
-        if single and text == NOTHING:  # the one thing that was to be said is not known
-            return caption(self._rows[row], features=features)
-        return text
-
-
-class PretrainObjective(nn.Module):
-    """Both towers and the loss in one module."""
-
-    def __init__(self, pair: ImageTextPair, process: int, processes: int) -> None:
-        super().__init__()
-        self.pair, self.process, self.processes = pair, process, processes
-
-    def forward(
-        self, inputs: Tensor | list[Tensor], tokens: dict[str, Tensor], same: Tensor
-    ) -> Tensor:
-        """The contrastive loss over the photos of all processes.
-
-        Args:
-            inputs: embeddings (b, D) or views of this process's photos.
-            tokens: of this process's captions.
-            same: (n, n) whether two photos of the step have the same caption.
-        """
-        if isinstance(inputs, Tensor):
-            images = self.pair.encode_embedding(inputs)
-        else:
-            images = self.pair.encode_images(inputs)
-        texts = self.pair.encode_tokens(tokens)
-        counts = gather_counts(len(images), self.processes, images.device)
-        images = gather_rows(images.float(), counts, self.process)
-        texts = gather_rows(texts.float(), counts, self.process)
-        scale = scaled_gradient(self.pair.scale, 1 / self.processes)
-        return contrastive_loss(images, texts, scale, same)
-
-
-class PretrainTask:
-    """Contrastive pretraining (see `training.Task`).
-
-    Args:
-        pair: `ImageTextModel` or `ClipPair`, frozen as it shall be.
-        options: of the pretraining.
-        table: training rows of the dataset.
-        inputs: embeddings of the training photos or, where the image tower learns, the photos.
-        encoder: of the validation photos.
-        process, processes: of a distributed run.
-    """
-
-    criterion = "loss"
-
-    def __init__(
-        self,
-        pair: ImageTextPair,
-        options: PretrainOptions,
-        table: pd.DataFrame,
-        inputs: CachedEmbeddings | PhotoLoader,
-        encoder: PairEncoder,
-        process: int = 0,
-        processes: int = 1,
-    ) -> None:
-        self.pair, self.options, self.encoder = pair, options, encoder
-        self.captions = EpochCaptions(table, options)
-        self.process, self.processes = process, processes
-        self.source = inputs
-        self.module = PretrainObjective(pair, process, processes)
-        self.optimizer = build_optimizer(
-            self.module,
-            options.learning_rate,
-            options.backbone_learning_rate,
-            options.weight_decay,
-            slow_parts=("backbone.",) if options.text == SMALL else ("backbone.", "text."),
-        )
-        self._epoch = 0
-
-    def inputs(self, epoch: int, batches: Sequence[Sequence[Indices]]) -> Iterator[list[Any]]:
-        """Embeddings from the cache, or photos."""
-        self._epoch = epoch
-        return self.source.epoch(epoch, batches)
-
-    def loss(
-        self,
-        module: nn.Module,
-        inputs: Tensor | LoadedPhotos,
-        rows: Indices,
-        batch: Indices,
-        processes: int,
-    ) -> tuple[Tensor, dict[str, float]]:
-        """See `training.Task.loss`: every process has the loss of the whole step."""
-        device = next(module.parameters()).device
-        values: Any
-        if isinstance(inputs, LoadedPhotos):
-            rows, values = inputs.rows, [view.to(device) for view in inputs.views]
-            batch = self._readable_batch(rows, device)
-        else:
-            values = inputs.to(device)
-        texts = self.captions.of(self._epoch, batch)
-        _, kinds = np.unique(np.array(texts, dtype=object).astype(str), return_inverse=True)
-        same = torch.from_numpy(kinds[:, None] == kinds[None, :]).to(device)
-        position = {int(row): number for number, row in enumerate(batch)}
-        own = [texts[position[int(row)]] for row in rows]
-        tokens = {name: ids.to(device) for name, ids in self.pair.tokens(own).items()}
-        loss = module(values, tokens, same)
-        return loss * processes, {
-            "loss": float(loss.detach()),
-            "scale": float(self.pair.scale.detach()),
-        }
-
-    def validate(self) -> dict[str, float]:
-        """Loss, retrieval among 16, and zero-shot accuracies on the validation photos."""
-        return self.encoder.measure(self.pair, quick=True)
-
-    def _readable_batch(self, rows: Indices, device: torch.device) -> Indices:
-        """The rows of all processes whose photos could be read, process by process."""
-        counts = gather_counts(len(rows), self.processes, device)
-        own = torch.from_numpy(rows).to(device)
-        return gather_rows(own, counts, self.process).cpu().numpy()
-
-
 TRAINED = 0.92
 """Share of the run's progress at the end of training."""
 
 
-@dataclass(frozen=True)
-class PretrainRun:
-    """What every part of a pretraining needs."""
-
-    options: PretrainOptions
-    session: RunSession
-    accelerator: "Accelerator"
-    folder: Path
-    name: str
-
-
 def pretrain(run: PretrainRun, dataset: PhotoDataset | None = None) -> None:
-    """Train on a dataset and leave both towers in the run folder's checkpoint.
+    """Train on a dataset and write both towers into the checkpoint of the run folder.
 
     Args:
-        run: options, folder and the rest.
-        dataset: instead of the one that the options name.
+        run: with the options and the folder.
+        dataset: takes the place of the one that the options name.
 
     Raises:
         StopRequestedError: the run was asked to stop; its state and a checkpoint are saved.
@@ -361,9 +75,13 @@ def pretrain(run: PretrainRun, dataset: PhotoDataset | None = None) -> None:
     train = dataset.split("train")
     torch.manual_seed(options.seed)
     pair = build_pair(options, train).to(accelerator.device)
-    freeze_pair(pair, options)
+    _set_trainable(pair, options)
     embedder = Embedder(options, session, accelerator, pair.backbone)
-    prepared = _frozen(embedder, dataset) if options.frozen else _moving(embedder, dataset, run)
+    prepared = (
+        _frozen_tower(embedder, dataset)
+        if options.frozen
+        else _trained_tower(embedder, dataset, options)
+    )
     features = tuple(feature for feature in ZERO_SHOT_FEATURES if feature in options.features)
     vocabularies = build_vocabularies(train.table, features)
     encoders = {
@@ -401,7 +119,7 @@ def pretrain(run: PretrainRun, dataset: PhotoDataset | None = None) -> None:
     wanted = ("val", "test") if ended else ("val",)
     reports = {s: encoders[s].measure(pair) for s in wanted if len(prepared.measured[s])}
     if accelerator.is_main_process:
-        write_pair(run, pair, dataset, reports, where)
+        _write(run, pair, dataset, reports, where)
     accelerator.wait_for_everyone()
     if not ended:
         raise StopRequestedError
@@ -409,27 +127,35 @@ def pretrain(run: PretrainRun, dataset: PhotoDataset | None = None) -> None:
 
 @dataclass(frozen=True)
 class _Prepared:
-    """Photos, and how their embeddings are had: from the cache, or with the weights as they are."""
+    """Photos to train on and to measure, and where their embeddings come from."""
 
     train: PhotoDataset
     inputs: CachedEmbeddings | PhotoLoader
     measured: dict[str, PhotoDataset]
-    embeddings: dict[str, Callable[[], NDArray[np.floating]]]
+    """Split -> photos."""
+    embeddings: dict[str, Callable[[], Array]]
+    """Split -> function that returns the embeddings of its photos by the current weights."""
 
 
-def _frozen(embedder: Embedder, dataset: PhotoDataset) -> _Prepared:
+def _frozen_tower(embedder: Embedder, dataset: PhotoDataset) -> _Prepared:
     splits = embedder.splits(dataset, shares=(0.0, 0.4))
     train = splits.pop("train")
+
+    def cached(split: EmbeddedSplit) -> Callable[[], Array]:
+        return lambda: split.embeddings
+
     return _Prepared(
         train.photos,
         CachedEmbeddings(train.embeddings),
         {name: split.photos for name, split in splits.items()},
-        {name: (lambda split=split: split.embeddings) for name, split in splits.items()},
+        {name: cached(split) for name, split in splits.items()},
     )
 
 
-def _moving(embedder: Embedder, dataset: PhotoDataset, run: PretrainRun) -> _Prepared:
-    options, train = run.options, dataset.split("train")
+def _trained_tower(
+    embedder: Embedder, dataset: PhotoDataset, options: PretrainOptions
+) -> _Prepared:
+    train = dataset.split("train")
     loader = PhotoLoader(
         train.paths,
         embedder.backbone.preprocessing,
@@ -442,17 +168,17 @@ def _moving(embedder: Embedder, dataset: PhotoDataset, run: PretrainRun) -> _Pre
         train,
         loader,
         measured,
-        {name: (lambda photos=photos: embedder.now(photos)) for name, photos in measured.items()},
+        {name: partial(embedder.now, photos) for name, photos in measured.items()},
     )
 
 
 def build_pair(options: PretrainOptions, train: PhotoDataset) -> ImageTextPair:
-    """Both towers: CLIP's own, those of an earlier pretraining, or a backbone and a text tower."""
-    changes: dict[str, Any] = {}
-    if options.views:
-        changes["views"] = options.view_sizes
-    if options.framing != "squash":
-        changes["framing"] = options.framing
+    """Return the towers of CLIP, of an earlier pretraining, or a backbone and a text tower.
+
+    Raises:
+        ValueError: the options change the views or framing of an earlier pretraining.
+    """
+    changes = options.backbone_changes()
     config = backbone_config(options.backbone, **changes)
     if config.kind == "transformers" and model_type(config) == "clip":
         return ClipPair(config)
@@ -463,17 +189,16 @@ def build_pair(options: PretrainOptions, train: PhotoDataset) -> ImageTextPair:
             )
         return load_image_text(Path(config.name))
     backbone = build_backbone(config)
-    if options.text == SMALL:
-        vocabularies = build_vocabularies(train.table, options.features)
-        texts = captions(train.table, features=options.features)
-        for vocabulary in vocabularies.values():
-            texts += class_captions(vocabulary)
-        return ImageTextModel(backbone, TextTower.small(texts), options.width)
-    return ImageTextModel(backbone, TextTower.pretrained(options.text), options.width)
+    if options.text != SMALL:
+        return ImageTextModel(backbone, TextTower.pretrained(options.text), options.width)
+    texts = captions(train.table, features=options.features)
+    for vocabulary in build_vocabularies(train.table, options.features).values():
+        texts += class_captions(vocabulary)
+    return ImageTextModel(backbone, TextTower.small(texts), options.width)
 
 
-def freeze_pair(pair: ImageTextPair, options: PretrainOptions) -> None:
-    """Choose what learns: the asked part of the image tower, the text tower, the bridges."""
+def _set_trainable(pair: ImageTextPair, options: PretrainOptions) -> None:
+    """Choose what is trained: part of the image tower, the text tower, and the projections."""
     pair.backbone.set_trainable(options.train_backbone)
     small = isinstance(pair, ImageTextModel) and options.text == SMALL
     for module in pair.text_modules():
@@ -483,16 +208,270 @@ def freeze_pair(pair: ImageTextPair, options: PretrainOptions) -> None:
         parameter.requires_grad_(True)
 
 
-def write_pair(
+class PairEncoder:
+    """Measures a pair of towers on the photos of one split.
+
+    Args:
+        photos: n photos.
+        embeddings: returns their raw embeddings (n, D) by the current weights; rows of NaN are left
+            out.
+        vocabularies: of the features to classify.
+        features: what captions mention.
+        seed: of the batches.
+    """
+
+    def __init__(
+        self,
+        photos: PhotoDataset,
+        embeddings: Callable[[], Array],
+        vocabularies: Mapping[str, Vocabulary],
+        features: tuple[str, ...],
+        seed: int,
+    ) -> None:
+        self.photos, self.embeddings, self.seed = photos, embeddings, seed
+        self.vocabularies = vocabularies
+        self.captions = captions(photos.table, features=features)
+        self.labels = photos.labels(vocabularies)
+
+    @torch.no_grad()
+    def measure(self, pair: ImageTextPair) -> dict[str, Any]:
+        """Return loss, retrieval accuracies in batches of 16, and zero-shot accuracies."""
+        pair.eval()
+        values = np.asarray(self.embeddings(), dtype=np.float32)
+        rows = np.flatnonzero(np.isfinite(values).all(axis=1))
+        device = pair.scale.device
+        images = torch.cat(
+            [
+                pair.encode_embedding(torch.from_numpy(values[part]).to(device)).float().cpu()
+                for part in np.array_split(rows, -(-len(rows) // TEXT_BATCH))
+            ]
+        )
+        written = [self.captions[row] for row in rows]
+        texts = encode_texts(pair, written)
+        scale = float(pair.scale)
+        return {
+            "n": len(rows),
+            "loss": self._loss(images, texts, written, scale),
+            "retrieval": self._retrieval(images, texts, written),
+            "zero_shot": {
+                feature: self._zero_shot(pair, images, feature, rows)
+                for feature in ZERO_SHOT_FEATURES
+                if feature in self.vocabularies
+            },
+        }
+
+    def validate(self, pair: ImageTextPair) -> dict[str, float]:
+        """Return the numbers of `measure` that are watched during training, without nesting."""
+        report = self.measure(pair)
+        flat = {"loss": report["loss"], "retrieval_of_16": report["retrieval"]["image_to_text"]}
+        zero_shot = {f: v["top1"] for f, v in report["zero_shot"].items() if v["n"]}
+        return {**flat, **{f"{feature}_zero_shot": v for feature, v in zero_shot.items()}}
+
+    def _order(self, count: int) -> NDArray[np.int64]:
+        return np.random.default_rng(self.seed).permutation(count)
+
+    def _loss(self, images: Tensor, texts: Tensor, written: list[str], scale: float) -> float:
+        """Return the mean contrastive loss in batches of 128; equal captions are positives."""
+        total, names = 0.0, np.array(written)
+        order = self._order(len(names))
+        for part in np.array_split(order, -(-len(order) // LOSS_BATCH)):
+            same = torch.from_numpy(names[part][:, None] == names[part][None, :])
+            total += float(contrastive_loss(images[part], texts[part], scale, same)) * len(part)
+        return total / len(order)
+
+    def _retrieval(self, images: Tensor, texts: Tensor, written: list[str]) -> dict[str, float]:
+        """Return the share of photos whose most similar caption of 16 is right, and the reverse.
+
+        Photos are shuffled and cut into batches of 16; a smaller last batch is left out, unless it
+        is the only one. A caption that reads the same as the photo's own is right.
+        """
+        names = np.array(written)
+        order = self._order(len(names))
+        size = min(RETRIEVAL_BATCH, len(order))
+        hits: dict[str, list[bool]] = {"image_to_text": [], "text_to_image": []}
+        for start in range(0, len(order) - size + 1, size):
+            part = order[start : start + size]
+            similarity = images[part] @ texts[part].T
+            for name, axis in (("image_to_text", 1), ("text_to_image", 0)):
+                found = similarity.argmax(axis).numpy()
+                hits[name] += (names[part][found] == names[part]).tolist()
+        return {**{name: float(np.mean(right)) for name, right in hits.items()}, "among": size}
+
+    def _zero_shot(
+        self, pair: ImageTextPair, images: Tensor, feature: str, rows: NDArray[np.int64]
+    ) -> dict[str, float | int | None]:
+        """Return the accuracy of choosing the class whose caption is most similar to the photo.
+
+        "majority" is the accuracy of always choosing the commonest class.
+        """
+        vocabulary, labels = self.vocabularies[feature], self.labels[feature][rows]
+        known = labels != IGNORE_INDEX
+        if not known.any():
+            return {"top1": None, "majority": None, "n": 0}
+        prompts = encode_texts(pair, class_captions(vocabulary))
+        guess = (images @ prompts.T).argmax(1).numpy()
+        majority = np.bincount(labels[known]).max() / known.sum()
+        top1 = float(np.mean(guess[known] == labels[known]))
+        return {"top1": top1, "majority": float(majority), "n": int(known.sum())}
+
+
+def class_captions(vocabulary: Vocabulary) -> list[str]:
+    """Return a caption for each class that mentions the class alone, worded as in training."""
+    feature = vocabulary.feature
+    values = range(len(vocabulary)) if feature in ("climate", "month") else vocabulary.names
+    return [caption({feature: value}, features=(feature,)) for value in values]
+
+
+@torch.no_grad()
+def encode_texts(pair: ImageTextPair, texts: list[str]) -> Tensor:
+    """Return vectors (n, P) of length 1; equal texts are encoded once."""
+    different = sorted(set(texts))
+    device = pair.scale.device
+    vectors = []
+    for start in range(0, len(different), TEXT_BATCH):
+        tokens = pair.tokens(different[start : start + TEXT_BATCH])
+        tokens = {name: ids.to(device) for name, ids in tokens.items()}
+        vectors.append(pair.encode_tokens(tokens).float().cpu())
+    place = {text: number for number, text in enumerate(different)}
+    return torch.cat(vectors)[[place[text] for text in texts]]
+
+
+class EpochCaptions:
+    """Captions of the training photos, with different parts left out in every epoch.
+
+    Parts are left out at random, and sometimes all but one, because zero-shot classification uses
+    captions of one part. What is left out depends on (seed, epoch, row) alone, so every process
+    can make the captions of all.
+    """
+
+    def __init__(self, table: pd.DataFrame, options: PretrainOptions) -> None:
+        columns = [name for name in KNOWN_FEATURES if name in table]
+        self._rows: list[dict[str, Any]] = [
+            dict(zip(columns, row, strict=True)) for row in table[columns].astype(object).to_numpy()
+        ]
+        self.options = options
+
+    def of(self, epoch: int, rows: Iterable[int]) -> list[str]:
+        """Return the captions of some rows in an epoch."""
+        return [self._caption(epoch, int(row)) for row in rows]
+
+    def _caption(self, epoch: int, row: int) -> str:
+        rng = np.random.default_rng([self.options.seed, 1, epoch, row])
+        features = self.options.features
+        single = rng.random() < SINGLE_PART
+        text = caption(
+            self._rows[row],
+            rng,
+            features=(str(rng.choice(features)),) if single else features,
+            drop_probability=self.options.drop_probability,
+        )
+        if single and text == NOTHING:  # the one feature is unknown for this photo
+            return caption(self._rows[row], features=features)
+        return text
+
+
+class PretrainObjective(nn.Module):
+    """Both towers and the loss in one module, so that a distributed step is one forward pass."""
+
+    def __init__(self, pair: ImageTextPair, process: int, processes: int) -> None:
+        super().__init__()
+        self.pair, self.process, self.processes = pair, process, processes
+
+    def forward(
+        self, inputs: Tensor | list[Tensor], tokens: dict[str, Tensor], same: Tensor
+    ) -> Tensor:
+        """Return the contrastive loss over the photos of all processes.
+
+        Args:
+            inputs: embeddings (b, D) or views of the photos of this process.
+            tokens: of the captions of this process.
+            same: (n, n) whether two photos of the step have the same caption.
+        """
+        if isinstance(inputs, Tensor):
+            images = self.pair.encode_embedding(inputs)
+        else:
+            images = self.pair.encode_images(inputs)
+        texts = self.pair.encode_tokens(tokens)
+        counts = gather_counts(len(images), self.processes, images.device)
+        images = gather_rows(images.float(), counts, self.process)
+        texts = gather_rows(texts.float(), counts, self.process)
+        scale = scaled_gradient(self.pair.scale, 1 / self.processes)
+        return contrastive_loss(images, texts, scale, same)
+
+
+class PretrainTask:
+    """Trains a pair of towers; see `loop.Task`.
+
+    Args:
+        pair: both towers, frozen where they are not trained.
+        options: of the pretraining.
+        table: training rows of the dataset.
+        inputs: embeddings of the training photos or, if the image tower is trained, the photos.
+        encoder: of the validation photos.
+        process: index of this process.
+        processes: number of processes.
+    """
+
+    criterion = "loss"
+
+    def __init__(
+        self,
+        pair: ImageTextPair,
+        options: PretrainOptions,
+        table: pd.DataFrame,
+        inputs: CachedEmbeddings | PhotoLoader,
+        encoder: PairEncoder,
+        process: int,
+        processes: int,
+    ) -> None:
+        self.pair, self.encoder, self.inputs = pair, encoder, inputs
+        self.captions = EpochCaptions(table, options)
+        self.process, self.processes = process, processes
+        self.module = PretrainObjective(pair, process, processes)
+        pretrained = ("backbone.",) if options.text == SMALL else ("backbone.", "text.")
+        self.optimizer = build_optimizer(self.module, options, pretrained)
+        self._epoch = 0
+
+    def parts(self, epoch: int, steps: Sequence[Sequence[Indices]]) -> Iterator[list[StepPart]]:
+        """Yield the parts of each step; see `loop.Task`."""
+        self._epoch = epoch
+        return self.inputs.epoch(epoch, steps)
+
+    def loss(
+        self, module: nn.Module, part: StepPart, batch: Indices, processes: int
+    ) -> tuple[Tensor, dict[str, float]]:
+        """Return the loss of the whole step, which every process has; see `loop.Task`."""
+        device = next(module.parameters()).device
+        counts = gather_counts(len(part.rows), self.processes, device)
+        own = torch.from_numpy(part.rows).to(device)
+        batch = gather_rows(own, counts, self.process).cpu().numpy()  # without unreadable photos
+        texts = self.captions.of(self._epoch, batch)
+        _, kinds = np.unique(np.array(texts, dtype=object).astype(str), return_inverse=True)
+        same = torch.from_numpy(kinds[:, None] == kinds[None, :]).to(device)
+        start = sum(counts[: self.process])
+        tokens = self.pair.tokens(texts[start : start + counts[self.process]])
+        tokens = {name: ids.to(device) for name, ids in tokens.items()}
+        loss = module(part.inputs_on(device), tokens, same)
+        return loss * processes, {
+            "loss": float(loss.detach()),
+            "scale": float(self.pair.scale.detach()),
+        }
+
+    def validate(self) -> dict[str, float]:
+        """Return loss, retrieval accuracy among 16, and zero-shot accuracies on val."""
+        return self.encoder.validate(self.pair)
+
+
+def _write(
     run: PretrainRun,
     pair: ImageTextPair,
     dataset: PhotoDataset,
     reports: Mapping[str, Mapping[str, Any]],
     stopped: str,
 ) -> None:
-    """Leave the towers, the numbers and the model card in the run folder."""
+    """Write the towers, the metrics and the model card into the run folder."""
     pair.eval()
-    metrics = {
+    metrics: dict[str, Any] = {
         "about": {
             "model": run.name,
             "dataset": dataset.name,

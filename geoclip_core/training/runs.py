@@ -1,7 +1,7 @@
-"""Run folders: everything a training says about itself, on disk, so that a crash loses nothing.
+"""Run folders: everything a training reports is on disk, so that a crash loses nothing.
 
 `runs/{time}-{name}/` holds config.yaml, status.json, metrics.jsonl, log.txt, checkpoint/,
-predictions.parquet, metrics.json and TensorBoard events. One process writes it; any number read it.
+predictions.parquet, metrics.json and TensorBoard events. One process writes a run; others read it.
 """
 
 import contextlib
@@ -34,7 +34,7 @@ class RunStatus(JobStatus):
     progress: float = 0.0
     """Share of the whole run, 0 to 1."""
     phase: str = ""
-    """The part of the work at hand: "embedding", "training", "evaluating"."""
+    """What it is doing: "embedding", "training", "evaluating"."""
     step: int = 0
     total_steps: int = 0
     eta_seconds: float | None = None
@@ -54,7 +54,7 @@ class Run(Job[RunStatus]):
 
     @property
     def status(self) -> RunStatus:
-        """What status.json says, but "failed" if the process is gone.
+        """The content of status.json, but "failed" if the process has died.
 
         Raises:
             JobError: status.json cannot be read.
@@ -71,17 +71,17 @@ class Run(Job[RunStatus]):
         task: str,
         folder: str | Path | None = None,
     ) -> Self:
-        """Make the folder of a new run, whole or not at all.
+        """Create the folder of a new run, completely or not at all.
 
         Args:
-            root: where runs are kept; the run becomes `root/{time}-{name}`.
-            name: what to call it.
-            config: the options (JSON types), kept as config.yaml in the form of a recipe.
+            root: folder of all runs; the run becomes `root/{time}-{name}`.
+            name: of the run.
+            config: the options (JSON types), written to config.yaml as a recipe.
             task: "pretrain" or "fit".
-            folder: the very folder instead, which must not exist or be empty.
+            folder: takes the place of `root/{time}-{name}`; it must be empty or not exist.
 
         Raises:
-            JobError: the folder is already used.
+            JobError: the folder is not empty.
         """
         stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
         new = Path(root) / f"{stamp}-{safe_name(name) or 'run'}"
@@ -114,14 +114,14 @@ class Run(Job[RunStatus]):
 
     @classmethod
     def open(cls, path: str | Path) -> Self:
-        """A run that exists, by its folder.
+        """Open the run in a folder.
 
         Raises:
-            JobError: there is no run.
+            JobError: the folder holds no run.
         """
         run = cls(Path(path).expanduser())
         if not (run.folder / STATUS).is_file():
-            raise JobError(f"{run.folder} is no run folder: it has no {STATUS}")
+            raise JobError(f"{run.folder} is not a run folder: it has no {STATUS}")
         return run
 
     @property
@@ -131,12 +131,16 @@ class Run(Job[RunStatus]):
 
     @property
     def checkpoint(self) -> Path:
-        """Folder of the trained model; there when the run has finished or was stopped."""
+        """Folder of the trained model, written when the run finishes or is stopped."""
         return self.folder / "checkpoint"
 
     @property
     def config(self) -> dict[str, Any]:
-        """The options that the run was started with."""
+        """The options with which the run was started.
+
+        Raises:
+            JobError: config.yaml cannot be read.
+        """
         try:
             recipe = yaml.safe_load((self.folder / CONFIG).read_text(encoding="utf-8"))
             return dict(recipe[recipe["command"]])
@@ -149,7 +153,7 @@ class Run(Job[RunStatus]):
             file.write(json.dumps(dict(values)) + "\n")
 
     def metrics(self) -> list[dict[str, Any]]:
-        """The lines of metrics.jsonl; one that is half written is left out."""
+        """Return the lines of metrics.jsonl without one that is half written."""
         try:
             text = (self.folder / METRICS).read_text(encoding="utf-8")
         except FileNotFoundError:
@@ -165,31 +169,31 @@ class Run(Job[RunStatus]):
         return rows
 
     def forget_metrics_after(self, step: int) -> None:
-        """Drop lines of later steps: a resumed run writes them again."""
+        """Remove lines of later steps, which a resumed run writes again."""
         rows = [row for row in self.metrics() if row.get("step", 0) <= step]
         write_atomically(self.folder / METRICS, "".join(json.dumps(row) + "\n" for row in rows))
 
     def log_tail(self, lines: int = 20) -> list[str]:
-        """The last lines of log.txt."""
+        """Return the last lines of log.txt."""
         return tail(self.folder / LOG, lines)
 
     def request_stop(self) -> None:
-        """Ask the run to end after its current step; it leaves a checkpoint and can be resumed."""
+        """Ask the run to stop after its current step; it writes a checkpoint and can be resumed."""
         (self.folder / STOP).touch()
 
     def stop_requested(self) -> bool:
-        """Whether somebody asked the run to stop."""
+        """Return whether the run was asked to stop."""
         return (self.folder / STOP).exists()
 
     def clear_stop(self) -> None:
-        """Forget an older request."""
+        """Remove an earlier stop request."""
         (self.folder / STOP).unlink(missing_ok=True)
 
     def _write(self, text: str) -> None:
         try:
             super()._write(text)
         except OSError:
-            # a full disk must not hide why the run failed: some bytes were kept for this
+            # the disk may be full: free the reserved bytes, so that the reason can be written
             (self.folder / _RESERVE).unlink(missing_ok=True)
             super()._write(text)
 

@@ -1,4 +1,4 @@
-"""What surrounds the work of a run: its status, its log, its TensorBoard events, its end."""
+"""Run a training: status, log, TensorBoard events, stop requests, and how it ended."""
 
 import contextlib
 import logging
@@ -7,12 +7,20 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from geoclip_core.jobs import JobError, this_process
+from geoclip_core.training.options import TrainingOptions
 from geoclip_core.training.runs import LOG, Run
 
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+    from torch.utils.tensorboard import SummaryWriter
+
+O = TypeVar("O", bound=TrainingOptions)  # noqa: E741  the options
 logger = logging.getLogger("geoclip_core.run")
 _STATUS_SECONDS = 0.5
 
@@ -22,10 +30,10 @@ class StopRequestedError(Exception):
 
 
 class RunSession:
-    """The hand with which a loop writes into its run folder.
+    """Writes what a training reports into its run folder.
 
     Args:
-        run: the folder; None in the helper processes of a distributed run, which write nothing.
+        run: the folder; None in the other processes of a distributed run, which write nothing.
     """
 
     def __init__(self, run: Run | None) -> None:
@@ -33,17 +41,17 @@ class RunSession:
         self._stopped = False
         self._written = 0.0
         self._phase, self._phase_began, self._phase_share = "", 0.0, 0.0
-        self._board: Any = None
+        self._board: SummaryWriter | None = None
 
     def stop_requested(self) -> bool:
-        """Whether to end after the current step."""
+        """Whether training must end after the current step."""
         return self._stopped or (self.run is not None and self.run.stop_requested())
 
     def raise_if_stopped(self) -> None:
-        """Leave work that has nothing of its own to save.
+        """Leave work that has no state to save.
 
         Raises:
-            StopRequestedError: if the run shall stop.
+            StopRequestedError: the run was asked to stop.
         """
         if self.stop_requested():
             raise StopRequestedError
@@ -51,10 +59,10 @@ class RunSession:
     def progress(
         self, phase: str, share: float, until: float = 1.0, now: bool = False, **changes: Any
     ) -> None:
-        """Say what is going on and how much of the run (0 to 1) is done.
+        """Write the phase, the share of the run that is done (0 to 1), and other status fields.
 
-        Written at most twice a second unless `now`. The time left is what this phase, which lasts
-        until the share `until`, still needs at the pace at which it has gone in this process.
+        The status is written at most twice a second unless `now`. The time left is that of this
+        phase, which lasts until the share `until`, at its pace so far in this process.
         """
         if self.run is None:
             return
@@ -71,7 +79,10 @@ class RunSession:
         self.run.update(phase=phase, progress=min(max(share, 0.0), 1.0), eta_seconds=eta, **changes)
 
     def embedding_progress(self, start: float, end: float) -> Callable[[int, int], None]:
-        """A callback (done, total) for embedding, between two shares of the run; it may stop."""
+        """Return a callback (done, total) for embedding between two shares of the run.
+
+        The callback raises `StopRequestedError` if the run was asked to stop.
+        """
 
         def report(done: int, total: int) -> None:
             self.raise_if_stopped()
@@ -80,50 +91,58 @@ class RunSession:
         return report
 
     def log(self, text: str) -> None:
-        """A line for log.txt and the terminal."""
+        """Write a line to log.txt and the terminal."""
         if self.run is not None:
             logger.info(text)
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
-        """Numbers of a step, for metrics.jsonl and TensorBoard."""
+        """Write the numbers of a step to metrics.jsonl and TensorBoard."""
         if self.run is None:
             return
         self.run.log_metrics({"step": step, "time": round(time.time(), 3), **values})
         if self._board is None:
-            from torch.utils.tensorboard import SummaryWriter
+            from torch.utils.tensorboard import SummaryWriter  # torch takes seconds to import
 
             self._board = SummaryWriter(str(self.run.folder / "tensorboard"), purge_step=step)
         for name, value in values.items():
             self._board.add_scalar(name, value, step)
 
-    def flush(self) -> None:
-        """Bring TensorBoard events to the disk."""
-        if self._board is not None:
-            self._board.flush()
-
     def close(self) -> None:
-        """End the TensorBoard events."""
+        """Close the TensorBoard file."""
         if self._board is not None:
             self._board.close()
             self._board = None
 
     def stop(self) -> None:
-        """Ask for the end from inside the process."""
+        """Request a stop from inside the process."""
         self._stopped = True
+
+
+@dataclass(frozen=True)
+class TrainingRun(Generic[O]):
+    """What `fit` and `pretrain` work with."""
+
+    options: O
+    session: RunSession
+    accelerator: "Accelerator"
+    folder: Path
+    """Run folder; every process sees it."""
+    name: str
+    """Name of the model."""
 
 
 def execute(run: Run | None, work: Callable[[RunSession], None]) -> int:
     """Do the work of a run and record how it ended.
 
     Args:
-        run: the run folder; None in the helper processes of a distributed run.
-        work: the loop. Leaving it with `StopRequestedError` is a clean stop.
+        run: the run folder; None in the other processes of a distributed run.
+        work: trains. A `StopRequestedError` from it is a clean stop.
 
     Returns:
-        Exit status: 0 if it finished or was stopped, 1 if it failed.
+        Exit status: 0 if the work finished or was stopped, 1 if it failed.
 
     Raises:
-        JobError: another process is at work on this run.
+        JobError: another process is working on this run.
     """
     session = RunSession(run)
     if run is None:
@@ -140,11 +159,11 @@ def execute(run: Run | None, work: Callable[[RunSession], None]) -> int:
         try:
             work(session)
         except StopRequestedError:
-            session.log("stopped as asked; --resume continues")
+            session.log("stopped as requested; --resume continues it")
             run.update(state="stopped", eta_seconds=None)
             return 0
         except KeyboardInterrupt:
-            session.log("interrupted; --resume continues from the last saved step")
+            session.log("interrupted; --resume continues it from the last saved step")
             run.update(state="stopped", eta_seconds=None)
             raise
         except Exception as error:
@@ -159,7 +178,7 @@ def execute(run: Run | None, work: Callable[[RunSession], None]) -> int:
 
 
 def describe(error: BaseException) -> str:
-    """One sentence for a person who was not there."""
+    """Return an error as one sentence for the user."""
     text = " ".join(str(error).split())
     if isinstance(error, OSError) and error.errno == 28:
         place = f" while writing {error.filename}" if error.filename else ""
@@ -173,7 +192,7 @@ def describe(error: BaseException) -> str:
 
 @contextlib.contextmanager
 def _log_file(run: Run) -> Iterator[None]:
-    """Send the project's log lines to log.txt and to the terminal."""
+    """Send the log lines of geoclip_core to log.txt and to the terminal."""
     root = logging.getLogger("geoclip_core")
     handlers: list[logging.Handler] = [
         logging.FileHandler(run.folder / LOG, encoding="utf-8"),
@@ -195,7 +214,7 @@ def _log_file(run: Run) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _signals(session: RunSession) -> Iterator[None]:
-    """Take SIGTERM and the first SIGINT as requests to stop after the current step."""
+    """Treat SIGTERM and the first SIGINT as requests to stop after the current step."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

@@ -1,4 +1,4 @@
-"""Saving a training in all of its processes, and taking it up: weights, optimizer, chance."""
+"""Save and restore a training in all of its processes: weights, optimizer, random generators."""
 
 import json
 import os
@@ -20,26 +20,27 @@ _TENSORS, _FACTS = "state.safetensors", "state.json"
 
 
 class StateError(ValueError):
-    """A saved state that cannot be used; the message says which file and what to do."""
+    """A saved state that cannot be used; the message names the file and what to do."""
 
 
 @dataclass(frozen=True)
 class TrainingState:
-    """A state as it was read."""
+    """A saved state as it was read."""
 
     step: int
     tensors: dict[str, Tensor]
     facts: dict[str, Any]
+    """The loop's own values (JSON types)."""
     folder: Path
 
     def part(self, prefix: str) -> dict[str, Tensor]:
-        """The tensors under a prefix, without it."""
+        """Return the tensors whose names begin with a prefix, under the rest of their names."""
         start = prefix + "."
         return {k.removeprefix(start): v for k, v in self.tensors.items() if k.startswith(start)}
 
 
 def begin_state(folder: Path, step: int) -> Path:
-    """An empty folder in which every process puts its part of the state of a step."""
+    """Make an empty folder for the state of a step; every process adds its part."""
     work = _unfinished(folder, step)
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True)
@@ -47,7 +48,7 @@ def begin_state(folder: Path, step: int) -> Path:
 
 
 def write_random_state(folder: Path, step: int, process: int) -> None:
-    """Put the random generators of this process into the unfinished state."""
+    """Add the random generators of this process to the unfinished state."""
     tensors = {"cpu": torch.get_rng_state()}
     if torch.cuda.is_available():
         tensors["cuda"] = torch.cuda.get_rng_state()
@@ -55,7 +56,11 @@ def write_random_state(folder: Path, step: int, process: int) -> None:
 
 
 def restore_random_state(state: TrainingState, process: int) -> None:
-    """Set the random generators of this process to what they were."""
+    """Set the random generators of this process to those of the state.
+
+    Raises:
+        StateError: the state was saved by fewer processes, or is damaged.
+    """
     path = state.folder / f"random-{process}.safetensors"
     if not path.exists():
         raise StateError(
@@ -71,7 +76,7 @@ def restore_random_state(state: TrainingState, process: int) -> None:
 def finish_state(
     folder: Path, step: int, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]
 ) -> None:
-    """Add the shared part, make the state visible, and remove older ones."""
+    """Add the part that all processes share, rename the state to its place, remove older states."""
     work = _unfinished(folder, step)
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     save_file(plain, work / _TENSORS)
@@ -85,7 +90,7 @@ def finish_state(
 
 
 def read_state(folder: Path) -> TrainingState | None:
-    """The newest state; None if there is none yet.
+    """Return the newest state; None if there is none yet.
 
     Raises:
         StateError: it is damaged.
@@ -103,16 +108,16 @@ def read_state(folder: Path) -> TrainingState | None:
 
 
 def optimizer_tensors(
-    optimizer: torch.optim.Optimizer, names: Mapping[Tensor, str]
+    optimizer: torch.optim.Optimizer, names: Mapping[nn.Parameter, str]
 ) -> dict[str, Tensor]:
-    """What an optimizer remembers of each parameter, by the parameter's name.
+    """Return what an optimizer keeps for each parameter, as "parameter|what".
 
     Raises:
-        TypeError: it remembers something that is no tensor.
+        TypeError: it keeps something that is not a tensor.
     """
     tensors = {}
-    for parameter, memory in optimizer.state.items():
-        for key, value in memory.items():
+    for parameter, kept in optimizer.state.items():
+        for key, value in kept.items():
             if not isinstance(value, Tensor):
                 raise TypeError(f"{type(optimizer).__name__} keeps a {type(value).__name__}: {key}")
             tensors[f"{names[parameter]}|{key}"] = value
@@ -120,14 +125,20 @@ def optimizer_tensors(
 
 
 def restore_optimizer(
-    optimizer: torch.optim.Optimizer, names: Mapping[Tensor, str], tensors: Mapping[str, Tensor]
+    optimizer: torch.optim.Optimizer,
+    names: Mapping[nn.Parameter, str],
+    tensors: Mapping[str, Tensor],
 ) -> None:
-    """Give an optimizer its memory back."""
+    """Restore what `optimizer_tensors` returned.
+
+    Raises:
+        StateError: the model has no such parameter.
+    """
     parameters = {name: parameter for parameter, name in names.items()}
     for key, value in tensors.items():
         name, _, what = key.rpartition("|")
         if name not in parameters:
-            raise StateError(f"the saved optimizer knows a parameter {name} that the model has not")
+            raise StateError(f"the saved optimizer has a parameter {name} that the model lacks")
         parameter = parameters[name]
         device = "cpu" if what == "step" else parameter.device
         optimizer.state[parameter][what] = value.to(device)
@@ -145,12 +156,12 @@ def _unfinished(folder: Path, step: int) -> Path:
 
 
 class TrainingSaver:
-    """Keeps the states of a training in `resume/` of its run folder.
+    """Saves the states of a training in `resume/` of its run folder and restores them.
 
     Args:
-        accelerator: of Accelerate.
-        folder: the run folder, seen by every process.
-        module: what learns, before Accelerate wraps it.
+        accelerator: of this process.
+        folder: the run folder; every process sees it.
+        module: what is trained, before Accelerate wraps it.
         optimizer: of its parameters, before Accelerate wraps it.
     """
 
@@ -166,7 +177,7 @@ class TrainingSaver:
         self._names = {p: n for n, p in module.named_parameters() if p.requires_grad}
 
     def save(self, step: int, best_step: int, facts: Mapping[str, Any]) -> None:
-        """Write the state of a step, whole or not at all, and drop older ones."""
+        """Write the state of a step, completely or not at all, and remove older states."""
         if self.accelerator.is_main_process:
             begin_state(self.folder, step)
         self.accelerator.wait_for_everyone()
@@ -174,9 +185,9 @@ class TrainingSaver:
         self.accelerator.wait_for_everyone()
         if not self.accelerator.is_main_process:
             return
-        tensors = {f"model.{n}": t for n, t in self._learnt().items()}
-        memory = optimizer_tensors(self.optimizer, self._names)
-        tensors |= {f"optimizer.{n}": t for n, t in memory.items()}
+        tensors = {f"model.{n}": t for n, t in self._trained().items()}
+        kept = optimizer_tensors(self.optimizer, self._names)
+        tensors |= {f"optimizer.{n}": t for n, t in kept.items()}
         scaler = self.accelerator.scaler
         computing = {
             "threads": torch.get_num_threads(),
@@ -187,16 +198,16 @@ class TrainingSaver:
             if old != self._best_file(best_step):
                 old.unlink()
 
-    def take_up(self) -> tuple[int, dict[str, Any]] | None:
-        """Restore the newest state; its step and facts, None if there is none.
+    def restore(self) -> tuple[int, dict[str, Any]] | None:
+        """Restore the newest state and return its step and facts; None if there is none.
 
         Raises:
-            StateError: it is damaged, or is of another model.
+            StateError: it is damaged, or belongs to another model.
         """
         state = read_state(self.folder)
         if state is None:
             return None
-        own, saved = self._learnt(), state.part("model")
+        own, saved = self._trained(), state.part("model")
         if own.keys() != saved.keys() or any(own[n].shape != saved[n].shape for n in own):
             raise StateError(
                 f"{state.folder} does not fit the model: was the dataset changed since the run "
@@ -209,27 +220,27 @@ class TrainingSaver:
         if state.facts["scaler"] and self.accelerator.scaler is not None:
             self.accelerator.scaler.load_state_dict(state.facts["scaler"])
         if torch.get_num_threads() != state.facts["threads"]:
-            torch.set_num_threads(state.facts["threads"])  # sums depend on it in their last bits
+            torch.set_num_threads(state.facts["threads"])  # the last bits of sums depend on it
         restore_random_state(state, self.accelerator.process_index)
         return state.step, state.facts
 
     def save_best(self, step: int) -> None:
-        """Keep the weights of a step as the best so far."""
+        """Save the weights of a step as the best so far."""
         if self.accelerator.is_main_process:
-            tensors = {n: t.detach().cpu().contiguous() for n, t in self._learnt().items()}
+            tensors = {n: t.detach().cpu().contiguous() for n, t in self._trained().items()}
             with atomic_file(self._best_file(step)) as unfinished:
                 save_file(tensors, unfinished)
         self.accelerator.wait_for_everyone()
 
     def restore_best(self, step: int) -> None:
-        """Give the module the weights of its best step."""
+        """Load the weights of the best step into the module."""
         tensors = load_file(self._best_file(step))
         with torch.no_grad():
-            for name, tensor in self._learnt().items():
+            for name, tensor in self._trained().items():
                 tensor.copy_(tensors[name])
 
-    def _learnt(self) -> dict[str, Tensor]:
-        """Trained weights and all buffers; frozen weights are the same in every step."""
+    def _trained(self) -> dict[str, Tensor]:
+        """Return trained weights and all buffers; frozen weights are the same in every step."""
         every = self.module.state_dict(keep_vars=True)
         return {
             name: tensor

@@ -223,7 +223,7 @@ def test_test_rows_and_unreadable_photos_are_left_out(tmp_path):
     dataset, embeddings = _dataset(tmp_path)
     embeddings[[3, 7]] = np.nan
     options = _options(use_context=False)
-    metrics = fit_bank(dataset, embeddings, Stub(), options, tmp_path / "m", name="m")
+    metrics = fit_bank(dataset, embeddings, Stub(), options, tmp_path / "m", name="m", command="")
     assert metrics["photos"] == 80 - 8 - 2
     assert metrics["unreadable"] == 2
     frame = read_predictions(tmp_path / "m" / "predictions.parquet")
@@ -241,10 +241,12 @@ def test_the_same_data_give_the_same_weights(tmp_path):
 def test_what_cannot_be_fitted_is_refused(tmp_path):
     dataset, embeddings = _dataset(tmp_path)
     with pytest.raises(ValueError, match="width 13"):
-        fit_bank(dataset, embeddings[:, :5], Stub(), _options(), tmp_path / "x", name="x")
+        fit_bank(
+            dataset, embeddings[:, :5], Stub(), _options(), tmp_path / "x", name="x", command=""
+        )
     few, rows = _dataset(tmp_path, count=20)
     with pytest.raises(ValueError, match="at least 30 photos"):
-        fit_bank(few, rows, Stub(), _options(), tmp_path / "x", name="x")
+        fit_bank(few, rows, Stub(), _options(), tmp_path / "x", name="x", command="")
     with pytest.raises(ValueError, match="not finite"):
         BankData(torch.full((40, 3), torch.nan), np.zeros((40, 2)), {})
     with pytest.raises(OptionsError, match="ridges must be greater than 0"):
@@ -264,5 +266,14 @@ def test_a_stop_in_the_progress_leaves_nothing_behind(tmp_path):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        fit_bank(dataset, embeddings, Stub(), _options(), tmp_path / "x", name="x", progress=stop)
+        fit_bank(
+            dataset,
+            embeddings,
+            Stub(),
+            _options(),
+            tmp_path / "x",
+            name="x",
+            command="",
+            progress=stop,
+        )
     assert not (tmp_path / "x").exists()

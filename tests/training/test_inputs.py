@@ -19,7 +19,7 @@ def _half_red(width=80, height=60):
 def test_the_same_chance_gives_the_same_copy():
     photo = _half_red()
     one, same, other = (
-        np.asarray(augmented(photo, np.random.default_rng(seed))) for seed in (1, 1, 2)
+        np.asarray(augmented(photo, np.random.default_rng(seed), 1.0)) for seed in (1, 1, 2)
     )
     assert np.array_equal(one, same)
     assert one.shape != other.shape or not np.array_equal(one, other)
@@ -35,7 +35,7 @@ def test_left_stays_left(seed):
 def test_most_of_the_photo_is_kept_and_the_original_is_untouched():
     photo = _half_red(200, 100)
     before = photo.tobytes()
-    sizes = np.array([augmented(photo, np.random.default_rng(s)).size for s in range(40)])
+    sizes = np.array([augmented(photo, np.random.default_rng(s), 1.0).size for s in range(40)])
     assert (sizes[:, 0] >= 120 - 1).all()
     assert (sizes[:, 1] >= 60 - 1).all()
     assert len(set(map(tuple, sizes))) > 20
@@ -79,36 +79,38 @@ def test_photos_come_in_order_whatever_the_threads(paths):
         [[0, 7, 8]],
         [[11]],
     ]
-    assert [view.shape for view in one[1][0].views] == [(3, 3, 32, 48), (3, 3, 32, 32)]
+    assert [view.shape for view in one[1][0].inputs] == [(3, 3, 32, 48), (3, 3, 32, 32)]
     for first, second in zip(one, many, strict=True):
         for a, b in zip(first, second, strict=True):
-            assert all(torch.equal(x, y) for x, y in zip(a.views, b.views, strict=True))
+            assert all(torch.equal(x, y) for x, y in zip(a.inputs, b.inputs, strict=True))
 
 
 def test_what_chance_does_to_a_photo_depends_on_seed_epoch_and_row_alone(paths):
-    loader = PhotoLoader(paths, VIEWS, 1.0, seed=4)
-    early = next(loader.epoch(1, _steps(([5, 6],))))[0].views[0][1]
-    late = list(loader.epoch(1, _steps(([0],), ([6],))))[1][0].views[0][0]
+    loader = PhotoLoader(paths, VIEWS, 1.0, seed=4, workers=2)
+    early = next(loader.epoch(1, _steps(([5, 6],))))[0].inputs[0][1]
+    late = list(loader.epoch(1, _steps(([0],), ([6],))))[1][0].inputs[0][0]
     assert torch.equal(early, late)
-    other_epoch = next(loader.epoch(2, _steps(([6],))))[0].views[0][0]
+    other_epoch = next(loader.epoch(2, _steps(([6],))))[0].inputs[0][0]
     assert not torch.equal(early, other_epoch)
 
 
 def test_without_augmentation_the_pixels_are_those_of_inference(paths):
-    loaded = next(PhotoLoader(paths, VIEWS, 0.0, seed=4).epoch(0, _steps(([2],))))[0]
+    loaded = next(PhotoLoader(paths, VIEWS, 0.0, seed=4, workers=2).epoch(0, _steps(([2],))))[0]
     wanted = VIEWS.pixels(Image.open(paths[2]))
-    assert all(torch.equal(a[0], b) for a, b in zip(loaded.views, wanted, strict=True))
+    assert all(torch.equal(a[0], b) for a, b in zip(loaded.inputs, wanted, strict=True))
 
 
 def test_an_unreadable_photo_is_left_out_of_its_step(paths):
     paths[4].write_text("no photo")
-    loaded = next(PhotoLoader(paths, VIEWS, 1.0, seed=4).epoch(0, _steps(([3, 4, 5],))))[0]
+    loaded = next(PhotoLoader(paths, VIEWS, 1.0, seed=4, workers=2).epoch(0, _steps(([3, 4, 5],))))[
+        0
+    ]
     assert loaded.rows.tolist() == [3, 5]
-    assert len(loaded.views[0]) == 2
+    assert len(loaded.inputs[0]) == 2
 
 
 def test_a_set_of_unreadable_photos_is_an_error(paths):
     for path in paths[1:]:
         path.write_text("no photo")
     with pytest.raises(ValueError, match="11 of 12 photos cannot be read"):
-        list(PhotoLoader(paths, VIEWS, 1.0, seed=4).epoch(0, _steps((list(range(12)),))))
+        list(PhotoLoader(paths, VIEWS, 1.0, seed=4, workers=2).epoch(0, _steps((list(range(12)),))))

@@ -67,8 +67,7 @@ def test_short_runs_learn_too(total):
     assert warmup < total
 
 
-def test_a_floor_is_kept():
-    assert learning_rate_factor(9, 10, 0, floor=0.1) == pytest.approx(0.1)
+def test_there_is_no_update_after_the_last():
     with pytest.raises(ValueError, match="update 10"):
         learning_rate_factor(10, 10, 0)
 

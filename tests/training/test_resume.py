@@ -165,7 +165,7 @@ def test_what_cannot_be_resumed_is_said(data, networks, tmp_path, capsys):
     assert "has finished" in capsys.readouterr().out
     for arguments, message in (
         (["pretrain", "--resume", str(run.folder)], "run of fit"),
-        (["fit", "--resume", str(tmp_path / "nothing")], "no run folder"),
+        (["fit", "--resume", str(tmp_path / "nothing")], "not a run folder"),
     ):
         assert main(arguments) == 1
         assert message in capsys.readouterr().err
