@@ -12,6 +12,7 @@ from geoclip_core.training.runs import Run
 from tests.model import tiny_networks
 from tests.training import tiny_photos
 from tests.training.tiny_training import call
+from train.__main__ import main
 
 COMMON = ("--device", "cpu", "--log-every", "1", "--batch-size", "30", "--epochs", "2")
 # "--multi_gpu" is how Accelerate starts several processes without MPI; "--device cpu" keeps them
@@ -44,20 +45,24 @@ def places(tmp_path_factory):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_two_processes_equal_one(case, places, tmp_path):
     task, options = CASES[case]
     data, network = places
     runs = []
-    for number, launcher in enumerate(((), LAUNCH)):
+    for number in (1, 2):
         folder = tmp_path / f"run{number}"
-        done = call(
+        arguments = [
             *(task, "--data", data, "--backbone", network, *COMMON, *options),
             *("--output", folder, "--cache-dir", tmp_path / f"cache{number}"),
-            launcher=launcher,
-        )
-        assert done.returncode == 0, done.stderr[-3000:]
-        assert done.stderr.count("run folder:") == 1
+        ]
+        if number == 1:
+            assert main([str(argument) for argument in arguments]) == 0
+        else:
+            done = call(*arguments, launcher=LAUNCH)
+            assert done.returncode == 0, done.stderr[-3000:]
+            assert done.stderr.count("run folder:") == 1
         runs.append(Run.open(folder))
         assert runs[-1].status.state == "finished"
     one, two = ([row for row in run.metrics()] for run in runs)
@@ -75,7 +80,8 @@ def test_two_processes_equal_one(case, places, tmp_path):
     assert reports[0].keys() == reports[1].keys()
 
 
-def test_the_second_process_was_really_there(places, tmp_path):
+@pytest.mark.slow
+def test_a_batch_smaller_than_the_number_of_processes_is_refused(places, tmp_path):
     data, network = places
     folder = tmp_path / "run"
     done = call(

@@ -39,7 +39,13 @@ def backbone(network):
 @pytest.fixture(autouse=True)
 def small_shards(monkeypatch):
     monkeypatch.setattr(embeddings, "SHARD_PHOTOS", 16)
-    monkeypatch.setattr(embeddings, "SHARD_PHOTOS", 16)
+
+
+def _assert_close(one, other):
+    """Compare two computations: float16 keeps 11 bits, so the last one or two may differ."""
+    np.testing.assert_allclose(
+        one.astype(np.float32), other.astype(np.float32), rtol=2e-3, atol=2e-3
+    )
 
 
 def test_embeddings_are_those_of_the_backbone(backbone, dataset, tmp_path):
@@ -53,7 +59,7 @@ def test_embeddings_are_those_of_the_backbone(backbone, dataset, tmp_path):
     assert np.allclose(embedded.values[40], wanted, rtol=2e-3, atol=2e-3)
 
 
-def test_a_second_time_nothing_is_computed(backbone, dataset, tmp_path, monkeypatch):
+def test_cached_embeddings_are_not_computed_again(backbone, dataset, tmp_path, monkeypatch):
     first = embed_dataset(backbone, dataset, tmp_path, engine="torch")
     monkeypatch.setattr(embeddings, "embed_images", None)
     again = embed_dataset(backbone, dataset, tmp_path, engine="torch")
@@ -61,7 +67,9 @@ def test_a_second_time_nothing_is_computed(backbone, dataset, tmp_path, monkeypa
     assert isinstance(again.values, np.memmap)
 
 
-def test_a_part_of_a_set_is_taken_from_the_whole(backbone, dataset, tmp_path, monkeypatch):
+def test_embeddings_of_a_subset_are_read_from_the_larger_dataset(
+    backbone, dataset, tmp_path, monkeypatch
+):
     whole = embed_dataset(backbone, dataset, tmp_path, engine="torch")
     monkeypatch.setattr(embeddings, "embed_images", None)
     rows = np.array([33, 2, 64])
@@ -69,7 +77,7 @@ def test_a_part_of_a_set_is_taken_from_the_whole(backbone, dataset, tmp_path, mo
     assert np.array_equal(part.values, whole.values[rows])
 
 
-def test_a_crash_costs_at_most_one_shard(backbone, dataset, tmp_path, monkeypatch):
+def test_a_crash_loses_at_most_one_shard(backbone, dataset, tmp_path, monkeypatch):
     real, calls = embeddings.embed_images, []
 
     def killed(*arguments, **options):
@@ -88,12 +96,10 @@ def test_a_crash_costs_at_most_one_shard(backbone, dataset, tmp_path, monkeypatc
     resumed = embed_dataset(backbone, dataset, tmp_path, engine="torch")
     assert calls.count(2) == 3  # of five shards
     other = embed_dataset(backbone, dataset, tmp_path / "other", engine="torch")
-    assert np.array_equal(resumed.values, other.values)
+    _assert_close(resumed.values, other.values)
 
 
-def test_other_weights_other_views_and_other_files_are_other_embeddings(
-    backbone, dataset, network, tmp_path
-):
+def test_the_cache_key_depends_on_weights_views_and_files(backbone, dataset, network, tmp_path):
     cache = embeddings.EmbeddingCache(backbone, dataset, tmp_path)
     views = build_backbone(backbone_config(network, views=((48, 48),)))
     changed = build_backbone(network)
@@ -125,7 +131,7 @@ def test_unreadable_photos_are_rows_of_nan_with_a_reason(backbone, tmp_path):
     assert again.failures == embedded.failures
 
 
-def test_a_set_without_one_readable_photo_is_an_error(backbone, tmp_path):
+def test_a_dataset_without_a_readable_photo_is_an_error(backbone, tmp_path):
     root = tmp_path / "data"
     root.mkdir()
     dataset = read_dataset(tiny_photos.write(root, train=6, test=2))
@@ -135,15 +141,15 @@ def test_a_set_without_one_readable_photo_is_an_error(backbone, tmp_path):
         embed_dataset(backbone, dataset, tmp_path / "cache")
 
 
-def test_damaged_files_are_made_again(backbone, dataset, tmp_path):
+def test_damaged_cache_files_are_computed_again(backbone, dataset, tmp_path):
     first = np.array(embed_dataset(backbone, dataset, tmp_path, engine="torch").values)
     place = embeddings.EmbeddingCache(backbone, dataset, tmp_path).place
     (place / "embeddings.npy").write_bytes(b"short")
     again = embed_dataset(backbone, dataset, tmp_path, engine="torch")
-    assert np.array_equal(first, again.values)
+    _assert_close(first, again.values)
 
 
-def test_two_processes_make_the_shards_of_one(backbone, dataset, tmp_path):
+def test_two_processes_compute_the_shards_of_one(backbone, dataset, tmp_path):
     whole = embed_dataset(backbone, dataset, tmp_path / "one", engine="torch")
 
     class Waited(Exception):
@@ -159,7 +165,7 @@ def test_two_processes_make_the_shards_of_one(backbone, dataset, tmp_path):
     both = embed_dataset(
         backbone, dataset, tmp_path / "two", engine="torch", share=(0, 2), barrier=lambda: None
     )
-    assert np.array_equal(whole.values, both.values)
+    _assert_close(whole.values, both.values)
 
 
 def test_progress_ends_at_all(backbone, dataset, tmp_path):

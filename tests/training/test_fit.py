@@ -34,7 +34,7 @@ def fitted(tmp_path_factory, data, network):
     return run_fit(folder, data, network, epochs=12)
 
 
-def test_a_run_leaves_everything_that_the_pages_read(fitted):
+def test_a_run_writes_every_file_that_the_pages_read(fitted):
     assert fitted.status.state == "finished", fitted.status.error
     names = {path.name for path in fitted.folder.iterdir()}
     assert {
@@ -94,7 +94,7 @@ def test_the_checkpoint_answers_and_is_calibrated(fitted, data):
     assert np.allclose(summed, state, atol=1e-6)
 
 
-def test_the_card_says_what_it_is(fitted):
+def test_the_card_names_baselines_and_calibration_and_no_local_path(fitted):
     card = (fitted.checkpoint / "README.md").read_text()
     assert "constant" in card
     assert "Calibration" in card
@@ -110,6 +110,7 @@ def test_without_context_no_context_parameter_exists(data, network, tmp_path):
     assert load_checkpoint(run.checkpoint).features == ()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("head", "options"), [("regression", {"hidden": 16}), ("bank", {})])
 def test_the_other_coordinate_heads(data, network, tmp_path, head, options):
     if head == "bank":
@@ -120,30 +121,33 @@ def test_the_other_coordinate_heads(data, network, tmp_path, head, options):
     assert json.loads((run.folder / "metrics.json").read_text())["median_km"] > 0
 
 
-@pytest.mark.parametrize("train", ["none", "last-block"])
-def test_frozen_parts_do_not_change_by_a_bit(data, network, tmp_path, train):
-    before = build_backbone(network)
+def test_a_frozen_backbone_stays_equal_bit_by_bit(fitted, network):
+    before = build_backbone(network).state_dict()
+    after = load_checkpoint(fitted.checkpoint).backbone.state_dict()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_only_the_weights_of_the_last_block_change(data, network, tmp_path):
     run = run_fit(
         tmp_path / "run",
         data,
         network,
-        train_backbone=train,
+        train_backbone="last-block",
         epochs=1,
         backbone_learning_rate=0.01,
         patience=0,
     )
     assert run.status.state == "finished", run.status.error
+    before = build_backbone(network)
     after = load_checkpoint(run.checkpoint).backbone.state_dict()
     changed = {n for n, t in before.state_dict().items() if not torch.equal(t, after[n])}
-    if train == "none":
-        assert not changed
-        return
     before.set_trainable("last-block")
-    learning = {n for n, p in before.named_parameters() if p.requires_grad}
+    trained = {n for n, p in before.named_parameters() if p.requires_grad}
     assert changed
-    assert changed <= learning  # BatchNorm statistics, the last block's too, stay as they are
+    assert changed <= trained  # BatchNorm statistics, the last block's too, stay as they are
 
 
+@pytest.mark.slow
 def test_end_to_end_learns_the_whole_backbone(data, network, tmp_path):
     run = run_fit(
         tmp_path / "run",
@@ -164,7 +168,8 @@ def test_end_to_end_learns_the_whole_backbone(data, network, tmp_path):
     assert not (run.folder / "embeddings").exists()
 
 
-def test_accumulated_parts_take_the_step_of_the_whole(data, network, tmp_path):
+@pytest.mark.slow
+def test_accumulated_parts_equal_one_whole_step(data, network, tmp_path):
     options = {"epochs": 1, "dropout": 0.0, "patience": 0}
     whole = run_fit(tmp_path / "whole", data, network, **options)
     parts = run_fit(tmp_path / "parts", data, network, accumulation=4, **options)
@@ -173,12 +178,11 @@ def test_accumulated_parts_take_the_step_of_the_whole(data, network, tmp_path):
             assert one[name] == pytest.approx(other[name], rel=2e-4), name
 
 
-def test_few_photos_are_told_of_the_head_that_suits_them(data, network, tmp_path):
-    run = run_fit(tmp_path / "run", data, network, epochs=1)
-    assert "training photos are few: --coordinate-head bank" in "\n".join(run.log_tail(50))
+def test_few_training_photos_suggest_the_bank(fitted):
+    assert "training photos are few: --coordinate-head bank" in "\n".join(fitted.log_tail(50))
 
 
-def test_features_that_nobody_labelled_are_left_out(tmp_path, network):
+def test_features_without_labels_are_left_out(tmp_path, network):
     root = tmp_path / "data"
     root.mkdir()
     tiny_photos.write(root, train=120, test=20)
@@ -202,6 +206,7 @@ def test_features_that_nobody_labelled_are_left_out(tmp_path, network):
     assert any("month left out" in line for line in run.log_tail())
 
 
+@pytest.mark.slow
 def test_unreadable_photos_are_left_out_and_named(tmp_path, network):
     root = tmp_path / "data"
     root.mkdir()

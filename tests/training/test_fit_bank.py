@@ -133,7 +133,7 @@ def test_held_out_photos_are_located(options):
             assert (np.array(top) == subject.data.labels[feature]).mean() > 0.8
 
 
-def test_embeddings_without_a_signal_do_no_better_than_a_constant():
+def test_random_embeddings_locate_no_better_than_chance():
     subject = _subject(_options(use_context=False))
     noise = torch.randn(80, sum(WIDTHS), generator=torch.Generator().manual_seed(3))
     blind = BankSubject(
@@ -148,7 +148,7 @@ def _rest(subject):
     return subject.backbone_config, subject.block_widths
 
 
-def test_a_fold_is_not_calibrated_on_itself():
+def test_each_fold_is_calibrated_on_the_others():
     subject = _subject(_options(use_context=False))
     validation = cross_validate(subject, random_folds(80, 4, 0))
     bandwidths = {estimate.posterior.bandwidth_km for estimate in validation.estimates}
@@ -160,7 +160,7 @@ def test_a_fold_is_not_calibrated_on_itself():
     assert np.mean(inside) > 0.8
 
 
-def test_folds_are_even_and_their_own_seed():
+def test_random_folds_are_even_and_depend_on_the_seed():
     folds = random_folds(103, 10, 5)
     assert sorted(np.bincount(folds)) == [10] * 7 + [11] * 3
     assert np.array_equal(folds, random_folds(103, 10, 5))
@@ -235,10 +235,11 @@ def test_the_same_data_give_the_same_weights(tmp_path):
     subject = _subject(_options())
     arguments = (subject.data, subject.vocabularies, subject.options, *_rest(subject))
     first, second = (fit_bank_model(*arguments).state_dict() for _ in range(2))
-    assert all(torch.equal(first[name], second[name]) for name in first)
+    for name in first:  # float32 weights, solved in double precision
+        torch.testing.assert_close(first[name], second[name], rtol=1e-5, atol=1e-6)
 
 
-def test_what_cannot_be_fitted_is_refused(tmp_path):
+def test_impossible_data_and_options_are_refused(tmp_path):
     dataset, embeddings = _dataset(tmp_path)
     with pytest.raises(ValueError, match="width 13"):
         fit_bank(

@@ -16,7 +16,7 @@ def _half_red(width=80, height=60):
     return Image.fromarray(pixels)
 
 
-def test_the_same_chance_gives_the_same_copy():
+def test_the_same_random_state_gives_the_same_copy():
     photo = _half_red()
     one, same, other = (
         np.asarray(augmented(photo, np.random.default_rng(seed), 1.0)) for seed in (1, 1, 2)
@@ -26,7 +26,7 @@ def test_the_same_chance_gives_the_same_copy():
 
 
 @pytest.mark.parametrize("seed", range(60))
-def test_left_stays_left(seed):
+def test_photos_are_never_flipped(seed):
     copy = np.asarray(augmented(_half_red(), np.random.default_rng(seed), 1.5)).astype(int)
     redness = (copy[..., 0] - copy[..., 2]).mean(0)
     assert redness[0] >= redness[-1] - 1  # never blue before red
@@ -42,12 +42,12 @@ def test_most_of_the_photo_is_kept_and_the_original_is_untouched():
     assert photo.tobytes() == before
 
 
-def test_no_strength_no_change():
+def test_strength_zero_returns_the_photo():
     photo = _half_red()
     assert augmented(photo, np.random.default_rng(0), 0.0) is photo
 
 
-def test_a_single_pixel_survives():
+def test_a_photo_of_one_pixel_can_be_augmented():
     copy = augmented(Image.new("RGB", (1, 1), (9, 9, 9)), np.random.default_rng(0), 2.0)
     assert copy.size == (1, 1)
 
@@ -70,7 +70,7 @@ def _steps(*batches):
     return [[np.array(part) for part in parts] for parts in batches]
 
 
-def test_photos_come_in_order_whatever_the_threads(paths):
+def test_photos_come_in_order_with_any_number_of_threads(paths):
     steps = _steps(([3, 1], [2]), ([0, 7, 8],), ([11],))
     one = list(PhotoLoader(paths, VIEWS, 1.0, seed=4, workers=1).epoch(2, steps))
     many = list(PhotoLoader(paths, VIEWS, 1.0, seed=4, workers=4).epoch(2, steps))
@@ -85,7 +85,7 @@ def test_photos_come_in_order_whatever_the_threads(paths):
             assert all(torch.equal(x, y) for x, y in zip(a.inputs, b.inputs, strict=True))
 
 
-def test_what_chance_does_to_a_photo_depends_on_seed_epoch_and_row_alone(paths):
+def test_augmentation_depends_on_seed_epoch_and_row_alone(paths):
     loader = PhotoLoader(paths, VIEWS, 1.0, seed=4, workers=2)
     early = next(loader.epoch(1, _steps(([5, 6],))))[0].inputs[0][1]
     late = list(loader.epoch(1, _steps(([0],), ([6],))))[1][0].inputs[0][0]
@@ -94,7 +94,7 @@ def test_what_chance_does_to_a_photo_depends_on_seed_epoch_and_row_alone(paths):
     assert not torch.equal(early, other_epoch)
 
 
-def test_without_augmentation_the_pixels_are_those_of_inference(paths):
+def test_without_augmentation_pixels_equal_those_of_inference(paths):
     loaded = next(PhotoLoader(paths, VIEWS, 0.0, seed=4, workers=2).epoch(0, _steps(([2],))))[0]
     wanted = VIEWS.pixels(Image.open(paths[2]))
     assert all(torch.equal(a[0], b) for a, b in zip(loaded.inputs, wanted, strict=True))
@@ -109,7 +109,7 @@ def test_an_unreadable_photo_is_left_out_of_its_step(paths):
     assert len(loaded.inputs[0]) == 2
 
 
-def test_a_set_of_unreadable_photos_is_an_error(paths):
+def test_many_unreadable_photos_are_an_error(paths):
     for path in paths[1:]:
         path.write_text("no photo")
     with pytest.raises(ValueError, match="11 of 12 photos cannot be read"):

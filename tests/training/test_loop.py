@@ -15,14 +15,14 @@ from geoclip_core.training.loop import (
 )
 
 
-def test_every_photo_once_an_epoch_in_batches_of_nearly_equal_size():
+def test_an_epoch_holds_every_photo_once_in_batches_of_nearly_equal_size():
     batches = EpochBatches(103, 20, seed=1).epoch(0)
     assert len(batches) == EpochBatches(103, 20, seed=1).per_epoch == 6
     assert {len(b) for b in batches} == {17, 18}
     assert sorted(np.concatenate(batches)) == list(range(103))
 
 
-def test_the_order_is_decided_by_seed_and_epoch_alone():
+def test_the_order_depends_on_seed_and_epoch_alone():
     one, same, other = (EpochBatches(50, 8, seed) for seed in (1, 1, 2))
     assert all(map(np.array_equal, one.epoch(3), same.epoch(3)))
     assert not all(map(np.array_equal, one.epoch(3), one.epoch(4)))
@@ -30,7 +30,7 @@ def test_the_order_is_decided_by_seed_and_epoch_alone():
 
 
 @pytest.mark.parametrize(("processes", "accumulation"), [(1, 1), (2, 1), (3, 4), (2, 100)])
-def test_processes_and_parts_share_a_batch_without_loss(processes, accumulation):
+def test_processes_and_parts_cover_a_batch(processes, accumulation):
     batch = np.arange(17)
     parts = [parts_of(batch, p, processes, accumulation) for p in range(processes)]
     assert np.array_equal(np.concatenate([rows for own in parts for rows in own]), batch)
@@ -44,7 +44,7 @@ def test_more_processes_than_photos_are_refused():
         EpochBatches(0, 4, 0)
 
 
-def test_warm_up_then_cosine_that_ends_where_it_says():
+def test_the_learning_rate_warms_up_and_falls_along_a_cosine_to_zero():
     factors = [learning_rate_factor(step, 100, 10) for step in range(100)]
     assert factors[:10] == pytest.approx([(step + 1) / 11 for step in range(10)])
     assert factors[10] == 1
@@ -60,14 +60,14 @@ def test_warm_up_then_cosine_that_ends_where_it_says():
 
 
 @pytest.mark.parametrize("total", [1, 2, 3, 7])
-def test_short_runs_learn_too(total):
+def test_the_shortest_runs_have_a_learning_rate_above_zero(total):
     warmup = warmup_steps(total, 0.5)
     factors = [learning_rate_factor(step, total, warmup) for step in range(total)]
     assert max(factors) > 0
     assert warmup < total
 
 
-def test_there_is_no_update_after_the_last():
+def test_an_update_after_the_last_is_refused():
     with pytest.raises(ValueError, match="update 10"):
         learning_rate_factor(10, 10, 0)
 
@@ -85,7 +85,7 @@ def test_patience_counts_validations_without_a_better_one():
     assert (best.value, best.step) == (4.0, 1)
 
 
-def test_no_patience_never_ends():
+def test_patience_zero_never_ends_training():
     best = BestSoFar(patience=0)
     for step in range(50):
         best.offer(1.0, step)

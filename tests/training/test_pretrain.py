@@ -42,7 +42,8 @@ def pretrained(tmp_path_factory, data, network):
     )
 
 
-def test_photos_and_captions_come_together(pretrained):
+@pytest.mark.slow
+def test_pretraining_brings_photos_and_captions_together(pretrained):
     assert pretrained.status.state == "finished", pretrained.status.error
     report = json.loads((pretrained.folder / "metrics.json").read_text())
     assert report["val"]["loss"] < pretrained.metrics()[0]["train/loss"]
@@ -53,7 +54,8 @@ def test_photos_and_captions_come_together(pretrained):
     assert report["about"]["synthetic"] is False
 
 
-def test_only_the_last_block_of_the_image_tower_learnt(pretrained, network):
+@pytest.mark.slow
+def test_only_the_last_block_of_the_image_tower_is_trained(pretrained, network):
     before, after = build_backbone(network), build_backbone(pretrained.folder)
     before.set_trainable("last-block")
     learning = {n for n, p in before.named_parameters() if p.requires_grad}
@@ -63,8 +65,9 @@ def test_only_the_last_block_of_the_image_tower_learnt(pretrained, network):
     assert changed <= learning
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("projection", [False, True])
-def test_the_result_is_a_backbone_for_fit(pretrained, data, tmp_path, projection):
+def test_a_pretrained_tower_is_a_backbone_for_fit(pretrained, data, tmp_path, projection):
     run = run_fit(tmp_path / "run", data, pretrained.folder, projection=projection, epochs=3)
     assert run.status.state == "finished", run.status.error
     model = load_checkpoint(run.checkpoint)
@@ -76,6 +79,7 @@ def test_the_result_is_a_backbone_for_fit(pretrained, data, tmp_path, projection
     assert str(pretrained.folder) not in (run.checkpoint / "config.json").read_text()
 
 
+@pytest.mark.slow
 def test_a_frozen_image_tower_learns_from_cached_embeddings(data, network, tmp_path):
     run = run_pretrain(tmp_path / "run", data, network, train_backbone="none", epochs=3)
     assert run.status.state == "finished", run.status.error
@@ -85,6 +89,7 @@ def test_a_frozen_image_tower_learns_from_cached_embeddings(data, network, tmp_p
     assert losses[-1] < losses[0]
 
 
+@pytest.mark.slow
 def test_a_clip_checkpoint_trains_its_own_two_towers(data, tmp_path):
     import transformers
 
@@ -116,6 +121,7 @@ def test_a_clip_checkpoint_trains_its_own_two_towers(data, tmp_path):
         assert fitted.status.state == "finished", fitted.status.error
 
 
+@pytest.mark.slow
 def test_a_pretraining_can_be_continued_on_other_photos(pretrained, data, tmp_path):
     run = run_pretrain(tmp_path / "run", data, pretrained.folder, epochs=1)
     assert run.status.state == "finished", run.status.error
@@ -123,7 +129,7 @@ def test_a_pretraining_can_be_continued_on_other_photos(pretrained, data, tmp_pa
     assert "cannot be changed" in refused.status.error
 
 
-def test_captions_change_with_the_epoch_and_with_nothing_else(data):
+def test_captions_depend_on_the_epoch_alone(data):
     train = read_dataset(data).split("train")
     options = PretrainOptions(data=data)
     one, two = EpochCaptions(train.table, options), EpochCaptions(train.table, options)
@@ -160,7 +166,7 @@ class _Perfect:
         return torch.nn.functional.one_hot(embedding[:, 0].long(), 997).float()
 
 
-def test_retrieval_and_zero_shot_by_hand(data):
+def test_retrieval_and_zero_shot_of_a_perfect_pair(data):
     photos = read_dataset(data).split("train")
     vocabularies = build_vocabularies(photos.table, ("state",))
     encoder = PairEncoder(photos, lambda: None, vocabularies, ("state",), seed=0)

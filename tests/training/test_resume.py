@@ -1,4 +1,4 @@
-"""A training that is killed at any moment goes on as if nothing had happened."""
+"""A training that is killed and resumed gives the result of one that was not interrupted."""
 
 import json
 import signal
@@ -15,7 +15,7 @@ from geoclip_core.training.runs import Run
 from geoclip_core.training.state import StateError, read_state
 from tests.model import tiny_networks
 from tests.training import tiny_photos
-from tests.training.tiny_training import QUICK, call, command, environment, run_fit, work
+from tests.training.tiny_training import QUICK, call, command, environment, work
 from train.__main__ import main
 
 COMMON = ("--device", "cpu", "--log-every", "1", "--save-seconds", "0", "--batch-size", "24")
@@ -92,6 +92,7 @@ def whole(data, networks, tmp_path_factory):
     return make
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_killed_and_resumed_equals_uninterrupted(case, data, networks, whole, tmp_path):
     one = whole(case)
@@ -128,8 +129,9 @@ def test_killed_and_resumed_equals_uninterrupted(case, data, networks, whole, tm
     assert reports[0] == reports[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["SIGTERM", "stop file"])
-def test_stopped_in_the_middle_leaves_a_model_and_goes_on(how, data, networks, whole, tmp_path):
+def test_a_stopped_run_has_a_checkpoint_and_can_be_resumed(how, data, networks, whole, tmp_path):
     _, begin = _arguments("heads", data, networks, tmp_path / "cache")
     folder = tmp_path / "stopped"
     process = _start(*begin, "--output", folder)
@@ -149,7 +151,7 @@ def test_stopped_in_the_middle_leaves_a_model_and_goes_on(how, data, networks, w
         assert _numbers(run) == _numbers(whole("heads"))
 
 
-def test_metrics_of_steps_that_were_not_saved_are_forgotten(data, networks, tmp_path):
+def test_metrics_of_steps_after_the_saved_state_are_removed(data, networks, tmp_path):
     run = Run.create(tmp_path, "x", {}, "fit", tmp_path / "run")
     run.log_metrics({"step": 7, "train/loss": 1.0})
     values = {"data": data, "backbone": str(networks["resnet"]), "cache_dir": tmp_path / "cache"}
@@ -158,9 +160,9 @@ def test_metrics_of_steps_that_were_not_saved_are_forgotten(data, networks, tmp_
     assert [row["step"] for row in run.metrics()][:2] == [1, 2]
 
 
-def test_what_cannot_be_resumed_is_said(data, networks, tmp_path, capsys):
-    run = run_fit(tmp_path / "run", data, networks["resnet"], epochs=1)
-    assert run.status.state == "finished"
+def test_a_run_that_cannot_be_resumed_is_an_error(tmp_path, capsys):
+    run = Run.create(tmp_path, "x", {}, "fit", tmp_path / "run")
+    run.update(state="finished")
     assert main(["fit", "--resume", str(run.folder)]) == 0
     assert "has finished" in capsys.readouterr().out
     for arguments, message in (
@@ -174,11 +176,10 @@ def test_what_cannot_be_resumed_is_said(data, networks, tmp_path, capsys):
     assert "leave out epochs" in capsys.readouterr().err
 
 
-def test_a_damaged_state_is_named(data, networks, tmp_path):
-    run = run_fit(tmp_path / "run", data, networks["resnet"], epochs=1)
-    folder = run.folder / "resume" / "step-000000003"
+def test_a_damaged_state_is_named(tmp_path):
+    folder = tmp_path / "resume" / "step-000000003"
     folder.mkdir(parents=True)
     (folder / "state.json").write_text('{"step": 3}')
     (folder / "state.safetensors").write_bytes(b"half")
     with pytest.raises(StateError, match=r"state\.safetensors"):
-        read_state(run.folder / "resume")
+        read_state(tmp_path / "resume")
