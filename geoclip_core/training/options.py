@@ -29,7 +29,11 @@ from geoclip_core.data.features import DEFAULT_FEATURES, KNOWN_FEATURES
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
-CONFIG = ConfigDict(extra="forbid", allow_inf_nan=False, defer_build=True)
+CONFIG = ConfigDict(
+    extra="forbid",
+    allow_inf_nan=False,
+    use_attribute_docstrings=True,  # `help_texts` reads them
+)
 T = TypeVar("T")
 
 RENAMED = {

@@ -108,7 +108,7 @@ def read_state(folder: Path) -> TrainingState | None:
 
 
 def optimizer_tensors(
-    optimizer: torch.optim.Optimizer, names: Mapping[nn.Parameter, str]
+    optimizer: torch.optim.Optimizer, names: Mapping[Tensor, str]
 ) -> dict[str, Tensor]:
     """Return what an optimizer keeps for each parameter, as "parameter|what".
 
@@ -126,7 +126,7 @@ def optimizer_tensors(
 
 def restore_optimizer(
     optimizer: torch.optim.Optimizer,
-    names: Mapping[nn.Parameter, str],
+    names: Mapping[Tensor, str],
     tensors: Mapping[str, Tensor],
 ) -> None:
     """Restore what `optimizer_tensors` returned.
@@ -174,7 +174,9 @@ class TrainingSaver:
     ) -> None:
         self.accelerator, self.folder = accelerator, folder / "resume"
         self.module, self.optimizer = module, optimizer
-        self._names = {p: n for n, p in module.named_parameters() if p.requires_grad}
+        self._names: dict[Tensor, str] = {
+            p: n for n, p in module.named_parameters() if p.requires_grad
+        }
 
     def save(self, step: int, best_step: int, facts: Mapping[str, Any]) -> None:
         """Write the state of a step, completely or not at all, and remove older states."""
