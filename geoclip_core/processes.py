@@ -4,7 +4,7 @@ import contextlib
 import multiprocessing
 import sys
 import types
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from typing import TypeVar
@@ -39,12 +39,13 @@ def is_running(pid: int | None, started_at: float | None = None) -> bool:
 
 
 def in_processes(
-    function: Callable[[A], B], items: Iterable[A], workers: int | None = None
+    function: Callable[[A], B], items: Sequence[A], workers: int | None = None
 ) -> Generator[B, None, None]:
     """Yield `function(item)` for every item, in order, computed by a pool of processes.
 
     When the iterator is closed or interrupted, items that no process has begun are dropped. The
-    calling program needs no ``if __name__ == "__main__"``.
+    calling program needs no ``if __name__ == "__main__"``. One or two items are computed in this
+    process, because starting others takes longer.
 
     Args:
         function: a function at the top of an importable module; it and the items are pickled.
@@ -54,6 +55,9 @@ def in_processes(
     Raises:
         OSError: a process was killed from outside.
     """
+    if len(items) <= 2:
+        yield from map(function, items)
+        return
     # A forked process may inherit a lock that a thread of the parent holds; a spawned one cannot.
     pool = ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"))
     try:

@@ -1,6 +1,7 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from geoclip_core.earth.gazetteer import Gazetteer
@@ -11,7 +12,7 @@ STATIC = Path(__file__).parent.parent / "static"
 def rings(geometry):
     polygons = geometry["coordinates"]
     for polygon in [polygons] if geometry["type"] == "Polygon" else polygons:
-        yield from polygon
+        yield from map(np.array, polygon)
 
 
 @pytest.mark.parametrize(
@@ -28,8 +29,8 @@ def test_outlines_are_closed_and_on_the_earth(name, count):
     assert len(content["features"]) == count
     for feature in content["features"]:
         for ring in rings(feature["geometry"]):
-            assert ring[0] == ring[-1]
-            assert all(-180 <= x <= 180 and -90 <= y <= 90 for x, y in ring)
+            assert (ring[0] == ring[-1]).all()
+            assert (np.abs(ring) <= (180, 90)).all()
 
 
 def test_states_are_called_as_in_the_gazetteer():

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from geoclip_core import explain
 from geoclip_core.__main__ import main
 from geoclip_core.explain import (
     CELLS,
@@ -174,7 +175,14 @@ def photo(tmp_path):
     return tmp_path / "a.jpg"
 
 
-def test_command_prints_the_reasons_and_draws_them(photo, tmp_path, capsys):
+@pytest.fixture
+def few_cells(monkeypatch):
+    """Hide a few large parts instead of many small ones: fewer passes of the bundled model."""
+    monkeypatch.setattr(explain, "CELLS", 12)
+
+
+@pytest.mark.slow
+def test_command_prints_the_reasons_and_draws_them(photo, few_cells, tmp_path, capsys):
     output = tmp_path / "why.png"
     command = ["explain", str(photo), "--answer", "climate", "--output", str(output)]
     assert main(command) == 0
@@ -199,7 +207,8 @@ def test_command_refuses_in_words(photo, tmp_path, capsys):
     assert "b.jpg is not a photo" in capsys.readouterr().err
 
 
-def test_benchmark_sums_up_over_photos(tmp_path, capsys):
+@pytest.mark.slow
+def test_benchmark_sums_up_over_photos(few_cells, tmp_path, capsys):
     data = tiny_photos.write(tmp_path, train=20, test=4)
     output = tmp_path / "explanation.json"
     command = ["benchmark", "explanation", "--data", str(data), "--photos", "2"]

@@ -157,7 +157,8 @@ def test_wrong_arguments_are_refused(locator):
         locator.locate([])
 
 
-def test_many_photos_are_answered_the_same_by_the_faster_engine():
+@pytest.mark.slow
+def test_onnx_runtime_gives_the_same_answers_as_torch():
     locator = Geolocator.load("mini")
     pictures = [photo(0.2 * i, 0.5, 1 - 0.2 * i) for i in range(3)]
     before = list(locator.locate_many(pictures))

@@ -12,7 +12,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -453,17 +453,10 @@ class FileResult:
 def check_files(
     paths: Sequence[Path], workers: int | None, progress: Progress | None
 ) -> list[FileResult]:
-    """Open every file, in several processes where that pays; results in the order of the paths."""
+    """Open every file, in several processes if there are many; results in their order."""
     chunks = [list(paths[start : start + _CHUNK]) for start in range(0, len(paths), _CHUNK)]
     results: list[FileResult] = []
-    parts: Iterable[list[FileResult]]
-    with contextlib.ExitStack() as stack:
-        if len(chunks) <= 2:
-            parts = map(_check_chunk, chunks)
-        else:
-            parts = stack.enter_context(
-                contextlib.closing(in_processes(_check_chunk, chunks, workers))
-            )
+    with contextlib.closing(in_processes(_check_chunk, chunks, workers)) as parts:
         for part in parts:
             results += part
             if progress:

@@ -343,9 +343,9 @@ def _draw_all(
     jobs = [(scene, str(folder / path)) for scene, path in zip(scenes, paths, strict=True)]
     chunks = [jobs[start : start + 50] for start in range(0, len(jobs), 50)]
     done = 0
-    drawing = in_processes(partial(_draw_chunk, seed=seed), chunks, workers)
-    with contextlib.closing(drawing):
-        for count in drawing:
+    draw = partial(_draw_chunk, seed=seed)
+    with contextlib.closing(in_processes(draw, chunks, workers)) as counts:
+        for count in counts:
             done += count
             if progress:
                 progress(done, len(jobs))

@@ -1,4 +1,4 @@
-"""EXIF blocks byte by byte: what no honest writer makes, and what Pillow would refuse to write."""
+"""Builds EXIF blocks byte by byte, also invalid ones that Pillow would not write."""
 
 import struct
 

@@ -1,4 +1,4 @@
-"""Small photos with an EXIF position and time, as a phone writes them."""
+"""Writes small photos with an EXIF position and time, as phones do."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Writes the real layout of OSV-Mini-129k by hand, so that every label has a known answer."""
+"""Writes a small dataset in the layout of OSV-Mini-129k whose labels are known."""
 
 from pathlib import Path
 

@@ -16,7 +16,7 @@ ABILENE = {
 }
 
 
-def test_full_caption_says_everything_once():
+def test_full_caption_names_every_fact_once():
     assert caption(ABILENE) == (
         "A street photo from Abilene, Taylor County, Texas, taken in July, in a temperate climate "
         "with no dry season and hot summers."
@@ -40,18 +40,18 @@ def test_full_caption_says_everything_once():
         ({"city": "  Las\nVegas "}, "A street photo from Las Vegas."),
     ],
 )
-def test_what_is_not_known_is_left_out(row, expected):
+def test_unknown_facts_are_left_out(row, expected):
     assert caption(row) == expected
 
 
-def test_country_only_where_it_is_asked_for():
+def test_the_country_is_named_if_it_is_a_feature():
     row = ABILENE | {"country": "US"}
     assert "United States" not in caption(row)
     features = ("country", "state")
     assert caption(row, features=features) == "A street photo from Texas, United States."
 
 
-def test_random_captions_drop_and_shuffle_but_never_say_nothing():
+def test_random_captions_keep_at_least_one_fact():
     rng = np.random.default_rng(0)
     seen = {caption(ABILENE, rng, drop_probability=0.5) for _ in range(500)}
     assert len(seen) > 50

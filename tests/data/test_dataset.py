@@ -49,7 +49,7 @@ def test_climate_codes_become_indices_and_water_is_unknown(dataset):
     assert [climate_of_symbol(symbol).index for symbol in symbols] == [7, 4, 7, 6, 24]
 
 
-def test_namibia_and_the_town_of_none_are_places(tmp_path):
+def test_na_is_namibia_and_none_a_town(tmp_path):
     table = layout.frame(layout.TRAIN[:2])
     table["country"] = table["unique_country"] = ["NA", "IT"]
     table["region"] = ["Khomas", "Piedmont"]
@@ -180,7 +180,7 @@ def test_wrong_values_are_named_with_file_column_and_row(tmp_path, column, value
     assert len(str(caught.value)) < 500
 
 
-def test_many_wrong_rows_are_counted(tmp_path):
+def test_the_message_counts_the_wrong_rows(tmp_path):
     root = layout.make(tmp_path, photos=False)
     for row in (1, 3, 4):
         _spoil(root, "longitude", row, "east")
@@ -205,7 +205,7 @@ def test_many_wrong_rows_are_counted(tmp_path):
         (b"id,latitude,longitude\n1,2,3\n2,2,3,4,5\n", "not a table"),
     ],
 )
-def test_wrong_files_say_what_they_are(tmp_path, content, message):
+def test_files_that_are_no_csv_are_refused_by_kind(tmp_path, content, message):
     (tmp_path / "train_mini.csv").write_bytes(content)
     with pytest.raises(DatasetError, match=message):
         read_dataset(tmp_path)
@@ -228,7 +228,8 @@ def test_description_names_the_set_and_marks_it_synthetic(tmp_path):
         read_dataset(root)
 
 
-def test_real_size_is_read_split_and_labelled_in_little_memory(tmp_path):
+@pytest.mark.slow
+def test_119_008_rows_are_read_split_and_labelled_in_little_memory(tmp_path):
     write_demo(tmp_path / "big", 119_008, metadata_only=True)
     result = benchmark_tables(tmp_path / "big")
     assert result.rows == 119_008

@@ -1,5 +1,3 @@
-"""Tests."""
-
 import hashlib
 import os
 
@@ -39,7 +37,7 @@ def photos(tmp_path):
     return folder
 
 
-def test_rows_by_hand(tmp_path, photos):
+def test_rows_of_a_small_folder(tmp_path, photos):
     before = _content(photos)
     report = import_photos(photos, tmp_path / "set", test_fraction=0)
     assert (report.found, report.added, report.known, report.copies) == (5, 3, 0, 0)
@@ -97,7 +95,7 @@ def test_renamed_and_copied_files_count_once(tmp_path, photos):
     assert (report.added, report.known, report.copies) == (0, 3, 1)
 
 
-def test_another_folder_is_added_and_splits_stay(tmp_path):
+def test_adding_a_folder_keeps_the_splits_of_old_photos(tmp_path):
     chance = np.random.default_rng(0)
     for i in range(40):
         at = (chance.uniform(30, 45), chance.uniform(-118, -97))
@@ -121,7 +119,7 @@ def test_another_folder_is_added_and_splits_stay(tmp_path):
     assert all(path.is_file() for path in dataset.paths)
 
 
-def test_a_photo_between_train_and_test_goes_to_neither(tmp_path):
+def test_a_photo_near_train_and_test_is_in_neither(tmp_path):
     for i in range(30):
         write_photo(tmp_path / "one" / f"{i}.jpg", (30 + 0.3 * i, -100), seed=i)
     import_photos(tmp_path / "one", tmp_path / "set", test_fraction=0.3)
@@ -140,7 +138,7 @@ def test_a_photo_between_train_and_test_goes_to_neither(tmp_path):
     assert len(again) == 31
 
 
-def test_a_csv_goes_before_the_exif(tmp_path, photos):
+def test_a_csv_takes_precedence_over_exif(tmp_path, photos):
     csv = tmp_path / "positions.csv"
     csv.write_text(
         "file,latitude,longitude,captured_at\n"
@@ -181,7 +179,7 @@ def test_a_csv_goes_before_the_exif(tmp_path, photos):
         ("", "is empty"),
     ],
 )
-def test_a_wrong_csv_is_named(tmp_path, photos, text, message):
+def test_an_invalid_csv_is_refused_with_column_and_row(tmp_path, photos, text, message):
     csv = tmp_path / "positions.csv"
     csv.write_text(text)
     with pytest.raises(ValueError, match=message):
@@ -189,7 +187,7 @@ def test_a_wrong_csv_is_named(tmp_path, photos, text, message):
     assert not (tmp_path / "set").exists()
 
 
-def test_far_out_at_sea_there_is_no_town(tmp_path):
+def test_place_columns_are_empty_far_out_at_sea(tmp_path):
     write_photo(tmp_path / "photos" / "sea.jpg", (30.0, -45.0))
     import_photos(tmp_path / "photos", tmp_path / "set")
     row = read_dataset(tmp_path / "set").table.iloc[0]
@@ -198,7 +196,7 @@ def test_far_out_at_sea_there_is_no_town(tmp_path):
     assert row["path"].startswith("train_images/unknown/")
 
 
-def test_a_crash_half_way_leaves_the_old_dataset_whole(tmp_path, photos, monkeypatch):
+def test_a_failed_import_leaves_the_old_dataset_unchanged(tmp_path, photos, monkeypatch):
     import_photos(photos, tmp_path / "set")
     before = _content(tmp_path / "set")
     write_photo(photos / "new.jpg", VIENNA, seed=9)
@@ -213,7 +211,7 @@ def test_a_crash_half_way_leaves_the_old_dataset_whole(tmp_path, photos, monkeyp
     assert sorted(path.name for path in tmp_path.iterdir()) == ["photos", "set"]
 
 
-def test_hard_links_take_no_space(tmp_path, photos):
+def test_jpegs_can_be_hard_linked(tmp_path, photos):
     import_photos(photos, tmp_path / "set", link=True)
     linked = [p for p in (tmp_path / "set").rglob("*.jpg") if os.stat(p).st_nlink > 1]
     assert len(linked) == 2
@@ -224,7 +222,7 @@ def test_the_dataset_may_lie_inside_the_folder(tmp_path, photos):
     assert import_photos(photos, photos / "dataset").found == 5
 
 
-def test_nothing_to_import_is_said(tmp_path, photos):
+def test_folders_without_importable_photos_are_refused(tmp_path, photos):
     with pytest.raises(ValueError, match="no such folder"):
         import_photos(tmp_path / "gone", tmp_path / "set")
     (tmp_path / "empty").mkdir()

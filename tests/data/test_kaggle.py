@@ -48,7 +48,7 @@ def test_a_folder_unpacked_by_hand_is_put_into_place(tmp_path, source):
     assert len(read_dataset(tmp_path / "osv")) == 8
 
 
-def test_it_goes_on_where_it_stopped(tmp_path, source):
+def test_a_second_run_writes_only_what_is_missing(tmp_path, source):
     archive = _zip(source, tmp_path / "osv.zip")
     output = tmp_path / "osv"
     download_osv_mini(output, archive=archive)
@@ -72,7 +72,7 @@ def test_missing_photos_are_counted(tmp_path, source):
     assert download_osv_mini(tmp_path / "osv", archive=source)["missing"] == 2
 
 
-def test_wrong_archives_say_so(tmp_path, source):
+def test_wrong_archives_are_refused(tmp_path, source):
     bad = tmp_path / "bad.zip"
     bad.write_bytes(b"<html>please sign in</html>")
     with pytest.raises(DownloadError, match="not a ZIP archive"):
@@ -110,14 +110,14 @@ def _raising(error):
     return download
 
 
-def test_kaggle_hands_over_a_folder(tmp_path, source, kaggle):
+def test_the_folder_of_kagglehub_is_put_into_place(tmp_path, source, kaggle):
     asked = []
     kaggle.dataset_download = lambda handle: asked.append(handle) or str(source)
     assert download_osv_mini(tmp_path / "osv")["missing"] == 0
     assert asked == ["josht000/osv-mini-129k"]
 
 
-def test_no_internet_is_said_with_what_to_do(tmp_path, kaggle):
+def test_without_internet_the_message_explains_the_download_by_hand(tmp_path, kaggle):
     import requests
 
     kaggle.dataset_download = _raising(requests.ConnectionError("Name or service not known"))
@@ -129,7 +129,7 @@ def test_no_internet_is_said_with_what_to_do(tmp_path, kaggle):
 
 
 @pytest.mark.parametrize("status", [401, 403])
-def test_missing_credentials_are_said(tmp_path, kaggle, status):
+def test_missing_credentials_are_reported(tmp_path, kaggle, status):
     import requests
 
     response = requests.Response()
@@ -139,7 +139,7 @@ def test_missing_credentials_are_said(tmp_path, kaggle, status):
         download_osv_mini(tmp_path / "osv")
 
 
-def test_a_damaged_transfer_is_said(tmp_path, kaggle):
+def test_a_damaged_transfer_is_reported(tmp_path, kaggle):
     error = sys.modules["kagglehub.exceptions"].DataCorruptionError("checksum")
     kaggle.dataset_download = _raising(error)
     with pytest.raises(DownloadError, match="run the command again"):

@@ -50,21 +50,21 @@ def test_a_dense_town_is_still_split():
     assert _gap_km(coordinates, split) >= 1.0
 
 
-def test_photos_of_one_spot_cannot_be_split():
+def test_photos_of_one_place_are_all_train():
     coordinates = np.random.default_rng(1).normal([31, -97], 0.0005, (500, 2))
     assert set(spatial_split(coordinates, 0.1)) == {"train"}
     assert list(spatial_split(coordinates[:1], 0.1)) == ["train"]
     assert len(spatial_split(coordinates[:0], 0.1)) == 0
 
 
-def test_val_knows_the_towns_that_train_knows():
+def test_val_is_mostly_in_towns_that_train_has():
     coordinates = _clusters(40, 100, 0.05)
     town = np.repeat(np.arange(40), 100)
     split = spatial_split(coordinates, 0.1)
     assert np.isin(town[split == "val"], town[split == "train"]).mean() > 0.5
 
 
-def test_seed_decides_and_row_order_does_not():
+def test_the_split_depends_on_the_seed_but_not_on_the_row_order():
     coordinates = _clusters(60, 20, 0.02)
     first = spatial_split(coordinates, 0.1, seed=0)
     order = np.random.default_rng(5).permutation(len(coordinates))
@@ -89,7 +89,7 @@ def test_a_sequence_stays_on_one_side():
     assert (split == "val").any()
 
 
-def test_the_date_line_is_no_border():
+def test_photos_on_both_sides_of_the_date_line_stay_together():
     longitude = np.concatenate([np.full(50, 179.999), np.full(50, -179.999)])
     coordinates = np.stack([np.linspace(-17, -16.99, 100), longitude], 1)
     far = _clusters(30, 10, 0.001)
@@ -98,7 +98,7 @@ def test_the_date_line_is_no_border():
 
 
 @pytest.mark.parametrize("fraction", [0, 1, -0.1, float("nan")])
-def test_impossible_shares_are_refused(fraction):
+def test_fractions_out_of_range_are_refused(fraction):
     with pytest.raises(ValueError, match="between 0 and 1"):
         spatial_split(np.zeros((5, 2)), fraction)
 

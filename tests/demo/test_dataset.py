@@ -1,5 +1,3 @@
-"""Tests."""
-
 import hashlib
 
 import numpy as np
@@ -18,7 +16,7 @@ from geoclip_core.earth.gazetteer import Gazetteer
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory):
-    return write_demo(tmp_path_factory.mktemp("demo") / "set", 120, seed=5, workers=1)
+    return write_demo(tmp_path_factory.mktemp("demo") / "set", 60, seed=5)
 
 
 @pytest.fixture(scope="module")
@@ -34,10 +32,10 @@ def _digest(root):
     return digest.hexdigest()
 
 
-def test_it_reads_as_the_real_thing(demo):
+def test_the_demo_set_is_read_like_a_real_dataset(demo):
     dataset = read_dataset(demo)
     assert dataset.synthetic
-    assert len(dataset) == 120
+    assert len(dataset) == 60
     assert all(path.is_file() for path in dataset.paths)
     with Image.open(dataset.paths[0]) as image:
         assert image.size == SAVED_SIZE
@@ -48,10 +46,10 @@ def test_it_reads_as_the_real_thing(demo):
     assert tuple(header) == COLUMNS
 
 
-def test_the_seed_decides_every_byte(demo, tmp_path):
-    again = write_demo(tmp_path / "set", 120, seed=5, workers=1)
+def test_the_same_seed_writes_the_same_bytes(demo, tmp_path):
+    again = write_demo(tmp_path / "set", 60, seed=5)
     assert _digest(again) == _digest(demo)
-    other = write_demo(tmp_path / "set", 120, seed=6, workers=1, metadata_only=True)
+    other = write_demo(tmp_path / "set", 60, seed=6, metadata_only=True)
     assert _digest(other) != _digest(demo)
     assert not list(other.rglob("*.jpg"))
 
@@ -69,7 +67,7 @@ def test_places_and_climates_are_those_of_the_coordinates(table):
     assert (codes[known] == table["climate"][known].astype(int)).all()
 
 
-def test_some_values_are_missing_and_none_that_must_not(table):
+def test_only_optional_values_are_missing(table):
     for column in ("captured_at", "climate", "sub-region", "city"):
         assert 0 < table[column].isna().mean() < 0.03
     always = ["id", "latitude", "longitude", "region", "sequence", "cell", "creator_id"]
@@ -78,7 +76,7 @@ def test_some_values_are_missing_and_none_that_must_not(table):
     assert table["id"].str.fullmatch(r"\d{15,16}").all()
 
 
-def test_months_are_as_uneven_as_the_real_ones():
+def test_months_are_distributed_as_in_the_real_dataset():
     table = demo_table(20_000, seed=3)[0]
     moments = pd.to_datetime(table["captured_at"].dropna().astype("int64"), unit="ms", utc=True)
     share = moments.dt.month.value_counts(normalize=True).sort_index().to_numpy()
@@ -88,7 +86,7 @@ def test_months_are_as_uneven_as_the_real_ones():
     assert local.between(8, 17).all()
 
 
-def test_test_split_is_clean_and_has_a_few_unseen_towns(tmp_path):
+def test_test_photos_are_not_near_train_and_a_few_are_in_unseen_towns(tmp_path):
     dataset = read_dataset(write_demo(tmp_path / "set", 3000, seed=2, metadata_only=True))
     assert leakage(dataset, "test").near == 0
     assert leakage(dataset, "test").same_sequence == 0
@@ -99,7 +97,7 @@ def test_test_split_is_clean_and_has_a_few_unseen_towns(tmp_path):
     assert 0.7 < (city[known] >= 0).mean() < 1
 
 
-def test_scenes_follow_the_facts():
+def test_colours_of_a_scene_follow_season_and_climate():
     facts = SceneFacts("1", 44.0, -108.0, "Dfb", 15, "Wyoming_US", "A_Wyoming_US", "B_Wyoming_US")
 
     def mean_colour(facts, rows):
@@ -140,7 +138,7 @@ def test_only_a_demo_set_is_replaced(tmp_path):
 @pytest.mark.parametrize(
     ("rows", "share", "message"), [(5, 0.1, "at least 20"), (50, 0.9, "between 0 and 0.5")]
 )
-def test_impossible_sizes_are_refused(tmp_path, rows, share, message):
+def test_sizes_out_of_range_are_refused(tmp_path, rows, share, message):
     with pytest.raises(ValueError, match=message):
         write_demo(tmp_path / "set", rows, test_fraction=share)
     assert not (tmp_path / "set").exists()

@@ -52,7 +52,7 @@ def test_place_without_a_region_is_spelt_as_in_the_dataset(places):
     assert row.isna()[["region", "sub-region", "unique_sub-region"]].all()
 
 
-def test_choice_is_the_one_of_reverse_geocoder(places):
+def test_places_equal_those_of_reverse_geocoder(places):
     rng = np.random.default_rng(0)
     coordinates = np.stack([rng.uniform(-55, 70, 500), rng.uniform(-150, 150, 500)], axis=-1)
     reference = RGeocoder(mode=1, verbose=False).query(coordinates)
@@ -85,7 +85,7 @@ def test_keys_of_a_place_are_those_of_the_frame(places):
         assert place.distance_km == pytest.approx(row["distance_km"])
 
 
-def test_mid_ocean_says_so(places):
+def test_label_of_a_point_in_mid_ocean(places):
     (place,) = places.places([(40, -40)])
     assert place.on_water
     assert place.label == "open water, 986 km from Ribeira Grande, Azores, Portugal"
@@ -99,13 +99,13 @@ def test_at_sea_the_nearest_place_is_the_nearest_on_the_sphere(places):
         assert place.distance_km == pytest.approx(haversine_km(point, table).min())
 
 
-def test_a_coast_keeps_the_name_of_its_town(places):
+def test_label_of_a_point_near_a_coast_names_the_town(places):
     (place,) = places.places([(37.82, -122.42)])  # in the bay, 5 km off
     assert place.on_water
     assert place.label == "San Francisco, San Francisco County, California, United States"
 
 
-def test_desert_and_ice_give_the_distance_to_a_place(places):
+def test_label_of_a_remote_point_on_land_gives_the_distance(places):
     desert, pole = places.places([(37.5, -116.0), (-90, 0)])
     assert desert.label == "75 km from Alamo, Nevada, United States"
     assert not desert.on_water
@@ -113,7 +113,7 @@ def test_desert_and_ice_give_the_distance_to_a_place(places):
 
 
 @pytest.mark.parametrize("longitude", [179.999, 180, -180, -179.999])
-def test_the_date_line_is_no_edge_of_the_world(places, longitude):
+def test_places_across_the_date_line_are_found(places, longitude):
     (place,) = places.places([(-16.9, longitude)])
     assert place.country_name == "Fiji"
     assert place.distance_km < 100
@@ -136,7 +136,7 @@ def test_every_country_of_the_table_has_a_name(places):
     assert country_name("??") == "??"
 
 
-def test_nothing_in_gives_nothing_out(places):
+def test_no_coordinates_give_no_places(places):
     assert places.places(np.empty((0, 2))) == []
     empty = places.frame(np.empty((0, 2)))
     assert tuple(empty.columns) == FRAME_COLUMNS
@@ -144,14 +144,14 @@ def test_nothing_in_gives_nothing_out(places):
 
 
 @pytest.mark.parametrize("bad", [(91, 0), (np.nan, 0)])
-def test_impossible_coordinates_are_named(places, bad):
+def test_invalid_coordinates_are_refused_by_position(places, bad):
     with pytest.raises(ValueError, match="Coordinate 1"):
         places.places([(0, 0), bad])
     with pytest.raises(ValueError, match="Coordinate 1"):
         places.frame([(0, 0), bad])
 
 
-def test_gazetteer_is_one_for_all_threads(monkeypatch):
+def test_all_threads_share_one_gazetteer(monkeypatch):
     monkeypatch.setattr(gazetteer, "_CACHE", {})
     found = []
 

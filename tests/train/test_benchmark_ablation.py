@@ -11,6 +11,7 @@ from geoclip_core.training.distributed import build_accelerator
 from geoclip_core.training.options import FitOptions
 from tests.training import tiny_photos
 from train.__main__ import main
+from train.benchmarks import ablation
 from train.benchmarks.ablation import (
     DEGREES,
     AblationOptions,
@@ -20,6 +21,12 @@ from train.benchmarks.ablation import (
     fit_degrees_model,
     variants,
 )
+
+
+@pytest.fixture
+def few_steps(monkeypatch):
+    """Train the model of degrees for a fifth of the steps, where that is enough."""
+    monkeypatch.setattr(ablation, "STEPS", 300)
 
 
 @pytest.fixture(scope="module")
@@ -35,6 +42,7 @@ def quick(photos, tmp_path, *arguments):
     ]
 
 
+@pytest.mark.slow
 def test_every_row_is_measured_on_the_test_split(photos, tmp_path, capsys):
     output = tmp_path / "ablation.json"
     assert main(quick(photos, tmp_path, "--output", str(output))) == 0
@@ -55,6 +63,7 @@ def test_every_row_is_measured_on_the_test_split(photos, tmp_path, capsys):
     assert rows["bank", "no", "no"]["geoscore"] > rows["best constant guess", "", ""]["geoscore"]
 
 
+@pytest.mark.slow
 def test_folds_hold_out_every_photo_once_and_pretrain_on_none_of_them(photos, tmp_path):
     options = AblationOptions(
         data=photos, folds=3, seeds=1, views=("64x64",), pretrain=False, cache_dir=tmp_path
@@ -102,6 +111,7 @@ def examples(count: int = 600):
     return embeddings, coordinates, state
 
 
+@pytest.mark.slow
 def test_it_learns_degrees():
     embeddings, coordinates, _ = examples()
     train, val = (embeddings[:400], coordinates[:400]), (embeddings[400:500], coordinates[400:500])
@@ -111,7 +121,7 @@ def test_it_learns_degrees():
     assert (error < 0.6 * constant).all()
 
 
-def test_it_learns_context_where_the_degrees_leave_it_alone():
+def test_it_learns_context_if_all_places_are_the_same(few_steps):
     embeddings, _, state = examples()
     still = np.zeros((len(state), 2))
     train, val = (embeddings[:400], still[:400]), (embeddings[400:500], still[400:500])
@@ -121,7 +131,7 @@ def test_it_learns_context_where_the_degrees_leave_it_alone():
     assert (logits["state"].argmax(axis=1) == state[500:]).mean() > 0.8
 
 
-def test_without_context_it_gives_no_logits():
+def test_without_context_it_gives_no_logits(few_steps):
     embeddings, coordinates, _ = examples(100)
     data = (embeddings, coordinates)
     places, logits = fit_degrees_model(data, data, {}, {})(embeddings[:3])
@@ -129,7 +139,7 @@ def test_without_context_it_gives_no_logits():
     assert logits == {}
 
 
-def test_unknown_labels_are_left_out():
+def test_unknown_labels_are_left_out(few_steps):
     embeddings, coordinates, state = examples(100)
     unknown = np.full_like(state, -100)
     data = (embeddings, coordinates)
@@ -137,7 +147,7 @@ def test_unknown_labels_are_left_out():
     assert np.isfinite(logits["state"]).all()
 
 
-def test_the_epoch_is_chosen_on_val():
+def test_the_epoch_is_chosen_on_val(few_steps):
     embeddings, coordinates, _ = examples(200)
     train, elsewhere = (embeddings, coordinates), (embeddings, np.zeros_like(coordinates))
     away = fit_degrees_model(train, elsewhere, {}, {})(embeddings)[0]
@@ -145,7 +155,7 @@ def test_the_epoch_is_chosen_on_val():
     assert np.abs(away).mean() < np.abs(home).mean()
 
 
-def test_answers_stay_on_the_earth():
+def test_answers_stay_on_the_earth(few_steps):
     embeddings, _, _ = examples(200)
     wild = np.stack([400 * embeddings[:, 1], 2000 * embeddings[:, 2]], axis=1).astype(np.float64)
     data = (embeddings, wild)

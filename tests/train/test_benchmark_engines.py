@@ -3,6 +3,7 @@ import pytest
 from train.__main__ import main
 
 
+@pytest.mark.slow
 def test_every_engine_is_timed(capsys):
     assert main(["benchmark", "engines", "--views", "64x64", "--photos", "2", "--rounds", "1"]) == 0
     shown = capsys.readouterr().out

@@ -12,6 +12,7 @@ SMALL = {
 }
 
 
+@pytest.mark.slow
 def test_the_package_and_ours_give_the_same_places():
     result = benchmark_gallery(published_wheel(), places=1500, tower=SMALL)
     assert 1400 < result.places < 1700

@@ -20,7 +20,7 @@ PAGE = "pages/4_Dataset.py"
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory):
-    return write_demo(tmp_path_factory.mktemp("demo") / "demo", 250, workers=2)
+    return write_demo(tmp_path_factory.mktemp("demo") / "demo", 160)
 
 
 @pytest.fixture
@@ -81,8 +81,8 @@ def test_without_a_dataset_it_offers_to_draw_one(open_page):
 def test_a_demo_set_is_shown_as_synthetic(open_page, demo):
     app = open_page(demo)
     assert "**Synthetic demo set.**" in shown(app)
-    assert "Photos 250" in shown(app)
-    assert "**250 photos**, click a hexagon to open it" in shown(app)
+    assert "Photos 160" in shown(app)
+    assert "**160 photos**, click a hexagon to open it" in shown(app)
     dataset = read_dataset(demo)
     for split in ("train", "val", "test"):
         number = (dataset.table["split"] == split).sum()
@@ -116,7 +116,7 @@ def test_an_opened_hexagon_and_a_picked_photo(open_page, demo):
     assert "photos** around" in shown(app)
     assert facts["id"] in shown(app)
     assert "Caption for pretraining: “A street photo" in shown(app)
-    assert "**250 photos**, click a hexagon to open it" in shown(press(app, "Back"))
+    assert "**160 photos**, click a hexagon to open it" in shown(press(app, "Back"))
 
 
 def test_tables_without_photos_say_so_once(open_page, tmp_path):
@@ -152,7 +152,7 @@ def test_a_broken_table_gives_the_reason_and_the_way_to_the_doctor(open_page, tm
 def test_a_good_dataset_passes_its_check(open_page, demo):
     app = open_page(demo, **{"dataset view": "Check"})
     app = until(press(app, "Check this dataset"), "No faults found.")
-    assert "250 rows and 250 photo files" in shown(app)
+    assert "160 rows and 160 photo files" in shown(app)
     assert "Check again" in [button.label for button in app.button]
 
 
@@ -220,6 +220,7 @@ def test_hostile_names_stay_text(open_page, tmp_path):
     assert "<script>" not in chart
 
 
+@pytest.mark.slow
 def test_large_tables_send_little(open_page, tmp_path):
     root = write_demo(tmp_path / "big", 119_008, metadata_only=True)
     app = open_page(root)
