@@ -78,6 +78,7 @@ def button(app, label):
 
 
 @pytest.mark.slow
+@pytest.mark.slow
 def test_reasons_are_found_on_click_and_kept(open_app):
     app = open_app("texas", PAGE, **{"second model": "None"})
     assert "Which parts of the photo matter" in [heading.value for heading in app.subheader]
@@ -98,6 +99,7 @@ def test_reasons_are_found_on_click_and_kept(open_app):
     assert button(app, "Find the reasons") is None
 
 
+@pytest.mark.slow
 @pytest.mark.slow
 def test_reasons_of_two_models_of_which_one_has_no_heads(open_app, models):
     app = open_app("texas", PAGE, **{"second model": models["fiji"]})

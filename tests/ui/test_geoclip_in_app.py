@@ -9,15 +9,16 @@ from tests.geoclip.geoclip_files import make_geoclip
 from tests.ui.conftest import photo_bytes, texts
 
 
-@pytest.fixture(autouse=True)
-def downloaded(tmp_path, monkeypatch):
-    monkeypatch.setenv("GEOCLIP_CACHE", str(tmp_path))
-    folder = make_geoclip(cache_folders().models / "geoclip", places=2000)
-    about = {"name": "geoclip", "kind": "geoclip", "source": "a test", "licence": "MIT"}
-    write_manifest(folder, about)
-    st.cache_resource.clear()
-    yield
-    st.cache_resource.clear()
+@pytest.fixture(autouse=True, scope="module")
+def downloaded(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GEOCLIP_CACHE", str(tmp_path_factory.mktemp("cache")))
+        folder = make_geoclip(cache_folders().models / "geoclip", places=2000)
+        about = {"name": "geoclip", "kind": "geoclip", "source": "a test", "licence": "MIT"}
+        write_manifest(folder, about)
+        st.cache_resource.clear()
+        yield
+        st.cache_resource.clear()
 
 
 def test_geoclip_can_be_chosen_and_locates_a_photo(open_app):
