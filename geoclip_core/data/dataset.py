@@ -309,21 +309,13 @@ def _check_start(path: Path) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class Problem:
-    """Rows of one file whose value in one column cannot be used.
+    """Rows of one file whose value in one column cannot be used."""
 
-    Attributes:
-        file: Name of the CSV.
-        column: The column, by its name in the file.
-        rows: (k,) positions in the file, from 0; a spreadsheet shows them two further down.
-        values: The k values as written, shortened.
-        reason: What is wrong and what would be right.
-    """
-
-    file: str
-    column: str
-    rows: np.ndarray
-    values: tuple[str, ...]
-    reason: str
+    file: str  # name of the CSV
+    column: str  # by its name in the file
+    rows: np.ndarray  # (k,) positions in the file, from 0; a spreadsheet counts from 2
+    values: tuple[str, ...]  # the k values as written, shortened
+    reason: str  # what is wrong and what would be right
 
     def sentence(self) -> str:
         """Return the problem in one line that names the first row."""
@@ -335,12 +327,7 @@ class Problem:
 
 
 class Problems:
-    """Collects the problems of one CSV while its columns are parsed.
-
-    Attributes:
-        frame: (n,) rows of text, as `read_csv` gives them.
-        found: The problems so far.
-    """
+    """Collects the problems of one CSV, (n,) rows of text from `read_csv`, while it is parsed."""
 
     def __init__(self, frame: pd.DataFrame, file: str) -> None:
         self.frame, self.file = frame, file

@@ -54,44 +54,26 @@ Severity = Literal["error", "warning"]
 
 @dataclasses.dataclass(frozen=True)
 class Finding:
-    """One kind of problem.
+    """One kind of problem."""
 
-    Attributes:
-        check: A short name for programs, for example "file-missing".
-        severity: "error" must be fixed, "warning" is worth knowing.
-        message: What it is and what to do, in one sentence.
-        count: How many rows or files it concerns.
-        examples: Up to `EXAMPLES` of them: file, row (as a spreadsheet counts), id, value.
-    """
-
-    check: str
-    severity: Severity
-    message: str
-    count: int
-    examples: tuple[dict[str, Any], ...] = ()
+    check: str  # a short name for programs, for example "file-missing"
+    severity: Severity  # "error" must be fixed, "warning" is worth knowing
+    message: str  # what it is and what to do, in one sentence
+    count: int  # rows or files that it concerns
+    examples: tuple[dict[str, Any], ...] = ()  # file, row (as a spreadsheet counts), id, value
 
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """What `examine` found.
+    """What `examine` found."""
 
-    Attributes:
-        dataset: Name of the folder.
-        rows: Rows of each CSV that could be read.
-        photos_checked: Number of files that were opened.
-        findings: Errors first.
-        drop: For each split which rows (n,) a cleaned copy leaves out.
-        blank: Split, column and rows of values that it empties.
-        seconds: Duration of the check.
-    """
-
-    dataset: str
-    rows: dict[str, int]
-    photos_checked: int
-    findings: tuple[Finding, ...]
-    drop: dict[str, np.ndarray]
-    blank: tuple[tuple[str, str, np.ndarray], ...]
-    seconds: float
+    dataset: str  # name of the folder
+    rows: dict[str, int]  # of each CSV that could be read
+    photos_checked: int  # files that were opened
+    findings: tuple[Finding, ...]  # errors first
+    drop: dict[str, np.ndarray]  # for each split which rows (n,) a cleaned copy leaves out
+    blank: tuple[tuple[str, str, np.ndarray], ...]  # values that it empties: split, column, rows
+    seconds: float  # duration of the check
 
     @property
     def must_fix(self) -> bool:
@@ -243,19 +225,12 @@ def write_clean(root: Path | str, report: Report, folder: Path | str) -> dict[st
 
 @dataclasses.dataclass(frozen=True)
 class Leakage:
-    """How many photos of a held-out split resemble training photos because they were taken nearby.
-
-    Attributes:
-        split: The held-out split.
-        photos: How many photos it has.
-        near: Those closer than `MIN_DISTANCE_KM` to a training photo.
-        same_sequence: Those of a sequence that training photos belong to.
-    """
+    """How many photos of a held-out split were taken near training photos."""
 
     split: str
     photos: int
-    near: int
-    same_sequence: int
+    near: int  # closer than `MIN_DISTANCE_KM` to a training photo
+    same_sequence: int  # of a sequence that training photos belong to
 
 
 def leakage(dataset: PhotoDataset, split: str) -> Leakage:
@@ -273,14 +248,7 @@ def leakage(dataset: PhotoDataset, split: str) -> Leakage:
 
 
 class Findings:
-    """Collects findings, and which rows and values a cleaned copy leaves out.
-
-    Attributes:
-        tables: The rows of each split, as `parse` gives them.
-        found: The findings so far.
-        drop: For each split which rows (n,) a cleaned copy leaves out.
-        blank: Split, column and rows of values that it empties instead.
-    """
+    """Collects findings, and which rows and values a cleaned copy leaves out."""
 
     def __init__(self, tables: dict[str, pd.DataFrame]) -> None:
         self.tables = tables

@@ -51,25 +51,15 @@ IMPORT_COLUMNS = (
 
 @dataclasses.dataclass(frozen=True)
 class ImportReport:
-    """What `import_photos` did.
+    """What `import_photos` did."""
 
-    Attributes:
-        found: Photo files in the folder.
-        added: Photos that are new in the dataset.
-        known: Photos that it had before.
-        copies: Files with the same bytes as another in the folder.
-        skipped: (file, reason) of those that were not imported; also in `NOT_IMPORTED_FILE`.
-        total: Photos in the dataset now, by split.
-        changed: Whether the dataset on disk was written.
-    """
-
-    found: int
-    added: int
-    known: int
-    copies: int
-    skipped: tuple[tuple[str, str], ...]
-    total: dict[str, int]
-    changed: bool
+    found: int  # photo files in the folder
+    added: int  # photos that are new in the dataset
+    known: int  # photos that it had before
+    copies: int  # files with the same bytes as another in the folder
+    skipped: tuple[tuple[str, str], ...]  # (file, reason); also in `NOT_IMPORTED_FILE`
+    total: dict[str, int]  # photos in the dataset now, by split
+    changed: bool  # whether the dataset on disk was written
 
 
 def import_photos(
@@ -157,17 +147,11 @@ def import_photos(
 
 @dataclasses.dataclass(frozen=True)
 class Position:
-    """Where and when a photo was taken.
+    """Where and when a photo was taken."""
 
-    Attributes:
-        latitude: Degrees, or None when the CSV leaves it empty.
-        longitude: Degrees, or None likewise.
-        captured_at: Milliseconds since 1970, UTC, or None.
-    """
-
-    latitude: float | None
-    longitude: float | None
-    captured_at: int | None
+    latitude: float | None  # degrees; None when the CSV leaves it empty
+    longitude: float | None  # as the latitude
+    captured_at: int | None  # milliseconds since 1970, UTC
 
 
 class Positions:
@@ -245,23 +229,14 @@ def _times(problems: Problems) -> np.ndarray:
 
 @dataclasses.dataclass(frozen=True)
 class SourcePhoto:
-    """One file of the imported folder.
-
-    Attributes:
-        path: The file.
-        file: Its path below the folder, with "/" as separator.
-        photo_id: Hash of its bytes.
-        is_jpeg: Whether it can be copied as it is.
-        position: Where and when it was taken; None if the dataset has the photo already.
-        reason: Why it cannot be imported, or None.
-    """
+    """One file of the imported folder."""
 
     path: Path
-    file: str
-    photo_id: str = ""
-    is_jpeg: bool = True
-    position: Position | None = None
-    reason: str | None = None
+    file: str  # path below the folder, with "/" as separator
+    photo_id: str = ""  # hash of its bytes
+    is_jpeg: bool = True  # whether it can be copied as it is
+    position: Position | None = None  # None if the dataset has the photo already
+    reason: str | None = None  # why it cannot be imported
 
 
 def photo_files(folder: Path, output: Path) -> list[Path]:
@@ -281,14 +256,7 @@ def photo_files(folder: Path, output: Path) -> list[Path]:
 def read_photo(
     path: Path, folder: Path, table: Positions | None, known_ids: set[str]
 ) -> SourcePhoto:
-    """Read one file; one that the dataset has already is not decoded again.
-
-    Args:
-        path: The file.
-        folder: The folder that is imported.
-        table: Positions that take precedence over EXIF.
-        known_ids: Ids in the dataset.
-    """
+    """Read one file of the imported folder; one that the dataset has is not decoded again."""
     file = path.relative_to(folder).as_posix()
     given = table.find(file) if table is not None else None
     try:
@@ -331,14 +299,9 @@ def _position(photo: Photo, given: Position | None) -> Position | None:
 
 
 def imported_rows(photos: Sequence[tuple[str, str, Position]]) -> pd.DataFrame:
-    """Return the rows of new photos, all columns as the text of a CSV.
+    """Return the rows (n,) of `IMPORT_COLUMNS` as text, of photos given as (id, file, position).
 
-    Args:
-        photos: id, file below the imported folder, and position of each.
-
-    Returns:
-        (n,) rows of `IMPORT_COLUMNS`. Place columns are empty far out at sea, where the nearest
-        town says nothing.
+    Place columns are empty far out at sea, where the nearest town says nothing.
     """
     coordinates = np.array([(p.latitude, p.longitude) for _, _, p in photos]).reshape(-1, 2)
     places = Gazetteer.load().frame(coordinates)
@@ -364,12 +327,7 @@ def with_splits(
 
     A photo stays in the split it has. A new photo gets the split of its neighbours within 1 km; the
     rest is split in spatial blocks, and photos that are then close to both sides become "buffer".
-
-    Args:
-        old: Rows with split, or an empty frame with an id column.
-        new: Rows without split.
-        test_fraction: Share of test among the new photos without neighbours.
-        seed: Which blocks become test.
+    `old` may be an empty frame with an id column.
     """
     split_of = dict(zip(old["id"], old["split"], strict=True)) if len(old) else {}
     rows = new.assign(split=[split_of.get(photo_id, "") for photo_id in new["id"]])

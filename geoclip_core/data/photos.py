@@ -93,18 +93,14 @@ Source = str | os.PathLike[str] | bytes | bytearray | memoryview | Readable
 class ExifFacts:
     """What the EXIF of an image says; values that are missing or not credible are None.
 
-    Attributes:
-        latitude: Degrees.
-        longitude: Degrees.
-        captured_at: In UTC and aware of it where OffsetTimeOriginal or a GPS time is given, else
-            the naive local time of the camera.
-        orientation: How to turn the stored pixels upright (1–8, as EXIF numbers it).
+    ``captured_at`` is in UTC and aware of it where OffsetTimeOriginal or a GPS time is given, else
+    the naive local time of the camera.
     """
 
-    latitude: float | None = None
-    longitude: float | None = None
+    latitude: float | None = None  # degrees
+    longitude: float | None = None  # degrees
     captured_at: datetime | None = None
-    orientation: int = 1
+    orientation: int = 1  # how to turn the stored pixels upright (1–8, as EXIF numbers it)
 
 
 @dataclass(frozen=True)

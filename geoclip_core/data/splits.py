@@ -1,11 +1,9 @@
 """Split photos by place, so that no validation photo is near a training photo.
 
-With a random split the next photo of the same drive could be on the other side. So val is made of
-blocks of the Earth's surface, and photos that a border of blocks would separate are kept together:
-photos that are connected by steps of at most 1 km, and photos of one sequence, form a group, and a
-group is assigned as a whole. A group larger than a block (a road photographed every 500 m across a
-state) would make all of it val, so it is cut where the blocks meet, and its training photos within
-1 km of the cut become "buffer": kept in the table, but in neither train nor val.
+Val is made of blocks of the Earth's surface. Photos that are connected by steps of at most 1 km,
+and photos of one sequence, form a group, which is assigned as a whole. A group larger than a block
+(a road photographed every 500 m across a state) is cut where the blocks meet, and its training
+photos within 1 km of the cut become "buffer": kept in the table, but in neither train nor val.
 """
 
 import numpy as np

@@ -27,23 +27,13 @@ class VocabularyError(ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class Vocabulary:
-    """The classes of one context feature.
-
-    Attributes:
-        feature: One of `KNOWN_FEATURES`.
-        keys: One unique string per class ("Ada County_Idaho_US", "Cfa", "January"); its position is
-            the class index.
-        names: What to show for each class ("Ada County", "Cfa, temperate, ...", "January").
-        parent: For each class the index of its parent in the vocabulary of `parent_feature`, -1
-            where it has none; None if no larger place is among the features.
-        parent_feature: The next larger place among the features that are used, or None.
-    """
+    """The classes of one context feature."""
 
     feature: str
-    keys: tuple[str, ...]
-    names: tuple[str, ...]
-    parent: tuple[int, ...] | None = None
-    parent_feature: str | None = None
+    keys: tuple[str, ...]  # unique ("Ada County_Idaho_US", "Cfa"); the position is the class index
+    names: tuple[str, ...]  # what to show ("Ada County", "Cfa, temperate, ...")
+    parent: tuple[int, ...] | None = None  # index in the parent feature's vocabulary, -1 for none
+    parent_feature: str | None = None  # the next larger place that is used
 
     def __post_init__(self) -> None:
         what = f"vocabulary of {self.feature!r}"

@@ -210,10 +210,7 @@ def demo_moments(
 ) -> np.ndarray:
     """Return capture times (n,) datetime64[ms], UTC: by day, one day per drive, months as counted.
 
-    Args:
-        coordinates: (n, 2) degrees.
-        drives: (n,) number of the drive, from 0.
-        generator: Random generator.
+    Takes coordinates (n, 2) in degrees and the number of each photo's drive (n,), from 0.
     """
     count = int(drives.max()) + 1
     share = np.array(MONTH_COUNTS) / sum(MONTH_COUNTS)

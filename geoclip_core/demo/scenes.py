@@ -72,25 +72,14 @@ _FIELDS: tuple[tuple[int, float, Colour], ...] = (
 
 @dataclasses.dataclass(frozen=True)
 class SceneFacts:
-    """What a scene shows.
+    """What a scene shows."""
 
-    Attributes:
-        photo_id: Seeds the random numbers of this photo, together with the seed of the set.
-        latitude: Degrees.
-        longitude: Degrees.
-        climate: Symbol such as "Cfa".
-        day: Day of the year, 1-366.
-        state: Key of the state.
-        county: Key of the county.
-        city: Key of the city.
-    """
-
-    photo_id: str
+    photo_id: str  # seeds the random numbers of this photo, together with the seed of the set
     latitude: float
     longitude: float
-    climate: str
-    day: int
-    state: str
+    climate: str  # symbol such as "Cfa"
+    day: int  # of the year, 1-366
+    state: str  # key, as the county's and the city's
     county: str
     city: str
 
@@ -184,8 +173,7 @@ def _road(
     asphalt = mix(asphalt, (222, 226, 232), 0.5 * season.snow)
     middle = WIDTH / 2 + chance.normal(0, 12)
 
-    def strip(left: float, right: float, start: float, end: float, colour: Colour) -> None:
-        near, far = start, end
+    def strip(left: float, right: float, near: float, far: float, colour: Colour) -> None:
         spread = WIDTH * 0.46
         points = []
         for at, side in ((near, left), (near, right), (far, right), (far, left)):
@@ -202,14 +190,10 @@ def _road(
     dashes = 6 if style in (1, 3) else 1
     for dash in range(dashes):
         start, end = ((dash + 0.55) / dashes) ** 2, (dash / dashes) ** 2
+        if dashes == 1:
+            start, end = 1.0, 0.02
         for offset in offsets:
-            strip(
-                offset - 0.022,
-                offset + 0.022,
-                1.0 if dashes == 1 else start,
-                0.02 if dashes == 1 else end,
-                centre,
-            )
+            strip(offset - 0.022, offset + 0.022, start, end, centre)
     if pick(style_of, "edge line", 3):
         for side in (-0.92, 0.92):
             strip(side - 0.018, side + 0.018, 1.0, 0.02, white)

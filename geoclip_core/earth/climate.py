@@ -63,21 +63,13 @@ _LEGEND: dict[int, tuple[str, str, tuple[int, int, int]]] = {
 
 @dataclass(frozen=True)
 class ClimateClass:
-    """A climate class.
+    """A climate class."""
 
-    Attributes:
-        index: Class index of a model, ``UNKNOWN`` for Dsd.
-        code: Code on the map.
-        symbol: For example "Cfa".
-        name: The symbol in words.
-        rgb: Colour on the map of Beck et al.
-    """
-
-    index: int
-    code: int
-    symbol: str
-    name: str
-    rgb: tuple[int, int, int]
+    index: int  # class index of a model, ``UNKNOWN`` for Dsd
+    code: int  # on the map
+    symbol: str  # for example "Cfa"
+    name: str  # the symbol in words
+    rgb: tuple[int, int, int]  # colour on the map of Beck et al.
 
     @property
     def label(self) -> str:

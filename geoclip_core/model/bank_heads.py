@@ -1,9 +1,8 @@
 """Heads in closed form, over a bank of reference photos with their embeddings.
 
-For banks of hundreds of photos, which are too few for gradient descent: the photos of the bank
-vote for their places, and context heads are kernel ridge classifiers over the same embeddings. The
-closed form also gives every photo of the bank the logits that it would get if it were left out, so
-that the context that joins the bank is measured like that of a new photo.
+For banks of hundreds of photos, which are too few for gradient descent. The closed form also gives
+every photo of the bank the logits that it would get if it were left out, so that the context that
+joins the bank is measured like that of a new photo.
 """
 
 from collections.abc import Mapping, Sequence
@@ -35,16 +34,10 @@ def cosine_kernel(cosines: Tensor, gamma: float) -> Tensor:
 
 
 def fit_kernel_ridge(kernel: Tensor, targets: Tensor, ridge: float) -> tuple[Tensor, Tensor]:
-    """Solve ridge regression on centred targets, in float64.
+    """Solve ridge regression of centred targets (n, m) on a kernel (n, n), in float64.
 
-    Args:
-        kernel: (n, n) among the training rows.
-        targets: (n, m).
-        ridge: added to the diagonal.
-
-    Returns:
-        Coefficients (n, m) and means (m,): a prediction is
-        `kernel(query, rows) @ coefficients + means`.
+    Returns coefficients (n, m) and means (m,): a prediction is
+    `kernel(query, rows) @ coefficients + means`.
     """
     mean, centred = _centre(targets)
     return torch.cholesky_solve(centred, _factor(kernel, ridge)), mean
@@ -148,22 +141,10 @@ class BankHead(CoordinateHead[BankOutput]):
             raise ValueError("field_scales needs at least one number of km above zero")
         if min(gamma, ridge, temperature, readout_temperature, bandwidth_km) <= 0 or neighbours < 1:
             raise ValueError("gamma, ridge, temperatures, bandwidth, neighbours must be positive")
-        self._options: dict[str, Any] = {
-            "bank_size": int(bank_size),
-            "vote": vote,
-            "block_weights": None if block_weights is None else [float(w) for w in weights],
-            "gamma": float(gamma),
-            "ridge": float(ridge),
-            "field_scales": [float(scale) for scale in field_scales],
-            "temperature": float(temperature),
-            "readout_temperature": float(readout_temperature),
-            "agreement": float(agreement),
-            "neighbours": int(neighbours),
-            "bandwidth_km": float(bandwidth_km),
-        }
-        self.vote, self.temperature = vote, temperature
+        self.block_weights = None if block_weights is None else [float(w) for w in weights]
+        self.vote, self.temperature = vote, float(temperature)
         self.field_scales = tuple(float(scale) for scale in field_scales)
-        self.neighbours, self.bandwidth_km = neighbours, bandwidth_km
+        self.neighbours, self.bandwidth_km = int(neighbours), float(bandwidth_km)
         self.agreement = float(agreement)
         shares = torch.tensor(weights, dtype=torch.float64)
         self.shares: tuple[float, ...] = tuple((shares / shares.sum()).tolist())
@@ -178,17 +159,24 @@ class BankHead(CoordinateHead[BankOutput]):
     @property
     def options(self) -> dict[str, Any]:
         """Keyword arguments (JSON types) that build the same head again."""
-        return dict(self._options)
+        return {
+            "bank_size": len(self.bank),
+            "vote": self.vote,
+            "block_weights": self.block_weights,
+            "gamma": self.gamma,
+            "ridge": self.ridge,
+            "field_scales": list(self.field_scales),
+            "temperature": self.temperature,
+            "readout_temperature": self.readout_temperature,
+            "agreement": self.agreement,
+            "neighbours": self.neighbours,
+            "bandwidth_km": self.bandwidth_km,
+        }
 
     def configure(self, gamma: float, ridge: float, readout_temperature: float) -> None:
         """Set the options of kernel ridge; the bank stays the same."""
         self.gamma, self.ridge = float(gamma), float(ridge)
         self.readout_temperature = float(readout_temperature)
-        self._options |= {
-            "gamma": self.gamma,
-            "ridge": self.ridge,
-            "readout_temperature": self.readout_temperature,
-        }
         # coefficients and means, solved at the first vote and therefore not saved
         self._solution: tuple[Tensor, Tensor] | None = None
 
@@ -210,9 +198,7 @@ class BankHead(CoordinateHead[BankOutput]):
     def know_context(self, axes: Tensor, offsets: Tensor) -> None:
         """Set the known context of the bank: agreement = context block · axes + offset.
 
-        Args:
-            axes: (bank_size, width of the last block).
-            offsets: (bank_size,).
+        Axes are (bank_size, width of the last block), offsets (bank_size,).
         """
         self.get_buffer("known_context").copy_(axes)
         self.get_buffer("known_offset").copy_(offsets)

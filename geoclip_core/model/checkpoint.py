@@ -46,9 +46,8 @@ def save_checkpoint(
         CheckpointError: the folder exists and is not a checkpoint, or there is no backbone to save.
     """
     target = Path(folder)
-    if target.exists() and (
-        not target.is_dir() or (any(target.iterdir()) and not _is_ours(target))
-    ):
+    is_ours = all((target / name).is_file() for name in (CONFIG, WEIGHTS))
+    if target.exists() and not is_ours and (not target.is_dir() or any(target.iterdir())):
         raise CheckpointError(f"{target} exists and is not a checkpoint: choose another folder")
     if save_backbone and model.backbone is None:
         raise CheckpointError("the model has no backbone whose weights could be saved")
@@ -220,7 +219,3 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 def _write_json(path: Path, value: Mapping[str, Any]) -> None:
     path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-def _is_ours(folder: Path) -> bool:
-    return (folder / CONFIG).is_file() and (folder / WEIGHTS).is_file()

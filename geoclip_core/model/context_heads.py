@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from geoclip_core.data.vocabulary import Vocabulary
+from geoclip_core.model.coordinate_heads import trunk
 
 HeadKind = Literal["linear", "mlp"]
 HEAD_KINDS: tuple[str, ...] = ("linear", "mlp")
@@ -52,12 +53,8 @@ class ContextHeads(nn.Module):
         self.embedding_width = int(embedding_width)
         self.vocabularies = dict(vocabularies)
         self.kind, self.hidden, self.dropout = kind, int(hidden), float(dropout)
-        trunk: list[nn.Module] = []
-        width = self.embedding_width
-        if kind == "mlp":
-            trunk = [nn.Linear(width, self.hidden), nn.GELU()]
-            width = self.hidden
-        self.trunk = nn.Sequential(*trunk, nn.Dropout(dropout))
+        layer_width = self.hidden if kind == "mlp" else 0
+        self.trunk, width = trunk(self.embedding_width, layer_width, self.dropout)
         self._chains = _chains(self.vocabularies)
         layers: dict[str, nn.Module] = {}
         for feature, vocabulary in vocabularies.items():

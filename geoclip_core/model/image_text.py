@@ -2,6 +2,7 @@
 
 import json
 from abc import ABC, abstractmethod
+from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -171,10 +172,12 @@ class TextTower(nn.Module):
 class ImageTextPair(nn.Module, ABC):
     """An image tower and a text tower with one space of P dimensions: what pretraining needs.
 
-    A subclass sets `backbone`.
+    A subclass sets `backbone`, `tokenizer` and `max_tokens`, by which texts are cut.
     """
 
     backbone: Backbone
+    tokenizer: Any
+    max_tokens: int
 
     @property
     @abstractmethod
@@ -186,9 +189,9 @@ class ImageTextPair(nn.Module, ABC):
         """Inverse temperature of the similarities."""
         return self.log_inverse_temperature.exp().clamp_max(LARGEST_SCALE)
 
-    @abstractmethod
     def tokens(self, texts: Sequence[str]) -> dict[str, Tensor]:
         """Return token ids and mask, (b, t) each; longer texts are cut."""
+        return tokenise(self.tokenizer, texts, self.max_tokens)
 
     @abstractmethod
     def text_modules(self) -> list[nn.Module]:
@@ -223,17 +226,10 @@ class ImageTextPair(nn.Module, ABC):
         """Write both towers into an empty folder, which `backbone_config` then accepts."""
 
 
-class ImageProjection(nn.Module):
-    """Features of one view (b, W) -> (b, P)."""
-
-    def __init__(self, width: int, output: int) -> None:
-        super().__init__()
-        self.norm, self.linear = nn.LayerNorm(width), nn.Linear(width, output, bias=False)
-
-    def forward(self, features: Tensor) -> Tensor:
-        """Normalise and project."""
-        projected: Tensor = self.linear(self.norm(features))
-        return projected
+def _image_projection(width: int, output: int) -> nn.Sequential:
+    """Build the projection of the features of one view (b, W) to (b, P)."""
+    linear = nn.Linear(width, output, bias=False)
+    return nn.Sequential(OrderedDict(norm=nn.LayerNorm(width), linear=linear))
 
 
 class ImageTextModel(ImageTextPair):
@@ -242,7 +238,8 @@ class ImageTextModel(ImageTextPair):
     def __init__(self, backbone: Backbone, text: TextTower, width: int) -> None:
         super().__init__()
         self.backbone, self.text, self.width = backbone, text, int(width)
-        self.image_projection = ImageProjection(sum(backbone.view_block_widths), self.width)
+        self.tokenizer, self.max_tokens = text.tokenizer, text.max_tokens
+        self.image_projection = _image_projection(sum(backbone.view_block_widths), self.width)
         self.text_projection = nn.Linear(text.width, self.width, bias=False)
         self.log_scale = nn.Parameter(torch.tensor(FIRST_SCALE).log())
 
@@ -250,10 +247,6 @@ class ImageTextModel(ImageTextPair):
     def log_inverse_temperature(self) -> nn.Parameter:
         """Natural logarithm of the factor on the similarities."""
         return self.log_scale
-
-    def tokens(self, texts: Sequence[str]) -> dict[str, Tensor]:
-        """Return token ids and mask, (b, t) each; longer texts are cut."""
-        return self.text.tokens(texts)
 
     def text_modules(self) -> list[nn.Module]:
         """Return the text tower."""
@@ -327,10 +320,10 @@ class ImageTextBackbone(Backbone):
         self._description, self.inner = description, inner
         self.preprocessing = inner.preprocessing
         self.view_block_widths = inner.view_block_widths
-        self.projection: ImageProjection | None = None
+        self.projection: nn.Sequential | None = None
         if config.projection:
             width = int(description["width"])
-            self.projection = ImageProjection(sum(inner.view_block_widths), width)
+            self.projection = _image_projection(sum(inner.view_block_widths), width)
             self.view_block_widths = (width,)
         self.eval()
 
@@ -482,10 +475,6 @@ class ClipPair(ImageTextPair):
         """Natural logarithm of the factor on the similarities."""
         parameter: nn.Parameter = self.clip.logit_scale
         return parameter
-
-    def tokens(self, texts: Sequence[str]) -> dict[str, Tensor]:
-        """Return token ids and mask, (b, t) each; longer texts are cut."""
-        return tokenise(self.tokenizer, texts, self.max_tokens)
 
     def text_modules(self) -> list[nn.Module]:
         """Return the text tower and its projection."""

@@ -14,15 +14,9 @@ from geoclip_core.earth.sphere import EARTH_RADIUS_KM, pairwise_km, unit_vectors
 def masked_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     """Return the sum of the cross entropies of the rows that have a label.
 
-    It is a sum because a batch that is spread over processes or accumulation steps must be divided
-    by the count of the whole batch, not of its parts.
-
-    Args:
-        logits: (b, C), or log-probabilities, for which the softmax is the identity.
-        labels: (b,) class indices, `IGNORE_INDEX` where unknown.
-
-    Returns:
-        Scalar; 0 (with zero gradient) if no row has a label.
+    Logits (b, C) may be log-probabilities, for which the softmax is the identity. It is a sum
+    because a batch that is spread over processes or accumulation steps must be divided by the count
+    of the whole batch, not of its parts.
     """
     return functional.cross_entropy(logits, labels, ignore_index=IGNORE_INDEX, reduction="sum")
 
@@ -57,13 +51,9 @@ def distance_smoothed_targets(distances_km: Tensor, tau_km: float) -> Tensor:
 def distance_smoothed_cross_entropy(
     logits: Tensor, coordinates: Tensor, centres: Tensor, tau_km: float
 ) -> Tensor:
-    """Return the mean cross entropy of cell logits against targets smoothed by distance.
+    """Return the mean cross entropy of cell logits (b, k) against targets smoothed by distance.
 
-    Args:
-        logits: (b, k).
-        coordinates: true coordinates (b, 2) in degrees.
-        centres: centres of the cells (k, 2) in degrees.
-        tau_km: decay length; 0 for the nearest cell alone.
+    True coordinates (b, 2) and the centres of the cells (k, 2) are in degrees.
     """
     with torch.no_grad():
         distances = pairwise_km(coordinates.float(), centres.float())

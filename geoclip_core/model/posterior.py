@@ -58,14 +58,8 @@ def smoothed_distances(
 ) -> tuple[Floats, Floats]:
     """Return distances in km of the smoothed mass from a centre, with the mass at each.
 
-    Args:
-        points: (n, 2) latitude and longitude in degrees.
-        weights: (n,) mass of each point.
-        bandwidth_km: Kernel width.
-        centre: (2,) latitude and longitude in degrees.
-
-    Returns:
-        (m,) distances, ascending, and (m,) weights with the same sum as those of the points.
+    Takes points (n, 2) and centre (2,) in degrees, and the points' masses (n,); returns distances
+    (m,), ascending, and masses (m,) with the same sum.
     """
     offsets, bearings = kernel_samples(bandwidth_km)
     # each point becomes samples of its kernel; if there are many points, only the heaviest

@@ -177,15 +177,3 @@ def test_normalise_names_the_coordinate_that_is_wrong(bad):
 def test_normalise_refuses_other_shapes(shape):
     with pytest.raises(ValueError, match="pairs"):
         sphere.normalise(np.zeros(shape))
-
-
-def test_fibonacci_points_have_nearly_equal_areas():
-    lattice = sphere.fibonacci_sphere(2000)
-    assert lattice.shape == (2000, 2)
-    # A random cap holds the share of points that it has of the sphere's area.
-    inside = (sphere.haversine_km(lattice, (37, -61)) < 2000).mean()
-    assert inside == pytest.approx((1 - math.cos(2000 / sphere.EARTH_RADIUS_KM)) / 2, abs=2e-3)
-    assert np.linalg.norm(sphere.unit_vectors(lattice).mean(axis=0)) < 1e-3
-    assert sphere.fibonacci_sphere(1).shape == (1, 2)
-    with pytest.raises(ValueError, match="at least one"):
-        sphere.fibonacci_sphere(0)

@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from geoclip_core.data.vocabulary import Vocabulary
-from geoclip_core.earth.sphere import GEOSCORE_SCALE_KM, fibonacci_sphere, haversine_km
+from geoclip_core.earth.sphere import GEOSCORE_SCALE_KM, haversine_km
 from geoclip_core.model.bank_heads import (
     MAX_RIDGE_BANK,
     BankHead,
@@ -14,6 +14,7 @@ from geoclip_core.model.bank_heads import (
     leave_one_out,
 )
 from geoclip_core.model.calibration import Calibration
+from tests.sphere_points import fibonacci_sphere
 
 
 def _data(rows=12, seed=0):

@@ -3,9 +3,10 @@ import json
 import numpy as np
 import pytest
 
-from geoclip_core.earth.sphere import destination, fibonacci_sphere, haversine_km
+from geoclip_core.earth.sphere import destination, haversine_km
 from geoclip_core.model.calibration import Calibration, conformal_quantile, fit_calibration
 from geoclip_core.model.posterior import Posterior
+from tests.sphere_points import fibonacci_sphere
 
 POINTS = fibonacci_sphere(200)
 

@@ -7,7 +7,6 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from geoclip_core.earth.sphere import fibonacci_sphere
 from geoclip_core.errors import CheckpointError
 from geoclip_core.model import checkpoint
 from geoclip_core.model.backbone import BackboneConfig
@@ -16,6 +15,7 @@ from geoclip_core.model.calibration import Calibration
 from geoclip_core.model.checkpoint import load_checkpoint, read_metrics, save_checkpoint
 from geoclip_core.model.geolocation import GeolocationModel, ModelConfig
 from tests.model.test_geolocation import HEADS, WORDS, _model
+from tests.sphere_points import fibonacci_sphere
 
 EMBEDDING = torch.randn(3, 10, generator=torch.Generator().manual_seed(4))
 

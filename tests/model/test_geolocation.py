@@ -4,10 +4,10 @@ import torch
 
 from geoclip_core.data.vocabulary import Vocabulary
 from geoclip_core.earth.geocells import Geocells
-from geoclip_core.earth.sphere import fibonacci_sphere
 from geoclip_core.model.backbone import BackboneConfig
 from geoclip_core.model.calibration import Calibration
 from geoclip_core.model.geolocation import EmbeddingNormaliser, GeolocationModel, ModelConfig
+from tests.sphere_points import fibonacci_sphere
 
 
 def test_blocks_are_standardised_and_get_the_same_entry_size():

@@ -6,12 +6,12 @@ from hypothesis import strategies as st
 from geoclip_core.earth.sphere import (
     EARTH_RADIUS_KM,
     destination,
-    fibonacci_sphere,
     geoscore,
     haversine_km,
     pairwise_km,
 )
 from geoclip_core.model.posterior import Posterior
+from tests.sphere_points import fibonacci_sphere
 
 PARIS, LONDON, SYDNEY = (48.8566, 2.3522), (51.5074, -0.1278), (-33.8688, 151.2093)
 
