@@ -19,16 +19,10 @@ CONFIG: dict[str, Any] = {
 
 
 def show_chart(figure: go.Figure, key: str, *, height: int | None = None, **options: Any) -> Any:
-    """Show a figure across the column.
+    """Show a figure across the column, with narrow margins where it sets none.
 
-    Args:
-        figure: the figure; its margins are tightened where it sets none.
-        key: unique on the page.
-        height: in pixels.
-        options: further arguments of ``st.plotly_chart``, such as ``on_select`` or ``alt``.
-
-    Returns:
-        What ``st.plotly_chart`` returns: the selection if ``on_select`` asks for one.
+    The height is in pixels. Options and result are those of ``st.plotly_chart``, which returns the
+    selection if ``on_select`` asks for one.
     """
     margin = figure.layout.margin
     if margin.l is None and margin.t is None:

@@ -51,17 +51,13 @@ class Fact:
 
 @dataclass(frozen=True)
 class Verdict:
-    """A head compared with the map.
-
-    Attributes:
-        fact: what the map says.
-        rank: rank of the map's class in the head, from 1; None if the head has no such class.
-        probability: what the head gives the map's class.
-    """
+    """A head compared with the map."""
 
     fact: Fact
     rank: int | None = None
+    """Rank of the map's class in the head, from 1; None if the head has no such class."""
     probability: float = 0.0
+    """What the head gives the map's class."""
 
 
 def facts_at(latitude: float, longitude: float) -> dict[str, Fact]:
@@ -172,7 +168,7 @@ def add_belt(world: OfflineMap, climate: ClimateClass) -> None:
 
 @lru_cache(maxsize=32)
 def _belt(climate: ClimateClass, window: geometry.Window) -> NDArray[np.uint8]:
-    cells = geometry.sample_lattice(window.lattice(900), ClimateRaster.load().codes)
+    cells = ClimateRaster.load().codes(window.lattice(900))
     image = np.zeros((*cells.shape, 4), dtype=np.uint8)
     image[cells == climate.code] = (*climate.rgb, 255)
     return image
@@ -203,11 +199,7 @@ def head_panel(
 ) -> None:
     """Draw one feature of one model: bars, doubt in words, and what the map says.
 
-    Args:
-        feature: such as "climate".
-        prediction: the model's answer.
-        vocabulary: of the head; None if the model has no such head.
-        key: unique on the page.
+    The vocabulary is that of the head, or None if the model has no such head.
     """
     facts = facts_at(prediction.latitude, prediction.longitude)
     with st.container(border=True, key=f"{key} {feature}"):
@@ -286,11 +278,9 @@ def _listed(words: Sequence[str]) -> str:
 
 
 def reasons(models: Sequence[ServedModel], photo: TrayPhoto) -> None:
-    """Draw the parts of a photo that support the answers of one or two models, once asked for.
+    """Draw a button that finds the parts of a photo that support the models' answers, then those.
 
-    Args:
-        models: A, and B if there is one.
-        photo: one that can be read.
+    There are one or two models, and the photo is one that can be read.
     """
     st.subheader("Which parts of the photo matter", anchor=False)
     st.caption(

@@ -7,9 +7,8 @@ special case for the date line or the poles.
 
 import io
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,7 +36,6 @@ Ring = list[Coordinate]
 
 COPIES = (-360, 0, 360)
 """Shifts in degrees of longitude at which areas are drawn."""
-"""Shifts in degrees at which everything that has an extent is drawn."""
 
 
 def circle(centre: Coordinate, radius_km: float, middle: float) -> list[list[Ring]]:
@@ -144,20 +142,6 @@ def window_around(points: Sequence[Coordinate], middle: float) -> Window:
             south, north = max(south - reach, -MERCATOR_LIMIT), min(north + reach, MERCATOR_LIMIT)
             return Window(west - reach, east + reach, south, north)
     return Window(middle - 180, middle + 180)
-
-
-def sample_lattice(
-    lattice: NDArray[np.float64], values: Callable[[NDArray[np.float64]], NDArray[Any]]
-) -> NDArray[Any]:
-    """Return ``values`` at every pixel of a lattice (height, width, 2), computed by blocks.
-
-    Args:
-        lattice: coordinates in degrees.
-        values: maps coordinates (n, 2) to (n,) values.
-    """
-    rows = max(1, 20_000 // lattice.shape[1])
-    blocks = (lattice[at : at + rows] for at in range(0, len(lattice), rows))
-    return np.concatenate([values(b.reshape(-1, 2)).reshape(b.shape[:2]) for b in blocks])
 
 
 def png(rgba: NDArray[np.uint8]) -> bytes:

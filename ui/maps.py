@@ -31,6 +31,21 @@ _LEAFLET = "vendor/leaflet-1.9.4"
 _HEIGHT = 540
 _MAX_FIRST_ZOOM = 6
 
+_ONLINE_TILES = (
+    (
+        "OpenStreetMap (asks the internet)",
+        "https://tile.openstreetmap.org/{z}/{x}/{y}.png",
+        "© OpenStreetMap contributors",
+    ),
+    (
+        "Satellite (asks the internet)",
+        "https://server.arcgisonline.com/ArcGIS/rest/services/World_Imagery/MapServer"
+        "/tile/{z}/{y}/{x}",
+        "Imagery © Esri, Maxar, Earthstar Geographics and the GIS user community",
+    ),
+)
+"""Base layers from the internet: name, address, attribution. They are off at first."""
+
 
 class OfflineMap(folium.Map):
     """A world map.
@@ -84,8 +99,10 @@ class OfflineMap(folium.Map):
         page.header.add_child(Element(_css_variables(self.colours)), name="map_colours")
         self.add_child(_Call("panes"))
         self.add_child(_Borders(self.colours))
-        for tiles in _online_tiles():
-            tiles.add_to(self)
+        for name, address, attribution in _ONLINE_TILES:
+            folium.TileLayer(
+                address, attr=attribution, name=name, overlay=False, show=False, max_zoom=18
+            ).add_to(self)
 
     def at(self, coordinate: Coordinate) -> Coordinate:
         """Return where a coordinate is drawn: its longitude at the copy nearest to the middle."""
@@ -95,11 +112,7 @@ class OfflineMap(folium.Map):
     def add_pin(self, coordinate: Coordinate, text: str, colour: str, label: str) -> None:
         """Add a disc with a few characters in it, such as the number of its card.
 
-        Args:
-            coordinate: (latitude, longitude) in degrees.
-            text: the characters.
-            colour: of the disc.
-            label: plain text shown on hover and on tap; line breaks are kept.
+        The label is plain text, shown on hover and on tap; line breaks are kept.
         """
         self._add_labelled(_Pin(self.at(coordinate), text, colour), label)
 
@@ -155,10 +168,7 @@ class OfflineMap(folium.Map):
     def add_image(self, rgba: NDArray[Any], name: str, opacity: float) -> None:
         """Add an image between land and borders, as a layer that can be switched off.
 
-        Args:
-            rgba: pixels (height, width, 4), uint8, on the lattice of ``window``.
-            name: in the layer control.
-            opacity: of the whole layer, 0 to 1.
+        Its pixels (height, width, 4), uint8, are on the lattice of ``window``.
         """
         window = self.window
         data = base64.b64encode(geometry.png(rgba)).decode()
@@ -274,28 +284,6 @@ class _Pin(MacroElement):
         self.location = location
         self.text = text
         self.colour = colour
-
-
-def _online_tiles() -> list[folium.TileLayer]:
-    """Base layers from the internet; they fetch nothing until they are switched on."""
-    openstreetmap = folium.TileLayer(
-        "https://tile.openstreetmap.org/{z}/{x}/{y}.png",
-        attr="© OpenStreetMap contributors",
-        name="OpenStreetMap (asks the internet)",
-        overlay=False,
-        show=False,
-        max_zoom=18,
-    )
-    satellite = folium.TileLayer(
-        "https://server.arcgisonline.com/ArcGIS/rest/services/World_Imagery/MapServer"
-        "/tile/{z}/{y}/{x}",
-        attr="Imagery © Esri, Maxar, Earthstar Geographics and the GIS user community",
-        name="Satellite (asks the internet)",
-        overlay=False,
-        show=False,
-        max_zoom=18,
-    )
-    return [openstreetmap, satellite]
 
 
 def _css_variables(colours: Palette) -> str:

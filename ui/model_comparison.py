@@ -51,20 +51,12 @@ def compared_models(first: str | None) -> list[str]:
 def model_comparison(
     bench: Workbench, first: ServedModel, others: Sequence[str], photos: Sequence[TrayPhoto]
 ) -> None:
-    """Fill the Map page with the predictions of several models for one photo.
-
-    Args:
-        bench: the page's containers.
-        first: model A.
-        others: names of the other models.
-        photos: the viewer chooses one of them.
-    """
+    """Fill the Map page with the predictions of several models for one of the photos."""
     with bench.map_side:
-        photo: TrayPhoto | None = photos[0]
+        photo = photos[0]
         if len(photos) > 1:
-            photo = choose("Photo", photos, "compared photo", format_func=lambda one: one.name)
-        if photo is None:
-            return
+            chosen = choose("Photo", photos, "compared photo", format_func=lambda one: one.name)
+            photo = chosen or photo
         models = [first, *filter(None, (served_model(name) for name in others))]
         try:
             rows = [model.locate([photo]) for model in models]

@@ -23,7 +23,7 @@ from geoclip_core.jobs import JobError, WorkStatus
 from geoclip_core.locator import MANY_PHOTOS, Geolocator, upright_photo
 from geoclip_core.model.checkpoint import CONFIG
 from geoclip_core.prediction import Failure, Prediction
-from ui.page import choose, kept, runs_folder
+from ui.page import choose, runs_folder, with_typed
 from ui.photos import TrayPhoto, problem
 from ui.theme import duration, kilometres, markdown_text, percent
 
@@ -114,26 +114,13 @@ def available_models() -> list[str]:
 def choose_model(
     label: str = "Model", key: str = "model", default: str = "mini", *, optional: bool = False
 ) -> str | None:
-    """Draw a select box for a model; a checkpoint folder or hub id may be typed.
+    """Draw a select box for a model, and return its name, or None if there is none.
 
-    Args:
-        label: what the model is for.
-        key: the same on every page that offers this choice.
-        default: selected at first if it is among the options.
-        optional: whether "None" is an option.
-
-    Returns:
-        The name, or None if there is none.
+    A checkpoint folder or hub id may be typed; ``optional`` adds the option "None".
     """
-    typed: list[str] = kept(f"typed {key}", list)
-    options = [*([_NO_MODEL] if optional else []), *available_models(), *typed]
-    current = st.session_state.get(key)
-    if isinstance(current, str) and current and current not in options:
-        typed.append(current)
-        options.append(current)
     chosen = choose(
         label,
-        options,
+        with_typed([*([_NO_MODEL] if optional else []), *available_models()], key),
         key,
         default=default,
         help="Bundled models and your own runs; or type a checkpoint folder or a hub id.",

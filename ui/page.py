@@ -1,5 +1,6 @@
 """The frame of every page: head, navigation, layout, folders, and values kept for a session."""
 
+import contextlib
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -66,13 +67,7 @@ _WORKBENCH_STYLE = """<style>
 
 
 def open_page(name: str, title: str, purpose: str) -> None:
-    """Configure a page and write its head. Every page calls this first.
-
-    Args:
-        name: key of ``PAGES``; shown in the browser's tab.
-        title: the heading.
-        purpose: one sentence on what the page is for (Markdown).
-    """
+    """Configure a page (a key of ``PAGES``) and write its head. Every page calls this first."""
     st.set_page_config(
         page_title=f"{name} · {APP}",
         page_icon=str(STATIC / "icon.svg"),  # Streamlit fetches named icons from a CDN.
@@ -80,20 +75,14 @@ def open_page(name: str, title: str, purpose: str) -> None:
         initial_sidebar_state="auto",
     )
     with st.sidebar:
-        _navigation()
+        st.markdown(f"**:material/public: {APP}**")
+        # A page that is started without app.py has no other pages to link to.
+        with contextlib.suppress(StreamlitPageNotFoundError):
+            for label, page in PAGES.items():
+                st.page_link(page.file, label=label, icon=page.icon)
+            st.space("small")
     st.title(title, anchor=False)
     st.markdown(purpose)
-
-
-def _navigation() -> None:
-    st.markdown(f"**:material/public: {APP}**")
-    for name, page in PAGES.items():
-        try:
-            st.page_link(page.file, label=name, icon=page.icon)
-        except StreamlitPageNotFoundError:
-            # A page that is started without app.py has no other pages to link to.
-            return
-    st.space("small")
 
 
 def runs_folder() -> Path:
@@ -126,19 +115,9 @@ def choose(
 ) -> T | None:
     """Draw a select box whose value survives a change of page.
 
-    If the chosen value is no longer among the options (such as a deleted run), ``default`` or the
-    first option is selected.
-
-    Args:
-        label: what is chosen.
-        options: hashable values; if there are none the box is disabled.
-        key: the same on every page that offers this choice.
-        default: selected at first if it is among the options.
-        format_func: returns the text of an option.
-        widget: further arguments of ``st.selectbox``.
-
-    Returns:
-        The selected option, or None if there are no options.
+    The key is the same on every page that offers this choice. At first, and if the chosen value is
+    no longer among the options (such as a deleted run), ``default`` or the first option is
+    selected. Without options the box is disabled and the result is None.
     """
     values = list(options)
     if st.session_state.get(key) not in values:
@@ -156,6 +135,15 @@ def choose(
         persist_state="session",
         **widget,
     )
+
+
+def with_typed(options: Sequence[str], key: str) -> list[str]:
+    """Return the options and what was typed into the select box ``key`` in this session."""
+    typed: list[str] = kept(f"typed {key}", list)
+    current = st.session_state.get(key)
+    if isinstance(current, str) and current.strip() and current not in [*options, *typed]:
+        typed.append(current)
+    return [*options, *typed]
 
 
 class Workbench(NamedTuple):

@@ -79,10 +79,11 @@ class PhotoTray:
         self._photos[photo.digest] = photo
         return True
 
-    def remove(self, digest: str) -> None:
-        """Forget one photo and its thumbnail."""
-        self._photos.pop(digest, None)
-        _forget([digest])
+    def remove(self, *digests: str) -> None:
+        """Forget photos and their thumbnails."""
+        for digest in digests:
+            self._photos.pop(digest, None)
+        _forget(digests)
 
     def clear(self) -> None:
         """Forget all photos, their thumbnails, and the camera's picture."""
@@ -272,11 +273,7 @@ export default function ({ parentElement, setTriggerValue }) {
 
 
 def _paste_button() -> list[tuple[str, bytes]]:
-    """Draw a "Paste" button that also listens to Ctrl+V.
-
-    Returns:
-        Name and bytes of each image pasted since the last run.
-    """
+    """Draw a "Paste" button; return name and bytes of each image pasted since the last run."""
     result = _component()(
         key="paste", on_pasted_change=lambda: None, width="content", height="content"
     )

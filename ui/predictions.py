@@ -59,12 +59,7 @@ def prediction_map(
     """Return a map of predictions.
 
     One prediction is drawn with its candidates and both circles; several with their pins and the
-    50 % circles.
-
-    Args:
-        predictions: may be empty.
-        numbers: the number of each prediction's card.
-        layers: which of ``LAYERS`` to draw.
+    50 % circles. The numbers are those of the cards; ``layers`` are those of ``LAYERS`` to draw.
     """
     alone = len(predictions) == 1
     circles = "Radius" in layers and len(predictions) <= _MOST_CIRCLES
@@ -97,7 +92,8 @@ def prediction_map(
         if len(spot) > _LABELS_PER_PIN:
             labels.append(f"and {len(spot) - _LABELS_PER_PIN} more")
         best = spot[0][1]
-        text = _pin_text([n for n, _ in spot])
+        shown = [n for n, _ in spot]
+        text = ", ".join(map(str, shown)) if len(shown) <= 3 else f"{shown[0]} +{len(shown) - 1}"
         world.add_pin((best.latitude, best.longitude), text, colours.best, "\n".join(labels))
     return world
 
@@ -183,12 +179,6 @@ def _spots(
     return list(spots.values())
 
 
-def _pin_text(numbers: Sequence[int]) -> str:
-    if len(numbers) <= 3:
-        return ", ".join(map(str, numbers))
-    return f"{numbers[0]} +{len(numbers) - 1}"
-
-
 def _pin_label(prediction: Prediction) -> str:
     half, most = prediction.radius_km[0.5], prediction.radius_km[0.9]
     return (
@@ -202,12 +192,9 @@ def prediction_cards(
     rows: Sequence[Prediction | Failure],
     numbers: Sequence[int],
 ) -> None:
-    """Draw a card for each prediction, by pages where there are many.
+    """Draw a card for each group of photos, by pages where there are many.
 
-    Args:
-        groups: the photos of each card.
-        rows: the prediction for each, or why there is none.
-        numbers: the number that each card shares with its pin.
+    Each card has the number of its pin, and the prediction or the reason why there is none.
     """
     first = 0
     if len(groups) > _CARDS_PER_PAGE:
@@ -250,8 +237,8 @@ def _card(
                     key=f"remove {number} {digests[0]}",
                     icon=":material/close:",
                     type="tertiary",
-                    on_click=_remove,
-                    args=(digests,),
+                    on_click=photo_tray().remove,
+                    args=digests,
                 )
 
 
@@ -319,11 +306,6 @@ def _why_button(photo: TrayPhoto, number: int) -> None:
     if pressed:
         st.session_state[CONTEXT_PHOTO] = photo.digest
         st.switch_page(PAGES["Context heads"].file)
-
-
-def _remove(digests: Sequence[str]) -> None:
-    for digest in digests:
-        photo_tray().remove(digest)
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,6 @@ from ui.geometry import (
     longitude_near,
     middle_longitude,
     png,
-    sample_lattice,
     window_around,
 )
 
@@ -124,12 +123,6 @@ def test_world_lattice_is_square_and_its_rows_are_mercator():
 def test_lattice_over_the_date_line_has_wrapped_longitudes():
     longitudes = Window(170, 190, -10, 10).lattice(4)[0, :, 1]
     assert longitudes == pytest.approx([172.5, 177.5, -177.5, -172.5])
-
-
-def test_sampling_in_blocks_equals_sampling_at_once():
-    lattice = Window(-180, 180).lattice(300)
-    values = sample_lattice(lattice, lambda points: points[:, 0] * 2)
-    assert np.array_equal(values, lattice[..., 0] * 2)
 
 
 def test_png_keeps_its_pixels():

@@ -27,17 +27,12 @@ FEATURES = ("state", "county", "city", "climate", "month", "country")
 
 @dataclasses.dataclass(frozen=True)
 class Chosen:
-    """The selection of photos; None selects all.
-
-    Attributes:
-        split: One split.
-        feature: The feature that `key` belongs to.
-        key: One class: the key of a place, or the index of a climate or month as text.
-    """
+    """The selection of photos by split and by the class of one feature; None selects all."""
 
     split: str | None = None
     feature: str | None = None
     key: str | None = None
+    """The key of a place, or the index of a climate or month as text."""
 
 
 def load(root: Path) -> PhotoDataset:
@@ -73,12 +68,9 @@ def rows_of(dataset: PhotoDataset, chosen: Chosen) -> np.ndarray:
 
 @st.cache_data(max_entries=60, show_spinner=False)
 def classes(_dataset: PhotoDataset, name: str, feature: str) -> dict[str, int]:
-    """Return the number of photos of each class of a feature by its key, largest first.
+    """Return the number of photos of each class of one of `FEATURES` by its key, largest first.
 
-    Args:
-        _dataset: The dataset.
-        name: Its fingerprint, for the cache.
-        feature: One of `FEATURES`.
+    The name is the dataset's fingerprint, for the cache.
     """
     counts = _keys(_dataset.table, feature).value_counts()
     return {str(key): int(n) for key, n in counts.items()}

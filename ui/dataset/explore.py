@@ -55,8 +55,7 @@ def place_bars(table: pd.DataFrame, colours: Palette) -> tuple[go.Figure, str]:
     if len(counts) > _MOST_BARS:
         names.append(f"{len(counts) - _MOST_BARS} others")
         values.append(int(counts.iloc[_MOST_BARS:].sum()))
-    figure = _bars(names, values, [colours.candidate] * len(values))
-    return figure, feature
+    return _bars(names, values, [colours.candidate] * len(values)), feature
 
 
 def month_bars(table: pd.DataFrame, colours: Palette) -> go.Figure:
@@ -102,11 +101,7 @@ def _bars(names: list[str], values: list[int], fill: list[str]) -> go.Figure:
 
 
 def map_and_examples(dataset: PhotoDataset, chosen: Chosen, rows: np.ndarray) -> np.ndarray:
-    """Draw the map, and beside it the clicked photo or examples.
-
-    Returns:
-        The rows on the map: all, or those in the opened hexagon.
-    """
+    """Draw the map, and beside it the clicked photo or examples; return the rows on the map."""
     trail: list[str] = kept(f"dataset trail {dataset.root} {chosen}", list)
     if trail:
         rows = _rows_in(dataset, rows, f"{dataset.fingerprint} {chosen}", tuple(trail))
@@ -316,26 +311,19 @@ def counts_panel(dataset: PhotoDataset, rows: np.ndarray) -> None:
     table = dataset.table.iloc[rows]
     if not len(table):
         return
-    left, middle, right = st.columns(3, gap="medium")
-    figure, feature = place_bars(table, palette())
-    with left:
-        st.markdown(f"**By {feature}**")
-        _bars_or_nothing(figure, feature, bool(table[f"{feature}_key"].notna().any()))
-    with middle:
-        st.markdown("**By month**")
-        _bars_or_nothing(month_bars(table, palette()), "month", bool((table["month"] >= 0).any()))
-    with right:
-        st.markdown("**By climate**")
-        _bars_or_nothing(
-            climate_bars(table, palette()), "climate", bool((table["climate"] >= 0).any())
-        )
-
-
-def _bars_or_nothing(figure: go.Figure, name: str, known: bool) -> None:
-    if known:
-        show_chart(figure, f"dataset bars {name}")
-    else:
-        st.caption(f"The {name} of these photos is not known.")
+    by_place, feature = place_bars(table, palette())
+    charts = (
+        (feature, by_place, table[f"{feature}_key"].notna()),
+        ("month", month_bars(table, palette()), table["month"] >= 0),
+        ("climate", climate_bars(table, palette()), table["climate"] >= 0),
+    )
+    for column, (name, figure, known) in zip(st.columns(3, gap="medium"), charts, strict=True):
+        with column:
+            st.markdown(f"**By {name}**")
+            if known.any():
+                show_chart(figure, f"dataset bars {name}")
+            else:
+                st.caption(f"The {name} of these photos is not known.")
 
 
 def labels_panel(dataset: PhotoDataset) -> None:

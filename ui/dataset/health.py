@@ -14,13 +14,7 @@ from ui.theme import markdown_text
 
 
 def health(root: Path, datasets: Path, busy: bool) -> None:
-    """Draw the report of the last check, and the button for a new one.
-
-    Args:
-        root: The dataset's folder.
-        datasets: Where jobs are kept.
-        busy: Whether a check of this dataset is running.
-    """
+    """Draw the report of a dataset's last check, and the button for a new one unless ``busy``."""
     report = read_report(root / REPORT_FILE)
     with st.container(horizontal=True, vertical_alignment="bottom"):
         photos = st.toggle(

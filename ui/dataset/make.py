@@ -76,12 +76,7 @@ def start(
 ) -> None:
     """Start ``python -m train COMMAND ARGUMENTS``; an ended job of the same kind is forgotten.
 
-    Args:
-        datasets: where datasets are kept.
-        command: the command.
-        arguments: its arguments, with absolute paths and without ``--status``.
-        title: what it does, in words.
-        dataset: the folder that it makes or checks.
+    Paths in the arguments are absolute. The dataset is the folder that the command makes or checks.
 
     Raises:
         OSError: the job's folder cannot be written.
@@ -99,11 +94,7 @@ def start(
 
 
 def progress_strip(datasets: Path) -> list[DatasetJob]:
-    """Draw the jobs; while one runs, the strip refreshes itself without the rest of the page.
-
-    Returns:
-        The jobs that run.
-    """
+    """Draw the jobs and return those that run; meanwhile only the strip refreshes itself."""
     found = dataset_jobs(datasets)
     running = [job for job in found if job.status.active]
     if running:

@@ -31,8 +31,6 @@ _UNITED_STATES = (18.0, 72.0, -170.0, -65.0)  # south, north, west, east
 
 def in_cell(coordinates: np.ndarray, cell: str) -> np.ndarray:
     """Return which coordinates (n, 2) lie in an H3 cell, (n,) bool."""
-    if not len(coordinates):
-        return np.zeros(0, dtype=bool)
     found = hexagons(coordinates, h3.get_resolution(cell))
     return np.array(found, dtype=object) == cell
 
@@ -60,12 +58,9 @@ def hexagon_counts(coordinates: np.ndarray) -> pd.DataFrame:
 
 
 def hexagon_figure(counts: pd.DataFrame, colours: Palette, within: str | None = None) -> go.Figure:
-    """Draw hexagons coloured by number of photos, on a log scale.
+    """Draw the cells of `hexagon_counts` coloured by number of photos, on a log scale.
 
-    Args:
-        counts: As `hexagon_counts` gives them.
-        colours: The palette.
-        within: The cell that was opened, or None for the whole dataset.
+    Only those within one opened cell are counted, or the whole dataset if it is None.
     """
     centres = np.array([h3.cell_to_latlng(cell) for cell in counts["group"]])
     figure = _ground(centres, colours, 1.5 if within is None else 0.6, key=True)
@@ -104,13 +99,9 @@ def hexagon_figure(counts: pd.DataFrame, colours: Palette, within: str | None = 
 def points_figure(
     dataset: PhotoDataset, rows: np.ndarray, colours: Palette, picked: int | None = None
 ) -> go.Figure:
-    """Draw single photos; pass at most `MOST_POINTS` rows.
+    """Draw single photos, at most `MOST_POINTS`; one is picked if it is shown beside the map.
 
-    Args:
-        dataset: The dataset.
-        rows: (k,) positions in its table; each point carries its own as customdata.
-        colours: The palette.
-        picked: The position of the photo that is shown beside the map.
+    The rows (k,) are positions in the table; each point carries its own as customdata.
     """
     table = dataset.table.iloc[rows]
     coordinates = dataset.coordinates[rows]
@@ -162,13 +153,9 @@ def clicked(event: Any) -> Any:
 def _ground(
     coordinates: np.ndarray, colours: Palette, margin: float, *, key: bool = False
 ) -> go.Figure:
-    """Draw land with borders, framed around the coordinates.
+    """Draw land with borders around coordinates (k, 2), with a margin in degrees.
 
-    Args:
-        coordinates: (k, 2) what must be in view.
-        colours: The palette.
-        margin: Degrees of room on every side.
-        key: Whether to leave room below for a colour key.
+    ``key`` leaves room below for a colour key.
     """
     latitude, longitude = coordinates.T
     south, north, west, east = _UNITED_STATES

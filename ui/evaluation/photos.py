@@ -49,7 +49,8 @@ def _card(view: View, row: pd.Series) -> None:
     image = thumbnail(view.main.root, row.get("path"))
     if image is not None:
         st.image(image, width="stretch")
-    st.image(small_map(_truth(row), _guess(row), palette(), STATIC / "borders"), width="stretch")
+    points = _point(row), _point(row, "predicted_")
+    st.image(small_map(*points, palette(), STATIC / "borders"), width="stretch")
     st.html(
         f"<div style='line-height:1.45;font-size:0.9rem'>{_dot(error_colour(row['error_km']))}"
         f"<b>{kilometres(row['error_km'])}</b> off{_stated(row)}"
@@ -113,7 +114,7 @@ def _shown(part: pd.DataFrame) -> pd.DataFrame:
     for name, column in (("50 % radius", "radius_50_km"), ("90 % radius", "radius_90_km")):
         columns[name] = part[column].to_numpy()
     columns["Taken in"] = [_where(row) for _, row in part.iterrows()]
-    columns["Guessed"] = [_guessed_place(row) for _, row in part.iterrows()]
+    columns["Guessed"] = [_where(row, "predicted_") for _, row in part.iterrows()]
     if "climate" in part:
         names = climate_names()
         columns["Climate"] = [names[i].symbol if i >= 0 else "" for i in part["climate"]]
@@ -136,15 +137,13 @@ def _detail(view: View, row: pd.Series) -> None:
             st.info("The photo itself is not part of these predictions.")
     candidates = read_candidates(view.main.path, str(row["id"]))
     with world:
-        st.image(
-            small_map(_truth(row), _guess(row), palette(), STATIC / "borders", candidates),
-            width="stretch",
-        )
+        points = _point(row), _point(row, "predicted_")
+        st.image(small_map(*points, palette(), STATIC / "borders", candidates), width="stretch")
     with facts:
         st.markdown(
             f"**{kilometres(row['error_km'])}** from the truth{_stated(row)} (50 % radius)  \n"
             f"Taken in {markdown_text(_where(row))}  \n"
-            f"Guessed {markdown_text(_guessed_place(row))}"
+            f"Guessed {markdown_text(_where(row, 'predicted_'))}"
         )
     heads = _head_rows(view, row)
     if len(heads):
@@ -167,22 +166,14 @@ def _head_rows(view: View, row: pd.Series) -> pd.DataFrame:
     return pd.DataFrame(records)
 
 
-def _truth(row: pd.Series) -> Point:
-    return float(row["latitude"]), float(row["longitude"])
+def _point(row: pd.Series, prefix: str = "") -> Point:
+    return float(row[f"{prefix}latitude"]), float(row[f"{prefix}longitude"])
 
 
-def _guess(row: pd.Series) -> Point:
-    return float(row["predicted_latitude"]), float(row["predicted_longitude"])
-
-
-def _where(row: pd.Series) -> str:
-    """Return the most exact true place that the dataset names, else the coordinates."""
-    return place_of(row) or f"{row['latitude']:.2f}, {row['longitude']:.2f}"
-
-
-def _guessed_place(row: pd.Series) -> str:
-    point = f"{row['predicted_latitude']:.2f}, {row['predicted_longitude']:.2f}"
-    return place_of(row, "predicted_") or point
+def _where(row: pd.Series, prefix: str = "") -> str:
+    """Return the most exact place that the dataset names, else the coordinates."""
+    latitude, longitude = _point(row, prefix)
+    return place_of(row, prefix) or f"{latitude:.2f}, {longitude:.2f}"
 
 
 def _stated(row: pd.Series) -> str:

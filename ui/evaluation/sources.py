@@ -66,25 +66,15 @@ class Filters:
     """Range of the stated 50 % radius: the confidence."""
 
 
-def prediction_places() -> tuple[Path, ...]:
-    """Return the folders to search: the bundled models, the runs, and the evaluations."""
-    shipped = Path(geoclip_core.__file__).parent / "checkpoints"
-    return shipped, runs_folder(), Path("evaluations")
+def find_sources() -> tuple[list[Source], list[str]]:
+    """Return every predictions table and an error message for each that cannot be used.
 
-
-def find_sources(places: Sequence[Path] | None = None) -> tuple[list[Source], list[str]]:
-    """Return every predictions table in the folders, newest first, the first folder last.
-
-    Args:
-        places: by default those of :func:`prediction_places`.
-
-    Returns:
-        The sources, and an error message for each table that cannot be used.
+    The tables are those of the evaluations, the runs and the bundled models, newest first.
     """
     sources: list[Source] = []
     problems: list[str] = []
-    places = prediction_places() if places is None else places
-    for place in places:
+    shipped = Path(geoclip_core.__file__).parent / "checkpoints"
+    for place in (shipped, runs_folder(), Path("evaluations")):
         found = []
         for folder in sorted(place.glob("*")):
             path = predictions_of(folder) if folder.is_dir() else None
@@ -94,7 +84,7 @@ def find_sources(places: Sequence[Path] | None = None) -> tuple[list[Source], li
                 found.append(_source(path))
             except (PredictionsError, ValueError) as error:
                 problems.append(str(error))
-        if place != places[0]:  # bundled models stay in the order of their names
+        if place != shipped:  # bundled models stay in the order of their names
             found.sort(key=lambda source: -source.changed)
         sources = [*found, *sources]
     return sources, problems
@@ -245,16 +235,10 @@ def source_names(sources: Sequence[Source]) -> dict[Source, str]:
 
 MOST_BESIDE = 3
 _STEPS_KM = (0, 1, 5, 25, 50, 100, 200, 400, 750, 1000, 1500, 2500, 5000, 10_000, ERROR_LIMIT_KM)
-_MULTI = ("countries", "states", "climates", "months")
-_RANGES = ("error", "radius")
 
 
 def choose_sources(sources: Sequence[Source]) -> tuple[Source, list[Source]]:
-    """Draw the choice of dataset, model and compared models in the sidebar.
-
-    Args:
-        sources: at least one.
-    """
+    """Draw the choice of dataset, model and compared models; there is at least one source."""
     data = choose("Dataset", list(dict.fromkeys(s.data for s in sources)), "evaluation dataset")
     on_data = [source for source in sources if source.data == data]
     names = source_names(on_data)
@@ -316,22 +300,14 @@ def choose_filters(frame: pd.DataFrame) -> Filters:
     columns = wrapping_columns([3, 2, 2, 3, 3], "filters", 130)
     with columns[0]:
         countries = frame["country_key"].nunique() if "country_key" in frame else 0
-        if countries > 1:
-            place = _multiselect(
-                "Country",
-                _values(frame, "country_key"),
-                "filter countries",
-                format_func=lambda key: country_name(str(key)),
-                placeholder="All countries",
-            )
-        else:
-            place = _multiselect(
-                "State",
-                _values(frame, "state_key"),
-                "filter states",
-                format_func=place_name,
-                placeholder="All states",
-            )
+        kind, plural = ("country", "countries") if countries > 1 else ("state", "states")
+        place = _multiselect(
+            kind.capitalize(),
+            _values(frame, f"{kind}_key"),
+            f"filter {plural}",
+            format_func=country_name if countries > 1 else place_name,
+            placeholder=f"All {plural}",
+        )
     with columns[1]:
         climates = _multiselect(
             "Climate",
@@ -371,7 +347,7 @@ def choose_filters(frame: pd.DataFrame) -> Filters:
 
 def clear_filters() -> None:
     """Clear every filter (a widget callback)."""
-    for name in (*_MULTI, *_RANGES):
+    for name in ("countries", "states", "climates", "months", "error", "radius"):
         st.session_state.pop(f"filter {name}", None)
 
 

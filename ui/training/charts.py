@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import plotly.graph_objects as go
 from numpy.typing import NDArray
 
@@ -77,10 +78,8 @@ def metric_groups(rows: Rows) -> list[Group]:
 
 def metric_names(rows: Rows) -> list[str]:
     """Return the metrics that occur in the rows, in order of first appearance."""
-    names: dict[str, None] = {}
-    for row in rows:
-        names |= dict.fromkeys(name for name in row if name not in ("step", "time"))
-    return list(names)
+    names = dict.fromkeys(name for row in rows for name in row)
+    return [name for name in names if name not in ("step", "time")]
 
 
 def series(rows: Rows, name: str) -> tuple[Array, Array]:
@@ -96,14 +95,7 @@ def series(rows: Rows, name: str) -> tuple[Array, Array]:
 
 def smoothed(values: Array, span: int) -> Array:
     """Return the exponential moving mean over about `span` values, unbiased at the start."""
-    if span <= 1 or len(values) < 3:
-        return values
-    keep = 1 - 2 / (span + 1)
-    weights, mean, out = 0.0, 0.0, np.empty_like(values)
-    for i, value in enumerate(values):
-        mean, weights = keep * mean + value, keep * weights + 1
-        out[i] = mean / weights
-    return out
+    return pd.Series(values).ewm(span=span).mean().to_numpy()
 
 
 def thinned(steps: Array, values: Array) -> tuple[Array, Array]:
@@ -213,14 +205,7 @@ def curves_figure(
 def comparison_figure(
     runs: Mapping[str, Rows], name: str, colours: Palette, *, by_time: bool = False
 ) -> go.Figure:
-    """Draw one metric of several runs in one chart.
-
-    Args:
-        runs: title → rows.
-        name: the metric.
-        colours: of the theme.
-        by_time: minutes since the first row instead of steps.
-    """
+    """Draw one metric of several runs (title → rows), by step or by minutes of work."""
     figure = go.Figure()
     unit = kind_of(name)[1]
     lines = line_colours(colours)

@@ -164,12 +164,7 @@ def flat(options: object) -> Values:
 
 
 def run_values(task: str, config: Mapping[str, Any]) -> Values:
-    """Return the options of a run by their present names; its config as it is if it is not valid.
-
-    Args:
-        task: "fit" or "pretrain".
-        config: what its config.yaml holds.
-    """
+    """Return the options in a run's config.yaml by their present names; as they are if invalid."""
     try:
         return flat(from_mapping(OPTIONS[task], config, ""))
     except (KeyError, OptionsError):
@@ -277,13 +272,9 @@ def options_form(
 ) -> Filled:
     """Draw the form and validate its values.
 
-    Args:
-        cls: the options dataclass.
-        base: the recipe's value of every option; an option that differs from it says so.
-        key: prefix of the widgets' keys; a form of another key starts from `base` again.
-        layout: what is always in view, and the order of the rest.
-        fixed: options that the page decides and the form leaves out.
-        suggestions: option -> values to choose from, besides typing one.
+    `base` has the recipe's value of every option; an option that differs from it says so. A form of
+    another `key` starts from `base` again. The form leaves out the `fixed` options, which the page
+    decides. `suggestions` are values to choose from, besides typing one.
     """
     options = [option for option in options_of(cls) if option.name not in fixed]
     held = {option.name: _held(option, base[option.name], key) for option in options}

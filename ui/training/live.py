@@ -1,5 +1,6 @@
 """One run on the Train page: its state, progress, curves and log, and the buttons to control it."""
 
+import contextlib
 import gc
 import sys
 from collections.abc import Callable, Sequence
@@ -42,10 +43,10 @@ def run_head(item: RunView) -> None:
     with st.container(horizontal=True, vertical_alignment="center", key="run-head"):
         st.subheader(markdown_text(item.title), anchor=False, width="content")
         st.badge(item.look.word, icon=item.look.icon, color=item.look.colour)
-    config = _config(item.run)
     facts = [item.status.task, created(item)]
-    if config.get("data"):
-        facts.append(f"on {markdown_text(Path(str(config['data'])).name)}")
+    with contextlib.suppress(JobError):
+        if data := item.run.config.get("data"):
+            facts.append(f"on {markdown_text(Path(str(data)).name)}")
     if (seconds := took(item)) is not None and not item.active:
         facts.append(f"took {duration(seconds)}")
     st.caption(" · ".join(facts))
@@ -209,13 +210,6 @@ def run_metrics(run: Run) -> list[dict[str, Any]]:
 @st.cache_data(max_entries=64, show_spinner=False)
 def _read_metrics(folder: Path, *_version: int) -> list[dict[str, Any]]:
     return Run(folder).metrics()
-
-
-def _config(run: Run) -> dict[str, Any]:
-    try:
-        return run.config
-    except JobError:
-        return {}
 
 
 def _action(word: str, icon: str, act: Callable[[Run], None], item: RunView, **button: Any) -> None:

@@ -1,9 +1,8 @@
 """A new training: dataset, task, recipe, options, and the button that starts it."""
 
 import json
-from functools import cache
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import TypeGuard
 
 import streamlit as st
 
@@ -15,7 +14,7 @@ from geoclip_core.training.runs import CONFIG
 from train.recipes import recipe_description, recipe_names, recipe_options
 from train.training import lasting_config
 from ui.charts import show_chart
-from ui.page import PAGES, STATIC, choose, datasets_folder, kept, runs_folder
+from ui.page import PAGES, STATIC, choose, datasets_folder, runs_folder, with_typed
 from ui.theme import markdown_text, palette
 from ui.training.charts import best_step, curves_figure, metric_groups
 from ui.training.form import (
@@ -36,14 +35,9 @@ EXAMPLE = STATIC / "examples" / "training-run.json"
 
 def choose_dataset() -> Path | None:
     """Return the dataset of this session: one in the datasets folder, or a folder typed here."""
-    typed: list[str] = kept("typed dataset", list)
     # A hidden folder is a dataset that is still being written.
     found = sorted(folder for folder in datasets_folder().glob("[!.]*/") if _is_dataset(folder))
-    options = [*map(str, found), *typed]
-    current = st.session_state.get("dataset")
-    if isinstance(current, str) and current.strip() and current not in options:
-        typed.append(current)
-        options.append(current)
+    options = with_typed([str(folder) for folder in found], "dataset")
     chosen = choose(
         "Dataset",
         options,
@@ -62,22 +56,9 @@ def choose_dataset() -> Path | None:
     return folder
 
 
-def no_dataset_hint() -> None:
-    """Say how to get a dataset, with a button that leads there."""
-    st.warning(
-        "There is no dataset yet. The Dataset page draws a synthetic demo set in half a minute, "
-        "or imports a folder of your own photos.",
-        icon=":material/photo_library:",
-    )
-    if st.button("Go to the Dataset page", icon=":material/arrow_forward:"):
-        st.switch_page(PAGES["Dataset"].file)
-
-
 def first_start() -> None:
     """Show what a training looks like, from a recorded one, before the first run."""
-    example = _example()
-    if not example:
-        return
+    example = json.loads(EXAMPLE.read_text(encoding="utf-8"))
     with st.container(border=True):
         st.markdown(f"**What a training looks like** · {example['about']}")
         rows, colours = example["rows"], palette()
@@ -94,14 +75,6 @@ def _is_dataset(folder: Path) -> bool:
     return any(csv_path(folder, split).is_file() for split in FILE_SPLITS)
 
 
-@cache
-def _example() -> dict[str, Any]:
-    try:
-        return json.loads(EXAMPLE.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-
-
 TASKS = {
     "fit": ("Geolocation", "Context heads and a coordinate head on a backbone."),
     "pretrain": (
@@ -115,12 +88,7 @@ _TASK, _RECIPE, _NAME = "train task", "train recipe", "train name"
 
 
 def new_training(views: list[RunView], data: Path | None) -> None:
-    """Draw everything that a new training needs, from the task to the start button.
-
-    Args:
-        views: the runs that exist, whose options can be used again.
-        data: the chosen dataset; None if there is none.
-    """
+    """Draw everything that a new training needs; the options of existing runs can be used again."""
     show_message()
     st.session_state.setdefault(_TASK, "fit")
     task = st.segmented_control(
@@ -157,13 +125,16 @@ def new_training(views: list[RunView], data: Path | None) -> None:
 
 
 def take_options(item: RunView) -> None:
-    """Fill the form with the options of a run; a callback."""
+    """Open the form with the options of a run; a callback."""
+    st.session_state["train view"] = "New training"
     st.session_state[_TASK] = item.status.task
     st.session_state[_recipe_key(item.status.task)] = _config_of(item)
 
 
 def fit_on(item: RunView) -> None:
     """Open the form of a fit on the backbone of a pretraining; a callback."""
+    st.session_state["train view"] = "New training"
+    leave_message("done", f"{item.title} is now the backbone of a new training.")
     st.session_state[_TASK] = "fit"
     recipe = st.session_state.setdefault(_recipe_key("fit"), _first_recipe("fit"))
     key = _form_key("fit", None if recipe == DEFAULTS else recipe)
@@ -209,7 +180,13 @@ def _changed_line(task: str, recipe: str | None, filled: Filled) -> None:
 def _start_bar(task: str, recipe: str | None, filled: Filled, data: Path | None) -> None:
     options = filled.checked.options
     if data is None:
-        no_dataset_hint()
+        st.warning(
+            "There is no dataset yet. The Dataset page draws a synthetic demo set in half a "
+            "minute, or imports a folder of your own photos.",
+            icon=":material/photo_library:",
+        )
+        if st.button("Go to the Dataset page", icon=":material/arrow_forward:"):
+            st.switch_page(PAGES["Dataset"].file)
     elif options is None:
         problem = filled.elsewhere or "Some options are not valid: see the red lines above."
         st.error(markdown_text(problem), icon=":material/error:")

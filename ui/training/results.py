@@ -13,7 +13,6 @@ from ui.evaluation.sources import find_sources
 from ui.page import PAGES
 from ui.theme import kilometres, markdown_text, percent
 from ui.training.form import label, run_values, shown
-from ui.training.live import leave_message
 from ui.training.new import fit_on, take_options
 from ui.training.runs import RunView
 
@@ -39,7 +38,7 @@ def result_panel(item: RunView) -> None:
             icon=":material/arrow_forward:",
             type="primary",
             key=f"fit on {item.name}",
-            on_click=_fit_on,
+            on_click=fit_on,
             args=(item,),
         )
 
@@ -73,7 +72,7 @@ def run_details(item: RunView) -> None:
             "Train again with these options",
             icon=":material/replay:",
             key=f"again {item.name}",
-            on_click=_again,
+            on_click=take_options,
             args=(item,),
         )
 
@@ -186,17 +185,6 @@ def _choose(item: RunView, page: str) -> None:
         if Path(source.path).resolve().is_relative_to(folder):
             st.session_state["evaluation dataset"] = source.data
             st.session_state["evaluation model"] = source
-
-
-def _again(item: RunView) -> None:
-    take_options(item)
-    st.session_state["train view"] = "New training"
-
-
-def _fit_on(item: RunView) -> None:
-    fit_on(item)
-    st.session_state["train view"] = "New training"
-    leave_message("done", f"{item.title} is now the backbone of a new training.")
 
 
 def _at(tree: Any, path: Sequence[str]) -> Any:

@@ -122,7 +122,8 @@ def choose_runs_folder() -> Path:
             f"{RUNS_VARIABLE} sets it permanently.",
             persist_state="session",
         )
-        st.caption(f":material/folder: {_escaped_path(runs_folder())}")
+        path = str(runs_folder().absolute()).replace("`", "")
+        st.caption(f":material/folder: `{path}`")
     return runs_folder()
 
 
@@ -133,7 +134,7 @@ def run_views(root: Path) -> list[RunView]:
         try:
             views.append(view(run))
         except JobError:
-            continue  # deleted while we looked
+            continue  # deleted in the meantime
     return views
 
 
@@ -152,11 +153,7 @@ def view(run: Run) -> RunView:
 def start(root: Path, task: str, options: Mapping[str, Any], name: str) -> Run:
     """Make a run folder and start its process, which waits while another run is at work.
 
-    Args:
-        root: where runs are kept.
-        task: "fit" or "pretrain".
-        options: all options, as plain values.
-        name: what to call it; made safe as a file name.
+    The options are plain values; the name is made safe as a file name.
 
     Raises:
         JobError: the folder cannot be written or the process cannot be started.
@@ -317,7 +314,3 @@ def took(item: RunView) -> float | None:
         return None
     end = time.time() if item.active else status.updated_at
     return max(0.0, end - status.started_at)
-
-
-def _escaped_path(path: Path) -> str:
-    return f"`{str(path.absolute()).replace('`', '')}`"
