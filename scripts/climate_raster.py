@@ -45,7 +45,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         with tempfile.TemporaryDirectory() as folder:
             gaps, codes, shape = read_tiff(options.source or download(Path(folder)))
-        write_raster(options.output, gaps, codes, shape)
+        # the format is that of `geoclip_core.earth.climate.ClimateRaster`
+        with atomic_file(options.output) as unfinished, unfinished.open("wb") as stream:
+            np.savez_compressed(stream, gap=gaps, val=codes, shape=np.array(shape, dtype=np.int64))
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -128,14 +130,6 @@ def encode(strips: Iterable[NDArray[np.uint8]]) -> tuple[NDArray[np.uint32], NDA
         offset, last = offset + len(cells), int(cells[-1])
     first_cells = np.concatenate(starts)
     return np.diff(first_cells, prepend=0).astype(np.uint32), np.concatenate(values)
-
-
-def write_raster(
-    path: Path, gaps: NDArray[np.uint32], codes: NDArray[np.uint8], shape: tuple[int, int]
-) -> None:
-    """Write the file that `geoclip_core.earth.climate.ClimateRaster` reads, atomically."""
-    with atomic_file(path) as unfinished, unfinished.open("wb") as stream:
-        np.savez_compressed(stream, gap=gaps, val=codes, shape=np.array(shape, dtype=np.int64))
 
 
 if __name__ == "__main__":

@@ -119,8 +119,6 @@ SHOTS = (
     Shot("train-page", "Train", open_run, height=1200),
     Shot("evaluation-page", "Train", open_evaluation, height=1500),
 )
-TRAINED = ("dataset-page", "train-page", "evaluation-page")
-"""Screenshots that need a trained model."""
 
 
 def train(folder: Path) -> None:
@@ -175,7 +173,7 @@ def main() -> int:
     options.output.mkdir(parents=True, exist_ok=True)
     wanted = [shot for shot in SHOTS if not options.only or shot.name in options.only]
     with tempfile.TemporaryDirectory(prefix="screenshots-") as workspace:
-        if any(shot.name in TRAINED for shot in wanted):
+        if any(shot.path in ("Dataset", "Train") for shot in wanted):
             train(Path(workspace))
         take(wanted, options.output, chromium, Path(workspace))
     return 0

@@ -57,8 +57,7 @@ T = TypeVar("T")
 def _fields(info: StructTypeInfo) -> StructConstructorSpec | None:
     """Describe an options dataclass with the docstrings that pydantic has read already.
 
-    By itself tyro would parse the source file again for every group of options, which takes longer
-    than everything else that --help does.
+    Otherwise tyro parses the source file again for every group of options, which is slow.
     """
     cls, given = info.type, info.default
     if not is_pydantic_dataclass(cls):
@@ -156,13 +155,7 @@ def _recipe_in(arguments: Sequence[str]) -> str | None:
 def _sentence(
     event: parse_errors.ParseErrorEvent, arguments: Sequence[str], flags: Sequence[str]
 ) -> str:
-    """Say what is wrong with a command line, and with which flag.
-
-    Args:
-        event: the error that tyro found.
-        arguments: what was typed.
-        flags: all flags of the command.
-    """
+    """Say what is wrong with a command line, and with which flag."""
     match event:
         case parse_errors.InvalidChoice(argument=argument, value=value, choices=choices):
             now = upgraded({argument.field.intern_name: value}).get(argument.field.intern_name)

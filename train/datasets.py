@@ -18,7 +18,7 @@ Workers = Annotated[int, Field(ge=1)]
 Seed = Annotated[int, Field(ge=0)]
 TestFraction = Annotated[float, Field(ge=0, le=0.5)]
 _SHOWN = 10
-"""Photos that were not imported and are named on the terminal."""
+"""How many photos that were not imported are named on the terminal."""
 
 
 @dataclass(config=CONFIG, frozen=True, kw_only=True)

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parent.parent
 BUNDLED = ROOT / "geoclip_core" / "checkpoints"
 _SHOWN = 5
-"""Unreadable photos that are named on the terminal."""
+"""How many unreadable photos are named on the terminal."""
 
 
 @dataclass(config=CONFIG, frozen=True, kw_only=True)
@@ -133,29 +133,31 @@ def _evaluate_model(
 ) -> Evaluation:
     choice = _load(name, options)
     folder = output or _default_folder(choice.name, options, dataset)
-    measured = _embed(choice, photos, options, options.split)
+    readable, embeddings = _embed(choice, photos, options, options.split)
     with ProgressBar("predicting", "photos") as bar:
         frame = evaluation.predict_in_shards(
             choice.model,
-            measured.photos,
-            measured.embeddings,
+            readable,
+            embeddings,
             folder / evaluation.SHARDS,
             progress=bar.update,
         )
     train = _training_photos(options, dataset)
     if len(train):
-        bank = _embed(choice, train, options, "train") if options.neighbours else None
+        known: NDArray[np.floating] | None = None
+        if options.neighbours:
+            train, known = _embed(choice, train, options, "train")
         guesses = baseline_guesses(
-            bank.photos.table if bank else train.table,
-            measured.photos.table,
-            train_embeddings=bank.embeddings if bank else None,
-            embeddings=measured.embeddings if bank else None,
+            train.table,
+            readable.table,
+            train_embeddings=known,
+            embeddings=embeddings if options.neighbours else None,
         )
         frame = with_baselines(frame, guesses)
     about = _about(choice.name, options, dataset)
     about["use_context"] = bool(choice.model.vocabularies)
     about["calibrated"] = choice.model.calibration is not None
-    about["unreadable"] = len(photos) - len(measured.photos)
+    about["unreadable"] = len(photos) - len(readable)
     return _measured(folder, frame, about, options)
 
 
@@ -282,22 +284,16 @@ def calibrate(options: CalibrateOptions) -> int:
     dataset = read_dataset(options.data, val_fraction=options.val_fraction, seed=options.split_seed)
     choice = _load(options.model, options)
     _check_target(choice, options.output)
-    measured = _embed(choice, dataset.split("val"), options, "val")
+    photos, embeddings = _embed(choice, dataset.split("val"), options, "val")
     with ProgressBar("predicting", "photos") as bar:
-        result = calibration.calibrate(
-            choice.model, measured.photos, measured.embeddings, progress=bar.update
-        )
+        result = calibration.calibrate(choice.model, photos, embeddings, progress=bar.update)
     print(_calibration_table(calibration.summary(result)))
     print(_save_calibration(choice, options.output, result), file=sys.stderr)
     return 0
 
 
 def _check_target(choice: "LoadedModel", output: Path | None) -> None:
-    """Check that the result can be written, before any time is spent.
-
-    Raises:
-        ValueError: the output folder is not empty, or a bundled model has no output.
-    """
+    """Raise ValueError if the result could not be written."""
     from geoclip_core.geoclip.model import GeoClip
 
     if output is not None and output.exists() and any(output.iterdir()):
@@ -344,21 +340,8 @@ def _calibration_table(numbers: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-class EmbeddedPhotos(NamedTuple):
-    """The readable photos of a split and their embeddings."""
-
-    photos: PhotoDataset
-    embeddings: NDArray[np.floating]
-    """(n, D)."""
-
-
 def _load(name: str, options: MeasuringOptions) -> "LoadedModel":
-    """Load the model of a name on the chosen device.
-
-    Raises:
-        CheckpointError: there is no such model.
-        ValueError: there is no such device.
-    """
+    """Load the model of a name on the chosen device."""
     import torch
 
     from geoclip_core.hub.models import load_model
@@ -375,14 +358,8 @@ def _load(name: str, options: MeasuringOptions) -> "LoadedModel":
 
 def _embed(
     choice: "LoadedModel", photos: PhotoDataset, options: MeasuringOptions, split: str
-) -> EmbeddedPhotos:
-    """Embed photos, from the cache as far as they are there, with a progress bar.
-
-    Photos that cannot be read are named on the terminal and left out.
-
-    Raises:
-        EmbeddingError: no photo can be read.
-    """
+) -> tuple[PhotoDataset, NDArray[np.floating]]:
+    """Return the photos that can be read, and their embeddings (n, D)."""
     from geoclip_core.training.embeddings import embed_dataset
 
     backbone = choice.model.backbone
@@ -402,9 +379,9 @@ def _embed(
     if len(failures) > _SHOWN:
         print(f"left out {len(failures):,} unreadable photos in total", file=sys.stderr)
     if not failures:
-        return EmbeddedPhotos(photos, embedded.values)
+        return photos, embedded.values
     rows = np.flatnonzero(embedded.readable)
-    return EmbeddedPhotos(photos.select(rows), embedded.values[rows])
+    return photos.select(rows), embedded.values[rows]
 
 
 @dataclass(config=CONFIG, frozen=True, kw_only=True)

@@ -33,22 +33,16 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
 O = TypeVar("O", bound=TrainingOptions)  # noqa: E741
-Work = Callable[[O, RunSession, "Accelerator", Path], None]
+Work = Callable[[O, RunSession, "Accelerator", Path, str], None]
 _SHOWN = 20
-"""Unreadable photos that are named on the terminal."""
+"""How many unreadable photos are named on the terminal."""
 
 
 def pretrain(options: PretrainOptions) -> int:
     """Align photos with captions of climate, month and place (contrastive pretraining)."""
+    from geoclip_core.training import pretrain as loop
 
-    def work(
-        chosen: PretrainOptions, session: RunSession, accelerator: "Accelerator", folder: Path
-    ) -> None:
-        from geoclip_core.training import pretrain as loop
-
-        loop.pretrain(loop.PretrainRun(chosen, session, accelerator, folder, folder.name))
-
-    return _train(options, work)
+    return _train(options, lambda *run: loop.pretrain(loop.PretrainRun(*run)))
 
 
 def fit(options: FitOptions) -> int:
@@ -57,27 +51,13 @@ def fit(options: FitOptions) -> int:
     The photos go through a frozen backbone once; the heads then learn from cached embeddings in
     seconds to minutes.
     """
+    from geoclip_core.training import fit as loop
 
-    def work(
-        chosen: FitOptions, session: RunSession, accelerator: "Accelerator", folder: Path
-    ) -> None:
-        from geoclip_core.training import fit as loop
-
-        loop.fit(loop.FitRun(chosen, session, accelerator, folder, folder.name))
-
-    return _train(options, work)
+    return _train(options, lambda *run: loop.fit(loop.FitRun(*run)))
 
 
 def _train(options: O, work: Work[O]) -> int:
-    """Do the work of a new run, or continue the run that ``--resume`` names.
-
-    Args:
-        options: of the command line; with `resume` those of the run are taken.
-        work: called with (options, session, accelerator, run folder).
-
-    Returns:
-        Exit status.
-    """
+    """Do the work of a new run, or continue the run that ``--resume`` names."""
     from geoclip_core.training.distributed import build_accelerator, same_text_everywhere
 
     resumed = None
@@ -99,8 +79,8 @@ def _train(options: O, work: Work[O]) -> int:
         run = resumed or _new_run(options)
         folder = str(run.folder)
         print(f"run folder: {folder}", file=sys.stderr)
-    folder = same_text_everywhere(accelerator, folder)
-    return execute(run, lambda session: work(options, session, accelerator, Path(folder)))
+    place = Path(same_text_everywhere(accelerator, folder))
+    return execute(run, lambda session: work(options, session, accelerator, place, place.name))
 
 
 def _new_run(options: TrainingOptions) -> Run:

@@ -1,7 +1,9 @@
+import dataclasses
+
 import pytest
 
 from tests.geoclip.geoclip_files import published_wheel
-from train.benchmarks.gallery import benchmark_gallery
+from train.benchmarks.gallery import GalleryOptions, benchmark_gallery
 
 SMALL = {
     "hidden_size": 64,
@@ -14,7 +16,7 @@ SMALL = {
 
 @pytest.mark.slow
 def test_the_package_and_ours_give_the_same_places():
-    result = benchmark_gallery(published_wheel(), places=1500, tower=SMALL)
+    result = benchmark_gallery(GalleryOptions(wheel=published_wheel(), places=1500), SMALL)
     assert 1400 < result.places < 1700
     assert result.equal_places
     assert result.probability_difference < 1e-3
@@ -27,15 +29,15 @@ def test_the_command_measures_with_its_options(monkeypatch, capsys):
     from train.__main__ import main
     from train.benchmarks import gallery
 
-    asked = {}
+    asked = []
 
-    def small(wheel, photo, **options):
-        asked.update(options)
-        return benchmark_gallery(published_wheel(), places=1500, tower=SMALL, queries=1)
+    def small(options):
+        asked.append(options)
+        return benchmark_gallery(dataclasses.replace(options, wheel=published_wheel()), SMALL)
 
     monkeypatch.setattr(gallery, "benchmark_gallery", small)
     assert main(["benchmark", "gallery", "--places", "1500", "--queries", "1"]) == 0
-    assert asked == {"places": 1500, "queries": 1, "top_k": 5, "seed": 0}
+    assert asked == [GalleryOptions(places=1500, queries=1, top_k=5, seed=0)]
     assert "the same" in capsys.readouterr().out
 
 

@@ -1,4 +1,4 @@
-"""What heads, context, pretraining and smoothing are worth, measured on one dataset.
+"""Measure what heads, context, pretraining and smoothing are worth on one dataset.
 
 Every variant is fitted on train, chosen and calibrated on val, and measured on test photos, either
 of the dataset's own test split or of a cross-validation.
@@ -120,7 +120,7 @@ def ablation(options: AblationOptions) -> int:
                 table.add((name, "", ""), seed, result)
             for variant in rows:
                 bar.set_description(" · ".join(variant.key))
-                result = measure_variant(variant, split, _fit_options(options, seed), accelerator)
+                result = _measure(variant, split, _fit_options(options, seed), accelerator)
                 table.add(variant.key, seed, result)
                 bar.update()
             if options.output is not None:
@@ -188,13 +188,18 @@ def _prepared(
     with tempfile.TemporaryDirectory(prefix="ablation-") as scratch:
         kinds: dict[Features, FitOptions] = {"plain": fitting}
         if options.pretrain:
-            captions = ("climate", "country", "state", "city") if worldwide else None
-            run = _pretrained(options, dataset, seed, accelerator, Path(scratch), captions)
-            kinds["pretrained"] = replace(fitting, backbone=str(run))
-            kinds["projected"] = replace(fitting, backbone=str(run), projection=True, depths=())
-        for kind, chosen in kinds.items():
-            backbones[kind] = build_backbone(fit_backbone(chosen))
-            embedder = Embedder(chosen, RunSession(None), accelerator, backbones[kind])
+            changes = _changes(options, seed, options.pretrain_epochs)
+            if worldwide:
+                changes["features"] = ("climate", "country", "state", "city")
+            run = Path(scratch) / "pretrained"
+            run.mkdir()
+            chosen = recipe_options(PretrainOptions, "demo", changes)
+            pretrain(PretrainRun(chosen, RunSession(None), accelerator, run, run.name), dataset)
+            kinds["pretrained"] = replace(fitting, backbone=str(run / "checkpoint"))
+            kinds["projected"] = replace(kinds["pretrained"], projection=True, depths=())
+        for kind, fitted in kinds.items():
+            backbones[kind] = build_backbone(fit_backbone(fitted))
+            embedder = Embedder(fitted, RunSession(None), accelerator, backbones[kind])
             # embeddings of a backbone that only exists here are of no use to later runs
             cache = options.cache_dir if kind == "plain" else Path(scratch) / "embeddings"
             splits = embedder.splits(dataset, cache_dir=cache)
@@ -203,24 +208,6 @@ def _prepared(
     return AblationSplit(
         photos["train"], photos["val"], photos["test"], embeddings, backbones, vocabularies
     )
-
-
-def _pretrained(
-    options: AblationOptions,
-    dataset: PhotoDataset,
-    seed: int,
-    accelerator: "Accelerator",
-    scratch: Path,
-    features: tuple[str, ...] | None,
-) -> Path:
-    changes = _changes(options, seed, options.pretrain_epochs)
-    if features is not None:
-        changes["features"] = features
-    chosen = recipe_options(PretrainOptions, "demo", changes)
-    folder = scratch / "pretrained"
-    folder.mkdir()
-    pretrain(PretrainRun(chosen, RunSession(None), accelerator, folder, "pretrained"), dataset)
-    return folder / "checkpoint"
 
 
 # what is measured
@@ -233,13 +220,12 @@ class Variant:
     head: Head | Literal["degrees, L2 (older recipe)"]
     use_context: bool = True
     features: Features = "plain"
-    """The backbone as it comes, after contrastive pretraining, or the space that the pretraining
-    shares between photos and captions."""
+    """The backbone without or with contrastive pretraining, or its space shared with captions."""
     smoothing: float = 0.5
 
     @property
     def key(self) -> "Key":
-        """The cells that tell the row from the others."""
+        """Head, context and pretraining as shown in the table."""
         smoothed = f", smoothing {self.smoothing:g}" if self.head == "geocells" else ""
         context = "yes" if self.use_context else "no"
         return self.head + smoothed, context, _PRETRAINING[self.features]
@@ -271,17 +257,10 @@ class AblationResult:
     """Time of fitting on embeddings that exist already."""
 
 
-def measure_variant(
+def _measure(
     variant: Variant, split: AblationSplit, options: FitOptions, accelerator: "Accelerator"
 ) -> AblationResult:
-    """Fit a variant on train, choose and calibrate on val, measure on test.
-
-    Args:
-        variant: the row of the table.
-        split: the photos.
-        options: everything that the variant does not decide, seed included.
-        accelerator: of this process.
-    """
+    """Fit a variant on train, choose and calibrate on val, measure on test."""
     embeddings = split.embeddings[variant.features]
     vocabularies = dict(split.vocabularies) if variant.use_context else {}
     began = time.perf_counter()
@@ -303,9 +282,7 @@ def measure_variant(
                 options,
                 coordinate_head=variant.head,
                 use_context=variant.use_context,
-                geocells=GeocellOptions(smoothing=variant.smoothing)
-                if variant.head == "geocells"
-                else GeocellOptions(),
+                geocells=GeocellOptions(smoothing=variant.smoothing),
             )
             model = _fit_heads(variant, split, chosen, vocabularies, accelerator)
         uncalibrated = model.predict(np.asarray(embeddings["val"], dtype=np.float32))
@@ -468,7 +445,14 @@ def fit_degrees_model(
     best, weights = np.inf, copy.deepcopy(model.state_dict())
     for _ in range(math.ceil(STEPS * BATCH / len(values))):
         for rows in torch.randperm(len(values)).split(BATCH):
-            loss = _loss(model, values[rows], truth[rows], {f: k[rows] for f, k in known.items()})
+            guess, logits = model(values[rows])
+            loss = nn.functional.mse_loss(guess, truth[rows])
+            for feature, scores in logits.items():
+                target = known[feature][rows]
+                if bool((target != IGNORE_INDEX).any()):
+                    loss = loss + nn.functional.cross_entropy(
+                        scores, target, ignore_index=IGNORE_INDEX
+                    )
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -479,26 +463,10 @@ def fit_degrees_model(
     return model.answer
 
 
-def _loss(
-    model: DegreesModel,
-    embeddings: torch.Tensor,
-    truth: torch.Tensor,
-    labels: Mapping[str, torch.Tensor],
-) -> torch.Tensor:
-    guess, logits = model(embeddings)
-    loss = nn.functional.mse_loss(guess, truth)
-    for feature, scores in logits.items():
-        if bool((labels[feature] != IGNORE_INDEX).any()):
-            loss = loss + nn.functional.cross_entropy(
-                scores, labels[feature], ignore_index=IGNORE_INDEX
-            )
-    return loss
-
-
 # the table
 
 Key = tuple[str, str, str]
-"""Head, context, pretraining: what tells a row from the others."""
+"""Head, context and pretraining of a row."""
 
 
 @dataclass

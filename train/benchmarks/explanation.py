@@ -1,4 +1,4 @@
-"""Whether the parts of a photo that are marked as reasons matter more than its other parts."""
+"""Measure whether the parts of a photo marked as reasons matter more than its other parts."""
 
 import json
 import time
@@ -31,7 +31,7 @@ class ExplanationOptions:
     split: Literal["train", "val", "test"] = "test"
     """photos that the model has not seen"""
     photos: Annotated[int, Field(ge=1)] = 100
-    """at most so many photos, drawn at random"""
+    """largest number of photos, drawn at random"""
     seed: Annotated[int, Field(ge=0)] = 0
     """seed of the draw"""
     output: Path | None = None

@@ -1,4 +1,4 @@
-"""One GeoCLIP query: the published package's own `predict` against ours, on the same weights."""
+"""Compare a GeoCLIP query of the published package's `predict` with ours, on the same weights."""
 
 import contextlib
 import importlib
@@ -59,14 +59,7 @@ def gallery(options: GalleryOptions) -> int:
 
     The exit status is 1 if the two give different places.
     """
-    result = benchmark_gallery(
-        options.wheel,
-        options.photo,
-        places=options.places,
-        queries=options.queries,
-        top_k=options.top_k,
-        seed=options.seed,
-    )
+    result = benchmark_gallery(options)
     print(result.text())
     return 0 if result.equal_places else 1
 
@@ -113,42 +106,34 @@ class GalleryBenchmark:
 
 
 def benchmark_gallery(
-    wheel: Path | None = None,
-    photo: Path | None = None,
-    places: int = 0,
-    queries: int = 3,
-    top_k: int = 5,
-    seed: int = 0,
-    tower: dict[str, Any] | None = None,
+    options: GalleryOptions, tower: dict[str, Any] = VIT_L_14
 ) -> GalleryBenchmark:
     """Time one query on both sides, with one random image tower that both share.
 
     Args:
-        wheel: the published wheel; None: pip fetches it.
-        photo: what to ask about; None: noise.
-        places: use every n-th place so that about this many are left; 0: all 100,000.
-        queries: how often each of our queries is repeated; the median counts.
-        top_k: how many answers to compare.
-        seed: of the tower's weights and of the noise.
-        tower: vision config of the tower; None: that of ViT-L/14.
+        options: of the command.
+        tower: vision config of the tower.
 
     Raises:
         DownloadError: if there is no wheel and pip cannot fetch one.
     """
     with tempfile.TemporaryDirectory(prefix="gallery-") as scratch:
         folder = Path(scratch)
-        source = wheel or fetch_wheel(folder)
+        source = options.wheel or fetch_wheel(folder)
         convert_wheel(source, folder / "release")
         release = read_release(folder / "release")
-        step = max(1, len(release.coordinates) // places) if places else 1
+        step = max(1, len(release.coordinates) // options.places) if options.places else 1
         coordinates = release.coordinates[::step]
-        path = photo or _noise(folder / "noise.png", seed)
-        torch.manual_seed(seed)
+        path = options.photo or folder / "noise.png"
+        if options.photo is None:
+            noise = np.random.default_rng(options.seed).integers(0, 256, (512, 910, 3), np.uint8)
+            Image.fromarray(noise).save(path)
+        torch.manual_seed(options.seed)
         with published_package(source, folder / "package"):
-            theirs = _package_model(tower or VIT_L_14)
+            theirs = _package_model(tower)
             theirs.gps_gallery = theirs.gps_gallery[::step]
             started = time.perf_counter()
-            expected, expected_probabilities = theirs.predict(str(path), top_k=top_k)
+            expected, expected_probabilities = theirs.predict(str(path), top_k=options.top_k)
             package_query = time.perf_counter() - started
         backbone = _same_tower(theirs, release.image_mlp)
         started = time.perf_counter()
@@ -162,13 +147,13 @@ def benchmark_gallery(
         ours = GeoClip(backbone, loaded, release.logit_scale)
         image_times, query_times = [], []
         with torch.inference_mode():
-            for _ in range(queries):
+            for _ in range(options.queries):
                 started = time.perf_counter()
                 with Image.open(path) as picture:
                     views = backbone.preprocessing.batch([picture.convert("RGB")])
                 embedding = backbone.embed(views)
                 image_times.append(time.perf_counter() - started)
-                found, probabilities = ours.top_places(embedding, top_k)
+                found, probabilities = ours.top_places(embedding, options.top_k)
                 query_times.append(time.perf_counter() - started)
     difference = np.abs(probabilities[0] / expected_probabilities.double().numpy() - 1).max()
     return GalleryBenchmark(
@@ -180,17 +165,16 @@ def benchmark_gallery(
         load=load,
         equal_places=bool(np.allclose(found[0], expected.double().numpy(), atol=1e-5)),
         probability_difference=float(difference),
-        top_k=top_k,
+        top_k=options.top_k,
     )
 
 
 @contextlib.contextmanager
 def published_package(wheel: Path, folder: Path) -> Iterator[None]:
-    """`geoclip.model` of the wheel importable inside this block, without its dependencies.
+    """Make `geoclip.model` of the wheel importable inside this block.
 
-    The package's own __init__ files pull in its training code, and with it torchvision: empty
-    modules with the same search path stand in for the two of them. This comparison and the tests
-    are the only places that run code of the package.
+    The package's own __init__ files import its training code, which needs torchvision. They are
+    replaced by empty modules with the same search path.
     """
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(folder)
@@ -206,7 +190,7 @@ def published_package(wheel: Path, folder: Path) -> Iterator[None]:
 
 
 def _package_model(tower: dict[str, Any]) -> Any:
-    """The package's model with a random tower and its published other weights."""
+    """Return the package's model with a random tower and its other weights as published."""
     from transformers import CLIPConfig, CLIPImageProcessorPil
     from transformers.utils import logging
 
@@ -214,12 +198,12 @@ def _package_model(tower: dict[str, Any]) -> Any:
     text = {"hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 1}
     config = CLIPConfig(
         projection_dim=768,
-        # As small as can be: half a gigabyte of text tower that no photo sees would be in the way.
+        # as small as possible: queries do not use the text tower, which takes half a gigabyte
         text_config={**text, "num_attention_heads": 1, "vocab_size": 8, **ends},
         vision_config=tower,
     )
     verbosity = logging.get_verbosity()
-    # The package asks for a processor that wants torchvision, and gets another one here.
+    # the package asks for a processor that needs torchvision; it is replaced below
     logging.set_verbosity_error()
     try:
         module = importlib.import_module("geoclip.model.image_encoder")
@@ -230,18 +214,12 @@ def _package_model(tower: dict[str, Any]) -> Any:
 
 
 def _same_tower(theirs: Any, mlp: torch.nn.Sequential) -> GeoClipImage:
-    """Our image side around the very tensors of the package's tower."""
+    """Return our image side with the tensors of the package's tower."""
     clip = theirs.image_encoder.CLIP
     vision = {**clip.vision_model.config.to_dict(), "projection_dim": 768}
-    with torch.device("meta"):  # the weights are those of the package's tower
+    with torch.device("meta"):
         tower = empty_network(vision, projection=True)
     tower.vision_model, tower.visual_projection = clip.vision_model, clip.visual_projection
     processor = theirs.image_encoder.image_processor
     pixels = {"mean": tuple(processor.image_mean), "std": tuple(processor.image_std)}
     return GeoClipImage(GEOCLIP_IMAGE_CONFIG, tower, mlp, pixels).eval()
-
-
-def _noise(path: Path, seed: int) -> Path:
-    rng = np.random.default_rng(seed)
-    Image.fromarray(rng.integers(0, 256, (512, 910, 3), dtype=np.uint8)).save(path)
-    return path

@@ -3,14 +3,15 @@
 Views, depths, kernel, ridge, readout and targets of the bundled models were chosen on the same
 photos that cross-validation then scores. Here every fold chooses anew from its training photos
 alone (nested cross-validation); the difference is the optimism of that choice. The depths and the
-grids themselves were drawn up knowing those photos, which this cannot undo.
+grids were also chosen with knowledge of those photos; that is not corrected.
 """
 
 import itertools
 import json
+import math
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -144,7 +145,7 @@ class SelectionResult:
     """(repeats, n)."""
     settings: int
     """Number of settings that each fold chose among."""
-    chosen: Counter[Chosen] = field(default_factory=Counter)
+    chosen: Counter[Chosen]
     """How often each set of features was chosen, with its field scales."""
 
 
@@ -157,11 +158,6 @@ def candidate_features(views: int, depths: int) -> list[Features]:
     ]
     counts = sorted({0, min(1, depths), (depths + 1) // 2, depths})
     return [Features(chosen, tuple(range(count))) for chosen in subsets for count in counts]
-
-
-def count_settings(features: Sequence[Features]) -> int:
-    """Return the number of settings to choose among."""
-    return len(features) * len(FIELD_SCALES) * len(GAMMAS) * len(RIDGES) * len(READOUTS)
 
 
 class NestedSelection:
@@ -184,7 +180,7 @@ class NestedSelection:
         view_blocks: Sequence[int],
     ) -> None:
         self.features, self.backbone, self.view_blocks = list(features), backbone, list(view_blocks)
-        self.data = BankData(data.embeddings, data.coordinates, {})
+        self.data = data
         views, rest = divmod(data.embeddings.shape[1], sum(self.view_blocks))
         if rest:
             raise ValueError(
@@ -213,11 +209,14 @@ class NestedSelection:
             held = fold_of == fold
             features, options = self.choose(np.flatnonzero(~held))
             chosen[features, options.bank.field_scales] += 1
-            answers = self._answers(features, options, held)
+            model = self._fit(features, options, np.flatnonzero(~held))
+            estimates = model.predict(self._columns(features)[np.flatnonzero(held)])
+            answers = np.array([estimate.posterior.mode() for estimate in estimates])
             errors[repeat, held] = haversine_km(answers, self.data.coordinates[held])
             if progress:
                 progress(repeat * self.options.bank.folds + fold + 1, rounds)
-        return SelectionResult(errors, count_settings(self.features), chosen)
+        grids = (self.features, FIELD_SCALES, GAMMAS, RIDGES, READOUTS)
+        return SelectionResult(errors, math.prod(map(len, grids)), chosen)
 
     def choose(self, rows: NDArray[np.int64]) -> tuple[Features, FitOptions]:
         """Return the setting with the best left-out GeoScore among some photos."""
@@ -242,19 +241,12 @@ class NestedSelection:
         self, features: Features, options: FitOptions, rows: NDArray[np.int64]
     ) -> GeolocationModel:
         data = BankData(self._columns(features)[rows], self.data.coordinates[rows], {})
-        return fit_bank_model(data, {}, options, self.backbone, self._widths(features))
-
-    def _answers(self, features: Features, options: FitOptions, held: NDArray[np.bool_]) -> Array:
-        model = self._fit(features, options, np.flatnonzero(~held))
-        estimates = model.predict(self._columns(features)[np.flatnonzero(held)])
-        return np.array([estimate.posterior.mode() for estimate in estimates])
+        widths = tuple(self._all_widths[i] for i in features.blocks(len(self.view_blocks)))
+        return fit_bank_model(data, {}, options, self.backbone, widths)
 
     def _columns(self, features: Features) -> torch.Tensor:
         blocks = self.data.embeddings.split(self._all_widths, dim=1)
         return torch.cat([blocks[i] for i in features.blocks(len(self.view_blocks))], dim=1)
-
-    def _widths(self, features: Features) -> tuple[int, ...]:
-        return tuple(self._all_widths[i] for i in features.blocks(len(self.view_blocks)))
 
 
 def _with_bank(options: FitOptions, **changes: Any) -> FitOptions:
