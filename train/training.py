@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from pydantic.dataclasses import dataclass
 from tyro.conf import Positional
@@ -26,14 +26,10 @@ from geoclip_core.training.options import (
     to_mapping,
 )
 from geoclip_core.training.runs import Run, list_runs
-from geoclip_core.training.session import RunSession, execute
+from geoclip_core.training.session import TrainingRun, execute
 from train.progress import ProgressBar
 
-if TYPE_CHECKING:
-    from accelerate import Accelerator
-
 O = TypeVar("O", bound=TrainingOptions)  # noqa: E741
-Work = Callable[[O, RunSession, "Accelerator", Path, str], None]
 _SHOWN = 20
 """How many unreadable photos are named on the terminal."""
 
@@ -42,7 +38,7 @@ def pretrain(options: PretrainOptions) -> int:
     """Align photos with captions of climate, month and place (contrastive pretraining)."""
     from geoclip_core.training import pretrain as loop
 
-    return _train(options, lambda *run: loop.pretrain(loop.PretrainRun(*run)))
+    return _train(options, loop.pretrain)
 
 
 def fit(options: FitOptions) -> int:
@@ -53,10 +49,10 @@ def fit(options: FitOptions) -> int:
     """
     from geoclip_core.training import fit as loop
 
-    return _train(options, lambda *run: loop.fit(loop.FitRun(*run)))
+    return _train(options, loop.fit)
 
 
-def _train(options: O, work: Work[O]) -> int:
+def _train(options: O, work: Callable[[TrainingRun[O]], None]) -> int:
     """Do the work of a new run, or continue the run that ``--resume`` names."""
     from geoclip_core.training.distributed import build_accelerator, same_text_everywhere
 
@@ -80,7 +76,10 @@ def _train(options: O, work: Work[O]) -> int:
         folder = str(run.folder)
         print(f"run folder: {folder}", file=sys.stderr)
     place = Path(same_text_everywhere(accelerator, folder))
-    return execute(run, lambda session: work(options, session, accelerator, place, place.name))
+    return execute(
+        run,
+        lambda session: work(TrainingRun(options, session, accelerator, place, place.name)),
+    )
 
 
 def _new_run(options: TrainingOptions) -> Run:
