@@ -281,9 +281,10 @@ class Download:
             print(f"{self.name} is already there: {present.folder} ({readable(present.bytes)})")
             return 0
         print(self._announcement())
-        if not self.yes and sys.stdin.isatty() and not _agreed():
-            print("nothing was downloaded")
-            return 1
+        if not self.yes and sys.stdin.isatty():
+            if input("Download it? [Y/n] ").strip().lower() not in ("", "y", "yes"):
+                print("nothing was downloaded")
+                return 1
         show = _progress_printer()
         status_path = download_job(self.name, self.cache_dir).status_path
         try:
@@ -335,10 +336,6 @@ class Download:
             cache_folders(self.cache_dir).galleries,
             lambda done, total: progress("encoding the gallery, places", done, total),
         )
-
-
-def _agreed() -> bool:
-    return input("Download it? [Y/n] ").strip().lower() in ("", "y", "yes")
 
 
 def _progress_printer() -> Callable[[str, int, int | None], None]:

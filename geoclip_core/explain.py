@@ -96,9 +96,7 @@ class Explanation:
     def overlay(self, answer: str = PLACE, side: int = 800) -> Image.Image:
         """Return the photo with evidence for an answer in orange and against it in blue.
 
-        Args:
-            answer: A key of `effects`.
-            side: Longer side of the picture in pixels.
+        The answer is a key of `effects`; `side` is the longer side of the picture in pixels.
         """
         effect = self.effects[answer]
         scale = side / max(self.image.size)
@@ -168,7 +166,9 @@ def explain_answers(
     for key in support:
         lost = np.array([loss[key] for loss in by_window])
         cells = np.tensordot(lost, np.array(windows, dtype=np.float64), axes=1) / often
-        marked = _largest(cells)
+        marked = np.zeros(shape, dtype=np.bool_)
+        count = max(1, round(MARKED_SHARE * cells.size))
+        marked.flat[np.argsort(-cells, axis=None, kind="stable")[:count]] = True
         together = [loss[key] for loss in losses([marked, *moved(marked)])]
         effects[key] = Effect(
             place if key == PLACE else labels[key][tops[key]],
@@ -220,13 +220,6 @@ def moved(mask: Mask) -> list[Mask]:
     few = np.flatnonzero(np.array(overlaps) <= sorted(overlaps)[ELSEWHERE - 1])
     chosen = few[np.linspace(0, len(few) - 1, ELSEWHERE).round().astype(int)]
     return [shapes[index] for index in chosen]
-
-
-def _largest(cells: Floats) -> Mask:
-    count = max(1, round(MARKED_SHARE * cells.size))
-    mask = np.zeros(cells.size, dtype=np.bool_)
-    mask[np.argsort(-cells, axis=None, kind="stable")[:count]] = True
-    return mask.reshape(cells.shape)
 
 
 def _cell_box(

@@ -38,10 +38,8 @@ _numbers = itertools.count()  # two threads of one process may write the same fi
 def atomic_file(path: Path) -> Iterator[Path]:
     """Yield a path to write to, and rename it to `path` when the block ends without an error.
 
-    Readers see the old content or the new, never a part of it. An exception leaves the old.
-
-    Args:
-        path: The file to write or replace; its folder is made if needed.
+    Readers see the old content or the new, never a part of it. An exception leaves the old. The
+    folder is made if needed.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = _unfinished(path)
@@ -64,9 +62,6 @@ def atomic_folder(target: Path) -> Iterator[Path]:
 
     Until then, and after an exception, `target` stays what it was. If the machine stops between the
     two renames of the swap, the next call puts the old folder back.
-
-    Args:
-        target: The folder to write or replace.
     """
     target = target.absolute()
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -202,12 +197,7 @@ def safe_name(text: str) -> str:
 
 
 def check_space(folder: Path, needed: int, what: str) -> None:
-    """Check before a download that the disk has room for it.
-
-    Args:
-        folder: Where it is written; need not exist.
-        needed: Bytes.
-        what: Name of the download, for the message.
+    """Check that the disk of a folder, which need not exist, has `needed` bytes for a download.
 
     Raises:
         DownloadError: The disk has less than `needed` and `DISK_RESERVE` bytes free.

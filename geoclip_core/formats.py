@@ -130,22 +130,16 @@ def to_csv(rows: Iterable[Row]) -> str:
     return text.getvalue()
 
 
-def _feature(row: Prediction) -> dict[str, Any]:
-    """Return a GeoJSON point feature. Longitude comes first (RFC 7946)."""
-    record = _record(row)
-    return {
-        "type": "Feature",
-        "geometry": {
-            "type": "Point",
-            "coordinates": [record.pop("longitude"), record.pop("latitude")],
-        },
-        "properties": record | {"place": row.place.label, "estimate": True},
-    }
-
-
 def to_geojson(rows: Iterable[Row]) -> str:
     """Return a GeoJSON feature collection; failures have no position and are left out."""
-    features = [_feature(row) for row in rows if isinstance(row, Prediction)]
+    features = []
+    for row in rows:
+        if isinstance(row, Prediction):
+            record = _record(row)
+            point = [record.pop("longitude"), record.pop("latitude")]  # in this order: RFC 7946
+            geometry = {"type": "Point", "coordinates": point}
+            properties = record | {"place": row.place.label, "estimate": True}
+            features.append({"type": "Feature", "geometry": geometry, "properties": properties})
     return json.dumps({"type": "FeatureCollection", "features": features}, ensure_ascii=False)
 
 

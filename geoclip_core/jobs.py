@@ -152,10 +152,8 @@ class Job(Generic[S]):
     def launch(self, module: str, arguments: Sequence[str], *, in_turn: bool = False) -> None:
         """Start ``python -m module arguments...`` in a session of its own, which outlives this one.
 
-        Args:
-            module: a module that can be run with ``-m``, such as "train".
-            arguments: its arguments; paths must be absolute.
-            in_turn: wait for older jobs in the same parent folder.
+        Paths in the arguments must be absolute. With ``in_turn``, the process first waits for older
+        jobs in the same parent folder.
 
         Raises:
             JobError: the process cannot be started.
@@ -223,11 +221,7 @@ class Job(Generic[S]):
         return tail(self.folder / CONSOLE, lines)
 
     def _process(self) -> psutil.Process | None:
-        """Return the live process of the job, or None.
-
-        Raises:
-            JobError: it belongs to another computer or may not be this job's.
-        """
+        """Return the live process of the job, or None; raise JobError if it must not be ended."""
         status = self.recorded_status
         if status.pid is None or not (status.active and is_alive(status)):
             return None
@@ -287,11 +281,8 @@ class StatusWriter:
     Ctrl-C, or "failed" with the reason. A file that cannot be written is reported once on stderr
     and does not stop the work.
 
-    Args:
-        path: the file, replaced whole at every write; None to write nothing. `about` of a file that
-            is already there is kept.
-        title: name of the work or its first step.
-        unit: what is counted.
+    The file is replaced whole at every write, and keeps the `about` that it has; if `path` is None,
+    nothing is written. `title` names the work or its first step, `unit` is what is counted.
     """
 
     def __init__(self, path: Path | None, title: str, unit: str) -> None:
@@ -336,10 +327,7 @@ class StatusWriter:
     def update(self, done: int, total: int, title: str | None = None) -> None:
         """Record that `done` of `total` units are done (0: unknown), at most four times a second.
 
-        Args:
-            done: units done.
-            total: units in all, 0 if unknown.
-            title: the step at hand, if it has one; a new step is recorded at once.
+        `title` is the step at hand, if it has one; a new step is recorded at once.
         """
         new = title is not None and title != self._status.title
         self._status = replace(self._status, done=done, total=total)

@@ -57,11 +57,7 @@ class _PreparedPhoto:
 
 
 def _prepare(source: PhotoSource, preprocessing: Preprocessing) -> _PreparedPhoto:
-    """Read a photo and make the views that the backbone sees.
-
-    Raises:
-        PhotoError: It cannot be read.
-    """
+    """Read a photo and make the views that the backbone sees."""
     started = time.perf_counter()
     photo = open_photo(source, draft_size=preprocessing.draft_size)
     views = preprocessing.pixels(photo.image)
@@ -335,48 +331,28 @@ def pooled_posterior(posteriors: Sequence[Posterior]) -> Posterior:
     The weights are equal and sum to one: photos of one place are not independent, so the pool is
     sharper where they agree but never as sharp as their product (Genest & Zidek, "Combining
     Probability Distributions", Statistical Science 1986, section 3). Radii that are calibrated for
-    one photo therefore do not become too small.
-
-    Args:
-        posteriors: One or more, over the same points or different ones.
-
-    Returns:
-        A posterior over the union of the points, with the mean bandwidth.
-
-    Raises:
-        ValueError: There is no posterior.
+    one photo therefore do not become too small. The pool is over the union of the points, with the
+    mean bandwidth.
     """
-    if not posteriors:
-        raise ValueError("pooling needs at least one posterior")
-    first = posteriors[0]
-    if len(posteriors) == 1:
-        return first
-    scale = first.radius_scale
+    first, scores = posteriors[0], None
     if all(np.array_equal(p.points, first.points) for p in posteriors[1:]):
         floor = np.log(OUTLIER_SHARE / len(first))
         logs = [np.logaddexp(np.log1p(-OUTLIER_SHARE) + p.log_weights, floor) for p in posteriors]
+        points, pooled = first.points, np.mean(logs, axis=0)
         known = [p.scores for p in posteriors if p.scores is not None]
-        return Posterior(
-            first.points,
-            np.mean(logs, axis=0),
-            float(np.mean([p.bandwidth_km for p in posteriors])),
-            scores=np.mean(known, axis=0) if len(known) == len(posteriors) else None,
-            radius_scale=scale,
-        )
-    points = np.concatenate([p.points for p in posteriors])
-    # A point represents the mass around it: weight it by what its own photo put there.
-    own = np.concatenate([p.log_weights for p in posteriors])
-    own_density = np.concatenate([p.log_density(p.points) for p in posteriors])
-    floor = np.log(OUTLIER_SHARE / _EARTH_AREA_KM2)
-    logs = [
-        np.logaddexp(np.log1p(-OUTLIER_SHARE) + p.log_density(points), floor) for p in posteriors
-    ]
-    return Posterior(
-        points,
-        np.mean(logs, axis=0) + own - own_density,
-        float(np.mean([p.bandwidth_km for p in posteriors])),
-        radius_scale=scale,
-    )
+        if len(known) == len(posteriors):
+            scores = np.mean(known, axis=0)
+    else:
+        points = np.concatenate([p.points for p in posteriors])
+        # A point represents the mass around it: weight it by what its own photo put there.
+        own = np.concatenate([p.log_weights for p in posteriors])
+        own_density = np.concatenate([p.log_density(p.points) for p in posteriors])
+        floor = np.log(OUTLIER_SHARE / _EARTH_AREA_KM2)
+        inside = np.log1p(-OUTLIER_SHARE)
+        logs = [np.logaddexp(inside + p.log_density(points), floor) for p in posteriors]
+        pooled = np.mean(logs, axis=0) + own - own_density
+    bandwidth = float(np.mean([p.bandwidth_km for p in posteriors]))
+    return Posterior(points, pooled, bandwidth, scores=scores, radius_scale=first.radius_scale)
 
 
 def upright_photo(
@@ -384,10 +360,7 @@ def upright_photo(
 ) -> Photo:
     """Return a photo with its image upright and no larger than an explanation needs.
 
-    Args:
-        source: A path, the bytes of a file, or a PIL image.
-        preprocessing: Of the backbone.
-        name: Name of the photo; by default its file name.
+    The name of the photo is by default its file name. ``preprocessing`` is that of the backbone.
 
     Raises:
         PhotoError: It cannot be read.

@@ -39,13 +39,9 @@ def baseline_title(name: str) -> str:
 
 
 def with_baselines(frame: pd.DataFrame, guesses: Mapping[str, np.ndarray]) -> pd.DataFrame:
-    """Return a predictions table with the error of each guess in ``baseline_{name}_km``.
+    """Return a predictions table with the error of each (n, 2) guess in ``baseline_{name}_km``.
 
     In the table, baselines can be filtered and paired row by row like the model itself.
-
-    Args:
-        frame: predictions of n rows.
-        guesses: (n, 2) guesses for the same rows, by name.
     """
     truth = frame[["latitude", "longitude"]].to_numpy(np.float64)
     errors = {

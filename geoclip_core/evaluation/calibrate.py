@@ -5,7 +5,7 @@ the change, and writes the numbers, the diagram and the section of the model car
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -104,14 +104,10 @@ def calibrate(
         source=source or f"validation split of {photos.name}",
     )
     before = predictions_frame(photos, estimates, model.vocabularies)
-    calibrated = (_with(estimate, calibration) for estimate in estimates)
+    calibrated = (Estimate(calibration.apply(e.posterior), e.context) for e in estimates)
     return CalibrationResult(
         calibration, before, predictions_frame(photos, calibrated, model.vocabularies)
     )
-
-
-def _with(estimate: Estimate, calibration: Calibration) -> Estimate:
-    return Estimate(calibration.apply(estimate.posterior), estimate.context)
 
 
 def summary(result: CalibrationResult) -> dict[str, Any]:
@@ -150,9 +146,6 @@ def _section(result: CalibrationResult) -> str:
     numbers, fitted = summary(result), result.calibration
     before, after = numbers["before"], numbers["after"]
 
-    def row(name: str, *values: str) -> str:
-        return f"| {name} | " + " | ".join(values) + " |"
-
     lines = [
         "## Calibration",
         "",
@@ -166,21 +159,14 @@ def _section(result: CalibrationResult) -> str:
     ]
     for mass in ("50", "90"):
         crossed = numbers["cross_validated_coverage"].get(mass)
+        last = "" if crossed is None else f"{crossed:.1%}"
         lines.append(
-            row(
-                f"truth inside the {mass} % radius",
-                f"{before['coverage'][mass]:.1%}",
-                f"{after['coverage'][mass]:.1%}",
-                "" if crossed is None else f"{crossed:.1%}",
-            )
+            f"| truth inside the {mass} % radius | {before['coverage'][mass]:.1%} | "
+            f"{after['coverage'][mass]:.1%} | {last} |"
         )
     lines.append(
-        row(
-            "mean log density at the truth (per km²)",
-            f"{before['log_density']:.2f}",
-            f"{after['log_density']:.2f}",
-            "",
-        )
+        f"| mean log density at the truth (per km²) | {before['log_density']:.2f} | "
+        f"{after['log_density']:.2f} |  |"
     )
     caption = "Share of photos inside the scaled radius, before and after calibration"
     return "\n".join([*lines, "", f"![{caption}]({DIAGRAM})"])
@@ -195,11 +181,9 @@ def _with_section(card: str, section: str) -> str:
 
 
 def coverage_diagram(before: pd.DataFrame, after: pd.DataFrame) -> str:
-    """Return an SVG of two panels, before and after, with curves of the 50 % and the 90 % radius.
+    """Return an SVG with the coverage of predictions before and after their calibration.
 
-    Args:
-        before: predictions with the radii as the model stated them.
-        after: the same photos with calibrated radii.
+    Each of its two panels has curves of the 50 % and the 90 % radius.
     """
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {_HEIGHT}" '
@@ -230,29 +214,22 @@ def _panel(left: float, title: str, frame: pd.DataFrame, legend: bool) -> list[s
     for tick in _TICKS:
         parts.append(_text(x(tick), bottom + 18, f"{tick:g}×", anchor="middle"))
     parts.append(f'<path d="M{x(1):.1f} {_TOP}V{bottom}" stroke="#93a3b3"/>')
-    parts.append(
-        _text(left + _PANEL / 2, bottom + 38, "radius multiplied by", anchor="middle", size=12)
-    )
+    axis = "radius multiplied by"
+    parts.append(_text(left + _PANEL / 2, bottom + 38, axis, anchor="middle", size=12))
     for place, (mass, colour, dash) in enumerate(_LINES):
         shares = curve[f"coverage_{mass}"]
         if shares.isna().any():
             continue
-        points = _points([(x(s), y(c)) for s, c in zip(curve["scale"], shares, strict=True)])
+        ends = zip(curve["scale"], shares, strict=True)
+        points = " ".join(f"{x(scale):.1f},{y(share):.1f}" for scale, share in ends)
         dashed = f' stroke-dasharray="{dash}"' if dash else ""
         parts.append(
             f'<polyline points="{points}" fill="none" stroke="{colour}" stroke-width="2"{dashed}/>'
         )
         if legend:
-            parts.append(
-                _text(
-                    x(0.11), _TOP + 14 + 16 * place, f"{mass} % radius", colour=colour, weight=600
-                )
-            )
+            at, name = _TOP + 14 + 16 * place, f"{mass} % radius"
+            parts.append(_text(x(0.11), at, name, colour=colour, weight=600))
     return parts
-
-
-def _points(points: Sequence[tuple[float, float]]) -> str:
-    return " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
 
 
 def _text(

@@ -148,12 +148,8 @@ def save_evaluation(
 ) -> Path:
     """Write ``predictions.parquet`` and ``metrics.json``, the latter last and each whole.
 
-    Args:
-        folder: created if it does not exist.
-        frame: the predictions table.
-        report: :func:`metrics.summarise`, with comparisons if there are any.
-        about: ``model``, ``dataset``, ``split``, ``root``, ``synthetic``, ``note`` of the table;
-            written to both files.
+    ``report`` is that of :func:`metrics.summarise`, with comparisons if there are any. ``about``
+    (``model``, ``dataset``, ``split``, ``root``, ``synthetic``, ``note``) is written to both.
     """
     folder = Path(folder)
     write_predictions(frame, folder / PREDICTIONS, about)

@@ -67,12 +67,7 @@ _SCALE_TICKS = (0.1, 0.3, 1, 3, 10)
 
 
 def histogram_figure(tables: Tables, colours: Palette) -> go.Figure:
-    """Draw the first model's error bins as bars and those of the others as outlines over them.
-
-    Args:
-        tables: ``metrics.error_bins`` of each model.
-        colours: the palette.
-    """
+    """Draw the first model's ``metrics.error_bins`` as bars, those of the others as outlines."""
     figure = go.Figure()
     for index, (name, table, line) in enumerate(_lines(tables, colours, 2)):
         high = table["high_km"].to_numpy()
@@ -108,12 +103,9 @@ def histogram_figure(tables: Tables, colours: Palette) -> go.Figure:
 
 
 def cumulative_figure(curves: Tables, baselines: Tables, colours: Palette) -> go.Figure:
-    """Draw the share of photos within a distance; baselines are thin lines behind the models.
+    """Draw the share of photos within a distance, ``metrics.cumulative_curve``.
 
-    Args:
-        curves: ``metrics.cumulative_curve`` of each model.
-        baselines: the same of each baseline.
-        colours: the palette.
+    Baselines are thin lines behind the models.
     """
     thin = {"color": translucent(colours.muted, 0.8), "width": 1.3}
     drawn = [
@@ -157,7 +149,7 @@ def group_figure(
     Args:
         table: ``metrics.group_errors``, in the order to draw from the top.
         column: the column that the groups are of; climate classes get the raster's colours.
-        colours: the palette.
+        colours: colours of the chart.
         others: the same groups of other models, whose medians are drawn as open diamonds.
     """
     names = [group_name(column, key) for key in table["group"]]
@@ -201,10 +193,7 @@ def group_figure(
         customdata=[
             f"{text}<br>GeoScore {score:,.0f}, {n:,} photos"
             for text, score, n in zip(
-                _spread(names, table),
-                table["geoscore"],
-                table["photos"],
-                strict=True,
+                _spread(names, table), table["geoscore"], table["photos"], strict=True
             )
         ],
         hovertemplate="%{customdata}<extra></extra>",
@@ -241,12 +230,7 @@ def group_figure(
 
 
 def coverage_figure(curves: Tables, colours: Palette) -> go.Figure:
-    """Draw the share of photos inside the stated radius, for photos with a similar radius.
-
-    Args:
-        curves: ``metrics.coverage_curve`` of each model.
-        colours: the palette.
-    """
+    """Draw ``metrics.coverage_curve``: the share of photos inside radii of similar size."""
     figure = _target_lines(colours)
     for name, curve, line in _lines(curves, colours, 2):
         for mass, symbol in (("90", "circle-open"), ("50", "circle")):
@@ -282,13 +266,9 @@ def coverage_figure(curves: Tables, colours: Palette) -> go.Figure:
 
 
 def scales_figure(curves: Tables, colours: Palette) -> go.Figure:
-    """Draw the coverage that radii would have if they were multiplied by a factor.
+    """Draw ``metrics.coverage_at_scales``: the coverage that multiplied radii would have.
 
     Calibrated radii cross their target at 1.
-
-    Args:
-        curves: ``metrics.coverage_at_scales`` of each model.
-        colours: the palette.
     """
     figure = _target_lines(colours)
     figure.add_vline(1, line={"color": colours.border, "width": 1.5})
@@ -315,12 +295,7 @@ def scales_figure(curves: Tables, colours: Palette) -> go.Figure:
 
 
 def risk_figure(curves: Tables, colours: Palette) -> go.Figure:
-    """Draw the median error of the photos with the smallest stated radii, by their share.
-
-    Args:
-        curves: ``metrics.risk_coverage`` of each model.
-        colours: the palette.
-    """
+    """Draw ``metrics.risk_coverage``: the median error of the photos with the smallest radii."""
     figure = go.Figure()
     for name, curve, line in _lines(curves, colours, 2.5):
         figure.add_scatter(
@@ -342,12 +317,7 @@ def risk_figure(curves: Tables, colours: Palette) -> go.Figure:
 
 
 def reliability_figure(curves: Tables, colours: Palette) -> go.Figure:
-    """Draw a head's accuracy against its stated probability; calibrated heads lie on the diagonal.
-
-    Args:
-        curves: ``metrics.reliability_curve`` of each model.
-        colours: the palette.
-    """
+    """Draw ``metrics.reliability_curve``; calibrated heads lie on the diagonal."""
     figure = go.Figure()
     figure.add_scatter(
         x=[0, 1],
@@ -378,12 +348,9 @@ def reliability_figure(curves: Tables, colours: Palette) -> go.Figure:
 
 
 def confusion_figure(counts: pd.DataFrame, feature: str, colours: Palette) -> go.Figure:
-    """Draw a confusion matrix: rows are the truth, columns the guess, colour the share of the row.
+    """Draw ``metrics.confusion_counts`` of a head, coloured by the share of the row.
 
-    Args:
-        counts: ``metrics.confusion_counts``.
-        feature: the head.
-        colours: the palette.
+    Rows are the truth, columns the guess.
     """
     photos = counts.to_numpy()
     totals = photos.sum(axis=1, keepdims=True)
@@ -437,13 +404,7 @@ def confusion_figure(counts: pd.DataFrame, feature: str, colours: Palette) -> go
 
 
 def pairs_figure(pairs: pd.DataFrame, feature: str, colours: Palette) -> go.Figure:
-    """Draw the most frequent mistakes as bars, the most frequent on top.
-
-    Args:
-        pairs: ``metrics.confused_pairs``.
-        feature: the head.
-        colours: the palette.
-    """
+    """Draw ``metrics.confused_pairs`` of a head as bars, the most frequent on top."""
     place = list(range(len(pairs)))
     names = [
         f"{class_name(feature, truth)} → {class_name(feature, guess)}"
@@ -482,14 +443,10 @@ def pairs_figure(pairs: pd.DataFrame, feature: str, colours: Palette) -> go.Figu
 def area_figure(
     table: pd.DataFrame, shapes: dict[str, Any], names: Sequence[str], colours: Palette, usa: bool
 ) -> go.Figure:
-    """Draw areas coloured by median error.
+    """Draw the areas of ``metrics.group_errors``, coloured by median error.
 
-    Args:
-        table: ``metrics.group_errors`` with the shapes' ids as ``group``.
-        shapes: GeoJSON; shapes without a group are not drawn.
-        names: name of each group.
-        colours: the palette.
-        usa: draw the map of the USA instead of the world.
+    The ids of the GeoJSON ``shapes`` are the groups; shapes without a group are not drawn. With
+    ``usa``, the map is that of the USA instead of the world.
     """
     wanted = set(table["group"])
     kept = [feature for feature in shapes["features"] if feature["id"] in wanted]
@@ -516,10 +473,8 @@ def area_figure(
 def difference_figure(table: pd.DataFrame, colours: Palette, usa: bool) -> go.Figure:
     """Draw hexagons coloured by the mean GeoScore that the first model gains over the second.
 
-    Args:
-        table: ``group`` (H3 cells), ``gain`` and ``photos``.
-        colours: the palette.
-        usa: draw the map of the USA instead of the world.
+    The table has ``group`` (H3 cells), ``gain`` and ``photos``. With ``usa``, the map is that of
+    the USA instead of the world.
     """
     limit = max(float(table["gain"].abs().quantile(0.95)), 1.0) if len(table) else 1.0
     hover = [
@@ -550,11 +505,8 @@ def difference_figure(table: pd.DataFrame, colours: Palette, usa: bool) -> go.Fi
 def points_figure(frame: pd.DataFrame, colours: Palette, usa: bool, arrows: bool) -> go.Figure:
     """Draw photos where they were taken: coloured by error, or with an arrow to the guess.
 
-    Args:
-        frame: predictions; at most ``MOST_POINTS`` (``MOST_ARROWS`` with arrows) should be given.
-        colours: the palette.
-        usa: draw the map of the USA instead of the part of the world with the points in it.
-        arrows: also draw the guesses and the lines to them.
+    The predictions should be at most ``MOST_POINTS``, or ``MOST_ARROWS`` with arrows. The map is
+    that of the USA, or else the part of the world with the points in it.
     """
     figure = _map(colours, usa)
     rim = {"width": 1, "color": colours.paper}
@@ -661,9 +613,7 @@ def in_united_states(frame: pd.DataFrame) -> bool:
 def world_figure(colours: Palette, **geo: Any) -> go.Figure:
     """Return an empty world with coastlines and countries, to add ``Scattergeo`` traces to.
 
-    Args:
-        colours: the palette.
-        geo: further settings of ``layout.geo``, such as ``scope="usa"`` or ``fitbounds``.
+    ``geo`` is further settings of ``layout.geo``, such as ``scope="usa"`` or ``fitbounds``.
     """
     settings: dict[str, Any] = {
         "projection": {"type": "natural earth"},
@@ -724,8 +674,7 @@ def figure_html(figure: go.Figure, colours: Palette, height: int | None = None) 
 def figure_scripts(topojson: Path) -> str:
     """Return plotly's code and the outlines of its maps, for a page that fetches nothing.
 
-    Args:
-        topojson: folder with ``world_110m.json`` and ``usa_110m.json``.
+    The folder holds ``world_110m.json`` and ``usa_110m.json``.
     """
     outlines = {
         path.stem: json.loads(path.read_text(encoding="utf-8"))

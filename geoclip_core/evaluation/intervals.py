@@ -30,11 +30,13 @@ Interval = tuple[float, float]
 def resampled(units: NDArray[np.intp], resamples: int, seed: int) -> Iterator[NDArray[np.int32]]:
     """Yield how often each unit is drawn, for blocks of resamples.
 
+    The same seed and units give the same resamples, so that the difference of two models is a
+    paired one.
+
     Args:
         units: (n,) unit of each row, as in :func:`units_of`.
         resamples: number of resamples in all.
-        seed: of the draw; the same seed and units give the same resamples, which is what makes
-            the difference of two models a paired one.
+        seed: of the draw.
 
     Yields:
         (at most 32, number of units) counts.

@@ -115,13 +115,9 @@ def with_places(frame: pd.DataFrame, gazetteer: PlaceNames) -> pd.DataFrame:
 def place_hits(frame: pd.DataFrame) -> pd.DataFrame:
     """Return whether the predicted point lies in the true place, as OSV-5M counts it.
 
-    The predicted point is reverse-geocoded (nearest GeoNames place) and its ``unique_*`` name
-    compared with the dataset's. A row without a true name leaves the denominator of that level
-    only; a predicted point without a name at that level is wrong.
-
-    Args:
-        frame: predictions with the dataset's ``country_key``, ``state_key``, ``county_key``,
-            ``city_key`` and the columns of :func:`with_places`.
+    The names of :func:`with_places` (those of the nearest GeoNames place) are compared with the
+    dataset's. A row without a true name leaves the denominator of that level only; a predicted
+    point without a name at that level is wrong.
 
     Returns:
         (n, levels) floats, 1 right, 0 wrong, NaN no truth. A level that no row knows is left out.
@@ -149,10 +145,7 @@ def share_hits(frame: pd.DataFrame, *, context: bool = True) -> pd.DataFrame:
 
     Names are the path of the number in ``metrics.json``, joined by a colon: ``geoscore``,
     ``accuracy_at_km:25``, ``place_accuracy:city``, ``context:climate:top1``, ``coverage:90``.
-
-    Args:
-        frame: a predictions table.
-        context: include the context heads.
+    Without ``context``, the context heads are left out.
     """
     columns: dict[str, Any] = {}
     for level, hits in place_hits(frame).items():
@@ -183,11 +176,8 @@ def measure(
 ) -> Measures:
     """Return the mean of every column of :func:`share_hits`, and the median error, with intervals.
 
-    Args:
-        hits: columns of n rows; a number over no row at all is left out of the values.
-        resamples: bootstrap resamples.
-        seed: of the bootstrap.
-        groups: (n,) labels of rows that are drawn together, as :func:`sequences` returns them.
+    A number over no row at all is left out of the values. Rows of one group (:func:`sequences`)
+    are drawn together.
     """
     if hits.empty:
         return Measures(0, {}, {})
@@ -383,9 +373,8 @@ def head_metrics(frame: pd.DataFrame, feature: str) -> dict[str, Any]:
     report["macro_f1"] = macro_f1(rows[f"{feature}_truth"], rows[f"{feature}_top1"])
     own = rows[f"{feature}_truth_probability"].to_numpy(np.float64)
     report["log_loss"] = float(np.mean(-np.log(np.clip(own, _SMALLEST, 1.0))))
-    report["expected_calibration_error"] = expected_calibration_error(
-        head_reliability(frame, feature)
-    )
+    curve = head_reliability(frame, feature)
+    report["expected_calibration_error"] = expected_calibration_error(curve)
     report["majority"] = float(truth.value_counts(normalize=True).iloc[0])
     return report
 
@@ -412,18 +401,18 @@ def head_reliability(frame: pd.DataFrame, feature: str) -> pd.DataFrame:
     return reliability_curve(rows[f"{feature}_probability"], hit)
 
 
-def reliability_curve(probability: ArrayLike, hit: ArrayLike, bins: int = 10) -> pd.DataFrame:
+def reliability_curve(probability: ArrayLike, hit: ArrayLike) -> pd.DataFrame:
     """Return stated against reached accuracy in equal-width bins of the stated probability.
 
     Args:
         probability: (n,) probability of the answer.
         hit: (n,) whether the answer is right.
-        bins: number of bins.
 
     Returns:
         One row per bin that holds a photo: ``low``, ``high`` (edges), ``claimed`` (mean
         probability), ``reached`` (share right), ``n``.
     """
+    bins = 10
     stated = np.clip(np.asarray(probability, dtype=np.float64), 0.0, 1.0)
     index = np.minimum((stated * bins).astype(int), bins - 1)
     n = np.bincount(index, minlength=bins)
@@ -440,10 +429,8 @@ def reliability_curve(probability: ArrayLike, hit: ArrayLike, bins: int = 10) ->
 def expected_calibration_error(curve: pd.DataFrame) -> float:
     """Return the mean distance of stated and reached accuracy over bins, weighted by photos.
 
-    ECE of Guo et al., On Calibration of Modern Neural Networks, ICML 2017, equation 3.
-
-    Args:
-        curve: :func:`reliability_curve` of at least one photo.
+    ECE of Guo et al., On Calibration of Modern Neural Networks, ICML 2017, equation 3, of a
+    :func:`reliability_curve` of at least one photo.
     """
     gap = (curve["claimed"] - curve["reached"]).abs()
     return float((gap * curve["n"]).sum() / curve["n"].sum())
@@ -454,13 +441,9 @@ def confusion_counts(
 ) -> tuple[pd.DataFrame, int]:
     """Return counts of (true class, guessed class), most frequent true classes first.
 
-    Args:
-        frame: a predictions table.
-        feature: the head.
-        limit: classes kept; the rest are summed up as "other".
-
     Returns:
-        A square table (rows truth, columns guess) and the number of classes that were summed up.
+        A square table (rows truth, columns guess) of ``limit`` classes and "other", the sum of
+        the rest; and the number of classes that were summed up.
     """
     rows = frame[frame[f"{feature}_truth"].notna()]
     truth, guess = (rows[f"{feature}_{name}"].astype(object) for name in ("truth", "top1"))
@@ -537,9 +520,7 @@ def coverage_curve(frame: pd.DataFrame, bins: int = 10) -> pd.DataFrame:
     finite = np.isfinite(rows.to_numpy()).all(axis=1)
     rows = rows[finite].sort_values("radius_50_km", kind="stable")
     groups = []
-    for part in np.array_split(np.arange(len(rows)), min(bins, len(rows)) or 1):
-        if not len(part):
-            continue
+    for part in np.array_split(np.arange(len(rows)), min(bins, len(rows))) if len(rows) else ():
         group = rows.iloc[part]
         groups.append(
             {
@@ -553,11 +534,7 @@ def coverage_curve(frame: pd.DataFrame, bins: int = 10) -> pd.DataFrame:
 
 
 def coverage_at_scales(frame: pd.DataFrame, scales: ArrayLike | None = None) -> pd.DataFrame:
-    """Return the coverage that radii multiplied by a factor would have.
-
-    Args:
-        frame: a predictions table.
-        scales: the factors; by default 81 from 0.1 to 10.
+    """Return the coverage that radii multiplied by factors, by default 0.1 to 10, would have.
 
     Returns:
         ``scale``, ``coverage_50``, ``coverage_90``; NaN if no photo states a radius.
@@ -601,13 +578,8 @@ def error_bins(error_km: Floats) -> pd.DataFrame:
     below = int((error_km < FIRST_KM).sum())
     photos = np.bincount(np.clip(position, 0, steps - 1), minlength=steps)
     photos[0] -= below
-    table = pd.DataFrame(
-        {
-            "low_km": [0.0, *edges[:-1]],
-            "high_km": [FIRST_KM, *edges[1:]],
-            "photos": [below, *photos],
-        }
-    )
+    table = pd.DataFrame({"low_km": [0.0, *edges[:-1]], "high_km": [FIRST_KM, *edges[1:]]})
+    table["photos"] = [below, *photos]
     table["share"] = table["photos"] / max(len(error_km), 1)
     return table
 
@@ -674,12 +646,8 @@ def group_errors(frame: pd.DataFrame, keys: pd.Series) -> pd.DataFrame:
 def errors_by(frame: pd.DataFrame, column: str, truth: pd.DataFrame | None = None) -> pd.DataFrame:
     """Return :func:`group_errors` by one of :data:`GROUPS`.
 
-    Months and stated radii are in their order, other groups the largest first.
-
-    Args:
-        frame: a predictions table.
-        column: one of :data:`GROUPS`.
-        truth: a table of the same rows that has the column; by default ``frame``.
+    Months and stated radii are in their order, other groups the largest first. ``truth`` is a table
+    of the same rows that has the column; by default ``frame``.
     """
     found = group_errors(frame, group_keys(frame if truth is None else truth, column))
     if column in ("radius_50_km", "month"):

@@ -212,10 +212,7 @@ def write_predictions(
 ) -> Path:
     """Write a predictions table as Parquet, atomically; return the path.
 
-    Args:
-        frame: a predictions table.
-        path: the file; a file of that name is replaced.
-        about: model, dataset, split, note, ... of the table, as JSON values.
+    ``about`` describes the table (model, dataset, split, note, ...) in JSON values.
     """
     path = Path(path)
     table = pa.Table.from_pandas(frame, preserve_index=False)
@@ -229,9 +226,8 @@ def write_predictions(
 def read_predictions(path: str | Path, *, candidates: bool = True) -> pd.DataFrame:
     """Return a predictions table after checking it.
 
-    Args:
-        path: a Parquet file written by :func:`write_predictions`.
-        candidates: also read the list columns, which take most of a large table's memory.
+    Without ``candidates``, the list columns, which take most of a large table's memory, are left
+    out.
 
     Raises:
         PredictionsError: the file is missing, is not Parquet, or cannot be evaluated.
@@ -271,11 +267,7 @@ def read_candidates(path: str | Path, photo_id: str) -> list[tuple[float, float,
 
 
 def read_guesses(source: str | Path | bytes, name: str = "the CSV") -> pd.DataFrame:
-    """Return the guesses of another system from a CSV.
-
-    Args:
-        source: a file, or its content.
-        name: its name in error messages, for content.
+    """Return the guesses of another system from a CSV file, or its content called ``name``.
 
     Returns:
         ``id`` (text), ``latitude``, ``longitude`` (degrees). Longitudes between 180 and 360 are

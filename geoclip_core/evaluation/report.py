@@ -279,13 +279,9 @@ def _errors(tables: Sequence[ReportTable]) -> Iterator[Section]:
     bins = {name: metrics.error_bins(error) for name, error in found.items()}
     curves = {name: metrics.cumulative_curve(error) for name, error in found.items()}
     baselines = metrics.baseline_curves(tables[0].frame)
-    yield (
-        "Errors",
-        _side_by_side(
-            _chart(figures.histogram_figure(bins, _COLOURS), 400),
-            _chart(figures.cumulative_figure(curves, baselines, _COLOURS), 400),
-        ),
-    )
+    histogram = figures.histogram_figure(bins, _COLOURS)
+    cumulative = figures.cumulative_figure(curves, baselines, _COLOURS)
+    yield "Errors", _side_by_side(_chart(histogram, 400), _chart(cumulative, 400))
 
 
 def _maps(main: ReportTable) -> Iterator[Section]:
@@ -297,10 +293,8 @@ def _maps(main: ReportTable) -> Iterator[Section]:
     shapes = figures.hexagon_shapes(areas["group"].tolist())
     sample = frame if len(frame) <= 200 else frame.sample(200, random_state=0)
     arrows = figures.points_figure(sample, _COLOURS, usa=False, arrows=True)
-    yield (
-        "Errors on the map",
-        _chart(figures.area_figure(areas, shapes, names, _COLOURS, usa), 520),
-    )
+    hexagons = figures.area_figure(areas, shapes, names, _COLOURS, usa)
+    yield "Errors on the map", _chart(hexagons, 520)
     yield f"From truth to guess, {len(sample)} photos", _chart(arrows, 520)
 
 
@@ -350,13 +344,11 @@ def _certainty(tables: Sequence[ReportTable]) -> Iterator[Section]:
         "50 %, rings 90 %). Middle: they cross their dotted line at 1× (thick 50 %, thin 90 %). "
         "Right: error if only the photos with the smallest radii are answered.</p>"
     )
+    coverage = {t.name: metrics.coverage_curve(t.frame) for t in stated}
+    scales = {t.name: metrics.coverage_at_scales(t.frame) for t in stated}
     made = (
-        figures.coverage_figure(
-            {t.name: metrics.coverage_curve(t.frame) for t in stated}, _COLOURS
-        ),
-        figures.scales_figure(
-            {t.name: metrics.coverage_at_scales(t.frame) for t in stated}, _COLOURS
-        ),
+        figures.coverage_figure(coverage, _COLOURS),
+        figures.scales_figure(scales, _COLOURS),
         figures.risk_figure({t.name: metrics.risk_coverage(t.frame) for t in stated}, _COLOURS),
     )
     yield "Certainty", words + _side_by_side(*(_chart(figure, 380) for figure in made))

@@ -63,13 +63,8 @@ def small_map(
 ) -> str:
     """Return an SVG of the true place (green), the best guess (orange) and candidates (blue).
 
-    Args:
-        truth: where the photo was taken.
-        guess: where the model puts it.
-        colours: the palette.
-        borders: folder with ``countries110.geojson``, ``countries50.geojson`` and
-            ``us_states.geojson``.
-        candidates: (latitude, longitude, probability) of each.
+    ``borders`` is a folder with ``countries110.geojson``, ``countries50.geojson`` and
+    ``us_states.geojson``; a candidate is (latitude, longitude, probability).
     """
     distance = float(haversine_km(truth, guess))
     centre = truth

@@ -9,7 +9,6 @@ from typing import Any, Literal
 
 from geoclip_core.errors import DownloadError
 from geoclip_core.files import MANIFEST, cache_folders, sha256_of
-from geoclip_core.model.geoclip_image import CLIP_REPOSITORY
 
 Kind = Literal["model", "backbone"]
 
@@ -32,8 +31,6 @@ class CatalogueEntry:
     """Name to download it by: a short name, or a repository on the hub."""
     kind: Kind
     """A "model" locates photos as it is; a "backbone" needs heads to be trained on it."""
-    repository: str
-    """Repository on the hub that holds its (larger) files."""
     bytes: int
     """Approximate size of the download; the exact one is checked before a download."""
     licence: str
@@ -44,7 +41,6 @@ CATALOGUE = (
     CatalogueEntry(
         GEOCLIP,
         "model",
-        CLIP_REPOSITORY,
         WHEEL_BYTES + TOWER_BYTES,
         "MIT",
         "the whole world from one photo, with 100,000 candidate places (GeoCLIP, NeurIPS 2023); "
@@ -53,7 +49,6 @@ CATALOGUE = (
     CatalogueEntry(
         "openai/clip-vit-large-patch14",
         "backbone",
-        "openai/clip-vit-large-patch14",
         TOWER_BYTES,
         "MIT",
         "the largest CLIP here: heads, and contrastive pretraining of photo and caption on a GPU",
@@ -61,7 +56,6 @@ CATALOGUE = (
     CatalogueEntry(
         "openai/clip-vit-base-patch16",
         "backbone",
-        "openai/clip-vit-base-patch16",
         598_641_023,
         "MIT",
         "heads and contrastive pretraining with a fifth of the computing of ViT-L/14",
@@ -69,7 +63,6 @@ CATALOGUE = (
     CatalogueEntry(
         "facebook/dinov2-base",
         "backbone",
-        "facebook/dinov2-base",
         346_345_912,
         "Apache-2.0",
         "heads on features learnt without captions: landscape, vegetation, buildings",
@@ -77,7 +70,6 @@ CATALOGUE = (
     CatalogueEntry(
         "facebook/dinov2-small",
         "backbone",
-        "facebook/dinov2-small",
         88_249_112,
         "Apache-2.0",
         "as dinov2-base, but small enough to train all of it on a laptop",

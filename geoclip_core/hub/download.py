@@ -152,11 +152,9 @@ def hub_errors(what: str) -> Iterator[None]:
 
 
 def find_repository(name: str, revision: str | None = None) -> Repository:
-    """Ask the hub which files a model consists of.
+    """Return the files that a model "user/name" on the hub consists of.
 
-    Args:
-        name: "user/name".
-        revision: Branch, tag or commit; by default the main branch.
+    `revision` is a branch, tag or commit; by default the main branch.
 
     Raises:
         DownloadError: No network, no such repository, or no weights in it that can be loaded.
@@ -199,13 +197,8 @@ def fetch(
     """Download one file of a repository and return its path; a correct one is kept.
 
     `huggingface_hub.snapshot_download` deletes a file that did not arrive whole, and does not check
-    contents. Its `http_get` appends to what has arrived, so that 1.7 GB need not start again.
-
-    Args:
-        repository: Where the file is.
-        file: What to download.
-        folder: The folder that mirrors the repository.
-        progress: Called as bytes arrive.
+    contents. Its `http_get` appends to what has arrived, so that 1.7 GB need not start again. The
+    folder mirrors the repository.
 
     Raises:
         DownloadError: No network, no such file, no space, or a wrong checksum.
@@ -322,7 +315,8 @@ def fetch_wheel(folder: Path, progress: Progress | None = None) -> Path:
     check_space(folder, WHEEL_BYTES, "the geoclip wheel")
     command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--no-input"]
     command += ["--retries", "2", "download", "--no-deps", "--only-binary", ":all:", "--quiet"]
-    if (raw := _version_tuple(version) >= (24, 1)) and progress is not None:
+    numbers = tuple(int(part) for part in re.findall(r"\d+", version)[:2])
+    if (raw := numbers >= (24, 1)) and progress is not None:
         command.remove("--quiet")
         command += ["--progress-bar", "raw"]
     with tempfile.TemporaryDirectory(prefix="wheel-", dir=folder) as scratch:
@@ -387,14 +381,13 @@ def _extract(archive: zipfile.ZipFile, member: str, path: Path) -> None:
         raise DownloadError(
             f"{archive.filename} has no {member}: it is not the wheel of {REQUIREMENT}"
         ) from error
-    digest = hashlib.sha256()
-    with source, path.open("wb") as stream:
+    with source:
         content = source.read(size + 1)
-        digest.update(content)
-        stream.write(content)
-    if digest.hexdigest() != expected:
+    path.write_bytes(content)
+    digest = hashlib.sha256(content).hexdigest()
+    if digest != expected:
         raise DownloadError(
-            f"{member} has the checksum {digest.hexdigest()[:16]}…, not the published "
+            f"{member} has the checksum {digest[:16]}…, not the published "
             f"{expected[:16]}…: the wheel was damaged or changed, and nothing of it is used"
         )
 
@@ -426,10 +419,6 @@ def _pip_failure(said: list[str]) -> str:
         return "the disk is full: make room, or choose another folder with GEOCLIP_CACHE"
     last = next((line for line in reversed(said) if line), "no reason given")
     return f"pip could not download {REQUIREMENT}: {last}"
-
-
-def _version_tuple(version: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in re.findall(r"\d+", version)[:2])
 
 
 def download(
@@ -496,11 +485,10 @@ def _fetch_repository(
         target = ready / file.name
         target.parent.mkdir(parents=True, exist_ok=True)
         _link(arrived / file.name, target)
-    kind = _check(ready)
     entry = catalogue_entry(name)
     licence = entry.licence if entry else repository.licence
     source = f"{name} at {repository.commit}"
-    return {"kind": kind, "source": source, "licence": licence}
+    return {"kind": _check(ready), "source": source, "licence": licence}
 
 
 def _fetch_geoclip(
@@ -529,8 +517,7 @@ def _fetch_geoclip(
         tower = image_tower.expanduser()
         source += f" with the image tower of {tower.absolute()}"
     extract_tower(tower, ready / IMAGE_TOWER)  # without the text tower, a quarter of the file
-    kind = _check(ready)
-    return {"kind": kind, "source": source, "licence": "MIT"}
+    return {"kind": _check(ready), "source": source, "licence": "MIT"}
 
 
 def _fetch_files(repository: Repository, staging: Path, progress: Progress | None) -> Path:
@@ -545,11 +532,7 @@ def _fetch_files(repository: Repository, staging: Path, progress: Progress | Non
 
 
 def _check(folder: Path) -> str:
-    """Return the kind of model in a folder, after reading it as loading would.
-
-    Raises:
-        DownloadError: It cannot be loaded.
-    """
+    """Return the kind of model in a folder, after reading it as loading would."""
     try:
         if is_release(folder):
             read_release(folder)

@@ -113,8 +113,8 @@ def load_model(name: str | os.PathLike[str], device: str = "cpu") -> LoadedModel
 def _load_remote(name: str, device: str) -> LoadedModel:
     """Load a downloaded model, or download "user/name" first.
 
-    A model of the catalogue is not downloaded without being asked for, because it may weigh
-    gigabytes: the error gives the command.
+    A model of the catalogue may weigh gigabytes and is not downloaded unasked: the error gives the
+    command.
     """
     try:
         present = installed_model(name) if name == GEOCLIP or is_hub_id(name) else None
@@ -164,9 +164,6 @@ def _choices() -> str:
 
 def model_rows(root: Path | str | None = None) -> list[dict[str, Any]]:
     """Return every bundled, downloaded and downloadable model.
-
-    Args:
-        root: The cache folder; by default as :func:`geoclip_core.files.cache_folders` finds it.
 
     Returns:
         Rows with "name", "kind" ("model" or "backbone"), "state" ("bundled", "downloaded", "to be
