@@ -26,7 +26,8 @@ from playwright.sync_api import Page, sync_playwright
 
 ROOT = Path(__file__).resolve().parent.parent
 MAP = "iframe[title^='streamlit_folium']"
-PATIENCE_MS = 120_000
+PATIENCE_MS = 600_000
+"""Longest wait; finding the reasons takes minutes on a busy machine."""
 
 
 @dataclass(frozen=True)
