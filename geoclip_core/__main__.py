@@ -281,10 +281,10 @@ class Download:
             print(f"{self.name} is already there: {present.folder} ({readable(present.bytes)})")
             return 0
         print(self._announcement())
-        if not self.yes and sys.stdin.isatty():
-            if input("Download it? [Y/n] ").strip().lower() not in ("", "y", "yes"):
-                print("nothing was downloaded")
-                return 1
+        asked = not self.yes and sys.stdin.isatty()
+        if asked and input("Download it? [Y/n] ").strip().lower() not in ("", "y", "yes"):
+            print("nothing was downloaded")
+            return 1
         show = _progress_printer()
         status_path = download_job(self.name, self.cache_dir).status_path
         try:
