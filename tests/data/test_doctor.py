@@ -222,6 +222,7 @@ def test_the_report_is_json(root, tmp_path):
     assert len(json.dumps(content)) < 20_000
 
 
+@pytest.mark.slow
 def test_several_processes_check_all_photos_and_report_progress(tmp_path):
     root = write_demo(tmp_path / "set", 140)  # three chunks for the processes
     (next((root / "train_images").rglob("*.jpg"))).write_bytes(b"\xff\xd8\xff")
