@@ -17,7 +17,7 @@ from geoclip_core.data.vocabulary import MONTHS, Vocabulary
 from geoclip_core.earth.climate import (
     ClimateClass,
     ClimateRaster,
-    climate_names,
+    climate_classes,
     climate_of_symbol,
 )
 from geoclip_core.earth.gazetteer import Gazetteer, country_name
@@ -66,7 +66,7 @@ def facts_at(latitude: float, longitude: float) -> dict[str, Fact]:
     facts: dict[str, Fact] = {}
     index = int(ClimateRaster.load().indices(point))
     if index > 0:
-        climate = climate_names()[index]
+        climate = climate_classes()[index]
         facts["climate"] = Fact(climate.symbol, climate.label)
     place = Gazetteer.load().places([point])[0]
     facts["country"] = Fact(place.country, place.country_name)

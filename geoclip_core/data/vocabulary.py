@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from geoclip_core.data.features import DEFAULT_FEATURES, KNOWN_FEATURES, PLACE_FEATURES
-from geoclip_core.earth.climate import UNKNOWN, climate_names
+from geoclip_core.earth.climate import UNKNOWN, climate_classes
 from geoclip_core.earth.gazetteer import country_name
 
 IGNORE_INDEX = UNKNOWN  # a missing label: out of the loss and out of the denominator
@@ -130,7 +130,7 @@ class Vocabulary:
 @functools.cache
 def climate_vocabulary() -> Vocabulary:
     """Return the Köppen–Geiger classes, keyed by their symbol, in the order of the class index."""
-    classes = climate_names()
+    classes = climate_classes()
     return Vocabulary("climate", tuple(c.symbol for c in classes), tuple(c.label for c in classes))
 
 

@@ -18,7 +18,7 @@ from geoclip_core.data.dataset import (
     write_description,
 )
 from geoclip_core.demo.scenes import SceneFacts, draw_scene
-from geoclip_core.earth.climate import ClimateRaster, climate_names, index_of_code
+from geoclip_core.earth.climate import ClimateRaster, climate_classes, index_of_code
 from geoclip_core.earth.gazetteer import Gazetteer
 from geoclip_core.earth.sphere import EARTH_RADIUS_KM, destination, unit_vectors
 from geoclip_core.files import atomic_folder
@@ -141,7 +141,7 @@ def demo_table(
 
 def _scenes(frame: pd.DataFrame, moments: np.ndarray) -> list[SceneFacts]:
     day = (moments.astype("datetime64[D]") - moments.astype("datetime64[Y]")).astype(int) + 1
-    symbols = [climate.symbol for climate in climate_names()]
+    symbols = [climate.symbol for climate in climate_classes()]
     index = index_of_code(frame["climate"].to_numpy(dtype=np.int64)).clip(0)
     columns = (
         frame["id"],

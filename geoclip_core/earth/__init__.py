@@ -1,1 +1,1 @@
-"""Floor 1: the Earth. Knows nothing of photos or models."""
+"""Geography: the sphere, cells, place names and climate. Imports no other part of the package."""

@@ -26,6 +26,9 @@ ABSENT_CODE = 20
 
 RESOURCE = "koppen_geiger_beck2018_rle.npz"
 
+_LOCK = threading.Lock()
+_CACHE: dict[str, "ClimateRaster"] = {}
+
 # code: (symbol, name, RGB), from legend.txt of Beck et al. 2018.
 _LEGEND: dict[int, tuple[str, str, tuple[int, int, int]]] = {
     1: ("Af", "tropical, rainforest", (0, 0, 255)),
@@ -63,9 +66,9 @@ _LEGEND: dict[int, tuple[str, str, tuple[int, int, int]]] = {
 
 @dataclass(frozen=True)
 class ClimateClass:
-    """A climate class."""
+    """A Köppen–Geiger class, or "unknown" (water and cells without data)."""
 
-    index: int  # class index of a model, ``UNKNOWN`` for Dsd
+    index: int  # class index in a model, ``UNKNOWN`` for Dsd
     code: int  # on the map
     symbol: str  # for example "Cfa"
     name: str  # the symbol in words
@@ -73,7 +76,7 @@ class ClimateClass:
 
     @property
     def label(self) -> str:
-        """The symbol first: "Cfa, temperate, no dry season, hot summer"."""
+        """Symbol and name: "Cfa, temperate, no dry season, hot summer"."""
         return f"{self.symbol}, {self.name}" if self.index else self.name
 
     @property
@@ -83,13 +86,13 @@ class ClimateClass:
 
 
 @functools.cache
-def climate_names() -> tuple[ClimateClass, ...]:
-    """Return the 30 classes in the order of their index; the first is "unknown"."""
+def climate_classes() -> tuple[ClimateClass, ...]:
+    """Return the 30 classes of a model in the order of their index; the first is "unknown"."""
     return tuple(c for c in map(climate_of_code, range(len(_LEGEND) + 1)) if c.index >= 0)
 
 
 def climate_of_code(code: int) -> ClimateClass:
-    """Return the class of a code on the map, 20 (Dsd) included.
+    """Return the class of a raster code, including 0 (no data) and 20 (Dsd).
 
     Raises:
         ValueError: the code is not in 0-30.
@@ -97,7 +100,7 @@ def climate_of_code(code: int) -> ClimateClass:
     if code == NO_DATA_CODE:
         return ClimateClass(0, NO_DATA_CODE, "unknown", "unknown (water or no data)", (255,) * 3)
     if code not in _LEGEND:
-        raise ValueError(f"{code} is no climate code: they run from 0 to 30.")
+        raise ValueError(f"{code} is not a climate code; use a whole number from 0 to 30.")
     return ClimateClass(int(index_of_code(code)), int(code), *_LEGEND[code])
 
 
@@ -107,27 +110,27 @@ def climate_of_symbol(symbol: str) -> ClimateClass:
     Raises:
         KeyError: there is no such class.
     """
-    for climate in climate_names():
+    for climate in climate_classes():
         if climate.symbol == symbol:
             return climate
-    known = ", ".join(climate.symbol for climate in climate_names())
+    known = ", ".join(climate.symbol for climate in climate_classes())
     raise KeyError(f"No climate class {symbol!r}; the classes are {known}.")
 
 
 def index_of_code(codes: Any) -> NDArray[np.int64]:
-    """Return the class indices of raster codes of any shape: code if code < 20, else code − 1.
+    """Return the class indices of raster codes of any shape: the code below 20, code − 1 above.
 
     Codes without a class (0, no data; 20, Dsd) and missing values (NaN, None, NA) give ``UNKNOWN``.
 
     Raises:
-        ValueError: naming the first value that is not a whole number from 0 to 30.
+        ValueError: a value is not a whole number from 0 to 30; the first one is named.
     """
     values = _numbers(codes)
     values = np.where(np.isnan(values), NO_DATA_CODE, values)
     wrong = (values < 0) | (values > 30) | (values != np.floor(values))
     if wrong.any():
         raise ValueError(
-            f"{values[wrong].flat[0]:g} is no climate code: they are whole numbers from 0 to 30."
+            f"{values[wrong].flat[0]:g} is not a climate code; use a whole number from 0 to 30."
         )
     known = values.astype(np.int64)
     indices = np.where(known > ABSENT_CODE, known - 1, known)
@@ -143,12 +146,15 @@ def _numbers(codes: Any) -> NDArray[np.float64]:
     try:
         numbers = pd.to_numeric(pd.Series(flat, dtype=object))
     except (TypeError, ValueError) as error:
-        raise ValueError(f"Climate codes are whole numbers from 0 to 30: {error}.") from error
+        raise ValueError(f"Climate codes must be whole numbers from 0 to 30: {error}.") from error
     return numbers.to_numpy(dtype=np.float64, na_value=np.nan).reshape(values.shape)
 
 
 class ClimateRaster:
-    """The map of Beck et al. 2018, run-length coded: 43,200 × 21,600 cells of 30 arc seconds."""
+    """The map of Beck et al. 2018, run-length coded: 21,600 rows × 43,200 columns, 30″ cells.
+
+    Row 0 touches the North Pole, column 0 the meridian of −180°.
+    """
 
     def __init__(
         self, gaps: NDArray[np.uint32], codes: NDArray[np.uint8], shape: tuple[int, int]
@@ -189,9 +195,5 @@ class ClimateRaster:
         return index_of_code(self.codes(coordinates))
 
     def is_land(self, coordinates: Any) -> NDArray[np.bool_]:
-        """Return whether coordinates (..., 2) lie on land (1 km cells; lakes and sea are water)."""
+        """Return a mask (...) of the coordinates (..., 2) on land, to 1 km; lakes are water."""
         return np.asarray(self.codes(coordinates) != NO_DATA_CODE)
-
-
-_LOCK = threading.Lock()
-_CACHE: dict[str, ClimateRaster] = {}

@@ -1,7 +1,7 @@
 """Look up country, state, county and city of a coordinate, offline.
 
 OSV-5M made its place columns with the ``reverse_geocoder`` package (GeoNames places, CC BY 4.0),
-which takes the place nearest *in degrees*. The look-up here gives the same places, but also looks
+which takes the place nearest *in degrees*. This module returns the same places, but also searches
 across the date line. In open water, and more than ``REMOTE_KM`` from any place, where the dataset
 has no labels, :meth:`Gazetteer.places` takes the place nearest on the sphere.
 """
@@ -22,7 +22,7 @@ from geoclip_core.earth.climate import ClimateRaster
 from geoclip_core.earth.sphere import haversine_km, normalise, unit_vectors
 
 NEARBY_KM = 50.0
-"""A point on land is called by the name of its place up to this distance, then by the distance."""
+"""The label of a point on land that is further from its place includes the distance."""
 
 OFFSHORE_KM = 10.0
 """The same limit for a point on water."""
@@ -32,6 +32,9 @@ REMOTE_KM = 200.0
 
 _LEVELS = ("country", "region", "sub-region", "city")
 FRAME_COLUMNS = (*_LEVELS, *(f"unique_{level}" for level in _LEVELS), "distance_km")
+
+_LOCK = threading.Lock()
+_CACHE: dict[str, "Gazetteer"] = {}
 
 
 @functools.cache
@@ -63,8 +66,8 @@ class Place:
     def label(self) -> str:
         """The place in words: "Abilene, Taylor County, Texas, United States".
 
-        Far from the place: "93 km from Tonopah, Nevada, United States", and in mid-ocean "open
-        water, 812 km from Santa Cruz das Flores, Azores, Portugal".
+        Points far from it: "93 km from Tonopah, Nevada, United States" on land, "open water, 812
+        km from Santa Cruz das Flores, Azores, Portugal" at sea.
         """
         if self.distance_km <= (OFFSHORE_KM if self.on_water else NEARBY_KM):
             return _joined(self.city, self.county, self.state, self.country_name)
@@ -74,17 +77,17 @@ class Place:
 
     @property
     def state_key(self) -> str:
-        """What the dataset's ``unique_region`` column holds: "Texas_US"."""
+        """The key as in the dataset's ``unique_region`` column: "Texas_US"."""
         return f"{self.state or ''}_{self.country}"
 
     @property
     def county_key(self) -> str | None:
-        """What the dataset's ``unique_sub-region`` column holds: "Taylor County_Texas_US"."""
+        """The key as in the ``unique_sub-region`` column: "Taylor County_Texas_US"."""
         return f"{self.county}_{self.state_key}" if self.county else None
 
     @property
     def city_key(self) -> str:
-        """What the dataset's ``unique_city`` column holds: "Abilene_Taylor County_Texas_US"."""
+        """The key as in the ``unique_city`` column: "Abilene_Taylor County_Texas_US"."""
         return f"{self.city}_{self.county or ''}_{self.state_key}"
 
 
@@ -103,8 +106,8 @@ class Gazetteer:
             if "gazetteer" not in _CACHE:
                 from reverse_geocoder import RGeocoder  # deferred: reads its table when imported
 
-                # Mode 2 starts processes and may return wrong places without an error. Mode 1 does
-                # not, and its tree is a plain cKDTree that threads may share.
+                # Mode 2 starts processes and can silently return wrong places. Mode 1 uses a plain
+                # cKDTree, which threads may share.
                 source = RGeocoder(mode=1, verbose=False)
                 _CACHE["gazetteer"] = cls(source.tree, source.locations)
             return _CACHE["gazetteer"]
@@ -134,10 +137,13 @@ class Gazetteer:
         ]
 
     def frame(self, coordinates: Any) -> pd.DataFrame:
-        """Return the dataset's place columns of coordinates (n, 2), and ``distance_km``.
+        """Return the dataset's place columns for coordinates (n, 2), and ``distance_km``.
 
-        A missing region or sub-region is NaN. ``unique_*`` are spelt as in OSV-5M, where of these
-        only ``unique_sub-region`` may be missing.
+        The columns are `FRAME_COLUMNS`, spelled as in OSV-5M. Missing values are NaN: a region,
+        sub-region or city without a name, and ``unique_sub-region`` where there is no sub-region.
+
+        Raises:
+            ValueError: a coordinate is not finite or beyond a pole.
         """
         points = normalise(np.asarray(coordinates, dtype=np.float64).reshape(-1, 2))
         if len(points) == 0:
@@ -157,7 +163,7 @@ class Gazetteer:
         return cKDTree(unit_vectors(self._coordinates))
 
     def _nearest(self, points: NDArray[np.float64]) -> NDArray[np.int64]:
-        """Return the index (n,) of the place nearest in degrees, also across the date line."""
+        """Return the index (n,) of the place nearest in degrees, including across the date line."""
         index: NDArray[np.int64]
         distance, index = self._tree.query(points)
         for turn in (-360.0, 360.0):
@@ -186,9 +192,5 @@ class Gazetteer:
 
 
 def _joined(*names: str | None) -> str:
-    """Join names with commas, without missing and repeated ones ("Singapore, Singapore")."""
+    """Join names with commas, skipping missing and repeated ones ("Singapore, Singapore")."""
     return ", ".join(dict.fromkeys(filter(None, names)))
-
-
-_LOCK = threading.Lock()
-_CACHE: dict[str, Gazetteer] = {}

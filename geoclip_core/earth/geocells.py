@@ -1,8 +1,7 @@
 """Geocells: a partition of the Earth into cells that are small where photos are dense.
 
 Cells are the Voronoi regions of spherical k-means centres (Dhillon and Modha 2001, seeded as in
-k-means++, Arthur and Vassilvitskii 2007). Every cell has at least a given number of photos. Make
-them from training rows only.
+k-means++, Arthur and Vassilvitskii 2007). Make them from training rows only.
 """
 
 import functools
@@ -12,32 +11,31 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
-from geoclip_core.earth.sphere import (
-    coordinates_of,
-    haversine_km,
-    normalise,
-    unit_vectors,
-)
+from geoclip_core.earth.sphere import coordinates_of, haversine_km, normalise, unit_vectors
 
 MAXIMUM_ROUNDS = 30
-"""Lloyd steps; the mean error hardly changes after twenty."""
+"""Limit on Lloyd iterations; the mean error hardly changes after twenty."""
 
 
 class Geocells:
-    """Cells given by their ``centres`` (k, 2) in degrees: a point belongs to the nearest centre."""
+    """Cells given by their ``centres`` (k, 2) in degrees: a point belongs to the nearest centre.
+
+    Raises:
+        ValueError: there are no centres, or one is not a valid coordinate.
+    """
 
     def __init__(self, centres: Any) -> None:
         self.centres: NDArray[np.float64] = normalise(np.asarray(centres, dtype=np.float64))
         if self.centres.ndim != 2 or len(self.centres) == 0:
             raise ValueError(
-                f"Geocells need centres of shape (k, 2), k > 0; got {self.centres.shape}."
+                f"Geocells need centres of shape (k, 2) with k > 0, not {self.centres.shape}."
             )
 
     def __len__(self) -> int:
         return len(self.centres)
 
     def assign(self, coordinates: Any) -> NDArray[np.int64]:
-        """Return the cell index (n,) of coordinates (n, 2): the centre nearest on the sphere.
+        """Return the index (n,) of the centre nearest on the sphere to each of coordinates (n, 2).
 
         Raises:
             ValueError: a coordinate is not finite or beyond a pole.
@@ -48,8 +46,11 @@ class Geocells:
     def radii_km(self, coordinates: Any) -> NDArray[np.float64]:
         """Return the root-mean-square distance (k,) in km of each cell's points to its centre.
 
-        The extent of a cell without points, or with all of them on its centre, is unknown: it gets
-        half the distance to the nearest other centre (0 if there is none).
+        A cell without points, or with all of them on its centre, gets half the distance to the
+        nearest other centre (0 if there is none).
+
+        Raises:
+            ValueError: a coordinate is not finite or beyond a pole.
         """
         points = np.asarray(coordinates, dtype=np.float64).reshape(-1, 2)
         cell = self.assign(points)
@@ -57,8 +58,8 @@ class Geocells:
         count = np.bincount(cell, minlength=len(self))
         radius = np.sqrt(np.bincount(cell, squares, minlength=len(self)) / np.maximum(count, 1))
         if len(self) > 1:
-            chords = self._tree.query(unit_vectors(self.centres), k=2)[1][:, 1]
-            spacing = haversine_km(self.centres, self.centres[chords])
+            neighbours = self._tree.query(unit_vectors(self.centres), k=2)[1][:, 1]
+            spacing = haversine_km(self.centres, self.centres[neighbours])
             radius = np.where(radius > 1e-6, radius, spacing / 2)
         return radius
 
@@ -70,11 +71,13 @@ class Geocells:
 def make_geocells(coordinates: Any, count: int, seed: int = 0, min_photos: int = 1) -> Geocells:
     """Make up to ``count`` cells, each with at least ``min_photos`` of the coordinates (n, 2).
 
-    The same arguments give the same cells. There are fewer where there are fewer distinct places or
-    where small cells were merged into their neighbours; there is always at least one.
+    The same arguments give the same cells. The result has fewer than ``count`` cells if there are
+    fewer distinct places or if small cells were merged into their neighbours, but at least one: a
+    single cell may have fewer than ``min_photos``.
 
     Raises:
-        ValueError: there are no coordinates, one is not valid, or a count is not positive.
+        ValueError: there are no coordinates, one is not valid, or ``count`` or ``min_photos`` is
+            below 1.
     """
     if count < 1 or min_photos < 1:
         raise ValueError(f"count and min_photos must be at least 1, not {count} and {min_photos}.")
@@ -82,8 +85,8 @@ def make_geocells(coordinates: Any, count: int, seed: int = 0, min_photos: int =
     if len(points) == 0:
         raise ValueError("Geocells are made from training coordinates, and there are none.")
     places, photos = np.unique(points, axis=0, return_counts=True)
-    # Distinct places count once: a burst of a thousand frames at one place needs no second cell,
-    # and equal points cannot be split.
+    # Each distinct place counts once: equal points cannot be split, so a thousand frames of one
+    # place must not attract more centres.
     vectors = unit_vectors(places)
     rng = np.random.default_rng(seed)
     centres = _seeds(vectors, min(count, len(places), max(1, len(points) // min_photos)), rng)
@@ -99,7 +102,7 @@ def _seeds(
     squares = ((vectors - vectors[chosen[0]]) ** 2).sum(axis=1)
     for _ in range(count - 1):
         cumulated = np.cumsum(squares)
-        # Of distinct points with fewer centres than points, some square is always positive.
+        # There are fewer centres than distinct points, so at least one square is positive.
         drawn = int(np.searchsorted(cumulated, rng.random() * cumulated[-1], side="right"))
         chosen.append(min(drawn, len(vectors) - 1))
         np.minimum(squares, ((vectors - vectors[chosen[-1]]) ** 2).sum(axis=1), out=squares)
@@ -107,7 +110,10 @@ def _seeds(
 
 
 def _lloyd(vectors: NDArray[np.float64], centres: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Move every centre to the mean direction of its points until no point changes its cell."""
+    """Move every centre to the mean direction of its points until no point changes its cell.
+
+    A centre that lost all its points is moved to a point far from its own centre.
+    """
     previous = np.full(len(vectors), -1)
     for _ in range(MAXIMUM_ROUNDS):
         distance, cell = cKDTree(centres).query(vectors)
@@ -133,7 +139,7 @@ def _without_small(
     centres: NDArray[np.float64],
     min_photos: int,
 ) -> NDArray[np.float64]:
-    """Dissolve the smallest cell into its neighbours until no cell is too small."""
+    """Merge the smallest cell into its neighbours until every cell has ``min_photos``."""
     alive = np.arange(len(centres))
     cell = cKDTree(centres).query(vectors)[1]
     counts = np.bincount(cell, photos, minlength=len(centres))

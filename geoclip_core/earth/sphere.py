@@ -2,8 +2,8 @@
 
 Coordinates are (latitude, longitude) in degrees, in that order, in the last axis. The functions
 take arrays, sequences or tensors. If an argument is a tensor, they return a differentiable tensor
-of its device and dtype; otherwise they return float64 arrays. Distances are never measured in
-degrees, so the date line and the poles are no special cases.
+with its device and dtype; otherwise they return float64 arrays. The date line and the poles need
+no special handling by the caller.
 """
 
 import sys
@@ -22,13 +22,14 @@ GEOSCORE_SCALE_KM = 1492.7
 """Decay of the GeoGuessr-like score on the world map (Haas et al., PIGEON, CVPR 2024)."""
 
 GEOSCORE_MAXIMUM = 5000.0
+"""GeoScore of an error of 0 km."""
 
 
 def haversine_km(a: Any, b: Any) -> Any:
-    """Return great-circle distances (...) in km of coordinates (..., 2), by the haversine formula.
+    """Return great-circle distances (...) in km between coordinates (..., 2): haversine formula.
 
-    ``a`` and ``b`` are broadcast. The gradient is finite everywhere, and zero for equal and for
-    antipodal points, where it is undefined.
+    ``a`` and ``b`` are broadcast. The gradient is finite everywhere; for equal and for antipodal
+    points, where it is undefined, it is zero.
     """
     xp, (a, b) = _arrays(a, b)
     latitude_a, latitude_b = xp.deg2rad(a[..., 0]), xp.deg2rad(b[..., 0])
@@ -62,7 +63,7 @@ def geoscore(distance_km: Any) -> Any:
 
 
 def unit_vectors(coordinates: Any) -> Any:
-    """Return unit vectors (..., 3) of coordinates (..., 2): x to (0, 0), y to (0, 90), z north."""
+    """Return unit vectors (..., 3) of coordinates (..., 2); x points to (0, 0), y to (0, 90)."""
     xp, (coordinates,) = _arrays(coordinates)
     latitude, longitude = xp.deg2rad(coordinates[..., 0]), xp.deg2rad(coordinates[..., 1])
     across = xp.cos(latitude)
@@ -83,30 +84,29 @@ def coordinates_of(vectors: Any) -> Any:
 def spherical_mean(coordinates: Any) -> NDArray[np.float64]:
     """Return the mean direction (2,) of coordinates (n, 2), which minimises the squared chords.
 
-    Where the vectors cancel out, every point of the sphere is as good: the first of the given
-    points is returned.
+    If the vectors cancel out, every point minimises them equally, and the first one is returned.
 
     Raises:
-        ValueError: there are no coordinates.
+        ValueError: there are no coordinates, or one is not valid.
     """
     points = np.asarray(coordinates, dtype=np.float64).reshape(-1, 2)
     if len(points) == 0:
-        raise ValueError("The mean of no coordinates is undefined: give at least one.")
+        raise ValueError("There are no coordinates to average; give at least one.")
     resultant = unit_vectors(points).mean(axis=0)
     mean = points[0] if np.linalg.norm(resultant) < 1e-9 else coordinates_of(resultant)
     return np.asarray(normalise(mean))
 
 
 def destination(coordinate: Any, bearing_degrees: Any, distance_km: Any) -> Any:
-    """Return where a path ends: from (..., 2) along a bearing (...) for some km (...).
+    """Return the end point (..., 2) of a great-circle path from ``coordinate`` (..., 2).
 
-    The bearing is clockwise from north; the arguments are broadcast. Longitudes come back in
-    [−180, 180).
+    The bearing (...) is in degrees clockwise from north, the distance (...) in km; all arguments
+    are broadcast. Longitudes are in [−180, 180).
     """
     xp, (start, heading, distance) = _arrays(coordinate, bearing_degrees, distance_km)
     latitude, longitude = xp.deg2rad(start[..., 0]), xp.deg2rad(start[..., 1])
     heading, angle = xp.deg2rad(heading), distance / EARTH_RADIUS_KM
-    # Cartesian, so that poles and distances beyond half the Earth need no special case.
+    # Cartesian, so that poles and distances beyond half the circumference need no special case.
     north = xp.cos(heading) * xp.sin(angle)
     east = xp.sin(heading) * xp.sin(angle)
     along = xp.cos(angle)
@@ -114,16 +114,13 @@ def destination(coordinate: Any, bearing_degrees: Any, distance_km: Any) -> Any:
     z = along * xp.sin(latitude) + north * xp.cos(latitude)
     new_latitude = xp.arctan2(z, _root(xp, across * across + east * east))
     new_longitude = xp.rad2deg(longitude + xp.arctan2(east, across))
-    new_latitude, new_longitude = (
-        xp.broadcast_arrays(new_latitude, new_longitude)
-        if (xp is np)
-        else xp.broadcast_tensors(new_latitude, new_longitude)
-    )
+    broadcast = xp.broadcast_arrays if xp is np else xp.broadcast_tensors
+    new_latitude, new_longitude = broadcast(new_latitude, new_longitude)
     return xp.stack([xp.rad2deg(new_latitude), _wrapped(new_longitude)], **_last(xp))
 
 
 def bearing(a: Any, b: Any) -> Any:
-    """Return the initial bearing (...) from ``a`` to ``b`` (..., 2), clockwise from north."""
+    """Return initial bearings (...) from ``a`` to ``b`` (..., 2), degrees clockwise from north."""
     xp, (a, b) = _arrays(a, b)
     latitude_a, latitude_b = xp.deg2rad(a[..., 0]), xp.deg2rad(b[..., 0])
     longitude = xp.deg2rad(b[..., 1] - a[..., 1])
@@ -143,8 +140,8 @@ def normalise(coordinates: Any) -> Any:
     xp, (coordinates,) = _arrays(coordinates)
     if coordinates.ndim == 0 or coordinates.shape[-1] != 2:
         raise ValueError(
-            "Coordinates are pairs (latitude, longitude) in degrees; "
-            f"got an array of shape {tuple(coordinates.shape)}."
+            "Coordinates must be pairs (latitude, longitude) in degrees, not an array of shape "
+            f"{tuple(coordinates.shape)}."
         )
     latitude, longitude = coordinates[..., 0], coordinates[..., 1]
     wrong = ~(xp.isfinite(latitude) & xp.isfinite(longitude) & (abs(latitude) <= 90))
@@ -164,10 +161,10 @@ def longitude_near(longitude: float, middle: float) -> float:
 
 
 def middle_longitude(longitudes: Sequence[float]) -> float:
-    """Return the longitude to centre a map on: opposite to the widest gap between ``longitudes``.
+    """Return the longitude to centre a map on: opposite the widest gap between ``longitudes``.
 
-    The answer is 0, as on the usual map, if there are none or no gap is wider than 160°; of equal
-    gaps the one that leaves the map closest to the usual one is taken.
+    Returns 0, as on the usual map, if there are no longitudes or no gap reaches 160°. Among
+    equally wide gaps, the result closest to 0 is taken.
     """
     if not longitudes:
         return 0.0
@@ -201,7 +198,7 @@ def _last(xp: ModuleType) -> dict[str, int]:
 
 def _arrays(*values: Any) -> tuple[ModuleType, list[Any]]:
     """Return the library to compute with (torch if any value is a tensor) and its arrays."""
-    # If there is a tensor, torch has been imported; otherwise it is not needed.
+    # Not imported here: start-up without torch must stay fast, and a tensor implies its import.
     torch = sys.modules.get("torch")
     tensors = [v for v in values if torch is not None and isinstance(v, torch.Tensor)]
     if torch is None or not tensors:

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from plotly.offline import get_plotlyjs
 
 from geoclip_core.data.vocabulary import class_name
-from geoclip_core.earth.climate import climate_names
+from geoclip_core.earth.climate import climate_classes
 from geoclip_core.earth.sphere import middle_longitude
 from geoclip_core.evaluation.metrics import FIRST_KM, group_name, short_km
 from geoclip_core.evaluation.style import (
@@ -205,7 +205,7 @@ def group_figure(
             y=place,
             mode="markers",
             marker={
-                "color": [climate_names()[int(key)].hex for key in table["group"]],
+                "color": [climate_classes()[int(key)].hex for key in table["group"]],
                 "size": 11,
                 "symbol": "square",
             },

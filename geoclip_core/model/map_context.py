@@ -10,7 +10,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from geoclip_core.earth.climate import ClimateRaster, climate_names
+from geoclip_core.earth.climate import ClimateRaster, climate_classes
 from geoclip_core.earth.gazetteer import OFFSHORE_KM, Gazetteer, Place
 from geoclip_core.model.posterior import Posterior
 
@@ -66,7 +66,7 @@ def map_context(
 
 
 def _climates(points: NDArray[np.float64], weights: NDArray[np.float64], top: int) -> Labelled:
-    classes = climate_names()
+    classes = climate_classes()
     indices = ClimateRaster.load().indices(points)
     keys = [int(index) if index >= 0 else None for index in indices]
     return [(classes[index].label, p) for index, p in _summed(keys, weights, top)]

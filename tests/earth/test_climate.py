@@ -8,7 +8,7 @@ from geoclip_core.earth import climate
 from geoclip_core.earth.climate import (
     UNKNOWN,
     ClimateRaster,
-    climate_names,
+    climate_classes,
     climate_of_code,
     climate_of_symbol,
     index_of_code,
@@ -21,7 +21,7 @@ def raster():
 
 
 def test_thirty_classes_in_the_order_of_their_index():
-    classes = climate_names()
+    classes = climate_classes()
     assert [c.index for c in classes] == list(range(30))
     symbols = " ".join(c.symbol for c in classes)
     assert symbols == (
@@ -31,10 +31,10 @@ def test_thirty_classes_in_the_order_of_their_index():
     assert len({c.rgb for c in classes}) == 30
 
 
-def test_a_class_is_shown_with_its_symbol_first():
+def test_labels_and_colours_of_classes():
     assert climate_of_symbol("Cfa").label == "Cfa, temperate, no dry season, hot summer"
     assert climate_of_symbol("BSk").label == "BSk, arid, steppe, cold"
-    assert climate_names()[0].label == "unknown (water or no data)"
+    assert climate_classes()[0].label == "unknown (water or no data)"
     assert climate_of_symbol("Cfa").hex == "#c8ff50"
     with pytest.raises(KeyError, match="Cfz"):
         climate_of_symbol("Cfz")
@@ -55,8 +55,8 @@ def test_a_class_is_shown_with_its_symbol_first():
 )
 def test_codes_above_twenty_move_down_by_one(code, index, symbol):
     assert index_of_code(code) == index
-    assert climate_names()[index].symbol == symbol
-    assert climate_of_code(code) == climate_names()[index]
+    assert climate_classes()[index].symbol == symbol
+    assert climate_of_code(code) == climate_classes()[index]
 
 
 def test_codes_without_a_class_become_unknown():
@@ -126,7 +126,7 @@ def test_indices_are_unknown_on_water_and_in_dsd(raster):
     assert raster.is_land([(39.1836, -96.5717), (40, -40)]).tolist() == [True, False]
 
 
-def test_longitudes_wrap_and_corners_are_inside(raster):
+def test_longitudes_wrap_and_the_corners_of_the_map_are_valid(raster):
     assert raster.codes((39.1836, -96.5717 + 360)) == raster.codes((39.1836, -96.5717))
     assert raster.codes([(90, 180), (-90, -180), (90, -180), (-90, 180)]).shape == (4,)
     with pytest.raises(ValueError, match="Coordinate 0"):

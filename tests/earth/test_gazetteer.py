@@ -26,7 +26,7 @@ def places():
     return Gazetteer.load()
 
 
-def test_frame_has_the_datasets_own_columns_and_spelling(places):
+def test_frame_has_the_columns_and_spelling_of_the_dataset(places):
     frame = places.frame([row[:2] for row in OSV5M_ROWS])
     assert tuple(frame.columns) == FRAME_COLUMNS
     for found, (_, _, country, region, county, city) in zip(
@@ -122,7 +122,7 @@ def test_places_across_the_date_line_are_found(places, longitude):
     assert frame["city"].nunique() == 1
 
 
-def test_names_are_not_repeated():
+def test_a_label_does_not_repeat_a_name():
     singapore = Place("SG", "Singapore", None, None, "Singapore", 1.3, 103.8, 2.0)
     assert singapore.label == "Singapore"
 

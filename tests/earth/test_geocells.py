@@ -10,7 +10,7 @@ from geoclip_core.earth.sphere import haversine_km, pairwise_km
 
 
 def towns(count, photos, seed=0):
-    """Photos crowded around towns, as real ones are."""
+    """Return coordinates (photos, 2) that cluster around ``count`` towns, as real photos do."""
     rng = np.random.default_rng(seed)
     sites = rng.uniform([26, -119], [49, -94], (count, 2))
     share = rng.dirichlet(np.full(count, 0.5))
@@ -41,7 +41,7 @@ def test_assignment_is_to_the_nearest_centre_on_the_sphere():
     )
 
 
-def test_a_cell_reaches_over_the_date_line_and_the_pole():
+def test_cells_span_the_date_line_and_the_pole():
     cells = make_geocells([(0, 179.9), (0, -179.9), (89, 0), (89, 180), (50, 10)], 3)
     date_line, pole = cells.assign([(0, 180), (90, 77)])
     assert cells.assign([(0, 179.9), (0, -179.9)]).tolist() == [date_line, date_line]
@@ -97,7 +97,7 @@ def test_radius_is_the_root_mean_square_distance():
     degree = haversine_km((0, 0), (0, 1))
     radii = cells.radii_km([(0, 3), (0, -4), (0, 40)])
     assert radii[0] == pytest.approx(degree * np.sqrt((9 + 16) / 2))
-    assert radii[1] == pytest.approx(degree * 20)  # nothing but its centre: half way to the next
+    assert radii[1] == pytest.approx(degree * 20)  # its only point is its centre
     assert radii[2] == pytest.approx(float(haversine_km((0, 40), (60, 100))) / 2)
 
 
@@ -123,7 +123,7 @@ def test_cells_of_119_008_photos_are_made_in_seconds():
     coordinates = towns(1500, 119_008)
     start = time.process_time()
     cells = make_geocells(coordinates, 800, min_photos=20)
-    # 3.5 s on a core: the bound only catches a change of order.
+    # 3.5 s on one core; the bound is loose and only catches a worse complexity.
     assert time.process_time() - start < 20
     assert len(cells) > 700
     errors = haversine_km(coordinates, cells.centres[cells.assign(coordinates)])

@@ -36,7 +36,7 @@ def test_known_distances_in_numpy_and_torch(a, b, km):
     assert float(sphere.haversine_km(*tensors)) == pytest.approx(km, abs=1e-3)
 
 
-def test_small_distances_keep_their_digits():
+def test_a_distance_of_one_metre_is_accurate():
     metre = 1 / (QUARTER * 1000 / 90)
     assert sphere.haversine_km((50, 8), (50 + metre, 8)) == pytest.approx(1e-3, rel=1e-6)
     assert sphere.pairwise_km([(50, 8)], [(50 + metre, 8)])[0, 0] == pytest.approx(1e-3, rel=1e-5)
@@ -60,7 +60,7 @@ def test_gradients_are_always_finite(a, b):
         antipode = (-b[0], b[1] - 180)
         sphere.haversine_km(x, torch.tensor([b, a, antipode], dtype=dtype)).sum().backward()
         assert torch.isfinite(x.grad).all()
-        # Along a meridian, no derivative is larger than a degree of the circumference.
+        # The derivative by latitude is at most the length of one degree of a meridian.
         assert x.grad[:, 0].abs().max() <= QUARTER / 90 * 1.01
 
 
@@ -71,7 +71,7 @@ def test_gradient_points_away_from_the_target():
     assert x.grad[1] == pytest.approx(0, abs=1e-3)
 
 
-def test_distances_broadcast_and_keep_the_kind_of_their_arguments():
+def test_distances_broadcast_and_return_the_type_of_their_arguments():
     grid = np.zeros((4, 1, 2))
     assert sphere.haversine_km(grid, np.zeros((3, 2))).shape == (4, 3)
     assert isinstance(sphere.haversine_km(LONDON, PARIS), np.floating)
@@ -97,7 +97,7 @@ def test_axes_of_the_unit_vectors():
 
 
 @given(points)
-def test_vectors_and_back(point):
+def test_unit_vectors_convert_back_to_the_same_coordinates(point):
     back = sphere.coordinates_of(sphere.unit_vectors(point))
     assert sphere.haversine_km(back, point) == pytest.approx(0, abs=1e-6)
     assert -180 <= back[1] < 180
@@ -129,13 +129,13 @@ def test_mean_of_points_that_cancel_out_is_the_first():
     np.testing.assert_allclose(sphere.spherical_mean(points), (10, 20))
 
 
-def test_mean_of_nothing_is_refused():
+def test_mean_of_no_coordinates_is_refused():
     with pytest.raises(ValueError, match="no coordinates"):
         sphere.spherical_mean([])
 
 
 @given(st.tuples(st.floats(-89, 89), st.floats(-180, 180)), st.floats(0, 360), st.floats(1, 19e3))
-def test_destination_is_as_far_and_in_the_direction_asked(start, heading, km):
+def test_destination_has_the_given_distance_and_bearing(start, heading, km):
     end = sphere.destination(start, heading, km)
     assert sphere.haversine_km(start, end) == pytest.approx(km, abs=1e-5)
     assert -180 <= end[1] < 180
@@ -152,7 +152,7 @@ def test_destination_from_the_equator_the_pole_and_over_the_date_line():
     np.testing.assert_allclose(tensor, (0, -175), atol=1e-4)
 
 
-def test_bearings_by_compass():
+def test_bearings_of_the_cardinal_directions():
     ends = [(1, 0), (0, 1), (-1, 0), (0, -1)]
     np.testing.assert_allclose(sphere.bearing((0, 0), ends), [0, 90, 180, 270], atol=1e-9)
 
@@ -166,7 +166,7 @@ def test_normalise_wraps_longitudes_into_the_half_open_interval():
 
 
 @pytest.mark.parametrize("bad", [(90.1, 0), (-91, 0), (np.nan, 0), (0, np.inf)])
-def test_normalise_names_the_coordinate_that_is_wrong(bad):
+def test_normalise_names_the_invalid_coordinate(bad):
     with pytest.raises(ValueError, match=r"^Coordinate 1 is"):
         sphere.normalise([(0, 0), bad])
     with pytest.raises(ValueError, match=r"^Coordinate 0 is"):

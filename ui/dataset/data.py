@@ -18,7 +18,7 @@ from geoclip_core.data.dataset import (
 from geoclip_core.data.doctor import Leakage, leakage
 from geoclip_core.data.features import DEFAULT_FEATURES, PLACE_FEATURES
 from geoclip_core.data.vocabulary import MONTHS, build_vocabularies
-from geoclip_core.earth.climate import climate_names
+from geoclip_core.earth.climate import climate_classes
 from geoclip_core.earth.gazetteer import country_name
 
 ALL_SPLITS = (*SPLITS, "buffer")
@@ -123,7 +123,7 @@ def describe(row: pd.Series) -> str:
     if not pd.isna(row["captured_at"]):
         parts.append(f"{MONTHS[row['captured_at'].month - 1]} {row['captured_at'].year}")
     if row["climate"] >= 0:
-        parts.append(climate_names()[row["climate"]].symbol)
+        parts.append(climate_classes()[row["climate"]].symbol)
     return " · ".join(parts)
 
 

@@ -12,7 +12,7 @@ from geoclip_core.data.dataset import PhotoDataset
 from geoclip_core.data.importing import NOT_IMPORTED_FILE
 from geoclip_core.data.splits import MIN_DISTANCE_KM
 from geoclip_core.data.vocabulary import MONTHS, class_name
-from geoclip_core.earth.climate import climate_names
+from geoclip_core.earth.climate import climate_classes
 from geoclip_core.evaluation.small_map import thumbnail
 from ui.charts import show_chart
 from ui.dataset.data import (
@@ -69,7 +69,7 @@ def climate_bars(table: pd.DataFrame, colours: Palette) -> go.Figure:
     """Return bars of photos by climate in the colours of the climate map, largest first."""
     climate = table["climate"].to_numpy()
     counts = pd.Series(climate[climate >= 0]).value_counts().head(_MOST_BARS)
-    classes = [climate_names()[index] for index in counts.index]
+    classes = [climate_classes()[index] for index in counts.index]
     figure = _bars([c.symbol for c in classes], counts.tolist(), [c.hex for c in classes])
     figure.update_traces(
         customdata=[c.name for c in classes],

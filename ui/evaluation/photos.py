@@ -7,7 +7,7 @@ import pandas as pd
 import streamlit as st
 
 from geoclip_core.data.vocabulary import class_name
-from geoclip_core.earth.climate import climate_names
+from geoclip_core.earth.climate import climate_classes
 from geoclip_core.evaluation.predictions import head_features, read_candidates
 from geoclip_core.evaluation.report import place_of
 from geoclip_core.evaluation.small_map import Point, small_map, thumbnail
@@ -116,7 +116,7 @@ def _shown(part: pd.DataFrame) -> pd.DataFrame:
     columns["Taken in"] = [_where(row) for _, row in part.iterrows()]
     columns["Guessed"] = [_where(row, "predicted_") for _, row in part.iterrows()]
     if "climate" in part:
-        names = climate_names()
+        names = climate_classes()
         columns["Climate"] = [names[i].symbol if i >= 0 else "" for i in part["climate"]]
     if "month" in part and (part["month"] >= 0).any():
         columns["Month"] = [class_name("month", i) if i >= 0 else "" for i in part["month"]]

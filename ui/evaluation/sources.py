@@ -13,7 +13,7 @@ import streamlit as st
 
 import geoclip_core
 from geoclip_core.data.vocabulary import MONTHS, place_name
-from geoclip_core.earth.climate import climate_names
+from geoclip_core.earth.climate import climate_classes
 from geoclip_core.earth.gazetteer import country_name
 from geoclip_core.evaluation.evaluate import describe, predictions_of
 from geoclip_core.evaluation.metrics import with_places
@@ -313,7 +313,7 @@ def choose_filters(frame: pd.DataFrame) -> Filters:
             "Climate",
             [int(i) for i in _values(frame, "climate") if i >= 0],
             "filter climates",
-            format_func=lambda index: climate_names()[index].symbol,
+            format_func=lambda index: climate_classes()[index].symbol,
             placeholder="All climates",
         )
     with columns[2]:
