@@ -1,4 +1,4 @@
-"""Errors that callers catch. Each message is one sentence that names the cause and the remedy."""
+"""Errors for callers to catch. Each message is one sentence that names the cause and the remedy."""
 
 
 class CheckpointError(ValueError):

@@ -1,8 +1,8 @@
-"""Find the parts of a photo that an answer rests on, by covering them.
+"""Find the parts of a photo that an answer depends on, by covering them.
 
-A window moves over the photo; what it covers takes the photo's mean colour, and the model runs
-again (occlusion sensitivity: Zeiler & Fergus, Visualizing and Understanding Convolutional
-Networks, ECCV 2014, section 4.2). It needs no gradients and so works for every backbone and head.
+A window moves over the photo. The pixels under it are set to the photo's mean colour, and the model
+runs again (occlusion sensitivity: Zeiler & Fergus, Visualizing and Understanding Convolutional
+Networks, ECCV 2014, section 4.2). This needs no gradients and so works for every backbone and head.
 The result is checked: the parts that matter most are covered together, and for comparison the same
 shape is covered elsewhere in the photo (deletion: Petsiuk et al., RISE, BMVC 2018).
 """
@@ -26,7 +26,7 @@ PLACE = "place"
 CELLS = 63
 """Approximate number of cells that a photo is cut into; a window covers two by two."""
 MARKED_SHARE = 0.2
-"""Share of the cells that is marked as the most important."""
+"""Share of the cells that are marked as the most important."""
 ELSEWHERE = 6
 """Number of places to which the marked shape is moved for comparison."""
 FOR = (232, 113, 10)
@@ -35,7 +35,7 @@ AGAINST = (47, 111, 222)
 """The same for evidence against it: the app's colour of candidates."""
 _OPACITY = 0.75
 _FULL_COLOUR = 0.1
-"""Smallest share of the support whose loss is drawn in full colour."""
+"""Least share of the support whose loss is drawn in full colour, so that noise stays pale."""
 _BATCH = 4
 
 
@@ -43,17 +43,17 @@ _BATCH = 4
 class Effect:
     """What covering parts of a photo does to one answer.
 
-    An answer's support is, for the place, the GeoScore that the estimate can expect (0-5000 points,
-    under the model's own posterior) and, for a context feature, the probability of its top class.
+    The support of the place is the expected GeoScore of the estimate under the model's posterior
+    (0-5000); the support of a context feature is the probability of its top class.
     """
 
     answer: str
     """The place's name, or the class."""
     support: float
-    """Support of the answer by the whole photo."""
+    """Support when nothing is covered."""
     cells: Floats
-    """(rows, columns): mean loss of support over the windows that cover a cell. Negative if
-    support grows when the cell is covered, so that it is evidence for another answer."""
+    """(rows, columns): mean loss of support over the windows that cover a cell; negative where the
+    cell is evidence against the answer."""
     marked: Mask
     """(rows, columns): the fifth of the cells with the largest losses."""
     marked_loss: float
@@ -85,7 +85,7 @@ class Explanation:
         file: Name of the photo.
         model: Name of the model.
         image: The photo, upright and no larger than the model needs it.
-        effects: "place" and each context feature that is read in the photo -> its effect.
+        effects: `PLACE` and each context feature that the model reads in photos -> its effect.
     """
 
     file: str
@@ -96,7 +96,7 @@ class Explanation:
     def overlay(self, answer: str = PLACE, side: int = 800) -> Image.Image:
         """Return the photo with evidence for an answer in orange and against it in blue.
 
-        The answer is a key of `effects`; `side` is the longer side of the picture in pixels.
+        `answer` is a key of `effects`; `side` is the longer side of the picture in pixels.
         """
         effect = self.effects[answer]
         scale = side / max(self.image.size)
@@ -104,7 +104,6 @@ class Explanation:
         photo = self.image.resize(size, Image.Resampling.LANCZOS)
         grey = photo.convert("L").convert("RGB")
         base = np.asarray(Image.blend(photo, grey, 0.6), dtype=np.float64)
-        # Small effects stay pale: without this floor, noise would be drawn in full colour.
         largest = max(float(np.abs(effect.cells).max()), _FULL_COLOUR * effect.support, 1e-9)
         small = Image.fromarray((effect.cells / largest).astype(np.float32))
         values = np.asarray(small.resize(size, Image.Resampling.BICUBIC), dtype=np.float64)
@@ -125,9 +124,9 @@ def explain_answers(
 
     Args:
         image: The photo, upright RGB.
-        estimate: Returns one `Estimate` for each image of a batch.
+        estimate: Function that returns an `Estimate` for each image of a batch.
         labels: Context feature -> class names, for the features to explain.
-        progress: Called with the images done and the images in all.
+        progress: Called with (images done, all images).
 
     Returns:
         `PLACE` and each feature -> its effect.
@@ -161,11 +160,11 @@ def explain_answers(
         return found
 
     by_window = losses(windows)
-    often = np.sum(windows, axis=0)
+    windows_per_cell = np.sum(windows, axis=0)
     effects = {}
     for key in support:
         lost = np.array([loss[key] for loss in by_window])
-        cells = np.tensordot(lost, np.array(windows, dtype=np.float64), axes=1) / often
+        cells = np.tensordot(lost, np.array(windows, dtype=np.float64), axes=1) / windows_per_cell
         marked = np.zeros(shape, dtype=np.bool_)
         count = max(1, round(MARKED_SHARE * cells.size))
         marked.flat[np.argsort(-cells, axis=None, kind="stable")[:count]] = True
@@ -211,7 +210,7 @@ def covered(image: Image.Image, mask: Mask) -> Image.Image:
 def moved(mask: Mask) -> list[Mask]:
     """Return the shape of a mask in `ELSEWHERE` other places, where it overlaps the mask least.
 
-    What leaves the photo on one side enters on the other, so that the same area is covered.
+    A shape that leaves the photo on one side enters on the other, so the covered area is the same.
     """
     rows, columns = mask.shape
     shifts = [(r, c) for r in range(rows) for c in range(columns) if r or c]

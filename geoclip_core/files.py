@@ -1,7 +1,7 @@
-"""Write files and folders whole or not at all, and find the cache folders.
+"""Write files and folders atomically, and find the cache folders.
 
-What is being written lies beside its place as `.NAME.PID-NUMBER.part`. A process that is killed
-leaves that behind; the next write of the same file or folder removes it.
+An unfinished file or folder is named `.NAME.PID-NUMBER.part` and lies beside its target. A process
+that is killed leaves it behind; the next write to the same target removes it.
 """
 
 import contextlib
@@ -22,12 +22,12 @@ from geoclip_core.errors import DownloadError
 from geoclip_core.processes import is_running
 
 CACHE_VARIABLE = "GEOCLIP_CACHE"
-"""Environment variable that names one folder for everything of :class:`CacheFolders`."""
+"""Environment variable: one folder for everything in :class:`CacheFolders`."""
 OFFLINE_VARIABLE = "GEOCLIP_OFFLINE"
 MANIFEST = "download.json"
-"""File in the folder of every downloaded model; it lists the others."""
+"""File in the folder of every downloaded model that lists the other files."""
 DISK_RESERVE = 50_000_000
-"""Bytes that a download leaves free on the disk."""
+"""Bytes that must stay free on the disk after a download."""
 _NAME_LENGTH = 60
 _APPLICATION = "geoclip-core"
 _YES = {"1", "true", "yes", "on"}
@@ -38,8 +38,8 @@ _numbers = itertools.count()  # two threads of one process may write the same fi
 def atomic_file(path: Path) -> Iterator[Path]:
     """Yield a path to write to, and rename it to `path` when the block ends without an error.
 
-    Readers see the old content or the new, never a part of it. An exception leaves the old. The
-    folder is made if needed.
+    Readers see the old content or the new, never a part of it. After an exception the old content
+    remains. The parent folder is created if needed.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = _unfinished(path)
@@ -60,8 +60,8 @@ def write_atomically(path: Path, text: str) -> None:
 def atomic_folder(target: Path) -> Iterator[Path]:
     """Yield an empty folder to fill, and swap it in when the block ends without an error.
 
-    Until then, and after an exception, `target` stays what it was. If the machine stops between the
-    two renames of the swap, the next call puts the old folder back.
+    Until then, and after an exception, `target` is unchanged. If the machine stops between the two
+    renames of the swap, the next call restores the old folder.
     """
     target = target.absolute()
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -76,12 +76,10 @@ def atomic_folder(target: Path) -> Iterator[Path]:
 
 
 def swap_in(finished: Path, target: Path) -> None:
-    """Move a finished folder to its place by renaming, and remove the one that was there.
-
-    Both must be on one disk.
+    """Rename a finished folder to `target`, on the same disk, and remove the old one.
 
     Raises:
-        OSError: The folder cannot be moved; the old one is in its place again.
+        OSError: The folder cannot be moved; the old one has been restored.
     """
     target = target.absolute()
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -94,7 +92,7 @@ def swap_in(finished: Path, target: Path) -> None:
     except OSError:
         restore(target)
         raise
-    with contextlib.suppress(OSError):  # removed by the next swap, if not now
+    with contextlib.suppress(OSError):  # the next swap removes it
         _remove(old)
 
 
@@ -108,7 +106,7 @@ def restore(target: Path) -> None:
 
 
 def remove_left_overs(path: Path) -> None:
-    """Remove what processes that no longer run had begun to write for a file or folder."""
+    """Remove the unfinished files of a target whose processes no longer run."""
     prefix = f".{path.name}."
     for left_over in path.parent.glob(f"{glob.escape(prefix)}*-*.part"):
         owner = left_over.name.removeprefix(prefix).partition("-")[0]
@@ -127,7 +125,7 @@ def _old(target: Path) -> Path:
 
 
 def _remove(path: Path) -> None:
-    """Remove a file, a folder, or a link but not its target."""
+    """Remove a file, a folder, or a link (but not what it points to)."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
@@ -136,24 +134,26 @@ def _remove(path: Path) -> None:
 
 @dataclass(frozen=True)
 class CacheFolders:
-    """Folders for what is downloaded or computed once. Whoever writes into one makes it."""
+    """Folders for what is downloaded or computed once; they need not exist."""
 
     models: Path
     """One folder for each downloaded model, complete or absent."""
     partial: Path
     """Downloads that are running or were interrupted; on the same disk as `models`."""
     jobs: Path
-    """Status of the downloads that were started, one folder per model."""
+    """Status of downloads, one folder per model."""
+    embeddings: Path
+    """Embeddings of datasets; may be deleted at any time."""
     galleries: Path
-    """Encoded galleries, computed from models; may be deleted at any time."""
+    """Encoded galleries of models; may be deleted at any time."""
     calibrations: Path
-    """Temperatures and radii fitted on the user's own photos, one file for each model."""
+    """Temperatures and radii fitted on the user's own photos, one file per model."""
 
 
 def cache_folders(root: Path | str | None = None) -> CacheFolders:
     """Return the folders below `root`, else below `GEOCLIP_CACHE`, else the platform's own.
 
-    On the platform, calibrations go to the data folder, because they cannot be downloaded again.
+    The platform's folder for calibrations is the data folder: they cannot be downloaded again.
     """
     chosen = str(root) if root is not None else os.environ.get(CACHE_VARIABLE, "").strip()
     if chosen:
@@ -165,6 +165,7 @@ def cache_folders(root: Path | str | None = None) -> CacheFolders:
         models=cache / "models",
         partial=cache / "partial",
         jobs=cache / "jobs",
+        embeddings=cache / "embeddings",
         galleries=cache / "galleries",
         calibrations=data / "calibrations",
     )
@@ -176,9 +177,9 @@ def downloaded_folder(name: str) -> Path | None:
     return folder if name and (folder / MANIFEST).is_file() else None
 
 
-def is_offline(flag: bool = False) -> bool:
-    """Whether `flag`, `GEOCLIP_OFFLINE` or `HF_HUB_OFFLINE` forbids the network."""
-    return flag or any(
+def is_offline() -> bool:
+    """Return whether `GEOCLIP_OFFLINE` or `HF_HUB_OFFLINE` forbids network access."""
+    return any(
         os.environ.get(name, "").strip().lower() in _YES
         for name in (OFFLINE_VARIABLE, "HF_HUB_OFFLINE")
     )
@@ -187,8 +188,8 @@ def is_offline(flag: bool = False) -> bool:
 def safe_name(text: str) -> str:
     """Return a file name of ASCII letters, digits, ``.``, ``_`` and ``-``, at most 60 characters.
 
-    Accents are dropped ("São Tomé" becomes "Sao-Tome"); what remains of "../../etc" is "etc". The
-    result is empty if nothing remains.
+    Accents are dropped: "São Tomé" becomes "Sao-Tome", and "../../etc" becomes "etc". The result
+    may be empty.
     """
     plain = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode()
     plain = re.sub(r"[^A-Za-z0-9._-]+", "-", plain)
@@ -197,17 +198,19 @@ def safe_name(text: str) -> str:
 
 
 def check_space(folder: Path, needed: int, what: str) -> None:
-    """Check that the disk of a folder, which need not exist, has `needed` bytes for a download.
+    """Check that the disk of a folder, which need not exist, has room for a download.
+
+    `needed` is in bytes; `what` names the download in the error.
 
     Raises:
-        DownloadError: The disk has less than `needed` and `DISK_RESERVE` bytes free.
+        DownloadError: Fewer than `needed` + `DISK_RESERVE` bytes are free.
     """
     existing = next(place for place in (folder, *folder.parents) if place.exists())
     free = shutil.disk_usage(existing).free
     if free < needed + DISK_RESERVE:
         raise DownloadError(
-            f"{what} needs {readable(needed)}, the disk of {folder} has {readable(free)} free: "
-            "make room, or choose another folder with GEOCLIP_CACHE"
+            f"{what} needs {readable(needed)}, but the disk of {folder} has {readable(free)} free: "
+            "free some space, or choose another folder with GEOCLIP_CACHE"
         )
 
 

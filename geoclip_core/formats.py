@@ -11,7 +11,7 @@ from geoclip_core.prediction import Failure, Prediction
 
 Row = Prediction | Failure
 CONTEXT_CLASSES = 5
-"""Number of classes of each context feature that are written to JSON."""
+"""Number of classes per context feature in the JSON."""
 _KML = "http://www.opengis.net/kml/2.2"
 
 
@@ -55,12 +55,12 @@ def _record(row: Row) -> dict[str, Any]:
 
 
 def to_json_line(row: Row) -> str:
-    """Return the JSON object on one line, without the line end."""
+    """Return the JSON object of a row on one line, without a newline."""
     return json.dumps(_record(row), ensure_ascii=False)
 
 
 def to_text(row: Row) -> str:
-    """Return a few lines for a person to read, with the radius below the estimate."""
+    """Return a few lines for the terminal, with the radius below the estimate."""
     if isinstance(row, Failure):
         return f"{row.file}\n  error: {row.error}"
     lines = [
@@ -118,7 +118,7 @@ def csv_row(row: Row) -> dict[str, Any]:
 
 
 def to_csv(rows: Iterable[Row]) -> str:
-    """Return a table with one row for each photo; a failure fills the column `error`."""
+    """Return a table with one row per photo; failures have only `file` and `error`."""
     rows = list(rows)
     found = [row for row in rows if isinstance(row, Prediction)]
     features = list(dict.fromkeys(feature for row in found for feature in row.context))
@@ -136,7 +136,7 @@ def to_geojson(rows: Iterable[Row]) -> str:
     for row in rows:
         if isinstance(row, Prediction):
             record = _record(row)
-            point = [record.pop("longitude"), record.pop("latitude")]  # in this order: RFC 7946
+            point = [record.pop("longitude"), record.pop("latitude")]  # order: RFC 7946
             geometry = {"type": "Point", "coordinates": point}
             properties = record | {"place": row.place.label, "estimate": True}
             features.append({"type": "Feature", "geometry": geometry, "properties": properties})
@@ -144,7 +144,7 @@ def to_geojson(rows: Iterable[Row]) -> str:
 
 
 def to_kml(rows: Iterable[Row]) -> str:
-    """Return KML 2.2 with one placemark for each prediction; failures are left out."""
+    """Return KML 2.2 with one placemark per prediction; failures are left out."""
     ElementTree.register_namespace("", _KML)
     root = ElementTree.Element(f"{{{_KML}}}kml")
     document = _child(root, "Document")
@@ -173,5 +173,5 @@ def _child(parent: ElementTree.Element, tag: str, text: str | None = None) -> El
 
 
 def _printable(text: str) -> str:
-    """Replace control characters, which XML cannot hold."""
+    """Replace control characters, which XML does not allow."""
     return "".join(character if character.isprintable() else "\ufffd" for character in text)

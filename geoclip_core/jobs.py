@@ -1,13 +1,13 @@
-"""Detached work: start it, follow it, stop it, resume it, one training after another.
+"""Detached jobs: start, follow, stop and queue processes that outlive the app.
 
-A job is a folder with ``status.json``, which says how the work is going, and ``console.txt``, which
-holds what its process printed. All state is on disk, so a second tab, a reload and a restarted app
-see the same. Until the process id is in the status, only the code that starts the job writes the
-status; afterwards only the process does, until it has ended.
+A job is a folder with its ``status.json`` and ``console.txt``, the output of its process. All state
+is on disk, so a second tab, a reload and a restarted app see the same. Until the process id is in
+the status, only the code that starts the job writes the status; afterwards only the process does,
+until it has ended.
 
 ``python -m geoclip_core.jobs [--in-turn] FOLDER MODULE [ARGUMENT...]`` is the process of a job.
-With ``--in-turn`` it first waits until no older job in the same parent folder runs or waits. Then
-it runs ``python -m MODULE ARGUMENT...`` within the same process.
+With ``--in-turn`` it first waits until no older job in the same parent folder is active. Then it
+runs ``python -m MODULE ARGUMENT...`` in the same process.
 """
 
 import argparse
@@ -48,7 +48,7 @@ class JobError(ValueError):
 
 @dataclass(frozen=True)
 class JobStatus:
-    """What every status.json holds. Times are seconds since 1970."""
+    """The fields of every status.json. Times are seconds since 1970."""
 
     state: State
     _: KW_ONLY
@@ -57,14 +57,14 @@ class JobStatus:
     """Start time of that process, because ids are reused."""
     host: str = ""
     error: str | None = None
-    """One sentence, if the job failed."""
+    """Why the job failed, in one sentence."""
     created_at: float = 0.0
     started_at: float | None = None
     updated_at: float = 0.0
 
     @property
     def active(self) -> bool:
-        """Whether the job needs a process: it runs, or was queued by a process that waits."""
+        """Whether the job should have a live process: one that works, or waits for its turn."""
         return self.state == "running" or (self.state == "queued" and self.pid is not None)
 
 
@@ -73,20 +73,20 @@ class WorkStatus(JobStatus):
     """Status of a download or of work on a dataset."""
 
     title: str = ""
-    """The step or file at hand."""
+    """The current step or file."""
     done: int = 0
     total: int = 0
-    """0 while it is not known."""
+    """0 if unknown."""
     unit: str = ""
     """What `done` and `total` count."""
     message: str = ""
     """The result, or why the job failed."""
     about: dict[str, str] = field(default_factory=dict)
-    """What the code that started the job wants to remember about it."""
+    """Facts about the job from the code that started it."""
 
     @property
     def share(self) -> float:
-        """Share of the step at hand that is done, 0 to 1; 0 if the total is not known."""
+        """Share of the current step that is done, 0 to 1; 0 if the total is unknown."""
         return min(self.done / self.total, 1.0) if self.total else 0.0
 
 
@@ -102,37 +102,37 @@ S = TypeVar("S", bound=JobStatus)
 
 
 class Job(Generic[S]):
-    """The folder of one job. Subclasses name the class of the status."""
+    """The folder of one job. Subclasses set the class of the status."""
 
     status_class: type[S]
     ended_unexpectedly = "The process ended unexpectedly: it was killed, or the computer went down."
-    """The error of a job whose process is gone."""
+    """The error of an active job whose process no longer runs."""
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
 
     @property
     def status_path(self) -> Path:
-        """The file that holds the status."""
+        """Path of status.json."""
         return self.folder / STATUS
 
     @property
     def recorded_status(self) -> S:
-        """What status.json says, whether or not the process still runs.
+        """The content of status.json, even if the process no longer runs.
 
         Raises:
-            JobError: it cannot be read.
+            JobError: status.json cannot be read.
         """
         return read_status(self.status_path, self.status_class)
 
     @property
     def status(self) -> S:
-        """What status.json says, but "failed" if the process is gone.
+        """The content of status.json, but "failed" if its process no longer runs.
 
         Raises:
             JobError: status.json cannot be read.
         """
-        for _ in range(2):  # the process may end between reading the file and looking for it
+        for _ in range(2):  # the process may end between reading the file and the check
             status = self.recorded_status
             if not status.active or is_alive(status):
                 return status
@@ -150,7 +150,7 @@ class Job(Generic[S]):
         return status
 
     def launch(self, module: str, arguments: Sequence[str], *, in_turn: bool = False) -> None:
-        """Start ``python -m module arguments...`` in a session of its own, which outlives this one.
+        """Start ``python -m module arguments...`` in its own session, so that it outlives this one.
 
         Paths in the arguments must be absolute. With ``in_turn``, the process first waits for older
         jobs in the same parent folder.
@@ -175,15 +175,15 @@ class Job(Generic[S]):
             sentence = f"The process cannot be started: {error}"
             self.update(state="failed", error=sentence)
             raise JobError(sentence) from error
-        # Without a parent that waits, the ended process would stay a zombie.
+        # Without a waiting parent, the process would stay a zombie after its end.
         threading.Thread(target=process.wait, daemon=True).start()
         self.update(**_identity(process.pid))
 
     def interrupt(self) -> None:
         """Ask the process to end, and wait up to 5 seconds for it.
 
-        The status becomes "stopped" if the process ended without recording its end. A process that
-        is still busy then records its end itself.
+        If the process ends without updating its status, the status becomes "stopped". A process
+        that is still busy after 5 seconds updates it later.
 
         Raises:
             JobError: the process belongs to another computer or may not be this job's.
@@ -194,12 +194,12 @@ class Job(Generic[S]):
         self._record_end("")
 
     def kill(self, reason: str = "", *, after_seconds: float = 0.0) -> None:
-        """End the process and its helpers, and record the state "stopped".
+        """Kill the process and its children, and record the state "stopped".
 
         Args:
             reason: the error to record.
             after_seconds: if positive, interrupt the process first so that it can clean up, and
-                kill only what is left after this time.
+                kill it after this time.
 
         Raises:
             JobError: the process belongs to another computer or may not be this job's.
@@ -221,7 +221,7 @@ class Job(Generic[S]):
         return tail(self.folder / CONSOLE, lines)
 
     def _process(self) -> psutil.Process | None:
-        """Return the live process of the job, or None; raise JobError if it must not be ended."""
+        """Return the live process of the job, or None; raise JobError if it may not be ended."""
         status = self.recorded_status
         if status.pid is None or not (status.active and is_alive(status)):
             return None
@@ -235,7 +235,7 @@ class Job(Generic[S]):
             return None
 
     def _ask_to_end(self, process: psutil.Process, seconds: float) -> None:
-        """Ask the process to end, and wait so many seconds for it."""
+        """Ask the process to end, and wait up to `seconds` for it."""
         with contextlib.suppress(psutil.Error):
             if self.recorded_status.state == "running" and os.name == "posix":
                 process.send_signal(signal.SIGINT)  # lets the work clean up
@@ -244,7 +244,7 @@ class Job(Generic[S]):
             process.wait(seconds)
 
     def _record_end(self, reason: str) -> None:
-        """Write "stopped" if an ended process left "queued" or "running" behind."""
+        """Write "stopped" if the process has ended with the state "queued" or "running"."""
         status = self.recorded_status
         if status.state in ("queued", "running") and not (status.active and is_alive(status)):
             self.update(state="stopped", error=reason or None, pid=None)
@@ -260,10 +260,10 @@ class Work(Job[WorkStatus]):
 
     @classmethod
     def create(cls, folder: str | Path, about: dict[str, str]) -> Self:
-        """Make the folder of a new job, or use it again.
+        """Create the folder of a job, or reset an existing one.
 
         Raises:
-            OSError: it cannot be written.
+            OSError: the folder cannot be written.
         """
         work = cls(folder)
         work.folder.mkdir(parents=True, exist_ok=True)
@@ -275,26 +275,28 @@ class Work(Job[WorkStatus]):
 
 
 class StatusWriter:
-    """Keeps a status file up to date from inside the process that does the work.
+    """Updates a status file from inside the process that does the work.
 
     Inside the ``with`` block the state is "running"; afterwards it is "finished", "stopped" after
     Ctrl-C, or "failed" with the reason. A file that cannot be written is reported once on stderr
     and does not stop the work.
 
-    The file is replaced whole at every write, and keeps the `about` that it has; if `path` is None,
-    nothing is written. `title` names the work or its first step, `unit` is what is counted.
+    Args:
+        path: the status file, whose `created_at` and `about` are kept; None: write nothing.
+        title: name of the work or of its first step.
+        unit: what is counted.
     """
 
     def __init__(self, path: Path | None, title: str, unit: str) -> None:
         self.message = ""
-        """The sentence to show when the work has finished."""
+        """The result to show when the work has finished."""
         self._path = path
         self._written = 0.0
         self._reported = False
         now = time.time()
         status = WorkStatus("running", created_at=now)
         if path is not None and path.is_file():
-            with contextlib.suppress(JobError):  # not a status: replaced
+            with contextlib.suppress(JobError):  # damaged: replaced
                 status = read_status(path, WorkStatus)
         self._status = WorkStatus(
             "running",
@@ -327,7 +329,7 @@ class StatusWriter:
     def update(self, done: int, total: int, title: str | None = None) -> None:
         """Record that `done` of `total` units are done (0: unknown), at most four times a second.
 
-        `title` is the step at hand, if it has one; a new step is recorded at once.
+        `title` is the current step; a new step is recorded at once.
         """
         new = title is not None and title != self._status.title
         self._status = replace(self._status, done=done, total=total)
@@ -347,15 +349,15 @@ class StatusWriter:
             write_atomically(self._path, json.dumps(asdict(self._status), indent=2) + "\n")
         except OSError as error:
             if not self._reported:
-                print(f"the progress cannot be written to {self._path}: {error}", file=sys.stderr)
+                print(f"progress cannot be written to {self._path}: {error}", file=sys.stderr)
             self._reported = True
 
 
 def read_status(path: Path, status_class: type[S]) -> S:
-    """Return the status that a file holds; keys that the class lacks are ignored.
+    """Return the status in a file; unknown keys are ignored.
 
     Raises:
-        JobError: it cannot be read.
+        JobError: the file cannot be read.
     """
     return _parse(_read_json(path), status_class, path)
 
@@ -363,7 +365,7 @@ def read_status(path: Path, status_class: type[S]) -> S:
 def is_alive(status: JobStatus) -> bool:
     """Return whether the process of a job runs.
 
-    A zombie does not run. A process of another computer cannot be looked up and counts as running.
+    A zombie does not. A process on another computer cannot be checked and counts as running.
     """
     if status.host and status.host != socket.gethostname():
         return True
@@ -376,9 +378,9 @@ def this_process() -> ProcessIdentity:
 
 
 def tail(path: Path, lines: int = 20) -> list[str]:
-    """Return the last lines of a text file, none if it cannot be read.
+    """Return the last lines of a text file; none if it cannot be read.
 
-    Of a line that a progress bar has rewritten, only the last version is returned.
+    If a progress bar has rewritten a line, only its last version is returned.
     """
     try:
         with path.open("rb") as file:
@@ -394,7 +396,7 @@ def tail(path: Path, lines: int = 20) -> list[str]:
 
 
 def job_folders(root: Path) -> list[Path]:
-    """Return the folders in `root` that hold a job, hidden ones left out."""
+    """Return the folders in `root` that hold a job, except hidden ones."""
     try:
         children = sorted(root.iterdir())
     except OSError:
@@ -405,8 +407,8 @@ def job_folders(root: Path) -> list[Path]:
 def waits_for(folder: Path) -> Path | None:
     """Return the job that a queued job has to wait for, or None if it is its turn.
 
-    A running job in the same parent folder comes first, then jobs that were queued earlier. Jobs of
-    another computer that shares the folder are not waited for.
+    These are a running job in the same parent folder and jobs that were queued earlier, unless they
+    are on another computer that shares the folder.
     """
     mine = (_AnyJob(folder).recorded_status.updated_at, folder.name)
     waiting = None
@@ -416,7 +418,7 @@ def waits_for(folder: Path) -> Path | None:
         try:
             status = _AnyJob(other).status
         except JobError:
-            continue  # unreadable, or deleted meanwhile
+            continue  # unreadable, or deleted in the meantime
         if status.host not in ("", socket.gethostname()):
             continue
         if status.state == "running":
@@ -432,7 +434,7 @@ class _AnyJob(Job[JobStatus]):
 
 
 def _wait(job: Job[JobStatus], in_turn: bool) -> bool:
-    """Wait until this process may begin the job; return False if the job was withdrawn."""
+    """Wait until this process may start the job; return False if the job was withdrawn."""
     deadline = time.monotonic() + _HANDSHAKE_SECONDS
     while True:
         try:
@@ -450,14 +452,14 @@ def _wait(job: Job[JobStatus], in_turn: bool) -> bool:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Wait, then run the module of a job. Returns the exit status."""
+    """Wait for the turn of a job, run its module, and return the exit status."""
     parser = argparse.ArgumentParser(prog="python -m geoclip_core.jobs", description=__doc__)
     parser.add_argument("--in-turn", action="store_true", help="wait for older jobs beside it")
     parser.add_argument("folder", type=Path, help="folder of the job")
     parser.add_argument("module", help="module to run with its arguments")
     parser.add_argument("arguments", nargs=argparse.REMAINDER)
     options = parser.parse_args(argv)
-    # A shell that starts the app in the background lets its children ignore SIGINT.
+    # A shell that starts the app in the background makes it and its children ignore SIGINT.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     job = _AnyJob(options.folder)
     if not _wait(job, options.in_turn):
@@ -472,7 +474,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(ended.code, file=sys.stderr)
     if job.recorded_status.state == "queued":
         if code:
-            job.update(state="failed", error="It could not begin; its last lines say why.")
+            job.update(state="failed", error="It could not begin: see the end of its output.")
         else:
             job.update(state="finished")
     return code

@@ -1,7 +1,7 @@
 """Locate photos with a loaded model.
 
 The path of a photo: bytes → `data.photos.open_photo` → `Backbone.embed` → `predict` of the model →
-`Posterior` → `Prediction` with named places. A position in a photo's EXIF is handed on, never used
+`Posterior` → `Prediction` with named places. A photo's EXIF position is passed on and never used
 for the estimate.
 """
 
@@ -21,6 +21,7 @@ from PIL import Image, ImageFile
 from torch import Tensor
 
 from geoclip_core.data.photos import Photo, open_photo
+from geoclip_core.earth.gazetteer import Gazetteer
 from geoclip_core.earth.sphere import EARTH_RADIUS_KM
 from geoclip_core.errors import PhotoError
 from geoclip_core.explain import Explanation, explain_answers
@@ -29,7 +30,14 @@ from geoclip_core.model.backbone import Backbone, Preprocessing
 from geoclip_core.model.geolocation import ContextSource, Estimate, Locatable
 from geoclip_core.model.map_context import map_context
 from geoclip_core.model.posterior import Posterior
-from geoclip_core.prediction import Exif, Failure, Prediction, labelled
+from geoclip_core.prediction import (
+    RADIUS_MASSES,
+    Candidate,
+    Exif,
+    Failure,
+    Prediction,
+    labelled,
+)
 from geoclip_core.training.embeddings import Engine, chosen_engine
 
 PhotoSource = str | os.PathLike[str] | bytes | Image.Image
@@ -37,27 +45,27 @@ PhotoSource = str | os.PathLike[str] | bytes | Image.Image
 MANY_PHOTOS = 40
 """Number of photos from which `Geolocator.accelerate` saves more time than it takes."""
 UPRIGHT_SIDES = (1024, 1024)
-"""Largest width and height of the picture that an explanation is made on, in pixels."""
+"""Largest width and height in pixels of a photo that is explained."""
 OUTLIER_SHARE = 0.01
-"""Share of each photo's mass that is spread evenly over the Earth before pooling, so that a single
-misleading photo cannot veto the place that all others point to."""
+"""Share of each photo's mass that is spread evenly over the Earth before pooling, so that one
+misleading photo cannot rule out the place that all others agree on."""
 _EARTH_AREA_KM2 = 4 * np.pi * EARTH_RADIUS_KM**2
 
 
 @dataclass(frozen=True)
 class _PreparedPhoto:
-    """What the backbone needs of a photo; small, so that a batch does not hold large pictures."""
+    """The views of a photo without the photo itself, so that a batch needs little memory."""
 
     file: str
     views: list[Tensor]
     """(3, height, width) each."""
     exif: Exif | None
     seconds: float
-    """Time that reading took."""
+    """Time taken to read it."""
 
 
 def _prepare(source: PhotoSource, preprocessing: Preprocessing) -> _PreparedPhoto:
-    """Read a photo and make the views that the backbone sees."""
+    """Read a photo and return the views that the backbone takes."""
     started = time.perf_counter()
     photo = open_photo(source, draft_size=preprocessing.draft_size)
     views = preprocessing.pixels(photo.image)
@@ -79,9 +87,14 @@ def _prepare_or_fail(source: PhotoSource, preprocessing: Preprocessing) -> _Prep
 
 @dataclass
 class Geolocator:
-    """Estimates where photos were taken, with one model on one device.
+    """Estimates where photos were taken, with one model on one device; see `Geolocator.load`.
 
-    Make it with `Geolocator.load`.
+    Attributes:
+        model: The model, with its backbone.
+        name: Its display name.
+        device: Torch device of the model.
+        folder: Folder of its files, or None.
+        metrics: Its metrics.json; empty if it has none.
     """
 
     model: Locatable
@@ -110,7 +123,7 @@ class Geolocator:
 
     @property
     def context_source(self) -> ContextSource:
-        """Whether context is read in the photo, or looked up on the map under the posterior."""
+        """Whether context is predicted from the photo ("photo") or looked up on the map ("map")."""
         return self.model.context_source
 
     @property
@@ -132,11 +145,12 @@ class Geolocator:
     def accelerate(self) -> bool:
         """Run the backbone with ONNX Runtime from now on, if possible.
 
-        Takes a few seconds once, so it pays for many photos. Estimates change by rounding only.
+        The first call takes a few seconds, which pays off from about `MANY_PHOTOS` photos.
+        Estimates change by rounding only.
 
         Returns:
-            False if torch is still used: the backbone is not on a CPU, is too large, or ONNX
-            Runtime is missing or gives other numbers.
+            False if torch is still used: the backbone is not on a CPU or is too large, or ONNX
+            Runtime is missing or its results differ.
         """
         if not self._engine_tried:
             self._engine = chosen_engine(self.backbone)
@@ -146,7 +160,7 @@ class Geolocator:
     def locate(
         self, photo: PhotoSource | Sequence[PhotoSource], top_k: int = 5, name: str | None = None
     ) -> Prediction:
-        """Locate one photo, or one place from several photos of it.
+        """Estimate where a photo, or several photos of one place, were taken.
 
         Args:
             photo: A path, the bytes of a file, or a PIL image; or a sequence of these that all
@@ -155,7 +169,8 @@ class Geolocator:
             name: Name of the photo; by default its file name.
 
         Raises:
-            PhotoError: A photo cannot be read, or there is none.
+            PhotoError: A photo cannot be read, or the sequence is empty.
+            ValueError: `top_k` is less than 1.
         """
         _check_top_k(top_k)
         if isinstance(photo, str | os.PathLike | bytes | Image.Image):
@@ -176,11 +191,11 @@ class Geolocator:
         errors: Literal["raise", "yield"] = "raise",
         progress: Callable[[int], None] | None = None,
     ) -> Iterator[Prediction | Failure]:
-        """Locate many photos in batches, in their order.
+        """Yield a prediction for each of many photos, in order, computed in batches.
 
         Args:
-            photos: Paths, bytes of files or PIL images; read as they are needed.
-            batch_size: Photos that pass through the backbone at a time.
+            photos: Paths, bytes of files or PIL images; read batch by batch.
+            batch_size: Photos that go through the backbone together.
             top_k: Number of candidate places for each photo, 1 or more.
             errors: "raise" a `PhotoError` at the first photo that cannot be read, or "yield" a
                 `Failure` in its place and go on.
@@ -188,6 +203,7 @@ class Geolocator:
 
         Raises:
             PhotoError: A photo cannot be read and `errors` is "raise".
+            ValueError: An argument is out of range.
         """
         _check_top_k(top_k)
         if batch_size < 1:
@@ -217,15 +233,15 @@ class Geolocator:
         name: str | None = None,
         *,
         progress: Callable[[int, int], None] | None = None,
-        lock: contextlib.AbstractContextManager[Any] | None = None,
+        lock: contextlib.AbstractContextManager[object] | None = None,
     ) -> Explanation:
-        """Find the parts of a photo that the estimate rests on, in about 70 passes of the model.
+        """Find the parts of a photo that the estimate depends on, in up to 100 passes of the model.
 
         Args:
             photo: A path, the bytes of a file, or a PIL image.
             name: Name of the photo; by default its file name.
-            progress: Called with the passes done and the passes in all.
-            lock: Held during each pass, released in between.
+            progress: Called with (images done, all images).
+            lock: Held while the model runs, released between batches.
 
         Raises:
             PhotoError: The photo cannot be read.
@@ -247,10 +263,6 @@ class Geolocator:
             progress,
         )
         return Explanation(opened.name, self.name, opened.image, effects)
-
-    def embed(self, photo: PhotoSource) -> Tensor:
-        """Return the backbone's embedding (D,) of a photo."""
-        return self._embeddings([_prepare(photo, self._preprocessing)])[0]
 
     @property
     def _preprocessing(self) -> Preprocessing:
@@ -307,17 +319,27 @@ class Geolocator:
                 for feature, probabilities in estimate.context.items()
             }
         )
-        found = Prediction.of(
-            estimate.posterior,
-            top_k,
+        posterior = estimate.posterior
+        best, places = posterior.mode(), posterior.top_k(top_k)
+        named = Gazetteer.load().places([best, *[(lat, lon) for lat, lon, _ in places]])
+        return Prediction(
             file=file,
             model=self.name,
+            latitude=best[0],
+            longitude=best[1],
+            radius_km={mass: posterior.radius_km(mass, best) for mass in RADIUS_MASSES},
+            candidates=tuple(
+                Candidate(lat, lon, probability, place)
+                for (lat, lon, probability), place in zip(places, named[1:], strict=True)
+            ),
             context=context,
+            posterior=posterior,
+            place=named[0],
             exif=exif,
+            seconds=seconds + time.perf_counter() - started,
             calibrated=self.calibrated,
             context_source=self.context_source,
         )
-        return replace(found, seconds=seconds + time.perf_counter() - started)
 
 
 def _check_top_k(top_k: int) -> None:
@@ -328,11 +350,10 @@ def _check_top_k(top_k: int) -> None:
 def pooled_posterior(posteriors: Sequence[Posterior]) -> Posterior:
     """Return the logarithmic pool (normalised geometric mean) of the posteriors of one place.
 
-    The weights are equal and sum to one: photos of one place are not independent, so the pool is
-    sharper where they agree but never as sharp as their product (Genest & Zidek, "Combining
-    Probability Distributions", Statistical Science 1986, section 3). Radii that are calibrated for
-    one photo therefore do not become too small. The pool is over the union of the points, with the
-    mean bandwidth.
+    The weights are equal and sum to one (Genest & Zidek, "Combining Probability Distributions",
+    Statistical Science 1986, section 3). Photos of one place are not independent, so the pool must
+    not be as sharp as their product; the radii, calibrated for single photos, would be too small.
+    The pool is over the union of the points, with the mean bandwidth.
     """
     first, scores = posteriors[0], None
     if all(np.array_equal(p.points, first.points) for p in posteriors[1:]):
@@ -344,7 +365,7 @@ def pooled_posterior(posteriors: Sequence[Posterior]) -> Posterior:
             scores = np.mean(known, axis=0)
     else:
         points = np.concatenate([p.points for p in posteriors])
-        # A point represents the mass around it: weight it by what its own photo put there.
+        # A point stands for the mass around it: weight it by the mass that its own photo put there.
         own = np.concatenate([p.log_weights for p in posteriors])
         own_density = np.concatenate([p.log_density(p.points) for p in posteriors])
         floor = np.log(OUTLIER_SHARE / _EARTH_AREA_KM2)
@@ -358,12 +379,12 @@ def pooled_posterior(posteriors: Sequence[Posterior]) -> Posterior:
 def upright_photo(
     source: PhotoSource, preprocessing: Preprocessing, name: str | None = None
 ) -> Photo:
-    """Return a photo with its image upright and no larger than an explanation needs.
+    """Return a photo, upright and at most `UPRIGHT_SIDES` large, to explain or show.
 
-    The name of the photo is by default its file name. ``preprocessing`` is that of the backbone.
+    Its name is by default the file name; ``preprocessing`` is that of the backbone.
 
     Raises:
-        PhotoError: It cannot be read.
+        PhotoError: The photo cannot be read.
     """
     photo = open_photo(source, name=name, draft_size=preprocessing.draft_size)
     image = photo.image.copy()

@@ -1,4 +1,4 @@
-"""Processes of this computer: whether one runs, and a pool that spreads work over several."""
+"""Check whether a process runs, and spread work over a pool of processes."""
 
 import contextlib
 import multiprocessing
@@ -18,12 +18,12 @@ _CLOCK_SECONDS = 2.0
 
 
 def is_running(pid: int | None, started_at: float | None = None) -> bool:
-    """Return whether a process runs on this computer. A zombie does not.
+    """Return whether a process runs on this computer; a zombie does not.
 
     Args:
         pid: process id.
-        started_at: start time of the process in seconds since 1970. If given, a process that
-            reuses the id of an ended one does not count.
+        started_at: start time of the process in seconds since 1970. If given, a later process with
+            the same id does not count.
     """
     if not isinstance(pid, int) or pid <= 0:
         return False
@@ -43,17 +43,17 @@ def in_processes(
 ) -> Generator[B, None, None]:
     """Yield `function(item)` for every item, in order, computed by a pool of processes.
 
-    When the iterator is closed or interrupted, items that no process has begun are dropped. The
-    calling program needs no ``if __name__ == "__main__"``. One or two items are computed in this
-    process, because starting others takes longer.
+    Closing the iterator drops the items that no process has started. The calling program needs no
+    ``if __name__ == "__main__"``. One or two items are computed in this process, because starting
+    others takes longer.
 
     Args:
-        function: a function at the top of an importable module; it and the items are pickled.
-        items: what to pass to it.
+        function: a function at the top level of an importable module; it is pickled.
+        items: its arguments; they are pickled.
         workers: number of processes; by default one per core.
 
     Raises:
-        OSError: a process was killed from outside.
+        OSError: the operating system killed a worker process.
     """
     if len(items) <= 2:
         yield from map(function, items)
@@ -66,7 +66,7 @@ def in_processes(
         yield from results
     except BrokenProcessPool as error:
         raise OSError(
-            "the system ended a worker process, most likely for lack of memory; use fewer workers"
+            "the system killed a worker process, probably for lack of memory: use fewer workers"
         ) from error
     finally:
         pool.shutdown(wait=True, cancel_futures=True)

@@ -1,4 +1,4 @@
-"""Reasons for an answer that is known to rest on one part of the photo."""
+"""Explanations of an answer that is known to depend on one part of the photo."""
 
 import json
 
@@ -27,18 +27,18 @@ from train.__main__ import main as train
 
 ABILENE, PARIS = (32.4487, -99.7331), (48.8534, 2.3488)
 LABELS = {"climate": ("dry", "wet"), "month": ("January", "July")}
-APART = np.exp(-7881 / 1492.7)  # what either place expects of the other: 7,881 km
+APART = np.exp(-7881 / 1492.7)  # GeoScore (0-1) of either place for the other: 7,881 km
 
 
 def red_sky(size=(160, 120)):
-    """Grey, but for a red upper left quarter."""
+    """Return a grey image with a red upper left quarter."""
     image = Image.new("RGB", size, (90, 90, 90))
     image.paste((250, 0, 0), (0, 0, size[0] // 2, size[1] // 2))
     return image
 
 
 def estimate(images):
-    """The more red in the upper left quarter, the more it is Abilene and dry; always July."""
+    """Return Abilene and dry with the share of red in the upper left quarter; always July."""
     found = []
     for image in images:
         pixels = np.asarray(image, dtype=float)
@@ -55,7 +55,7 @@ def effects():
     return explain_answers(red_sky(), estimate, LABELS)
 
 
-def test_the_part_that_the_answer_rests_on_is_found(effects):
+def test_the_part_that_determines_the_answer_has_the_largest_effect(effects):
     effect = effects["climate"]
     rows, columns = effect.cells.shape
     assert effect.answer == "dry"
@@ -76,19 +76,19 @@ def test_the_place_is_measured_in_expected_geoscore(effects):
     assert "Abilene" in effect.answer
     red = climate.support
     assert effect.support == pytest.approx(5000 * (red + (1 - red) * APART), rel=1e-3)
-    # what the class loses, the place loses too, but for what Paris is worth
+    # the place loses as much as the class, less the score that Abilene gives Paris
     assert effect.cells == pytest.approx(climate.cells * 5000 * (1 - APART), rel=1e-3, abs=1e-6)
 
 
-def test_an_answer_that_rests_on_nothing_does_not_stand_out(effects):
+def test_an_answer_that_depends_on_no_part_does_not_stand_out(effects):
     effect = effects["month"]
     assert effect.answer == "July"
     assert not effect.cells.any()
     assert not effect.stands_out
 
 
-def test_what_speaks_against_an_answer_is_negative():
-    """A strip of red is too little for "dry": without it, "wet" is surer still."""
+def test_evidence_against_an_answer_is_negative():
+    """Little red gives "wet"; covering the red makes "wet" more probable."""
     image = red_sky()
     image.paste((90, 90, 90), (0, 0, 80, 40))
     effect = explain_answers(image, estimate, LABELS)["climate"]
@@ -99,7 +99,7 @@ def test_what_speaks_against_an_answer_is_negative():
     assert (column + 0.5) / effect.cells.shape[1] * 160 <= 80
 
 
-def test_progress_counts_every_look():
+def test_progress_counts_every_image():
     seen = []
     explain_answers(red_sky(), estimate, LABELS, progress=lambda *step: seen.append(step))
     totals = {total for _, total in seen}
@@ -111,7 +111,7 @@ def test_progress_counts_every_look():
 
 
 @pytest.mark.parametrize("size", [(160, 120), (120, 160), (1000, 100), (60, 900), (33, 33)])
-def test_cells_are_about_as_many_on_every_photo(size):
+def test_every_photo_has_about_the_same_number_of_cells(size):
     rows, columns = grid_shape(size)
     assert 0.6 * CELLS <= rows * columns <= 1.4 * CELLS
     assert (columns >= rows) == (size[0] >= size[1])
@@ -120,7 +120,7 @@ def test_cells_are_about_as_many_on_every_photo(size):
     assert (windows.sum(axis=(1, 2)) == 4).all()
 
 
-def test_covering_takes_the_mean_colour_and_nothing_else():
+def test_only_covered_pixels_change_to_the_mean_colour():
     image = Image.new("RGB", (70, 50), (10, 20, 30))
     image.paste((210, 220, 230), (0, 0, 35, 50))
     mask = np.zeros((5, 7), dtype=bool)
@@ -132,7 +132,7 @@ def test_covering_takes_the_mean_colour_and_nothing_else():
     assert image.getpixel((5, 15)) == (210, 220, 230)
 
 
-def test_the_shape_moves_to_other_places():
+def test_the_shape_is_moved_to_other_places():
     mask = np.zeros((6, 10), dtype=bool)
     mask[1:3, 1:5] = True
     shapes = moved(mask)
@@ -152,7 +152,7 @@ def drawn(cells, support=1.0):
     return np.asarray(overlay).astype(int)
 
 
-def test_orange_speaks_for_and_blue_against():
+def test_evidence_for_is_orange_and_against_is_blue():
     cells = np.zeros((4, 6))
     cells[0, 0], cells[3, 5] = 0.5, -0.5
     pixels = drawn(cells)
@@ -162,7 +162,7 @@ def test_orange_speaks_for_and_blue_against():
     assert abs(red[150, 200] - blue[150, 200]) < 5
 
 
-def test_a_photo_in_which_nothing_matters_stays_grey():
+def test_a_photo_without_effects_stays_grey():
     cells = np.zeros((4, 6))
     cells[0, 0] = 0.001  # a thousandth of the support
     pixels = drawn(cells)
@@ -177,7 +177,7 @@ def photo(tmp_path):
 
 @pytest.fixture
 def few_cells(monkeypatch):
-    """Hide a few large parts instead of many small ones: fewer passes of the bundled model."""
+    """Cover few large parts, so that the bundled model runs on fewer images."""
     monkeypatch.setattr(explain, "CELLS", 12)
 
 
@@ -195,7 +195,7 @@ def test_command_prints_the_reasons_and_draws_them(photo, few_cells, tmp_path, c
         assert image.size == (800, 500)
 
 
-def test_command_refuses_in_words(photo, tmp_path, capsys):
+def test_command_explains_its_errors(photo, tmp_path, capsys):
     assert main(["explain", str(photo), "--answer", "month"]) == 1
     assert "choose place or climate or country" in capsys.readouterr().err
     assert main(["explain", str(photo), "--model", "mini-plain", "--answer", "climate"]) == 1
@@ -208,7 +208,7 @@ def test_command_refuses_in_words(photo, tmp_path, capsys):
 
 
 @pytest.mark.slow
-def test_benchmark_sums_up_over_photos(few_cells, tmp_path, capsys):
+def test_benchmark_averages_over_photos(few_cells, tmp_path, capsys):
     data = tiny_photos.write(tmp_path, train=20, test=4)
     output = tmp_path / "explanation.json"
     command = ["benchmark", "explanation", "--data", str(data), "--photos", "2"]

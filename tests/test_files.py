@@ -1,4 +1,4 @@
-"""Files and folders that appear whole or not at all, and names that are safe."""
+"""Atomic files and folders, and safe names."""
 
 import os
 from concurrent.futures import ThreadPoolExecutor
@@ -16,7 +16,7 @@ from geoclip_core.files import (
 )
 
 
-def test_the_folder_appears_when_it_is_complete(tmp_path):
+def test_a_folder_appears_only_when_it_is_complete(tmp_path):
     target = tmp_path / "set"
     with atomic_folder(target) as folder:
         (folder / "a").write_text("new")
@@ -25,7 +25,7 @@ def test_the_folder_appears_when_it_is_complete(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["set"]
 
 
-def test_a_crash_leaves_the_old_folder_whole(tmp_path):
+def test_a_crash_leaves_the_old_folder_unchanged(tmp_path):
     target = tmp_path / "set"
     target.mkdir()
     (target / "a").write_text("old")
@@ -41,7 +41,7 @@ def test_a_crash_leaves_the_old_folder_whole(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["set"]
 
 
-def test_a_swap_cut_short_is_undone(tmp_path):
+def test_an_interrupted_swap_is_undone(tmp_path):
     old = tmp_path / ".set.old"
     old.mkdir()
     (old / "a").write_text("old")
@@ -49,7 +49,7 @@ def test_a_swap_cut_short_is_undone(tmp_path):
     assert (tmp_path / "set" / "a").read_text() == "old"
 
 
-def test_a_folder_that_cannot_be_moved_leaves_the_old_one(tmp_path, monkeypatch):
+def test_the_old_folder_remains_if_the_new_one_cannot_be_moved(tmp_path, monkeypatch):
     for name in ("old", "new"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "which").write_text(name)
@@ -71,7 +71,7 @@ def test_a_folder_that_cannot_be_moved_leaves_the_old_one(tmp_path, monkeypatch)
     assert [path.name for path in tmp_path.iterdir()] == ["old"]
 
 
-def test_a_link_is_replaced_and_what_it_leads_to_stays(tmp_path):
+def test_a_link_is_replaced_but_not_its_target(tmp_path):
     precious = tmp_path / "precious"
     precious.mkdir()
     (precious / "photo.jpg").write_text("mine")
@@ -89,7 +89,7 @@ def test_a_link_is_replaced_and_what_it_leads_to_stays(tmp_path):
 _DEAD = 99999999
 
 
-def test_left_overs_of_dead_processes_go(tmp_path):
+def test_unfinished_folders_of_dead_processes_are_removed(tmp_path):
     (tmp_path / f".set.{_DEAD}-0.part").mkdir()
     (tmp_path / f".other.{_DEAD}-0.part").mkdir()
     with atomic_folder(tmp_path / "set"):
@@ -97,7 +97,7 @@ def test_left_overs_of_dead_processes_go(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == [f".other.{_DEAD}-0.part", "set"]
 
 
-def test_files_are_replaced_whole(tmp_path):
+def test_files_are_replaced_atomically(tmp_path):
     path = tmp_path / "status.json"
     write_atomically(path, "one")
     (tmp_path / f".status.json.{_DEAD}-7.part").write_text("half")
@@ -109,7 +109,7 @@ def test_files_are_replaced_whole(tmp_path):
     assert sorted(tmp_path.iterdir()) == sorted([other, path])
 
 
-def test_a_file_that_fails_leaves_the_old_one(tmp_path):
+def test_a_failed_write_leaves_the_old_file(tmp_path):
     path = tmp_path / "new folder" / "table.csv"
     write_atomically(path, "old")
 
@@ -124,7 +124,7 @@ def test_a_file_that_fails_leaves_the_old_one(tmp_path):
     assert list(path.parent.iterdir()) == [path]
 
 
-def test_two_threads_may_write_one_file(tmp_path):
+def test_threads_may_write_the_same_file(tmp_path):
     path = tmp_path / "status.json"
     texts = [str(number) * 10_000 for number in range(10)]
     with ThreadPoolExecutor(8) as pool:
@@ -133,7 +133,7 @@ def test_two_threads_may_write_one_file(tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_a_new_file_may_be_read_by_whom_the_umask_lets(tmp_path):
+def test_new_files_have_the_permissions_of_the_umask(tmp_path):
     mask = os.umask(0o022)
     try:
         write_atomically(tmp_path / "places.csv", "")
@@ -160,5 +160,5 @@ def test_a_new_file_may_be_read_by_whom_the_umask_lets(tmp_path):
         ("a..b", "a.b"),
     ],
 )
-def test_names_are_safe(text, name):
+def test_safe_names(text, name):
     assert safe_name(text) == name

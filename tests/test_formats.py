@@ -61,7 +61,7 @@ def test_json_line_has_the_documented_keys(prediction):
     }
 
 
-def test_csv_reads_back_with_one_row_a_photo(prediction):
+def test_csv_has_one_row_per_photo(prediction):
     rows = list(csv.DictReader(io.StringIO(formats.to_csv([prediction, FAILURE]))))
     assert len(rows) == 2
     good, bad = rows
@@ -83,7 +83,7 @@ def test_geojson_puts_the_longitude_first(prediction):
     assert feature["properties"]["place"].startswith("Abilene")
 
 
-def test_kml_is_well_formed_whatever_the_file_is_called(prediction):
+def test_kml_is_well_formed_for_any_file_name(prediction):
     text = formats.to_kml([prediction, FAILURE])
     root = ElementTree.fromstring(text.encode())
     space = "{http://www.opengis.net/kml/2.2}"
@@ -93,7 +93,7 @@ def test_kml_is_well_formed_whatever_the_file_is_called(prediction):
     assert placemarks[0].find(f"{space}Point/{space}coordinates").text == "-99.733100,32.448700"
 
 
-def test_text_has_the_radius_beside_the_estimate(prediction):
+def test_text_has_the_radius_with_the_estimate(prediction):
     text = formats.to_text(prediction)
     assert "estimate  32.4487, -99.7331  Abilene, Taylor County, Texas, United States" in text
     assert "50% within 123 km, 90% within 2,346 km" in text
@@ -101,7 +101,7 @@ def test_text_has_the_radius_beside_the_estimate(prediction):
     assert formats.to_text(FAILURE) == "broken.jpg\n  error: broken.jpg is not an image"
 
 
-def test_a_model_may_say_that_it_is_not_sure(prediction):
+def test_text_says_if_even_the_continent_is_uncertain(prediction):
     from dataclasses import replace
 
     assert "not sure" not in formats.to_text(replace(prediction, radius_km={0.5: 2500, 0.9: 4000}))
@@ -109,7 +109,7 @@ def test_a_model_may_say_that_it_is_not_sure(prediction):
     assert "not sure of the continent" in formats.to_text(unsure)
 
 
-def test_an_uncalibrated_radius_says_so(prediction):
+def test_an_uncalibrated_radius_is_marked(prediction):
     from dataclasses import replace
 
     assert "not calibrated" in formats.to_text(replace(prediction, calibrated=False))

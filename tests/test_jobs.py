@@ -1,4 +1,4 @@
-"""Detached jobs: their status on disk, their process, their end, and their queue."""
+"""Detached jobs: status, process, end and queue."""
 
 import json
 import os
@@ -22,7 +22,7 @@ from geoclip_core.jobs import (
     waits_for,
 )
 
-# A module that can be run with -m, and that does what its one argument says.
+# A module whose first argument says what it does.
 MODULE = "tests.quick_work"
 
 
@@ -45,7 +45,7 @@ def launch(job, *arguments, **options):
     job.launch(MODULE, [*arguments, "--status", str(job.status_path)], **options)
 
 
-def test_a_job_runs_apart_from_this_process_and_keeps_what_it_is_about(work, tmp_path, monkeypatch):
+def test_a_job_runs_in_its_own_session_and_keeps_its_about(work, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # the process finds its module from any folder
     (work.folder / CONSOLE).write_text("before\n")
     launch(work, "count", "100000")
@@ -59,7 +59,7 @@ def test_a_job_runs_apart_from_this_process_and_keeps_what_it_is_about(work, tmp
     assert status.about == {"title": "Working"}
 
 
-def test_a_job_ends_with_its_result(work):
+def test_a_finished_job_has_its_result(work):
     launch(work, "count", "3")
     status = wait(work, "finished")
     assert (status.done, status.total, status.unit) == (3, 3, "steps")
@@ -67,7 +67,7 @@ def test_a_job_ends_with_its_result(work):
     assert status.share == 1.0
 
 
-def test_a_job_that_fails_says_why(work):
+def test_a_failed_job_has_its_reason(work):
     launch(work, "fail", "the photo 7.jpg is broken")
     status = wait(work, "failed")
     assert status.error == status.message == "the photo 7.jpg is broken"
@@ -77,25 +77,25 @@ def test_a_job_that_fails_says_why(work):
         time.sleep(0.02)
 
 
-def test_a_job_that_never_begins_has_failed_and_its_console_says_why(work):
+def test_a_job_that_cannot_begin_fails_with_the_reason_in_its_console(work):
     launch(work, "nonsense")
     assert "could not begin" in wait(work, "failed").error
     assert "no action nonsense" in work.console_tail()[-1]
 
 
-def test_a_job_with_nothing_to_do_has_finished(work):
+def test_a_job_with_nothing_to_do_finishes(work):
     launch(work, "nothing")
     assert wait(work, "finished").error is None
 
 
-def test_a_killed_job_ended_unexpectedly(work):
+def test_a_killed_job_has_ended_unexpectedly(work):
     launch(work, "count", "100000")
     psutil.Process(wait(work, "running").pid).kill()
     assert "ended unexpectedly" in wait(work, "failed").error
     assert work.recorded_status.state == "running"
 
 
-def test_an_interrupted_job_cleans_up_and_has_stopped(work):
+def test_an_interrupted_job_cleans_up_and_stops(work):
     launch(work, "count", "100000")
     wait(work, "running")
     work.interrupt()
@@ -103,7 +103,7 @@ def test_an_interrupted_job_cleans_up_and_has_stopped(work):
     assert work.console_tail()[-1] == "cleaned up"
 
 
-def test_a_job_that_ignores_the_interruption_is_killed_with_its_helpers(work):
+def test_a_job_that_ignores_the_interrupt_is_killed_with_its_children(work):
     launch(work, "stubborn")
     wait(work, "running")
     helper = psutil.Process(int(work.console_tail()[-1]))
@@ -112,7 +112,7 @@ def test_a_job_that_ignores_the_interruption_is_killed_with_its_helpers(work):
     assert not helper.is_running() or helper.status() == psutil.STATUS_ZOMBIE
 
 
-def test_a_process_that_may_be_another_is_not_ended(work):
+def test_a_process_that_may_not_be_the_jobs_is_not_ended(work):
     for process in (this_process(), {"pid": 1, "pid_started_at": None}):
         work.update(state="running", **process)
         with pytest.raises(JobError, match="may not belong to this job"):
@@ -124,7 +124,7 @@ def test_a_process_that_may_be_another_is_not_ended(work):
     assert work.status.state == "stopped"
 
 
-def test_a_job_of_another_computer_counts_as_running_and_cannot_be_ended(work):
+def test_a_job_on_another_computer_counts_as_running_and_cannot_be_ended(work):
     work.update(state="running", pid=1, host="another-computer")
     assert work.status.state == "running"
     with pytest.raises(JobError, match="another-computer"):
@@ -132,14 +132,14 @@ def test_a_job_of_another_computer_counts_as_running_and_cannot_be_ended(work):
     work.update(state="stopped")
 
 
-def test_a_zombie_is_dead(work):
+def test_a_zombie_does_not_count_as_running(work):
     child = subprocess.Popen([sys.executable, "-c", ""])
     work.update(state="running", pid=child.pid)
     wait(work, "failed", seconds=60)  # nobody has waited for the child: it is a zombie
     child.wait()
 
 
-def test_jobs_in_turn_begin_in_their_order(tmp_path):
+def test_jobs_in_turn_begin_in_the_order_of_their_launch(tmp_path):
     first, *rest = (Work.create(tmp_path / name, {}) for name in ("first", "z", "a"))
     launch(first, "count", "100000", in_turn=True)
     wait(first, "running")
@@ -152,7 +152,7 @@ def test_jobs_in_turn_begin_in_their_order(tmp_path):
     assert began == sorted(began)
 
 
-def test_a_waiting_job_is_withdrawn(tmp_path):
+def test_a_waiting_job_can_be_withdrawn(tmp_path):
     first, second = (Work.create(tmp_path / name, {}) for name in ("first", "second"))
     first.update(state="running", **this_process())
     launch(second, "count", "1", in_turn=True)
@@ -161,19 +161,19 @@ def test_a_waiting_job_is_withdrawn(tmp_path):
     assert second.status.state == "stopped"
 
 
-def test_a_job_that_was_never_given_a_process_is_waited_for_by_none(tmp_path):
+def test_no_job_waits_for_one_without_a_process(tmp_path):
     for name in ("first", "second"):
         Work.create(tmp_path / name, {})
     assert waits_for(tmp_path / "second") is None
 
 
-def test_a_process_of_a_job_that_was_launched_again_gives_way(work, capsys):
+def test_an_old_process_of_a_relaunched_job_does_nothing(work, capsys):
     work.update(state="queued", pid=os.getpid() + 1, pid_started_at=1.0)
     assert jobs.main([str(work.folder), MODULE, "count", "1"]) == 0
     assert capsys.readouterr().out == ""
 
 
-def test_an_update_keeps_the_keys_it_does_not_know(work):
+def test_an_update_keeps_unknown_keys(work):
     content = json.loads(work.status_path.read_text()) | {"later": [1]}
     work.status_path.write_text(json.dumps(content))
     work.update(done=4)
@@ -182,7 +182,7 @@ def test_an_update_keeps_the_keys_it_does_not_know(work):
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"state": "odd"}'])
-def test_a_damaged_status_is_refused_by_its_name(work, text):
+def test_a_damaged_status_is_an_error_that_names_the_file(work, text):
     whole = work.status_path.read_text()
     work.status_path.write_text(text)
     with pytest.raises(JobError, match=r"status\.json"):
@@ -190,7 +190,7 @@ def test_a_damaged_status_is_refused_by_its_name(work, text):
     work.status_path.write_text(whole)
 
 
-def test_a_writer_replaces_what_is_no_status(tmp_path):
+def test_a_writer_replaces_a_damaged_status(tmp_path):
     path = tmp_path / "status.json"
     path.write_text("[]")
     with StatusWriter(path, "reading", "photos") as writer:
@@ -202,14 +202,14 @@ def test_a_writer_replaces_what_is_no_status(tmp_path):
         assert status.pid == os.getpid()
 
 
-def test_a_status_that_cannot_be_written_is_reported_once_and_stops_nothing(tmp_path, capsys):
+def test_a_status_that_cannot_be_written_is_reported_once(tmp_path, capsys):
     (tmp_path / "folder").write_text("a file")
     with StatusWriter(tmp_path / "folder" / "status.json", "reading", "photos") as writer:
         writer.update(1, 2, "weights")
     assert capsys.readouterr().err.count("cannot be written") == 1
 
 
-def test_the_tail_shows_what_a_terminal_would(tmp_path):
+def test_the_tail_shows_lines_as_a_terminal_would(tmp_path):
     console = tmp_path / "console.txt"
     console.write_bytes("one\r\n1 %\r50 %\r100 %\ntw\xf6\n".encode("latin-1"))
     assert tail(console, 2) == ["100 %", "tw\ufffd"]

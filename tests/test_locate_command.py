@@ -1,4 +1,4 @@
-"""The command ``geoclip``: `locate` with the bundled models, and what every command shares."""
+"""The command ``geoclip``: `locate` with the bundled models, and its help and errors."""
 
 import csv
 import json
@@ -25,7 +25,7 @@ def photos(tmp_path):
 
 
 @pytest.mark.parametrize("model", ["mini", "mini-plain"])
-def test_bundled_models_answer_with_context_or_without(model, photos):
+def test_bundled_models_locate_a_photo(model, photos):
     assert model in bundled_models()
     locator = Geolocator.load(model)
     prediction = locator.locate(photos / "a.jpg")
@@ -39,7 +39,7 @@ def test_bundled_models_answer_with_context_or_without(model, photos):
         assert sum(share for _, share in classes) == pytest.approx(1)
 
 
-def test_the_rest_goes_on_after_a_broken_photo(photos, capsys):
+def test_a_broken_photo_does_not_stop_the_others(photos, capsys):
     names = [str(photos / name) for name in ("a.jpg", "broken.jpg", "b.png")]
     assert main(["locate", *names, "--format", "json", "--top-k", "3"]) == 1
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
@@ -49,7 +49,7 @@ def test_the_rest_goes_on_after_a_broken_photo(photos, capsys):
     assert lines[2]["exif"] is None
 
 
-def test_csv_of_a_folder_goes_to_a_file(photos, capsys):
+def test_csv_of_a_folder_is_written_to_a_file(photos, capsys):
     output = photos / "places.csv"
     assert main(["locate", str(photos), "--format", "csv", "--output", str(output)]) == 1
     rows = list(csv.DictReader(output.open(encoding="utf-8")))
@@ -87,7 +87,7 @@ def test_photos_of_one_place_give_one_estimate(photos, capsys):
         (["locate", "{}/empty"], "holds no photo"),
     ],
 )
-def test_mistakes_are_one_sentence(arguments, words, photos, capsys, monkeypatch):
+def test_errors_are_one_sentence(arguments, words, photos, capsys, monkeypatch):
     monkeypatch.setenv("GEOCLIP_OFFLINE", "1")
     (photos / "empty").mkdir()
     assert main([argument.format(photos) for argument in arguments]) == 1
@@ -96,7 +96,7 @@ def test_mistakes_are_one_sentence(arguments, words, photos, capsys, monkeypatch
     assert "Traceback" not in error
 
 
-def test_an_interrupted_output_leaves_the_old_file_whole(photos, monkeypatch):
+def test_a_failed_output_leaves_the_old_file(photos, monkeypatch):
     output = photos / "places.json"
     output.write_text("old")
 
@@ -129,7 +129,7 @@ def test_wrong_usage_exits_with_2(arguments):
         (["download"], ["--yes", "--offline", "--wheel", "--cache-dir"]),
     ],
 )
-def test_help_loads_nothing_heavy(arguments, words):
+def test_help_imports_nothing_heavy(arguments, words):
     heavy = ("torch", "pandas", "scipy", "transformers", "PIL", "numpy")
     script = (
         "import sys\n"

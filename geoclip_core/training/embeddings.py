@@ -77,7 +77,8 @@ class EmbeddingCache:
     ) -> None:
         self._width = backbone.embedding_width
         self._photos = _photo_hashes(dataset)
-        self._home = Path(folder or default_cache()).expanduser() / _backbone_key(backbone)
+        root = Path(folder or cache_folders().embeddings).expanduser()
+        self._home = root / _backbone_key(backbone)
         self.place = self._home / hashlib.sha256(self._photos.tobytes()).hexdigest()[:16]
 
     def find(self) -> Embeddings | None:
@@ -114,11 +115,6 @@ class EmbeddingCache:
 
     def _shard(self, start: int) -> Path:
         return self.place / f"shard-{start:09d}.npz"
-
-
-def default_cache() -> Path:
-    """Return the folder of embeddings that is used unless another is given."""
-    return cache_folders().models.parent / "embeddings"
 
 
 def _backbone_key(backbone: Backbone) -> str:
@@ -248,7 +244,7 @@ def embed_dataset(
     Args:
         backbone: its weights are part of the key of the cache.
         dataset: n photos.
-        cache_dir: folder of the cache; None: `default_cache`.
+        cache_dir: folder of the cache; None: the platform's.
         batch_size: photos that go through the network together.
         progress: called with (photos done, all photos).
         engine: "onnx" or "torch"; "auto" takes ONNX Runtime on a CPU if it agrees with torch.

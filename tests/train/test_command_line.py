@@ -226,7 +226,7 @@ def test_a_plain_mistake_exits_1_with_one_sentence(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("argv", [[], ["fit", "--help"], ["pretrain", "--help"], ["doctor", "-h"]])
-def test_help_loads_nothing_heavy(argv):
+def test_help_imports_nothing_heavy(argv):
     script = (
         "import sys; from train.__main__ import main\n"
         f"try: main({argv})\nexcept SystemExit: pass\n"
