@@ -44,7 +44,7 @@ with bench.map_side, st.container(horizontal=True, vertical_alignment="bottom"):
             required=True,
             key="view",
             persist_state="session",
-            help=f"“{ONE_PLACE}” makes one guess from all photos together.",
+            help=f"“{ONE_PLACE}” makes one estimate from all photos together.",
         )
     layers = st.pills(
         "On the map",

@@ -52,10 +52,10 @@ except PhotoError as error:
     st.stop()
 
 with world:
-    map_of_guesses = comparison_map(predictions)
+    guesses_map = comparison_map(predictions)
     if belt := choose_belt(predictions[0]):
-        add_belt(map_of_guesses, belt)
-    show_map(map_of_guesses)
+        add_belt(guesses_map, belt)
+    show_map(guesses_map)
     if len(predictions) == 2:
         st.markdown(apart_sentence(*predictions))
 

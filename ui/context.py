@@ -1,4 +1,4 @@
-"""The parts of the Context heads page: heads beside the map's facts, climate belt, reasons."""
+"""The parts of the Context heads page: heads compared with the map, climate belt, reasons."""
 
 import io
 import math
@@ -43,7 +43,7 @@ _TOP_CLASS, _NO_BELT = "top", "none"
 
 @dataclass(frozen=True)
 class Fact:
-    """What the map says about one feature: the key that vocabularies use, and a label."""
+    """What the map says about one feature: its key in vocabularies, and a label."""
 
     key: str
     label: str
@@ -57,11 +57,11 @@ class Verdict:
     rank: int | None = None
     """Rank of the map's class in the head, from 1; None if the head has no such class."""
     probability: float = 0.0
-    """What the head gives the map's class."""
+    """Probability that the head gives to the map's class."""
 
 
 def facts_at(latitude: float, longitude: float) -> dict[str, Fact]:
-    """Return climate, country, state, county and city of a point, as far as the map has them."""
+    """Return climate, country, state, county and city of a point; unknown ones are left out."""
     point = (latitude, longitude)
     facts: dict[str, Fact] = {}
     index = int(ClimateRaster.load().indices(point))
@@ -90,7 +90,7 @@ def month_fact(captured_at: datetime | None) -> dict[str, Fact]:
 
 
 def compare(classes: Classes, fact: Fact, vocabulary: Vocabulary) -> Verdict:
-    """Compare a head's classes with the map's fact."""
+    """Look up the map's fact among a head's classes."""
     if fact.key in vocabulary.keys:
         name = vocabulary.labels[vocabulary.keys.index(fact.key)]
         for rank, (label, probability) in enumerate(classes, 1):
@@ -175,20 +175,15 @@ def _belt(climate: ClimateClass, window: geometry.Window) -> NDArray[np.uint8]:
 
 
 def model_heading(prediction: Prediction, letter: str) -> None:
-    """Draw a model's answer in short, and which of the default heads it does not have."""
+    """Draw a model's name, its estimate, and the default heads that it lacks."""
     colour = "orange" if letter == "A" else "violet"
     st.markdown(f"#### :{colour}[{letter}] {markdown_text(prediction.model)}")
     st.markdown(f"Estimate: **{markdown_text(prediction.place.label)}**")
     st.markdown(radius_sentence(prediction))
-    if prediction.context_source == "map":
+    if prediction.context_source == "map" or not prediction.context:
         st.caption(
-            "This model has no context heads. Its bars show what the **map** says where it places "
-            "the photo; nothing in them was read in the photo."
-        )
-    elif not prediction.context:
-        st.caption(
-            "This model goes from the photo straight to coordinates: it was trained without context"
-            " heads. Its bars show what the **map** says where it places the photo."
+            "This model has no context heads. Its bars show what the **map** says at the likely "
+            "places; none of it was read in the photo."
         )
     elif absent := absent_heads(prediction.context):
         st.caption(f"It was trained without a head for {_listed(absent)}.")
@@ -197,7 +192,7 @@ def model_heading(prediction: Prediction, letter: str) -> None:
 def head_panel(
     feature: str, prediction: Prediction, vocabulary: Vocabulary | None, key: str
 ) -> None:
-    """Draw one feature of one model: bars, doubt in words, and what the map says.
+    """Draw one feature of one model: bars, certainty in words, and what the map says.
 
     The vocabulary is that of the head, or None if the model has no such head.
     """
@@ -278,15 +273,15 @@ def _listed(words: Sequence[str]) -> str:
 
 
 def reasons(models: Sequence[ServedModel], photo: TrayPhoto) -> None:
-    """Draw a button that finds the parts of a photo that support the models' answers, then those.
+    """Draw a button that finds the parts of a readable photo that support the models' answers.
 
-    There are one or two models, and the photo is one that can be read.
+    Once they are found, they are shown instead of the button.
     """
     st.subheader("Which parts of the photo matter", anchor=False)
     st.caption(
-        "Parts of the photo are covered one after another, and the model is asked again. "
-        ":orange[Orange] parts support the answer: without them it loses support. :blue[Blue] "
-        "parts support another answer. This is what the model uses, right or wrong."
+        "The model answers again with one part of the photo covered after another. :orange[Orange] "
+        "parts support the answer: covering them makes it less likely. :blue[Blue] parts support "
+        "another answer. This shows what the model relies on, not whether it is right."
     )
     missing = [model for model in models if not model.has_explained(photo)]
     if missing and not _find_reasons(missing, photo):
@@ -300,13 +295,13 @@ def reasons(models: Sequence[ServedModel], photo: TrayPhoto) -> None:
 
 
 def _find_reasons(models: Sequence[ServedModel], photo: TrayPhoto) -> bool:
-    """Draw a button; on a click, search with a progress bar. True once all reasons are found."""
+    """Draw a button that starts the search, with a progress bar; return True once it is done."""
     place = st.empty()
     if not place.button("Find the reasons", icon=":material/search_insights:"):
         return False
     with place.container():
         for model in models:
-            st.caption(f"Asking {markdown_text(model.locator.name)} about parts of the photo")
+            st.caption(f"Testing parts of the photo with {markdown_text(model.locator.name)}")
             model.explain(photo, progress_bar("Checked", "variants"))
     place.empty()
     return True
@@ -324,7 +319,7 @@ def _reason(explanation: Explanation, answer: str, letter: str) -> None:
     st.image(
         stream.getvalue(), width="stretch", alt=f"Parts of {explanation.file} that support {label}"
     )
-    st.markdown(f"**{letter}** {name}: **{markdown_text(label)}**. {_check(effect, answer)}")
+    st.markdown(f"**{letter}** {name}: **{markdown_text(label)}**. {_effect_text(effect, answer)}")
     st.download_button(
         "Picture",
         stream.getvalue(),
@@ -335,7 +330,7 @@ def _reason(explanation: Explanation, answer: str, letter: str) -> None:
     )
 
 
-def _check(effect: Effect, answer: str) -> str:
+def _effect_text(effect: Effect, answer: str) -> str:
     """Say how much the outlined part matters, compared with the same shape elsewhere."""
     support = (
         f"Expected GeoScore {effect.support:,.0f}"
@@ -350,8 +345,8 @@ def _check(effect: Effect, answer: str) -> str:
     if effect.stands_out:
         return measured
     return (
-        f"{measured} :material/info: No part stands out: the answer rests on the photo as a whole, "
-        "or on very little."
+        f"{measured} :material/info: No part stands out: the answer depends on the photo as a "
+        "whole, or on very little of it."
     )
 
 

@@ -21,7 +21,6 @@ from geoclip_core.earth.sphere import (
     haversine_km,
     longitude_near,
 )
-from geoclip_core.earth.sphere import middle_longitude as middle_longitude
 
 MERCATOR_LIMIT = 85.0511287798
 """Latitude at which a web-Mercator map of the world is square."""
@@ -79,7 +78,7 @@ def edge(ring: Ring) -> Ring:
 
 
 def around(centre: Coordinate, radius_km: float) -> list[Coordinate]:
-    """Return eight coordinates on a circle (up to 9,000 km), to bring it into view."""
+    """Return eight coordinates on a circle (of at most 9,000 km), to bring it into view."""
     ends = destination(centre, np.arange(0, 360, 45), min(radius_km, 9_000))
     return [(float(latitude), float(longitude)) for latitude, longitude in ends]
 
@@ -94,7 +93,7 @@ def great_circle(start: Coordinate, end: Coordinate, middle: float) -> Ring:
 
 
 def bounds_of(points: Sequence[Coordinate], middle: float) -> list[list[float]]:
-    """Return the south-west and north-east corner of ``points``, clipped to the map."""
+    """Return the south-west and north-east corner of ``points``, clipped before the poles."""
     latitudes = [min(max(point[0], -80.0), 82.0) for point in points]
     longitudes = [min(max(point[1], middle - 180), middle + 180) for point in points]
     return [[min(latitudes), min(longitudes)], [max(latitudes), max(longitudes)]]
@@ -102,7 +101,7 @@ def bounds_of(points: Sequence[Coordinate], middle: float) -> list[list[float]]:
 
 @dataclass(frozen=True)
 class Window:
-    """A part of the map in degrees; longitudes may be outside [−180, 180)."""
+    """A part of the map in degrees; longitudes may lie outside [−180, 180)."""
 
     west: float
     east: float

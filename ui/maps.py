@@ -1,4 +1,4 @@
-"""Maps that work without internet: folium, with every file from this server.
+"""Folium maps that work without internet: every file comes from this server.
 
 ``OfflineMap`` draws land, borders and names from ``static/borders``. OpenStreetMap and satellite
 tiles are layers that are off until the viewer switches them on. ``static/offline_map.js`` does the
@@ -19,6 +19,7 @@ from folium.template import Template
 from numpy.typing import NDArray
 from streamlit_folium import st_folium
 
+from geoclip_core.earth.sphere import longitude_near
 from ui import geometry
 from ui.geometry import Coordinate
 from ui.page import STATIC
@@ -33,12 +34,12 @@ _MAX_FIRST_ZOOM = 6
 
 _ONLINE_TILES = (
     (
-        "OpenStreetMap (asks the internet)",
+        "OpenStreetMap (online)",
         "https://tile.openstreetmap.org/{z}/{x}/{y}.png",
         "© OpenStreetMap contributors",
     ),
     (
-        "Satellite (asks the internet)",
+        "Satellite (online)",
         "https://server.arcgisonline.com/ArcGIS/rest/services/World_Imagery/MapServer"
         "/tile/{z}/{y}/{x}",
         "Imagery © Esri, Maxar, Earthstar Geographics and the GIS user community",
@@ -71,7 +72,7 @@ class OfflineMap(folium.Map):
             zoom_snap=0.25,
             zoom_delta=1,
             wheel_px_per_zoom_level=90,
-            # Nothing is drawn beyond the poles or more than one turn to either side.
+            # Nothing is drawn beyond the poles, or more than 360° to either side.
             max_bounds=True,
             min_lat=-88,
             max_lat=88,
@@ -107,10 +108,10 @@ class OfflineMap(folium.Map):
     def at(self, coordinate: Coordinate) -> Coordinate:
         """Return where a coordinate is drawn: its longitude at the copy nearest to the middle."""
         latitude, longitude = coordinate
-        return float(latitude), geometry.longitude_near(float(longitude), self._middle)
+        return float(latitude), longitude_near(float(longitude), self._middle)
 
     def add_pin(self, coordinate: Coordinate, text: str, colour: str, label: str) -> None:
-        """Add a disc with a few characters in it, such as the number of its card.
+        """Add a disc with a few characters in it, such as the number of a card.
 
         The label is plain text, shown on hover and on tap; line breaks are kept.
         """
@@ -211,7 +212,7 @@ class OfflineMap(folium.Map):
 
     def _add_labelled(self, marker: MacroElement, label: str) -> None:
         marker.add_child(folium.Tooltip(plain(label), sticky=False))
-        # folium.Popup gets a random id, so that the same map would be drawn anew at every rerun.
+        # folium.Popup has a random id: with it, every rerun would redraw an unchanged map.
         marker.add_child(_Call("popup", plain(label)))
         marker.add_to(self)
 
@@ -259,7 +260,7 @@ class _Borders(Layer):
     )
 
     def __init__(self, colours: Palette) -> None:
-        super().__init__(name="Outlines (no internet)", overlay=False, control=True, show=True)
+        super().__init__(name="Outlines (offline)", overlay=False, control=True, show=True)
         self._name = "Borders"
         self.base = f"{_STATIC_ADDRESS}/borders"
         self.colours = {
@@ -287,7 +288,7 @@ class _Pin(MacroElement):
 
 
 def _css_variables(colours: Palette) -> str:
-    """The colours as CSS variables for ``static/offline_map.css``."""
+    """Return a style sheet with the colours as variables for ``static/offline_map.css``."""
     values = {
         "ink": colours.ink,
         "muted": colours.muted,
@@ -304,6 +305,6 @@ def _css_variables(colours: Palette) -> str:
 
 @cache
 def _own_file(name: str) -> str:
-    """Address of a file in ``STATIC``; the digest in it makes browsers fetch a changed file."""
+    """Return the address of a file in ``STATIC``; its digest makes browsers fetch a changed one."""
     digest = hashlib.sha256((STATIC / name).read_bytes()).hexdigest()[:12]
     return f"{_STATIC_ADDRESS}/{name}?{digest}"

@@ -1,11 +1,11 @@
-"""Two to four models on one photo: their pins, radii and places side by side."""
+"""Compare two to four models on one photo: pins, radii and places side by side."""
 
 from collections.abc import Sequence
 from itertools import combinations
 
 import streamlit as st
 
-from geoclip_core.earth.sphere import haversine_km
+from geoclip_core.earth.sphere import haversine_km, middle_longitude
 from geoclip_core.errors import PhotoError
 from geoclip_core.prediction import Prediction
 from ui import geometry
@@ -43,7 +43,7 @@ def compared_models(first: str | None) -> list[str]:
         max_selections=len(LETTERS) - 1,
         persist_state="session",
         placeholder="No other model",
-        help="Shows the guesses of up to four models for one photo side by side.",
+        help="Shows the guesses of two to four models for one photo side by side.",
         disabled=not options,
     )
 
@@ -59,83 +59,85 @@ def model_comparison(
             photo = chosen or photo
         models = [first, *filter(None, (served_model(name) for name in others))]
         try:
-            rows = [model.locate([photo]) for model in models]
+            predictions = [model.locate([photo]) for model in models]
         except PhotoError as error:
             st.error(markdown_text(str(error)), icon=":material/broken_image:")
             return
-        show_map(comparison_map(rows))
-        st.markdown(distances(rows))
+        show_map(comparison_map(predictions))
+        st.markdown(distances(predictions))
     with bench.cards:
         st.image(thumbnail(photo), width="stretch", alt=f"The photo {photo.name}")
         st.caption(EXAMPLE_NOTE if photo.example else markdown_text(photo.name))
     colours = _model_colours(palette())
-    for i, column in enumerate(st.columns(len(rows))):
+    for i, column in enumerate(st.columns(len(predictions))):
         with column, st.container(border=True, key=f"compared-{LETTERS[i]}"):
-            _card(LETTERS[i], models[i], rows[i], colours[i])
+            _card(LETTERS[i], models[i], predictions[i], colours[i])
 
 
-def comparison_map(rows: Sequence[Prediction]) -> OfflineMap:
+def comparison_map(predictions: Sequence[Prediction]) -> OfflineMap:
     """Return a map of one photo's predictions: lettered pins, 50 % circles, lines between pins."""
-    points = [(row.latitude, row.longitude) for row in rows]
+    points = [(prediction.latitude, prediction.longitude) for prediction in predictions]
     focus = [*points]
-    for row, point in zip(rows, points, strict=True):
-        focus += geometry.around(point, row.radius_km[0.5])
-    world = OfflineMap(focus, geometry.middle_longitude([point[1] for point in points]))
+    for prediction, point in zip(predictions, points, strict=True):
+        focus += geometry.around(point, prediction.radius_km[0.5])
+    world = OfflineMap(focus, middle_longitude([point[1] for point in points]))
     colours = _model_colours(world.colours)
-    for letter, row, point, colour in zip(LETTERS, rows, points, colours, strict=False):
-        half = row.radius_km[0.5]
-        world.add_circle(point, half, colour, f"{row.model}: 50 % within {kilometres(half)}")
-        world.legend[f"{letter}: {row.model}"] = colour
+    for letter, prediction, point, colour in zip(
+        LETTERS, predictions, points, colours, strict=False
+    ):
+        half = prediction.radius_km[0.5]
+        world.add_circle(point, half, colour, f"{prediction.model}: 50 % within {kilometres(half)}")
+        world.legend[f"{letter}: {prediction.model}"] = colour
     for (i, a), (j, b) in combinations(enumerate(points), 2):
         world.add_line(a, b, f"{LETTERS[i]} and {LETTERS[j]}: {_apart(a, b)}")
-    if (truth := exif_position(rows[0])) is not None:
+    if (truth := exif_position(predictions[0])) is not None:
         world.add_truth(truth, "GPS position of the photo")
     for spot in _spots(points):
-        lines = [f"{LETTERS[i]}: {rows[i].model}" for i in spot]
-        lines.append(f"Estimate: {rows[spot[0]].place.label}")
+        lines = [f"{LETTERS[i]}: {predictions[i].model}" for i in spot]
+        lines.append(f"Estimate: {predictions[spot[0]].place.label}")
         text = ", ".join(LETTERS[i] for i in spot)
         world.add_pin(points[spot[0]], text, colours[spot[0]], "\n".join(lines))
     return world
 
 
-def distances(rows: Sequence[Prediction]) -> str:
+def distances(predictions: Sequence[Prediction]) -> str:
     """Say how far apart the guesses are, and how far from the photo's GPS position, in Markdown."""
-    truth = exif_position(rows[0])
-    if len(rows) == 2 and truth is None:
-        return apart_sentence(*rows)
-    letters = LETTERS[: len(rows)]
+    truth = exif_position(predictions[0])
+    if len(predictions) == 2 and truth is None:
+        return apart_sentence(*predictions)
+    letters = LETTERS[: len(predictions)]
     head = ["Distance", *letters[1:], *(["GPS position"] if truth else [])]
     lines = [head, ["---"] * len(head)]
-    points = [(row.latitude, row.longitude) for row in rows]
-    for i, (letter, row) in enumerate(zip(letters, rows, strict=True)):
-        cells = [_apart(points[i], points[j]) if j > i else "" for j in range(1, len(rows))]
+    points = [(prediction.latitude, prediction.longitude) for prediction in predictions]
+    for i, (letter, prediction) in enumerate(zip(letters, predictions, strict=True)):
+        cells = [_apart(points[i], points[j]) if j > i else "" for j in range(1, len(predictions))]
         away = [_apart(points[i], truth)] if truth else []
         if any(cells) or away:
-            lines.append([f"**{letter}** {markdown_text(row.model)}", *cells, *away])
+            lines.append([f"**{letter}** {markdown_text(prediction.model)}", *cells, *away])
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 def apart_sentence(first: Prediction, second: Prediction) -> str:
     """Say how far apart two models' guesses are, in Markdown."""
-    apart = _apart(*((row.latitude, row.longitude) for row in (first, second)))
+    apart = _apart(*((prediction.latitude, prediction.longitude) for prediction in (first, second)))
     if apart == _SAME:
         return "Both models chose the same place."
     return f"The two guesses are **{apart}** apart."
 
 
 def _model_colours(colours: Palette) -> tuple[str, str, str, str]:
-    """Colours of models A to D."""
+    """Return the colours of models A to D."""
     return colours.best, colours.other, _THIRD[colours.dark], _FOURTH[colours.dark]
 
 
-def _card(letter: str, model: ServedModel, row: Prediction, colour: str) -> None:
-    st.markdown(f"**{letter}** · {markdown_text(row.model)}")
-    st.markdown(f"**{markdown_text(row.place.label)}**")
-    st.code(f"{row.latitude:.4f}, {row.longitude:.4f}", language=None)
-    st.markdown(radius_sentence(row))
+def _card(letter: str, model: ServedModel, prediction: Prediction, colour: str) -> None:
+    st.markdown(f"**{letter}** · {markdown_text(prediction.model)}")
+    st.markdown(f"**{markdown_text(prediction.place.label)}**")
+    st.code(f"{prediction.latitude:.4f}, {prediction.longitude:.4f}", language=None)
+    st.markdown(radius_sentence(prediction))
     with st.expander("Candidates"):
-        candidate_list(row, colour)
-    st.caption(f"{row.seconds:.2f} s. {accuracy_sentence(model.locator)}")
+        candidate_list(prediction, colour)
+    st.caption(f"{prediction.seconds:.2f} s. {accuracy_sentence(model.locator)}")
 
 
 def _apart(a: Coordinate, b: Coordinate) -> str:

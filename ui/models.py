@@ -1,8 +1,8 @@
-"""Models on the pages: choosing, loading, asking and downloading them.
+"""Choose, load, run and download models on the pages.
 
-A model is loaded once for all sessions, when a page first asks for it. Its answers are kept by the
-photos' digests, so that a rerun computes nothing twice. Downloads run in processes of their own
-and write their progress to the cache folder, so that a reload loses nothing.
+A model is loaded once for all sessions, when a page first needs it. Its predictions are kept by the
+digests of the photos, so that a rerun does not repeat them. Downloads run in processes of their own
+and write their progress to the cache folder, so that they survive a reload of the page.
 """
 
 import threading
@@ -33,7 +33,7 @@ _ANSWERS_KEPT = 1024
 
 
 class ServedModel:
-    """A loaded model with its answers so far; shared by all sessions."""
+    """A loaded model with its latest predictions; shared by all sessions."""
 
     def __init__(self, locator: Geolocator) -> None:
         self.locator = locator
@@ -42,7 +42,7 @@ class ServedModel:
         self._lock = threading.Lock()
 
     def known(self, photos: Sequence[TrayPhoto]) -> Prediction | None:
-        """Return the prediction for these photos as one place, if it is kept."""
+        """Return the kept prediction for these photos as one place, or None."""
         return self._answers.get(tuple(photo.digest for photo in photos))
 
     def accelerate(self) -> None:
@@ -70,7 +70,7 @@ class ServedModel:
             self._answers.move_to_end(key)
             while len(self._answers) > _ANSWERS_KEPT:
                 self._answers.popitem(last=False)
-            # The same bytes may have been kept under another name.
+            # The prediction may have been made for the same bytes under another name.
             return replace(self._answers[key], file=name)
 
     def has_explained(self, photo: TrayPhoto) -> bool:
@@ -89,7 +89,7 @@ class ServedModel:
         return Explanation(photo.name, self.locator.name, image, effects)
 
     def explain(self, photo: TrayPhoto, progress: Callable[[int, int], None]) -> None:
-        """Find the parts of a photo that support the answers; other sessions are not blocked.
+        """Find the parts of a photo that support the answers, without blocking other sessions.
 
         Only the effects are kept, not the photo, which belongs to its session.
 
@@ -114,7 +114,7 @@ def available_models() -> list[str]:
 def choose_model(
     label: str = "Model", key: str = "model", default: str = "mini", *, optional: bool = False
 ) -> str | None:
-    """Draw a select box for a model, and return its name, or None if there is none.
+    """Draw a select box for a model; return its name, or None if none is chosen.
 
     A checkpoint folder or hub id may be typed; ``optional`` adds the option "None".
     """
@@ -132,12 +132,13 @@ def choose_model(
 def served_model(name: str) -> ServedModel | None:
     """Return the model of a name, loaded once; on failure show an error and return None."""
     folder = checkpoint_folder(name)
-    # A run that was trained again must be loaded again.
+    # The checkpoint of a run may have changed since it was loaded.
     stamp = (folder / CONFIG).stat().st_mtime_ns if folder else 0
     try:
         return _load(name, stamp)
     except CheckpointError as error:
-        st.error(f"The model **{name}** cannot be loaded: {error}", icon=":material/error:")
+        text = f"The model **{markdown_text(name)}** cannot be loaded: {markdown_text(str(error))}"
+        st.error(text, icon=":material/error:")
         return None
 
 
@@ -151,8 +152,8 @@ def locate_photos(
 ) -> list[Prediction | Failure]:
     """Predict a place for each group of photos, with a progress bar.
 
-    A group with a photo that cannot be read gives a ``Failure``. After an interrupted run, the
-    photos that were finished are not located again.
+    A group with an unreadable photo gives a ``Failure``. Photos that an interrupted run of the page
+    has located are not located again.
     """
     waiting = sum(model.known(group) is None for group in groups)
     report = progress_bar("Located", "photos") if waiting > 1 else None
@@ -212,14 +213,13 @@ def accuracy_sentence(locator: Geolocator) -> str:
             f"The accuracy of **{locator.name}** has not been measured: no metrics were saved with "
             "it. Treat its answers as hints."
         )
-    is_weak = median > 1000
-    photos = f" on {metrics['n']:,} photos that it was not trained on" if metrics.get("n") else ""
+    count = metrics.get("n")
+    tested = f"On {count:,} photos that it was not trained on" if count else "When it was tested"
     within = f", and {percent(near)} were within 750 km" if near is not None else ""
-    hint = "Its answers are hints and often wrong" if is_weak else "Its answers are estimates"
+    hint = "Its answers are hints and often wrong" if median > 1000 else "Its answers are estimates"
     return (
-        f"**{locator.name}** is {'a small model' if is_weak else 'a model'}: tested{photos}, half "
-        f"of its guesses were more than **{kilometres(median)}** off{within}. {hint}: read the "
-        "radius together with the pin."
+        f"{tested}, half of the guesses of **{locator.name}** were more than "
+        f"**{kilometres(median)}** off{within}. {hint}: read the radius together with the pin."
     )
 
 
@@ -255,7 +255,7 @@ def _offer(entry: CatalogueEntry) -> None:
         "Try again" if failed else f"Download {readable(entry.bytes)}",
         key=f"download {entry.name}",
         icon=":material/download:",
-        help=f"To {cache_folders().models}. An interrupted download is continued.",
+        help=f"To {cache_folders().models}. An interrupted download continues where it stopped.",
         on_click=_start,
         args=(entry.name,),
     )
@@ -265,7 +265,8 @@ def _start(name: str) -> None:
     try:
         start_download(name)
     except (OSError, JobError) as error:
-        st.toast(f"The download cannot be started: {error}", icon=":material/error:")
+        text = f"The download cannot be started: {markdown_text(str(error))}"
+        st.toast(text, icon=":material/error:")
 
 
 @st.fragment(run_every=1.0)

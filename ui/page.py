@@ -1,4 +1,4 @@
-"""The frame of every page: head, navigation, layout, folders, and values kept for a session."""
+"""What all pages share: navigation, layout, folders, downloads, and values kept for a session."""
 
 import contextlib
 import os
@@ -67,7 +67,7 @@ _WORKBENCH_STYLE = """<style>
 
 
 def open_page(name: str, title: str, purpose: str) -> None:
-    """Configure a page (a key of ``PAGES``) and write its head. Every page calls this first."""
+    """Configure a page (a key of ``PAGES``), draw its navigation and title; call this first."""
     st.set_page_config(
         page_title=f"{name} · {APP}",
         page_icon=str(STATIC / "icon.svg"),  # Streamlit fetches named icons from a CDN.
@@ -97,7 +97,7 @@ def datasets_folder() -> Path:
 
 
 def kept(key: str, make: Callable[[], T]) -> T:
-    """Return this session's object under ``key``; call ``make`` for it the first time."""
+    """Return the object that this session keeps under ``key``; ``make`` creates it."""
     name = f"kept:{key}"
     if name not in st.session_state:
         st.session_state[name] = make()
@@ -115,9 +115,9 @@ def choose(
 ) -> T | None:
     """Draw a select box whose value survives a change of page.
 
-    The key is the same on every page that offers this choice. At first, and if the chosen value is
-    no longer among the options (such as a deleted run), ``default`` or the first option is
-    selected. Without options the box is disabled and the result is None.
+    Pages that offer the same choice use the same key. At first, and if the chosen value is no
+    longer an option (such as a deleted run), ``default`` or the first option is selected. Without
+    options the box is disabled and the result is None.
     """
     values = list(options)
     if st.session_state.get(key) not in values:
@@ -138,7 +138,7 @@ def choose(
 
 
 def with_typed(options: Sequence[str], key: str) -> list[str]:
-    """Return the options and what was typed into the select box ``key`` in this session."""
+    """Return the options and the values typed into the select box ``key`` in this session."""
     typed: list[str] = kept(f"typed {key}", list)
     current = st.session_state.get(key)
     if isinstance(current, str) and current.strip() and current not in [*options, *typed]:
@@ -147,7 +147,7 @@ def with_typed(options: Sequence[str], key: str) -> list[str]:
 
 
 class Workbench(NamedTuple):
-    """Containers of a page around a map: ``with bench.map_side: ...``."""
+    """Containers of a page with a map: ``with bench.map_side: ...``."""
 
     controls: DeltaGenerator
     map_side: DeltaGenerator
@@ -167,9 +167,9 @@ def workbench() -> Workbench:
 
 
 def wrapping_columns(spec: int | Sequence[float], key: str, least: int) -> list[DeltaGenerator]:
-    """Return columns that wrap onto a new row before one is narrower than ``least`` pixels.
+    """Return columns that wrap onto a new row rather than become narrower than ``least`` pixels.
 
-    Streamlit's own columns wrap on phones only, but a tablet with an open sidebar is as narrow.
+    Streamlit's own columns wrap on phones only; a tablet with an open sidebar is as narrow.
     """
     name = f"wrapping-{key.replace(' ', '-')}"
     row, column = "[data-testid=stHorizontalBlock]", "[data-testid=stColumn]"
@@ -181,16 +181,16 @@ def wrapping_columns(spec: int | Sequence[float], key: str, least: int) -> list[
         return list(st.columns(spec))
 
 
-def note_and_downloads(words: str, *downloads: tuple[str, Callable[[], pd.DataFrame], str]) -> None:
+def note_and_downloads(note: str, *downloads: tuple[str, Callable[[], pd.DataFrame], str]) -> None:
     """Draw a caption, and below it a row of downloads (label, table, file)."""
-    st.caption(words)
+    st.caption(note)
     with st.container(horizontal=True):
         for label, make, file in downloads:
             download(label, make, file)
 
 
 def download(label: str, make: Callable[[], pd.DataFrame], file: str) -> None:
-    """Draw a button that downloads the table of ``make`` as CSV; it is made on the click."""
+    """Draw a button that downloads a table as CSV; ``make`` is called on the click."""
     st.download_button(
         label,
         lambda: make().to_csv(index=False).encode("utf-8"),

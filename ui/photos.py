@@ -1,6 +1,6 @@
-"""Photos of a session: dropped, chosen, pasted or taken, and kept in memory only.
+"""The photos of a session: dropped, chosen, pasted or taken, and kept in memory only.
 
-Nothing is written to disk. "Clear all" or the end of the session forgets the photos.
+"Clear all" and the end of the session remove them.
 """
 
 import base64
@@ -39,7 +39,86 @@ _THUMBNAILS_KEPT = 512
 
 _COMMON = (".jpg", ".png", ".webp", ".heic")
 _SUFFIXES = [*_COMMON, *sorted(PHOTO_SUFFIXES.difference(_COMMON))]
-"""Shown by the upload field, so the common ones come first."""
+"""The upload field lists these, so the common ones come first."""
+
+# Streamlit has no widget for the clipboard. The component runs in the page itself and sends pasted
+# images as data URLs over the page's own connection.
+_PASTE_HTML = """
+<button type="button" title="Paste a photo from the clipboard (Ctrl+V or ⌘V also works)">
+  <svg viewBox="0 0 24 24" width="18" height="18" aria-hidden="true"><path fill="currentColor"
+    d="M19 3h-4.2a3 3 0 0 0-5.6 0H5a2 2 0 0 0-2 2v15c0 1.1.9 2 2 2h14a2 2 0 0 0 2-2V5a2 2 0 0
+    0-2-2Zm-7 0a1 1 0 1 1 0 2 1 1 0 0 1 0-2Zm7 17H5V5h2v3h10V5h2v15Z"/></svg>
+  <span>Paste</span>
+</button>
+<small role="status"></small>
+"""
+
+_PASTE_CSS = """
+:host { display: flex; }
+button {
+  align-items: center; background: var(--st-background-color); border: 1px solid
+  var(--st-border-color); border-radius: var(--st-button-radius); color: var(--st-text-color);
+  cursor: pointer; display: inline-flex; font: inherit; font-size: .875rem; gap: .45rem;
+  line-height: 1.6;
+  min-height: 2.5rem; padding: .25rem .75rem;
+}
+button:hover { border-color: var(--st-primary-color); color: var(--st-primary-color); }
+button:focus-visible { outline: 2px solid var(--st-primary-color); outline-offset: 2px; }
+small { color: var(--st-text-color); margin-left: .6rem; opacity: .75; }
+small:empty { display: none; }
+"""
+
+_PASTE_JS = """
+export default function ({ parentElement, setTriggerValue }) {
+  const status = parentElement.querySelector("small");
+  const button = parentElement.querySelector("button");
+  // Called again at every rerun: remove the previous listeners.
+  if (parentElement.pasting) parentElement.pasting.abort();
+  const pasting = new AbortController();
+  parentElement.pasting = pasting;
+
+  const dataUrl = (blob) => new Promise((resolve, reject) => {
+    const reader = new FileReader();
+    reader.onload = () => resolve(reader.result);
+    reader.onerror = () => reject(reader.error);
+    reader.readAsDataURL(blob);
+  });
+
+  async function send(blobs) {
+    const photos = [];
+    for (const blob of blobs) {
+      photos.push({ name: blob.name || "", type: blob.type, data: await dataUrl(blob) });
+    }
+    status.textContent = "";
+    setTriggerValue("pasted", photos);
+  }
+
+  document.addEventListener("paste", (event) => {
+    const images = [...(event.clipboardData?.items || [])]
+      .filter((item) => item.kind === "file" && item.type.startsWith("image/"))
+      .map((item) => item.getAsFile()).filter(Boolean);
+    if (!images.length) return;
+    event.preventDefault();
+    send(images);
+  }, { signal: pasting.signal });
+
+  button.onclick = async () => {
+    try {
+      const blobs = [];
+      for (const item of await navigator.clipboard.read()) {
+        const type = item.types.find((name) => name.startsWith("image/"));
+        if (type) blobs.push(await item.getType(type));
+      }
+      if (blobs.length) await send(blobs);
+      else status.textContent = "There is no picture in the clipboard.";
+    } catch (error) {
+      status.textContent = "The browser does not allow this. Press Ctrl+V or ⌘V instead.";
+    }
+  };
+
+  return () => pasting.abort();
+}
+"""
 
 _thumbnails: OrderedDict[str, bytes] = OrderedDict()
 _thumbnails_lock = threading.Lock()
@@ -47,7 +126,7 @@ _thumbnails_lock = threading.Lock()
 
 @dataclass(frozen=True)
 class TrayPhoto:
-    """A photo as it came: its name, its bytes, and a digest of them that identifies it."""
+    """A photo as it was added: its name, its bytes, and their digest, which identifies it."""
 
     name: str
     content: bytes
@@ -56,14 +135,14 @@ class TrayPhoto:
 
 
 class PhotoTray:
-    """Photos in the order they came, each once."""
+    """Different photos in the order in which they were added."""
 
     def __init__(self) -> None:
         self._photos: dict[str, TrayPhoto] = {}
         self.uploads = 0
-        """Counts uploads; a part of the upload field's key, so that it is empty after each."""
+        """Number of uploads; part of the upload field's key, so that each one empties the field."""
         self.clears = 0
-        """Counts calls of ``clear``; a part of the camera's key."""
+        """Number of calls of ``clear``; part of the camera's key."""
 
     def __len__(self) -> int:
         return len(self._photos)
@@ -80,13 +159,13 @@ class PhotoTray:
         return True
 
     def remove(self, *digests: str) -> None:
-        """Forget photos and their thumbnails."""
+        """Remove photos and their thumbnails."""
         for digest in digests:
             self._photos.pop(digest, None)
         _forget(digests)
 
     def clear(self) -> None:
-        """Forget all photos, their thumbnails, and the camera's picture."""
+        """Remove all photos, their thumbnails, and the camera's picture."""
         _forget(self._photos)
         self._photos.clear()
         self.clears += 1
@@ -160,13 +239,15 @@ def photo_input() -> None:
     with st.container(horizontal=True, vertical_alignment="center"):
         for name, content in _paste_button():
             _add(f"Pasted {len(tray) + 1}: {name}", content)
-        camera = st.toggle("Camera", key="camera on", help="Asks for the camera once it is on.")
+        camera = st.toggle(
+            "Camera", key="camera on", help="Your browser asks for permission first."
+        )
         if len(tray):
             st.button(
                 "Clear all",
                 icon=":material/delete:",
                 on_click=tray.clear,
-                help="Forget all photos and their results.",
+                help="Remove all photos.",
             )
     if camera:
         shot = f"camera-{tray.clears}"
@@ -177,7 +258,7 @@ def photo_input() -> None:
 def _take_uploads(key: str) -> None:
     for file in st.session_state.get(key) or []:
         _add(file.name, file.getvalue())
-    # An empty field leaves each photo in one place only: its card, where it can be removed.
+    # A photo is then listed on its card only, where it can be removed.
     photo_tray().uploads += 1
 
 
@@ -189,87 +270,7 @@ def _take_shot(key: str) -> None:
 
 def _add(name: str, content: bytes) -> None:
     if not photo_tray().add(name, content):
-        st.toast(f"{markdown_text(name)} is here already.", icon=":material/content_copy:")
-
-
-# Streamlit has no widget for the clipboard. The component runs in the page itself and sends pasted
-# images as data URLs over the page's own connection.
-_HTML = """
-<button type="button" title="Paste a photo from the clipboard (Ctrl+V or ⌘V also works)">
-  <svg viewBox="0 0 24 24" width="18" height="18" aria-hidden="true"><path fill="currentColor"
-    d="M19 3h-4.2a3 3 0 0 0-5.6 0H5a2 2 0 0 0-2 2v15c0 1.1.9 2 2 2h14a2 2 0 0 0 2-2V5a2 2 0 0
-    0-2-2Zm-7 0a1 1 0 1 1 0 2 1 1 0 0 1 0-2Zm7 17H5V5h2v3h10V5h2v15Z"/></svg>
-  <span>Paste</span>
-</button>
-<small role="status"></small>
-"""
-
-_CSS = """
-:host { display: flex; }
-button {
-  align-items: center; background: var(--st-background-color); border: 1px solid
-  var(--st-border-color); border-radius: var(--st-button-radius); color: var(--st-text-color);
-  cursor: pointer; display: inline-flex; font: inherit; font-size: .875rem; gap: .45rem;
-  line-height: 1.6;
-  min-height: 2.5rem; padding: .25rem .75rem;
-}
-button:hover { border-color: var(--st-primary-color); color: var(--st-primary-color); }
-button:focus-visible { outline: 2px solid var(--st-primary-color); outline-offset: 2px; }
-small { color: var(--st-text-color); margin-left: .6rem; opacity: .75; }
-small:empty { display: none; }
-"""
-
-_JS = """
-export default function ({ parentElement, setTriggerValue }) {
-  const status = parentElement.querySelector("small");
-  const button = parentElement.querySelector("button");
-  // Called again at every rerun: remove the previous listeners.
-  if (parentElement.pasting) parentElement.pasting.abort();
-  const pasting = new AbortController();
-  parentElement.pasting = pasting;
-
-  const dataUrl = (blob) => new Promise((resolve, reject) => {
-    const reader = new FileReader();
-    reader.onload = () => resolve(reader.result);
-    reader.onerror = () => reject(reader.error);
-    reader.readAsDataURL(blob);
-  });
-
-  async function send(blobs) {
-    const photos = [];
-    for (const blob of blobs) {
-      photos.push({ name: blob.name || "", type: blob.type, data: await dataUrl(blob) });
-    }
-    status.textContent = "";
-    setTriggerValue("pasted", photos);
-  }
-
-  document.addEventListener("paste", (event) => {
-    const images = [...(event.clipboardData?.items || [])]
-      .filter((item) => item.kind === "file" && item.type.startsWith("image/"))
-      .map((item) => item.getAsFile()).filter(Boolean);
-    if (!images.length) return;
-    event.preventDefault();
-    send(images);
-  }, { signal: pasting.signal });
-
-  button.onclick = async () => {
-    try {
-      const blobs = [];
-      for (const item of await navigator.clipboard.read()) {
-        const type = item.types.find((name) => name.startsWith("image/"));
-        if (type) blobs.push(await item.getType(type));
-      }
-      if (blobs.length) await send(blobs);
-      else status.textContent = "There is no picture in the clipboard.";
-    } catch (error) {
-      status.textContent = "The browser does not allow this. Press Ctrl+V or ⌘V instead.";
-    }
-  };
-
-  return () => pasting.abort();
-}
-"""
+        st.toast(f"{markdown_text(name)} has already been added.", icon=":material/content_copy:")
 
 
 def _paste_button() -> list[tuple[str, bytes]]:
@@ -283,8 +284,8 @@ def _paste_button() -> list[tuple[str, bytes]]:
 
 @st.cache_resource(show_spinner=False)
 def _component() -> Callable[..., Any]:
-    # Registered once a process: Streamlit logs a second time as a clash of names.
-    return st.components.v2.component("photo_paste", html=_HTML, css=_CSS, js=_JS)
+    # Once per process: Streamlit logs a second registration as a clash of names.
+    return st.components.v2.component("photo_paste", html=_PASTE_HTML, css=_PASTE_CSS, js=_PASTE_JS)
 
 
 def _decoded(photo: Any) -> tuple[str, bytes] | None:

@@ -10,6 +10,7 @@ import streamlit as st
 from numpy.typing import NDArray
 from scipy.interpolate import RegularGridInterpolator
 
+from geoclip_core.earth.sphere import middle_longitude
 from geoclip_core.errors import PhotoError
 from geoclip_core.formats import Row, to_csv, to_geojson, to_kml
 from geoclip_core.model.posterior import Posterior
@@ -25,13 +26,13 @@ LAYERS = ("Radius", "Candidates", "Heatmap")
 """What a map can show besides the pins."""
 
 _LABELS_PER_PIN = 6
-"""A shared pin's label lists so many photos at most."""
+"""Most photos that the label of a shared pin lists."""
 
-_NOTABLE = 0.02
-"""Candidates above this probability are in the first view."""
+_IN_VIEW = 0.02
+"""The first view of the map includes the candidates above this probability."""
 
 _MOST_CIRCLES = 6
-"""With more predictions than this the circles would cover the map, so none are drawn."""
+"""With more predictions, circles would cover the map, so none are drawn."""
 
 _CARDS_PER_PAGE = 8
 _THUMBNAILS_PER_CARD = 6
@@ -56,16 +57,16 @@ def exif_position(prediction: Prediction) -> Coordinate | None:
 def prediction_map(
     predictions: Sequence[Prediction], numbers: Sequence[int], layers: Sequence[str]
 ) -> OfflineMap:
-    """Return a map of predictions.
+    """Return a map of predictions; ``numbers`` are those of their cards.
 
-    One prediction is drawn with its candidates and both circles; several with their pins and the
-    50 % circles. The numbers are those of the cards; ``layers`` are those of ``LAYERS`` to draw.
+    ``layers`` says which of ``LAYERS`` to draw. Candidates and 90 % circles are drawn for a single
+    prediction only.
     """
     alone = len(predictions) == 1
     circles = "Radius" in layers and len(predictions) <= _MOST_CIRCLES
     world = OfflineMap(
         [point for prediction in predictions for point in _focus(prediction, circles, alone)],
-        geometry.middle_longitude([prediction.longitude for prediction in predictions]),
+        middle_longitude([prediction.longitude for prediction in predictions]),
     )
     if not predictions:
         return world
@@ -107,15 +108,15 @@ def _focus(prediction: Prediction, circles: bool, candidates: bool) -> list[Coor
         points += geometry.around(best, prediction.radius_km[0.5])
     if candidates:
         points += [
-            (c.latitude, c.longitude) for c in prediction.candidates if c.probability > _NOTABLE
+            (c.latitude, c.longitude) for c in prediction.candidates if c.probability > _IN_VIEW
         ]
     return points
 
 
 def _heat_image(posterior: Posterior, window: geometry.Window, colour: str) -> NDArray[np.uint8]:
-    """A posterior as RGBA pixels: the denser, the more opaque."""
+    """Return a posterior as RGBA pixels, more opaque where it is denser."""
     density = _density(posterior, window)
-    share = (density / max(density.max(), 1e-300)) ** 0.65  # keeps faint tails visible
+    share = (density / max(density.max(), 1e-300)) ** 0.65  # keeps low densities visible
     image = np.empty((*share.shape, 4), dtype=np.uint8)
     image[..., :3] = rgb(colour)
     image[..., 3] = np.round(235 * np.clip((share - 0.04) / 0.96, 0, 1))
@@ -124,7 +125,7 @@ def _heat_image(posterior: Posterior, window: geometry.Window, colour: str) -> N
 
 @lru_cache(maxsize=32)
 def _density(posterior: Posterior, window: geometry.Window) -> NDArray[np.float64]:
-    """Density on the lattice of a window, interpolated from a grid of 240 columns or more."""
+    """Return the density on a window's lattice, interpolated from at least 240 columns."""
     step = min(1.0, (window.east - window.west) / 240)
     bounds = (window.south, window.west, window.north, window.east)
     grid = posterior.density_grid(step, bounds)
@@ -139,7 +140,7 @@ def _density(posterior: Posterior, window: geometry.Window) -> NDArray[np.float6
 
 @lru_cache(maxsize=8)
 def _mixture(posteriors: tuple[Posterior, ...]) -> Posterior:
-    """The mixture of one or more posteriors with equal weights."""
+    """Return the mixture of one or more posteriors with equal weights."""
     if len(posteriors) == 1:
         return posteriors[0]
     return Posterior(
@@ -171,7 +172,7 @@ def _add_truth(world: OfflineMap, prediction: Prediction) -> None:
 def _spots(
     predictions: Sequence[Prediction], numbers: Sequence[int]
 ) -> list[list[tuple[int, Prediction]]]:
-    """Group predictions of the same point; models that answer with known places repeat them."""
+    """Group predictions of the same point; a bank often gives several photos the same place."""
     spots: dict[Coordinate, list[tuple[int, Prediction]]] = {}
     for number, prediction in zip(numbers, predictions, strict=True):
         point = (round(prediction.latitude, 3), round(prediction.longitude, 3))
@@ -192,9 +193,9 @@ def prediction_cards(
     rows: Sequence[Prediction | Failure],
     numbers: Sequence[int],
 ) -> None:
-    """Draw a card for each group of photos, by pages where there are many.
+    """Draw a card for each group of photos, on several pages if there are many.
 
-    Each card has the number of its pin, and the prediction or the reason why there is none.
+    Each card shows the number of its pin, and the prediction or the reason why there is none.
     """
     first = 0
     if len(groups) > _CARDS_PER_PAGE:
@@ -310,7 +311,7 @@ def _why_button(photo: TrayPhoto, number: int) -> None:
 
 @dataclass(frozen=True)
 class Share:
-    """One line of a list: plain text, its probability (0 to 1), and how to draw it."""
+    """One line of a list: its label in plain text, its probability (0 to 1), and its looks."""
 
     label: str
     probability: float
@@ -323,7 +324,7 @@ class Share:
 
 
 def probability_list(shares: Sequence[Share]) -> None:
-    """Draw a list in which each line is its own bar; long labels wrap."""
+    """Draw a list with a bar behind each line; long labels wrap."""
     lines = "".join(_line(share) for share in shares)
     st.html(f'<ol style="list-style:none; margin:0; padding:0">{lines}</ol>')
 
@@ -347,8 +348,8 @@ def _line(share: Share) -> str:
     colour = share.colour or theme.candidate
     width = f"{100 * min(max(share.probability, 0.0), 1.0):.1f}%"
     red, green, blue = rgb(colour)
-    is_deep = 0.299 * red + 0.587 * green + 0.114 * blue < 150  # text needs a weaker tint
-    bar, rest = translucent(colour, 0.32 if is_deep else 0.5), translucent(theme.muted, 0.08)
+    is_dark = 0.299 * red + 0.587 * green + 0.114 * blue < 150  # text needs a weaker tint
+    bar, rest = translucent(colour, 0.32 if is_dark else 0.5), translucent(theme.muted, 0.08)
     frame = theme.truth if share.marked else "transparent"
     style = (
         f"display:flex; gap:.7rem; align-items:center; padding:.26rem .55rem; margin:.18rem 0; "

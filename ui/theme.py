@@ -16,7 +16,7 @@ from geoclip_core.evaluation.style import (  # noqa: F401 (the pages import colo
     translucent,
 )
 
-_MARKDOWN = set("\\`*_{}[]()<>#+-.!|~$:&")
+_MARKDOWN = frozenset("\\`*_{}[]()<>#+-.!|~$:&")
 
 
 def palette() -> Palette:

@@ -109,12 +109,12 @@ def test_online_tiles_are_requested_only_when_switched_on(open_page):
     page.wait_for_timeout(500)
     assert page.beyond == []
     frame.locator(".leaflet-control-layers-toggle").press("Enter")
-    switch = frame.get_by_text("OpenStreetMap (asks the internet)")
+    switch = frame.get_by_text("OpenStreetMap (online)")
     click_until(page, switch, lambda: bool(page.beyond))
     assert page.beyond
     assert all(address.startswith("https://tile.openstreetmap.org/") for address in page.beyond)
     page.beyond.clear()
-    frame.get_by_text("Outlines (no internet)").click()
+    frame.get_by_text("Outlines (offline)").click()
     page.wait_for_timeout(500)
 
 

@@ -39,7 +39,7 @@ def test_missing_heads_are_named(open_app):
 def test_model_without_heads_shows_the_facts_of_the_map(open_app):
     app = open_app("fiji", PAGE, **{"second model": "None"})
     shown = texts(app)
-    assert "straight to coordinates" in shown
+    assert "This model has no context heads" in shown
     assert "from the map, not from the photo" in shown
     assert "At the pin: **Fiji**" in shown
     assert "Fiji" in lists(app)
@@ -78,7 +78,6 @@ def button(app, label):
 
 
 @pytest.mark.slow
-@pytest.mark.slow
 def test_reasons_are_found_on_click_and_kept(open_app):
     app = open_app("texas", PAGE, **{"second model": "None"})
     assert "Which parts of the photo matter" in [heading.value for heading in app.subheader]
@@ -99,7 +98,6 @@ def test_reasons_are_found_on_click_and_kept(open_app):
     assert button(app, "Find the reasons") is None
 
 
-@pytest.mark.slow
 @pytest.mark.slow
 def test_reasons_of_two_models_of_which_one_has_no_heads(open_app, models):
     app = open_app("texas", PAGE, **{"second model": models["fiji"]})

@@ -1,4 +1,4 @@
-"""Tests of a small random GeoCLIP, as if it were downloaded, on the pages."""
+"""Tests of the pages with a small random GeoCLIP in the folder of downloaded models."""
 
 import pytest
 import streamlit as st
@@ -37,7 +37,7 @@ def test_geoclip_can_be_chosen_and_locates_a_photo(open_app):
 def test_geoclip_context_is_marked_as_from_the_map(open_app):
     app = open_app("geoclip", "pages/1_Context_heads.py")
     assert "from the map, not from the photo" in texts(app)
-    assert "nothing in them was read in the photo" in texts(app)
+    assert "none of it was read in the photo" in texts(app)
 
 
 @pytest.mark.slow

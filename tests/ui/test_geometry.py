@@ -7,7 +7,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from geoclip_core.earth.sphere import EARTH_RADIUS_KM, haversine_km
+from geoclip_core.earth.sphere import (
+    EARTH_RADIUS_KM,
+    haversine_km,
+    longitude_near,
+    middle_longitude,
+)
 from ui.geometry import (
     MERCATOR_LIMIT,
     Window,
@@ -15,8 +20,6 @@ from ui.geometry import (
     circle,
     edge,
     great_circle,
-    longitude_near,
-    middle_longitude,
     png,
     window_around,
 )

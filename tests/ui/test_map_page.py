@@ -23,7 +23,7 @@ def test_page_states_privacy_and_accuracy(open_app):
     shown = texts(open_app())
     assert "not sent and not stored" in shown
     assert "not used for the guess" in shown
-    assert "is a small model" in shown
+    assert "Its answers are hints and often wrong" in shown
     assert "4,150 km" in shown
     assert "20 % were within 750 km" in shown
 
@@ -46,7 +46,7 @@ def test_uploaded_photo_gets_a_card(open_app):
 @pytest.mark.slow
 def test_unsure_model_has_a_note_on_its_card(open_app):
     assert "not sure" not in texts(open_app("texas"))
-    # The example is a Chinese pavilion; the small model was trained on none.
+    # The example is a Chinese pavilion; mini was trained on street photos.
     assert "The model is **not sure** even of the continent" in texts(open_app("mini"))
 
 
@@ -74,7 +74,7 @@ def test_markdown_in_file_names_is_escaped(open_app):
 
 def test_duplicate_photo_is_added_once(open_app):
     app = upload(open_app(), ("a.jpg", photo_bytes()), ("b.jpg", photo_bytes()))
-    assert "is here already" in app.toast[0].value
+    assert "has already been added" in app.toast[0].value
     assert not app.exception
     assert "2 · " not in texts(app)
 

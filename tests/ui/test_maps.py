@@ -35,7 +35,7 @@ def test_every_script_and_style_is_a_local_file():
 def test_vendored_styles_refer_to_files_that_exist():
     folder = STATIC / "vendor" / "leaflet-1.9.4"
     used = set(re.findall(r"url\((images/[^)]+)\)", (folder / "leaflet.css").read_text()))
-    # The default marker is never drawn: its class appears on no map of the app.
+    # No map of the app draws the default marker.
     assert used - {"images/marker-icon.png"}
     for name in used - {"images/marker-icon.png"}:
         assert (folder / name).is_file(), name
@@ -55,8 +55,8 @@ def test_online_tiles_are_offered_but_off():
     for layer in layers:
         assert not re.search(rf"{layer}\.addTo", text)
     assert re.search(r"borders_\w+\.addTo", text)
-    assert "OpenStreetMap (asks the internet)" in text
-    assert "Satellite (asks the internet)" in text
+    assert "OpenStreetMap (online)" in text
+    assert "Satellite (online)" in text
 
 
 def test_points_are_drawn_at_the_copy_nearest_to_the_middle():
@@ -93,7 +93,7 @@ def test_labels_cannot_become_code():
     assert "<script>" not in text
     assert "${alert" not in text
     assert "{{" not in text
-    assert "7 * 7" in text  # not worked out by Jinja
+    assert "7 * 7" in text  # not evaluated by Jinja
     assert "next" in text
 
 

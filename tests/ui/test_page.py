@@ -1,4 +1,4 @@
-"""Tests of what a session keeps: choices, photos, answers."""
+"""Tests of what a session keeps: choices, photos, predictions."""
 
 import io
 from dataclasses import dataclass
@@ -110,13 +110,13 @@ class Answer:
 
 
 class Locator:
-    """Counts how often it is asked."""
+    """Counts its predictions."""
 
     name = "counter"
-    asked = 0
+    calls = 0
 
     def locate(self, photo, top_k, name):
-        self.asked += 1
+        self.calls += 1
         return Answer(name)
 
 
@@ -129,13 +129,13 @@ def test_photos_are_located_once_and_failures_do_not_stop_the_others():
     assert isinstance(rows[0], Failure)
     assert "bad.jpg" in rows[0].error
     assert [row.file for row in rows[1:]] == ["good.jpg", "renamed.jpg"]
-    assert model.locator.asked == 1
+    assert model.locator.calls == 1
 
 
-def test_good_model_is_not_called_small():
+def test_answers_of_a_good_model_are_called_estimates():
     locator = Locator()
     locator.metrics = {"n": 12000, "median_km": 90.0, "accuracy_at_km": {"750": 0.9}}
     sentence = accuracy_sentence(locator)
-    assert "small" not in sentence
+    assert "Its answers are estimates" in sentence
     assert "90 km" in sentence
     assert "12,000 photos" in sentence
