@@ -10,6 +10,7 @@ from ui.evaluation.sources import (
     table,
 )
 from ui.page import open_page
+from ui.theme import markdown_text
 
 PANELS = {
     "Errors": panels.errors_panel,
@@ -35,21 +36,21 @@ open_page(
 
 sources, problems = find_sources()
 for problem in problems:
-    st.sidebar.warning(problem)
+    st.sidebar.warning(markdown_text(problem))
 if not sources:
     st.info("There are no predictions yet. This command makes them:")
     st.code(FIRST_STEP, language="bash")
     st.stop()
 
 with st.sidebar:
-    main, beside = choose_sources(sources)
+    main, compared = choose_sources(sources)
     with st.expander("Evaluate on OSV-Mini-129k"):
         st.markdown("Download, train, evaluate; each command resumes after an interruption:")
         st.code(OSV_MINI, language="bash", wrap_lines=True)
 
 frame = table(main, main)
 filters = choose_filters(frame)
-view = View(main, tuple(beside), filters)
+view = View(main, tuple(compared), filters)
 with st.container(horizontal=True, vertical_alignment="center"):
     st.markdown(panels.count_line(view), width="stretch")
     st.button(
@@ -61,7 +62,8 @@ if view.rows().empty:
 
 for source in view.sources:
     if source.warning:
-        st.warning(f"{source.model}: {source.warning}.", icon=":material/warning:")
+        text = markdown_text(f"{source.model}: {source.warning}.")
+        st.warning(text, icon=":material/warning:")
 panels.headline_panel(view)
 tabs = st.tabs(list(PANELS), key="evaluation tab", on_change="rerun")
 for tab, show in zip(tabs, PANELS.values(), strict=True):

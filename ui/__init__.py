@@ -1,1 +1,1 @@
-"""What the Streamlit pages are made of."""
+"""The parts of the Streamlit pages."""

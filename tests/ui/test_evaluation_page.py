@@ -31,7 +31,7 @@ def write(folder, name, frame, **about):
 
 @pytest.fixture
 def place(tmp_path, monkeypatch):
-    """An empty working folder."""
+    """An empty working folder, in which evaluations are looked for."""
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -59,7 +59,7 @@ def texts(app):
     elements = [*app.markdown, *app.caption, *app.error, *app.info, *app.warning, *app.title]
     elements += [*app.subheader, *app.code]
     html = [element.proto.body for element in app.get("html")]
-    return "\n".join([*(str(element.value) for element in elements), *html])
+    return "\n".join([*(str(element.value) for element in elements), *html]).replace("\\", "")
 
 
 def test_first_start_shows_the_bundled_model(place):
@@ -82,13 +82,13 @@ def test_every_panel_of_the_bundled_model(place, tab):
 
 
 @pytest.mark.parametrize("tab", TABS)
-def test_every_panel_with_a_model_beside_it(place, frames, tab):
+def test_every_panel_compares_two_models(place, frames, tab):
     write(place, "with", frames[0], use_context=True)
     write(place, "without", frames[1], use_context=False)
     app = open_page(tab)
     chosen = app.selectbox(key="evaluation model").value.model
     other = {"with": "without", "without": "with"}[chosen]
-    app.multiselect(key="evaluation beside").set_value([other]).run()
+    app.multiselect(key="evaluation compared").set_value([other]).run()
     assert not app.exception
     shown = texts(app)
     assert other in shown
@@ -96,15 +96,15 @@ def test_every_panel_with_a_model_beside_it(place, frames, tab):
     assert "worse" in shown
 
 
-def test_context_is_compared_with_none_by_itself(place):
+def test_model_with_context_is_compared_with_one_without_by_default(place):
     app = open_page("Difference map")
-    assert [source.model for source in app.multiselect(key="evaluation beside").value] == [
+    assert [source.model for source in app.multiselect(key="evaluation compared").value] == [
         "mini-plain"
     ]
     assert "With context minus without" in texts(app)
 
 
-def test_panels_without_heads_or_others_say_so(place, frames):
+def test_panels_say_that_heads_or_a_second_model_are_missing(place, frames):
     write(place, "plain", frames[1], use_context=False)
     assert "without context heads" in texts(open_page("Context heads"))
     assert "Choose a second model" in texts(open_page("Difference map"))
@@ -136,7 +136,7 @@ def test_filters_act_on_the_headline(place, frames):
     assert "of 400 photos" not in texts(app)
 
 
-def test_filters_survive_another_tab_and_leave_nothing_gracefully(place, frames):
+def test_filters_that_keep_no_photo_give_a_message(place, frames):
     write(place, "with", frames[0])
     app = open_page()
     app.select_slider(key="filter error").set_value((0, 0)).run()
@@ -152,7 +152,7 @@ def test_radius_filter_is_a_filter_on_confidence(place, frames):
     assert f"**{kept}** of 400 photos" in texts(app)
 
 
-def test_csv_of_another_system_is_shown_beside(place, frames):
+def test_csv_of_another_system_is_compared(place, frames):
     frame = frames[0]
     write(place, "with", frame)
     app = open_page("Errors")
@@ -201,7 +201,7 @@ def test_a_warning_of_the_evaluation_is_shown(place, frames):
 
 
 def test_text_from_files_stays_text(place, frames):
-    hostile = "<script>alert(1)</script>"
+    hostile = "<script>alert(1)</script>![x](http://example.org)"
     frame = frames[0].head(60).copy()
     frame["id"] = frame["id"] + hostile
     frame["city_key"] = frame["city_key"] + hostile
@@ -210,9 +210,11 @@ def test_text_from_files_stays_text(place, frames):
         app = open_page(tab)
         for element in app.get("html"):
             assert "<script" not in element.proto.body
+        for element in (*app.markdown, *app.caption, *app.subheader, *app.info):
+            assert "![x](" not in element.value
 
 
-def test_photos_are_shown_where_they_are(place, frames):
+def test_photos_are_shown_and_missing_ones_named(place, frames):
     from PIL import Image
 
     frame = frames[0].head(30)
@@ -222,12 +224,12 @@ def test_photos_are_shown_where_they_are(place, frames):
         Image.new("RGB", (640, 360), "green").save(place / "photos" / name)
     write(place, "with", frame, root=str(place / "photos"))
     app = open_page("All rows", evaluation_order="By id")
-    assert not [e for e in app.info if "not part" in e.value]
+    assert not [e for e in app.info if "no photos" in e.value]
     assert len(app.get("image")) == 2  # the photo, and its map
     missing = open_page("All rows", evaluation_order="Largest error first")
     first = frame.sort_values("error_km").iloc[-1]
     if first["path"] not in frame["path"].head(3).tolist():
-        assert "is not in the dataset's folder any more" in texts(missing)
+        assert "is no longer in the dataset's folder" in texts(missing)
 
 
 @pytest.fixture(scope="module")
@@ -256,7 +258,7 @@ class TestLargeTable:
 
 
 def test_no_model_is_loaded_to_look_at_numbers():
-    """The page needs neither torch nor transformers: it opens at once and in little memory."""
+    """The page imports neither torch nor transformers, so it opens fast and in little memory."""
     import subprocess
     import sys
 

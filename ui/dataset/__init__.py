@@ -1,1 +1,1 @@
-"""The parts of the Dataset page: map, photos, health, and the jobs that make datasets."""
+"""The parts of the Dataset page: map and counts, checks, and the jobs that make datasets."""

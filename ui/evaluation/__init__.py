@@ -1,1 +1,1 @@
-"""The parts of the Evaluation page: what it reads, its figures, tables, maps and report."""
+"""The parts of the Evaluation page: choice of predictions, filters, panels, maps, photos."""

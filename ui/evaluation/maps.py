@@ -1,6 +1,6 @@
 """Maps of errors: hexagons, states or counties by median error, single photos, and differences.
 
-Areas are computed on the server, so that 119,008 rows become a few hundred shapes.
+The server computes the areas, so that a browser gets a few hundred shapes for 119,008 rows.
 """
 
 import functools
@@ -19,7 +19,7 @@ from geoclip_core.evaluation import figures, metrics
 from ui.charts import show_chart
 from ui.evaluation.sources import Filters, Source, View, rows, table
 from ui.page import STATIC, choose, download, wrapping_columns
-from ui.theme import kilometres, palette
+from ui.theme import kilometres, markdown_text, palette
 
 _UNITS = {"States": "state_key", "Counties": "county_key"}
 _SEED = 0
@@ -66,7 +66,7 @@ def _shapes(name: str) -> dict[str, Any]:
 
 @st.cache_data(max_entries=8, show_spinner=False)
 def _resolution(main: Source) -> tuple[int, bool]:
-    """Return the size of the hexagons and whether the map is that of the USA, for all filters."""
+    """Return the H3 resolution and whether to show the USA only; filters do not change them."""
     frame = table(main, main)
     coordinates = frame[["latitude", "longitude"]].to_numpy(np.float64)
     return figures.hexagon_resolution(coordinates), figures.in_united_states(frame)
@@ -74,7 +74,7 @@ def _resolution(main: Source) -> tuple[int, bool]:
 
 @st.cache_resource(max_entries=8, show_spinner=False)
 def _cells(main: Source, resolution: int) -> pd.Series:
-    """Return the hexagon of every photo, by its id."""
+    """Return the hexagon of every photo, indexed by photo id."""
     frame = table(main, main)
     coordinates = frame[["latitude", "longitude"]].to_numpy(np.float64)
     return pd.Series(figures.hexagons(coordinates, resolution), index=frame["id"].to_numpy())
@@ -95,7 +95,7 @@ def _areas(view: View, unit: str) -> pd.DataFrame:
 
 
 def map_panel(view: View) -> None:
-    """Show errors on the map; the photos of an area that is clicked are shown below."""
+    """Show errors on the map, and below it the photos of the chosen area."""
     frame = view.rows()
     usa = _resolution(view.main)[1]
     units = ["Hexagons", *(_UNITS if usa else ()), "Photos"]
@@ -124,33 +124,33 @@ def map_panel(view: View) -> None:
     with right:
         picked = _pick(areas, names, picked, unit)
     download(f"{unit} (CSV)", lambda: areas.assign(name=names), f"errors_by_{unit.lower()}.csv")
-    _open(view, unit, picked)
+    _arrows(view, unit, picked)
 
 
 def _pick(areas: pd.DataFrame, names: list[str], clicked: str | None, unit: str) -> str | None:
     """Return the area to open: the last one clicked on the map or chosen from the list."""
-    called = dict(zip(areas["group"], names, strict=True))
+    name_of = dict(zip(areas["group"], names, strict=True))
     key, seen = f"map area {unit}", f"map clicked {unit}"
     if clicked != st.session_state.get(seen):
         st.session_state[seen] = clicked
         st.session_state[key] = clicked
-    if st.session_state.get(key) not in called:
+    if st.session_state.get(key) not in name_of:
         st.session_state[key] = None
     return st.selectbox(
         "Open an area (or click it on the map)",
         [None, *areas.sort_values("median", ascending=False)["group"]],
-        format_func=lambda area: called.get(area, "None"),
+        format_func=lambda area: name_of.get(area, "None"),
         key=key,
     )
 
 
-def _open(view: View, unit: str, picked: str | None) -> None:
+def _arrows(view: View, unit: str, picked: str | None) -> None:
     """Show arrows from truth to guess for an area, or for a sample of all photos."""
     frame = view.rows()
     inside = frame if picked is None else frame[(_keys(view, unit) == picked).to_numpy()]
     shown = _sample(inside, figures.MOST_ARROWS)
     where = "the selection" if picked is None else _names(pd.Series([picked]), unit)[0]
-    st.subheader(f"From truth to guess: {where}", anchor=False)
+    st.subheader(f"From truth to guess: {markdown_text(where)}", anchor=False)
     if inside.empty:
         st.info("No photo of the selection was taken there.")
         return
@@ -158,8 +158,8 @@ def _open(view: View, unit: str, picked: str | None) -> None:
     guesses = guesses.rename(columns=lambda name: name.removeprefix("predicted_"))
     usa = _resolution(view.main)[1] and figures.in_united_states(guesses)
     show_chart(figures.points_figure(shown, palette(), usa, arrows=True), "map arrows")
-    words = f"median error {kilometres(float(inside['error_km'].median()))}"
-    st.caption(_sampled(shown, inside, words))
+    median = f"median error {kilometres(float(inside['error_km'].median()))}"
+    st.caption(_sampled(shown, inside, median))
     download("These photos (CSV)", lambda: inside, "map_selection.csv")
 
 
@@ -175,34 +175,38 @@ def _gains(main: Source, other: Source, filters: Filters) -> pd.DataFrame:
 
 
 def difference_panel(view: View) -> None:
-    """Show where one model is better than another: with context minus without, or any two."""
+    """Show where the selected model is better than another one."""
     names = view.names()
-    if not view.beside:
+    if not view.compared:
         st.info(
-            "This map shows what one model gains over another, such as the same model with and "
-            "without context. Choose a second model under **Compare with** in the sidebar. To make "
-            "one: `python -m train fit --no-use-context …`, then `python -m train evaluate` on the "
-            "same photos."
+            "This map shows what one model gains over another, for example with over without "
+            "context. Choose a second model under **Compare with** in the sidebar. To make one: "
+            "`python -m train fit --no-use-context …`, then `python -m train evaluate` on the same "
+            "photos."
         )
         return
-    without = [s for s in view.beside if s.use_context is False]
+    without = [s for s in view.compared if s.use_context is False]
     other = choose(
-        f"{names[view.main]} minus …",
-        list(view.beside),
+        f"{markdown_text(names[view.main])} minus …",
+        list(view.compared),
         "evaluation minus",
         default=without[0] if view.main.use_context and without else None,
         format_func=names.__getitem__,
     )
-    other = other or view.beside[0]
+    other = other or view.compared[0]
     found = _gains(view.main, other, view.filters)
     usa = _resolution(view.main)[1]
     show_chart(figures.difference_figure(found, palette(), usa), "map difference")
-    ours = view.main.use_context and other.use_context is False
-    title = "With context minus without" if ours else f"{names[view.main]} minus {names[other]}"
-    better, all_of = int((found["gain"] > 0).sum()), len(found)
+    is_context_pair = view.main.use_context and other.use_context is False
+    pair = (
+        "With context minus without"
+        if is_context_pair
+        else f"{names[view.main]} minus {names[other]}"
+    )
+    better = int((found["gain"] > 0).sum())
     st.caption(
-        f"{title}: mean GeoScore gained per hexagon. Blue is better, orange worse; better in "
-        f"{better} of {all_of} hexagons. Hexagons with few photos vary by chance."
+        f"{markdown_text(pair)}: mean GeoScore gained per hexagon. Blue is better, orange worse; "
+        f"better in {better} of {len(found)} hexagons. Hexagons with few photos vary by chance."
     )
     download("Differences (CSV)", lambda: found, "difference_map.csv")
 
@@ -222,6 +226,6 @@ def _sample(frame: pd.DataFrame, most: int) -> pd.DataFrame:
     return frame if len(frame) <= most else frame.sample(most, random_state=_SEED)
 
 
-def _sampled(shown: pd.DataFrame, frame: pd.DataFrame, words: str) -> str:
+def _sampled(shown: pd.DataFrame, frame: pd.DataFrame, facts: str) -> str:
     part = f"A sample of {len(shown):,} of " if len(shown) < len(frame) else ""
-    return f"{part}{len(frame):,} photos, {words}."
+    return f"{part}{len(frame):,} photos, {facts}."

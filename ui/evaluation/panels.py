@@ -1,4 +1,4 @@
-"""The panels of the Evaluation page that show numbers and distributions."""
+"""The panels of the Evaluation page that show tables and charts."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -26,21 +26,54 @@ from ui.page import download, note_and_downloads, wrapping_columns
 from ui.theme import markdown_text, palette
 
 _FEW = 30
-_MATRIX = 30
-_PAIRS = 18
+"""With fewer photos the page says that the intervals are wide."""
+_MOST_CLASSES = 30
+"""Classes in a confusion matrix; rarer ones are summed up."""
+_MOST_PAIRS = 18
+
+_TRUST_CHARTS = (
+    (
+        "coverage",
+        "Is the truth inside the radius?",
+        figures.coverage_figure,
+        "Dots: the 50 % radius; rings: the 90 % radius, each for a tenth of the photos. "
+        "Calibrated radii stay on the dotted lines, small or large.",
+        "Coverage (CSV)",
+        "coverage.csv",
+    ),
+    (
+        "scales",
+        "How far off are the radii?",
+        figures.scales_figure,
+        "Thick: the 50 % radius; thin: the 90 % radius. A calibrated radius crosses its dotted "
+        "line at 1×; one that crosses to the right of 1× is too small.",
+        "Scaled radii (CSV)",
+        "scaled_radii.csv",
+    ),
+    (
+        "risk",
+        "Are small radii right?",
+        figures.risk_figure,
+        "The median error if only the photos with the smallest radii are answered. A rising "
+        "curve means that a small radius predicts a small error.",
+        "Risk (CSV)",
+        "risk_coverage.csv",
+    ),
+)
+"""Table of ``_radii``, title, figure, caption, label and file of the download."""
 
 
 def count_line(view: View) -> str:
-    """Return how many photos the filters keep, of which dataset, and how many others answered."""
+    """Return how many photos the filters keep, how many others answered, and the dataset."""
     everything, kept = len(table(view.main, view.main)), len(view.rows())
-    words = f"**{kept:,}** of {everything:,} photos" if kept < everything else f"{kept:,} photos"
-    answered = [
-        f"{name} answered {len(view.rows(source)):,}"
+    parts = [f"**{kept:,}** of {everything:,} photos" if kept < everything else f"{kept:,} photos"]
+    parts += [
+        f"{markdown_text(name)} answered {len(view.rows(source)):,}"
         for source, name in view.names().items()
         if source != view.main and len(view.rows(source)) < kept
     ]
-    told = [view.main.data, view.main.note] if view.main.note else [view.main.data]
-    return " · ".join([words, *answered, *told])
+    parts += [markdown_text(text) for text in (view.main.data, view.main.note) if text]
+    return " · ".join(parts)
 
 
 @st.cache_data(max_entries=64, show_spinner=False)
@@ -53,17 +86,17 @@ def _headline(source: Source, main: Source, filters: Filters) -> list[HeadlineRo
 
 @st.cache_data(max_entries=64, show_spinner=False)
 def _differences(view: View) -> pd.DataFrame:
-    """Return the differences of the model from each compared source and each baseline."""
+    """Return the differences of the main source from each compared one and each baseline."""
     frame, names = view.rows(), view.names()
     others = {}
-    for source in view.beside:
+    for source in view.compared:
         other = view.rows(source).set_index("id")["error_km"]
         others[names[source]] = other.reindex(frame["id"]).to_numpy(np.float64)
     return difference_rows(frame, others)
 
 
 def _headline_frame(lines: Sequence[HeadlineRow]) -> pd.DataFrame:
-    """Return the table for a download: each number with ``_low`` and ``_high`` beside it."""
+    """Return the table to download; the interval of a number is in ``_low`` and ``_high``."""
     records = []
     for line in lines:
         record: dict[str, Any] = {"name": line.name, "kind": line.kind, "n": line.measured.n}
@@ -94,30 +127,30 @@ def headline_panel(view: View) -> None:
         files.append(("Differences (CSV)", lambda: differences, "differences.csv"))
     note_and_downloads(
         "Small figures: 95 % intervals. GeoScore is 5000·exp(−d / 1492.7 km), averaged; shares are "
-        "percentages. Grey lines are baselines that need no model, made from training photos.",
+        "percentages. Grey lines are baselines: they use the training photos but no model.",
         *files,
     )
     if differences.empty:
         return
-    with st.expander(_difference_words(differences, view)):
+    with st.expander(_difference_label(differences, view)):
         st.html(differences_html(differences, names[view.main], palette()))
         st.caption(
-            "Paired differences with 95 % intervals: the same photos are drawn for both, so that "
-            "their difficulty cancels out. “Within chance” means that the interval includes zero."
+            "Paired differences with 95 % intervals: both are measured on the same resampled "
+            "photos, so their difficulty cancels out. “Within chance”: the interval includes zero."
         )
 
 
-def _difference_words(differences: pd.DataFrame, view: View) -> str:
-    """Return the label of the expander: the GeoScore gained over each compared model."""
+def _difference_label(differences: pd.DataFrame, view: View) -> str:
+    """Return the label of the expander: the difference in GeoScore from each compared model."""
     names = view.names()
     scores = differences[differences["measure"] == "geoscore"]
-    told = [f"**{markdown_text(names[view.main])} against the others, photo by photo**"]
-    compared = {names[source] for source in view.beside}
+    parts = [f"**{markdown_text(names[view.main])} against the others, photo by photo**"]
+    compared = {names[source] for source in view.compared}
     for name, gain, verdict in scores[["other", "difference", "verdict"]].to_numpy(object):
         if name in compared:
             way = "higher" if gain > 0 else "lower"
-            told.append(f"{abs(gain):,.0f} GeoScore {way} than {markdown_text(name)} ({verdict})")
-    return " · ".join(told)
+            parts.append(f"{abs(gain):,.0f} GeoScore {way} than {markdown_text(name)} ({verdict})")
+    return " · ".join(parts)
 
 
 @st.cache_data(max_entries=64, show_spinner=False)
@@ -134,9 +167,9 @@ def _baseline_curves(main: Source, filters: Filters) -> dict[str, pd.DataFrame]:
 def errors_panel(view: View) -> None:
     """Show a histogram and the cumulative curve of the errors."""
     names = view.names()
-    made = {names[s]: _bins(s, view.main, view.filters) for s in view.sources}
-    bins = {name: pair[0] for name, pair in made.items()}
-    curves = {name: pair[1] for name, pair in made.items()}
+    binned = {names[s]: _bins(s, view.main, view.filters) for s in view.sources}
+    bins = {name: pair[0] for name, pair in binned.items()}
+    curves = {name: pair[1] for name, pair in binned.items()}
     baselines = _baseline_curves(view.main, view.filters)
     left, right = wrapping_columns(2, "errors", 340)
     with left:
@@ -178,19 +211,17 @@ def groups_panel(view: View) -> None:
     names = view.names()
     others = {
         names[source]: _grouped(source, view.main, view.filters, column)
-        for source in view.beside
+        for source in view.compared
         if column != "radius_50_km"
     }
     show_chart(figures.group_figure(shown, column, palette(), others), f"groups {kind}")
-    words = (
-        "Dots are medians, thick lines the middle half of the photos, thin ones the middle 80 %."
-    )
+    note = "Dots are medians, thick lines the middle half of the photos, thin ones the middle 80 %."
     if others:
-        words += " Open diamonds are the medians of the other models."
+        note += " Open diamonds are the medians of the other models."
     if len(found) > len(shown):
-        words += f" The {len(shown)} largest of {len(found)} are shown; the download has all."
+        note += f" The {len(shown)} largest of {len(found)} are shown; the download has all."
     file = f"errors_by_{kind.lower().replace(' ', '_')}.csv"
-    note_and_downloads(words, ("Groups (CSV)", partial(_named_groups, found, column), file))
+    note_and_downloads(note, ("Groups (CSV)", partial(_named_groups, found, column), file))
 
 
 def _named_groups(found: pd.DataFrame, column: str) -> pd.DataFrame:
@@ -235,7 +266,7 @@ def _confusion(
     source: Source, main: Source, filters: Filters, feature: str
 ) -> tuple[pd.DataFrame, int, pd.DataFrame]:
     frame = rows(source, main, filters)
-    counts, dropped = metrics.confusion_counts(frame, feature, _MATRIX)
+    counts, dropped = metrics.confusion_counts(frame, feature, _MOST_CLASSES)
     return counts, dropped, metrics.confused_pairs(frame, feature, 200)
 
 
@@ -249,7 +280,7 @@ def heads_panel(view: View) -> None:
     numbers = _heads(view.main, view.main, view.filters)
     if numbers.empty:
         st.info(
-            f"{markdown_text(view.main.model)} was evaluated without context heads: there are no "
+            f"{markdown_text(view.main.model)} was evaluated without context heads, so it has no "
             "answers to compare with the true climate, month or place. Train with `--use-context` "
             "to get them."
         )
@@ -263,9 +294,9 @@ def heads_panel(view: View) -> None:
         },
     )
     note_and_downloads(
-        "Photos without a known truth are left out. “Unseen” photos have a truth that no training "
-        "photo has, so no answer can be right. Most frequent class: the accuracy of always giving "
-        "that answer. Calibration error: mean gap between stated probability and accuracy.",
+        "Photos without a known truth are left out. “Unseen”: photos whose class does not occur in "
+        "training, so that no answer can be right. Most frequent class: the accuracy of always "
+        "giving that answer. Calibration error: mean gap between stated probability and accuracy.",
         ("Heads (CSV)", lambda: numbers, "context_heads.csv"),
     )
     known: list[str] = numbers.loc[numbers["n"] > 0, "head"].tolist()
@@ -312,9 +343,9 @@ def heads_panel(view: View) -> None:
 
 def _show_pairs(pairs: pd.DataFrame, feature: str) -> None:
     if pairs.empty:
-        st.caption("No mistake among these photos.")
+        st.caption("There are no mistakes on these photos.")
         return
-    figure = figures.pairs_figure(pairs.head(_PAIRS), feature, palette())
+    figure = figures.pairs_figure(pairs.head(_MOST_PAIRS), feature, palette())
     show_chart(figure, f"pairs {feature}")
 
 
@@ -353,40 +384,21 @@ def _radii(source: Source, main: Source, filters: Filters) -> dict[str, pd.DataF
 def trust_panel(view: View) -> None:
     """Show the coverage of the stated radii, and the error if only the surest are answered."""
     names = view.names()
-    made = {names[s]: _radii(s, view.main, view.filters) for s in view.sources}
-    made = {name: tables for name, tables in made.items() if len(tables["risk"])}
-    if not made:
+    tables = {names[s]: _radii(s, view.main, view.filters) for s in view.sources}
+    tables = {name: found for name, found in tables.items() if len(found["risk"])}
+    if not tables:
         st.info("These predictions state no radius, so there is nothing to check.")
         return
-    curves = {
-        kind: {name: tables[kind] for name, tables in made.items()}
-        for kind in ("coverage", "scales", "risk")
-    }
-    left, middle, right = wrapping_columns(3, "certainty", 290)
-    with left:
-        st.subheader("Is the truth inside the radius?", anchor=False)
-        show_chart(figures.coverage_figure(curves["coverage"], palette()), "coverage", height=380)
-        st.caption(
-            "Dots: the 50 % radius; rings: the 90 % radius, each for a tenth of the photos. "
-            "Calibrated radii stay on the dotted lines, small or large."
-        )
-        download("Coverage (CSV)", lambda: _stacked(curves["coverage"]), "coverage.csv")
-    with middle:
-        st.subheader("How far off are the radii?", anchor=False)
-        show_chart(figures.scales_figure(curves["scales"], palette()), "scales", height=380)
-        st.caption(
-            "Thick: the 50 % radius; thin: the 90 % radius. A calibrated radius crosses its dotted "
-            "line at 1×; one that crosses to the right of 1× is too small."
-        )
-        download("Scaled radii (CSV)", lambda: _stacked(curves["scales"]), "scaled_radii.csv")
-    with right:
-        st.subheader("Are small radii right?", anchor=False)
-        show_chart(figures.risk_figure(curves["risk"], palette()), "risk", height=380)
-        st.caption(
-            "The median error if only the photos with the smallest radii are answered. A rising "
-            "curve means that a small radius predicts a small error."
-        )
-        download("Risk (CSV)", lambda: _stacked(curves["risk"]), "risk_coverage.csv")
+    columns = wrapping_columns(3, "certainty", 290)
+    for column, (kind, title, draw, caption, label, file) in zip(
+        columns, _TRUST_CHARTS, strict=True
+    ):
+        curves = {name: found[kind] for name, found in tables.items()}
+        with column:
+            st.subheader(title, anchor=False)
+            show_chart(draw(curves, palette()), kind, height=380)
+            st.caption(caption)
+            download(label, partial(_stacked, curves), file)
 
 
 def _stacked(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:

@@ -28,7 +28,7 @@ _SORTS = {
 
 
 def best_and_worst_panel(view: View) -> None:
-    """Show the photos with the smallest and the largest error, with truth and guess on a map."""
+    """Show the photos with the smallest and the largest errors, each with a map."""
     frame = view.rows()
     ordered = frame.sort_values("error_km", kind="stable")
     for title, part in (("Best", ordered.head(_SHOWN)), ("Worst", ordered.tail(_SHOWN)[::-1])):
@@ -67,13 +67,13 @@ def _legend(view: View) -> None:
     )
     if not view.main.root:
         st.caption(
-            "The photos themselves are not here: only the predictions of this evaluation are. "
-            "Evaluate on a dataset of your own to see its photos."
+            "This evaluation has predictions only, no photos. Evaluate on a dataset of your own to "
+            "see its photos."
         )
 
 
 def rows_panel(view: View) -> None:
-    """Show a table of rows; the selected one is shown below with its photo."""
+    """Show a table of all photos, and details of the selected one."""
     frame = view.rows()
     left, middle = wrapping_columns([3, 1], "order", 150)
     with left:
@@ -124,17 +124,18 @@ def _shown(part: pd.DataFrame) -> pd.DataFrame:
 
 
 def _detail(view: View, row: pd.Series) -> None:
-    """Show one photo: picture, map with candidates, and the answer of each head."""
-    st.subheader(f"Photo {row['id']}", anchor=False)
+    """Show one photo, a map with its candidates, and the answer of each head."""
+    st.subheader(f"Photo {markdown_text(str(row['id']))}", anchor=False)
     picture, world, facts = wrapping_columns(3, "photo", 240)
     image = thumbnail(view.main.root, row.get("path"))
     with picture:
         if image is not None:
             st.image(image, width="stretch")
         elif view.main.root:
-            st.info(f"{row.get('path')} is not in the dataset's folder any more.")
+            path = markdown_text(str(row.get("path")))
+            st.info(f"{path} is no longer in the dataset's folder, or cannot be read.")
         else:
-            st.info("The photo itself is not part of these predictions.")
+            st.info("This evaluation has no photos.")
     candidates = read_candidates(view.main.path, str(row["id"]))
     with world:
         points = _point(row), _point(row, "predicted_")
@@ -171,7 +172,7 @@ def _point(row: pd.Series, prefix: str = "") -> Point:
 
 
 def _where(row: pd.Series, prefix: str = "") -> str:
-    """Return the most exact place that the dataset names, else the coordinates."""
+    """Return the smallest place that the table names, else the coordinates."""
     latitude, longitude = _point(row, prefix)
     return place_of(row, prefix) or f"{latitude:.2f}, {longitude:.2f}"
 

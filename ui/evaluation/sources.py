@@ -1,4 +1,4 @@
-"""What the Evaluation page shows: the choices in its sidebar and the filters above its panels."""
+"""The predictions of the Evaluation page: choosing them in the sidebar, and filtering them."""
 
 import hashlib
 from collections import Counter, OrderedDict
@@ -14,7 +14,7 @@ import streamlit as st
 import geoclip_core
 from geoclip_core.data.vocabulary import MONTHS, place_name
 from geoclip_core.earth.climate import climate_classes
-from geoclip_core.earth.gazetteer import country_name
+from geoclip_core.earth.gazetteer import Gazetteer, country_name
 from geoclip_core.evaluation.evaluate import describe, predictions_of
 from geoclip_core.evaluation.metrics import with_places
 from geoclip_core.evaluation.predictions import (
@@ -24,10 +24,12 @@ from geoclip_core.evaluation.predictions import (
     read_predictions,
 )
 from ui.page import choose, kept, runs_folder, wrapping_columns
-from ui.theme import ERROR_LIMIT_KM, kilometres
+from ui.theme import ERROR_LIMIT_KM, kilometres, markdown_text
 
 _IMPORT = "import:"
 _IMPORTS_KEPT = 16
+_MOST_COMPARED = 3
+_STEPS_KM = (0, 1, 5, 25, 50, 100, 200, 400, 750, 1000, 1500, 2500, 5000, 10_000, ERROR_LIMIT_KM)
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,7 @@ class Source:
     path: str
     """The Parquet file, or the key of an imported CSV."""
     changed: float
-    """Time of the file's last change, so that caches notice a new one."""
+    """When the file was last changed; part of the key of caches."""
     note: str = ""
     root: str = ""
     """Folder of the photos, if known."""
@@ -49,7 +51,7 @@ class Source:
 
     @property
     def data(self) -> str:
-        """Return the dataset and split, as shown in the list of datasets."""
+        """The dataset and split, as the list of datasets shows them."""
         return f"{self.dataset}, {self.split}" if self.split else self.dataset
 
 
@@ -108,24 +110,24 @@ def _source(path: Path) -> Source:
 
 @st.cache_resource
 def _imports() -> OrderedDict[str, pd.DataFrame]:
-    """Return the guesses of imported CSVs, the latest last."""
+    """Return the kept guesses of imported CSVs by their keys, the latest last."""
     return OrderedDict()
 
 
 def import_csv(name: str, content: bytes, main: Source) -> Source:
-    """Return a CSV of another system as a source to compare with the selected one.
+    """Return a CSV of another system as a source to compare with ``main``.
 
     Raises:
         PredictionsError: it is not a CSV of id, latitude and longitude.
     """
-    mark = _IMPORT + hashlib.sha256(content).hexdigest()[:16]
+    key = _IMPORT + hashlib.sha256(content).hexdigest()[:16]
     imports = _imports()
-    if mark not in imports:
-        imports[mark] = read_guesses(content, name)
+    if key not in imports:
+        imports[key] = read_guesses(content, name)
         while len(imports) > _IMPORTS_KEPT:
             imports.popitem(last=False)
     model = Path(name).stem[:40] or "imported"
-    return Source(model, main.dataset, main.split, mark, 0.0, "imported CSV", main.root)
+    return Source(model, main.dataset, main.split, key, 0.0, "imported CSV", main.root)
 
 
 @st.cache_resource(max_entries=8, show_spinner="Reading predictions …")
@@ -153,21 +155,18 @@ def table(source: Source, main: Source) -> pd.DataFrame:
                 f"{source.model} and {main.model} have no photo in common to compare"
             )
     if "predicted_country_key" not in frame and "country_key" in frame:
-        frame = _named(frame)
+        frame = _with_places(frame)
     return frame
 
 
-def _named(frame: pd.DataFrame) -> pd.DataFrame:
-    """Add the names of the predicted points to a table that was written without them."""
-    from geoclip_core.earth.gazetteer import Gazetteer
-
-    answered = frame["error_km"].notna()
-    named = with_places(frame[answered], Gazetteer.load())
-    return frame.join(named[named.columns.difference(frame.columns, sort=False)])
+def _with_places(frame: pd.DataFrame) -> pd.DataFrame:
+    """Add the places of the predicted points to a table that was written without them."""
+    placed = with_places(frame[frame["error_km"].notna()], Gazetteer.load())
+    return frame.join(placed[placed.columns.difference(frame.columns, sort=False)])
 
 
 def mask(frame: pd.DataFrame, filters: Filters) -> np.ndarray:
-    """Return (n,) which rows of the main table the filters keep."""
+    """Return which rows of the main table the filters keep, (n,) bool."""
     keep = np.ones(len(frame), dtype=bool)
     for column, wanted in (
         ("country_key", filters.countries),
@@ -201,28 +200,28 @@ def rows(source: Source, main: Source, filters: Filters) -> pd.DataFrame:
 
 @dataclass(frozen=True)
 class View:
-    """The input of all panels: a model, those it is compared with, and the filters."""
+    """The input of all panels: the predictions of a model, those to compare with, and filters."""
 
     main: Source
-    beside: tuple[Source, ...]
+    compared: tuple[Source, ...]
     filters: Filters
 
     @property
     def sources(self) -> tuple[Source, ...]:
-        """Return the model and those it is compared with."""
-        return self.main, *self.beside
+        """The selected source and those it is compared with."""
+        return self.main, *self.compared
 
     def rows(self, source: Source | None = None) -> pd.DataFrame:
-        """Return the filtered rows of a source, by default of the model; do not change them."""
+        """Return the filtered rows of a source, by default of the main one; do not change them."""
         return rows(source or self.main, self.main, self.filters)
 
     def names(self) -> dict[Source, str]:
-        """Return a unique name for each source: the model, with its folder if names repeat."""
+        """Return a unique name for each source."""
         return source_names(self.sources)
 
 
 def source_names(sources: Sequence[Source]) -> dict[Source, str]:
-    """Return a unique name for each source."""
+    """Return a unique name for each source: its model, with its folder if names repeat."""
     counts = Counter(source.model for source in sources)
     names = {}
     for source in sources:
@@ -233,12 +232,8 @@ def source_names(sources: Sequence[Source]) -> dict[Source, str]:
     return names
 
 
-MOST_BESIDE = 3
-_STEPS_KM = (0, 1, 5, 25, 50, 100, 200, 400, 750, 1000, 1500, 2500, 5000, 10_000, ERROR_LIMIT_KM)
-
-
 def choose_sources(sources: Sequence[Source]) -> tuple[Source, list[Source]]:
-    """Draw the choice of dataset, model and compared models; there is at least one source."""
+    """Draw the choice of dataset, model and models to compare with; expects at least one source."""
     data = choose("Dataset", list(dict.fromkeys(s.data for s in sources)), "evaluation dataset")
     on_data = [source for source in sources if source.data == data]
     names = source_names(on_data)
@@ -247,16 +242,16 @@ def choose_sources(sources: Sequence[Source]) -> tuple[Source, list[Source]]:
     imported: list[Source] = kept("imported predictions", list)
     others += [source for source in imported if source.data == data]
     names |= source_names(others)
-    if "evaluation beside" not in st.session_state and main.use_context:
+    if "evaluation compared" not in st.session_state and main.use_context:
         # A model that uses context is compared with one that does not, if there is one.
         plain = [source for source in others if source.use_context is False]
-        st.session_state["evaluation beside"] = plain[:1]
-    beside = _multiselect(
+        st.session_state["evaluation compared"] = plain[:1]
+    compared = _multiselect(
         "Compare with",
         others,
-        "evaluation beside",
+        "evaluation compared",
         format_func=lambda source: names.get(source, source.model),
-        max_selections=MOST_BESIDE,
+        max_selections=_MOST_COMPARED,
         placeholder="Other models on these photos" if others else "No other model yet",
         help="Differences are measured on the photos that both have answered.",
     )
@@ -265,38 +260,38 @@ def choose_sources(sources: Sequence[Source]) -> tuple[Source, list[Source]]:
             "A CSV with the columns id, latitude and longitude", type="csv", key="evaluation csv"
         )
         if file is not None:
-            _take(file.name, file.getvalue(), main, imported)
-    return main, [source for source in beside if _usable(source, main)]
+            _import(file.name, file.getvalue(), main, imported)
+    return main, [source for source in compared if _usable(source, main)]
 
 
-def _take(name: str, content: bytes, main: Source, imported: list[Source]) -> None:
+def _import(name: str, content: bytes, main: Source, imported: list[Source]) -> None:
     try:
         source = import_csv(name, content, main)
         rows = table(source, main)
     except PredictionsError as error:
-        st.error(str(error))
+        st.error(markdown_text(str(error)))
         return
     answered = int(rows["error_km"].notna().sum())
     if source not in imported:
         imported.append(source)
-        chosen = st.session_state.get("evaluation beside", [])
-        if len(chosen) < MOST_BESIDE:
-            st.session_state["evaluation beside next"] = [*chosen, source]
+        chosen = st.session_state.get("evaluation compared", [])
+        if len(chosen) < _MOST_COMPARED:
+            st.session_state["evaluation compared next"] = [*chosen, source]
         st.rerun()
-    st.caption(f"{source.model}: {answered:,} of {len(rows):,} photos answered.")
+    st.caption(f"{markdown_text(source.model)}: {answered:,} of {len(rows):,} photos answered.")
 
 
 def _usable(source: Source, main: Source) -> bool:
     try:
         table(source, main)
     except PredictionsError as error:
-        st.sidebar.error(f"{source.model}: {error}")
+        st.sidebar.error(markdown_text(f"{source.model}: {error}"))
         return False
     return True
 
 
 def choose_filters(frame: pd.DataFrame) -> Filters:
-    """Draw the filters above the panels, which all use them."""
+    """Draw the filters of all panels."""
     columns = wrapping_columns([3, 2, 2, 3, 3], "filters", 130)
     with columns[0]:
         countries = frame["country_key"].nunique() if "country_key" in frame else 0

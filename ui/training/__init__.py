@@ -1,1 +1,1 @@
-"""The parts of the Train page: form, queue, processes, live curves, results."""
+"""The parts of the Train page: form, runs, live curves, comparison, results."""
