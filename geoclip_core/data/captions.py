@@ -1,7 +1,6 @@
 """Write captions for contrastive pretraining: where, when and in which climate a photo was taken.
 
-Names are used as the dataset has them ("Ada County", "Carson City"), and facts that are not known
-are left out of the sentence.
+Names are used as the dataset has them ("Ada County", "Carson City"); unknown facts are left out.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -32,16 +31,17 @@ def caption(
 ) -> str:
     """Return one sentence about a photo.
 
-    Without `rng` it says all that is known, always in the same words: "A street photo from Abilene,
-    Taylor County, Texas, taken in July, in a temperate climate with no dry season and hot summers."
-    With it, parts are left out at random and shuffled, but at least one known part stays.
+    Without `rng` the caption states every known fact: "A street photo from Abilene, Taylor County,
+    Texas, taken in July, in a temperate climate with no dry season and hot summers." With it, facts
+    are dropped at random, at least one is kept, and the phrases are shuffled.
 
     Args:
         row: A row of a dataset's table, or any mapping with some of climate (class index), month
             (0-11), city, county, state, country (two-letter code).
         rng: Random generator, for training.
         features: The features that may be mentioned.
-        drop_probability: Probability that a part or a place name is left out.
+        drop_probability: Probability that a fact (one place name, the month, the climate) is
+            dropped.
     """
     known = _known(row, features)
     if rng is not None:
@@ -54,20 +54,20 @@ def caption(
 
 
 def captions(table: pd.DataFrame, *, features: Sequence[str] = DEFAULT_FEATURES) -> list[str]:
-    """Return the full captions of all rows of a dataset's table."""
+    """Return the full captions of the n rows of a dataset's table."""
     columns = [name for name in ("climate", "month", *_PLACES) if name in table]
     rows = zip(*(table[name].astype(object) for name in columns), strict=True)
     return [caption(dict(zip(columns, row, strict=True)), features=features) for row in rows]
 
 
 def climate_phrase(symbol: str) -> str:
-    """Return a Köppen–Geiger symbol in words: "Csa" is "a temperate climate with dry, hot summers".
+    """Describe a Köppen–Geiger symbol: "Csa" is "a temperate climate with dry, hot summers".
 
     Raises:
         ValueError: there is no such symbol.
     """
     if symbol not in climate_vocabulary().keys or not symbol[:1].isupper():
-        raise ValueError(f"{symbol!r} is no Köppen–Geiger class")
+        raise ValueError(f"{symbol!r} is not a Köppen–Geiger class")
     letter, rest = symbol[0], symbol[1:]
     if letter == "A":
         return f"a tropical {_TROPICAL[rest]} climate"
@@ -122,7 +122,7 @@ def _phrases(known: Mapping[str, str]) -> list[str]:
     phrases = []
     names: list[str] = []
     for place in _PLACES:
-        # Say a name once: not "Carson City, Carson City, Nevada".
+        # Avoids "Carson City, Carson City, Nevada".
         if place in known and known[place] not in names:
             names.append(known[place])
     if names:

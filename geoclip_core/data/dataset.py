@@ -1,8 +1,8 @@
 """Read a folder in the layout of OSV-Mini-129k as one table of photos.
 
 A dataset folder holds ``train_mini.csv`` and ``test_mini.csv``, and photos at
-``{split}_images/{region}/{id}.jpg``. `read_dataset` gives coordinates, capture time, context labels
-and a split for every photo; wrong values are reported with file, column and row.
+``{split}_images/{region}/{id}.jpg``. `read_dataset` returns coordinates, capture time, context
+labels and a split for every photo; wrong values are reported with file, column and row.
 """
 
 import dataclasses
@@ -22,17 +22,17 @@ from geoclip_core.earth.climate import UNKNOWN, index_of_code
 from geoclip_core.errors import DatasetError
 
 SPLITS = ("train", "val", "test")
-# "buffer" is written by import-photos only: photos too close to both train and test.
+# Only import-photos writes "buffer": photos too close to both train and test.
 FILE_SPLITS = ("train", "test", "buffer")
-UNKNOWN_REGION = "unknown"  # the folder of photos whose region is not known
+UNKNOWN_REGION = "unknown"  # folder of photos whose region is not known
 DESCRIPTION_FILE = "dataset.json"
 ATTRIBUTION = "Place names: GeoNames (CC BY 4.0). Climate: Beck et al. 2018 (CC BY 4.0)."
-MAX_TEXT = 300  # longest id or place name that is accepted
+MAX_TEXT = 300  # most characters of an id or place name
 
 Progress = Callable[[int, int], None]
-"""Called with the steps that are done and their total."""
+"""Called with the number of steps done and the total."""
 
-# Our column: the name in the file, and the unique key column beside it.
+# Column of our tables: the name column and the unique key column in the file.
 PLACES = {
     "country": ("country", "unique_country"),
     "state": ("region", "unique_region"),
@@ -40,10 +40,12 @@ PLACES = {
     "city": ("city", "unique_city"),
 }
 REQUIRED = ("id", "latitude", "longitude")
+# The columns that are read.
 WANTED = (
     *(*REQUIRED, "captured_at", "climate", "sequence"),
     *(column for pair in PLACES.values() for column in pair),
 )
+# All columns of OSV-Mini-129k.
 COLUMNS = (
     *("id", "latitude", "longitude", "thumb_original_url", "country", "sequence", "captured_at"),
     *("lon_bin", "lat_bin", "cell", "region", "sub-region", "city", "land_cover", "road_index"),
@@ -63,12 +65,12 @@ class PhotoDataset:
 
     Attributes:
         root: The folder; paths in the table are relative to it.
-        name: What to call the dataset.
-        table: One row a photo. id, path, latitude, longitude (degrees), captured_at (UTC or NaT),
+        name: Display name of the dataset.
+        table: One row per photo: id, path, latitude, longitude (degrees), captured_at (UTC or NaT),
             climate (class index or -100), month (0-11 or -100), country, state, county, city
             (names or NA), country_key, state_key, county_key, city_key (unique, or NA), sequence
-            (or NA), split ("train", "val", "test", or "buffer": left out because closer than 1 km
-            to a val photo and not in val).
+            (or NA), split ("train", "val", "test", or "buffer": not used, because closer than 1 km
+            to a photo of another split).
         synthetic: Whether the photos were drawn by this project and show no real place.
     """
 
@@ -81,10 +83,10 @@ class PhotoDataset:
         return len(self.table)
 
     def split(self, name: str) -> "PhotoDataset":
-        """Return the photos of one split: "train", "val", "test" or "buffer".
+        """Return the photos of "train", "val", "test" or "buffer", possibly none.
 
         Raises:
-            DatasetError: there is no such split. A split without photos is an empty dataset.
+            DatasetError: there is no such split.
         """
         if name not in (*SPLITS, "buffer"):
             raise DatasetError(f"no split {name!r}; there are {', '.join(SPLITS)} and buffer")
@@ -102,7 +104,7 @@ class PhotoDataset:
 
     @property
     def paths(self) -> list[Path]:
-        """The n photo files; whether they exist is not checked."""
+        """The n photo files, which need not exist."""
         return [self.root / path for path in self.table["path"]]
 
     def keys(self, feature: str) -> "pd.Series[str]":
@@ -122,9 +124,9 @@ class PhotoDataset:
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """Hash of every column of the table in its order: 16 hexadecimal digits.
+        """Hash of all columns and rows of the table, in their order: 16 hexadecimal digits.
 
-        Results are stored under this name, so another label or another split must change it.
+        Results are stored under this name, so it must change with any label or split.
         """
         digest = hashlib.sha256("\n".join(self.table.columns).encode())
         rows = pd.util.hash_pandas_object(self.table, index=False)
@@ -138,11 +140,10 @@ def read_dataset(root: Path | str, *, val_fraction: float = 0.1, seed: int = 0) 
     Args:
         root: Folder with ``train_mini.csv`` or ``test_mini.csv`` or both.
         val_fraction: Share of the training rows that becomes val, by spatial blocks; 0 for none.
-        seed: Which blocks become val.
+        seed: Determines which blocks become val.
 
     Raises:
-        DatasetError: there is nothing to read, or a value is wrong (file, column and row are
-            named).
+        DatasetError: there are no rows, or a value is wrong (file, column and row are named).
     """
     root = Path(root)
     if not root.is_dir():
@@ -152,7 +153,7 @@ def read_dataset(root: Path | str, *, val_fraction: float = 0.1, seed: int = 0) 
     if not set(present) & {"train", "test"}:
         raise DatasetError(
             f"{root}: neither train_mini.csv nor test_mini.csv is here; choose the folder that "
-            "holds them, or make one with python -m train demo-data, import-photos or download"
+            "contains them, or make one with python -m train demo-data, import-photos or download"
         )
     table = pd.concat([read_table(root, split) for split in present], ignore_index=True)
     if not len(table):
@@ -182,7 +183,7 @@ def csv_path(root: Path, split: str) -> Path:
 
 
 def photo_paths(split: str, region: pd.Series, photo_id: pd.Series) -> pd.Series:
-    """Return the paths (n,) of photos, relative to the dataset folder."""
+    """Return the paths (n,) of photos relative to the dataset folder, from regions and ids (n,)."""
     folder = region.fillna(UNKNOWN_REGION).str.replace(r"[/\\]", "_", regex=True)
     return f"{split}_images/" + folder + "/" + photo_id + ".jpg"
 
@@ -203,12 +204,12 @@ def read_description(root: Path) -> dict[str, Any]:
             f"{path}: not JSON ({error}); correct it, or delete it if this is not a demo set"
         ) from error
     if not isinstance(content, dict):
-        raise DatasetError(f"{path}: must hold a JSON object with name and synthetic")
+        raise DatasetError(f"{path}: must contain a JSON object with name and synthetic")
     return content
 
 
 def write_description(root: Path, description: Mapping[str, Any]) -> None:
-    """Write ``dataset.json``, which names a dataset that this project made."""
+    """Write ``dataset.json`` into the folder of a dataset that this project made."""
     text = json.dumps(description, indent=2, ensure_ascii=False) + "\n"
     (root / DESCRIPTION_FILE).write_text(text, encoding="utf-8")
 
@@ -218,6 +219,7 @@ def check_output(output: Path, made_by: str) -> None:
 
     Raises:
         ValueError: `output` is a file, or a folder with other content.
+        DatasetError: its ``dataset.json`` is not a JSON object.
     """
     if output.exists() and not output.is_dir():
         raise ValueError(f"{output} is a file; choose a folder for the dataset")
@@ -230,7 +232,7 @@ def check_output(output: Path, made_by: str) -> None:
 
 
 def read_table(root: Path, split: str) -> pd.DataFrame:
-    """Read one CSV of a dataset as rows of `PhotoDataset.table`; ``split`` is the file's.
+    """Read the CSV of one split as rows of `PhotoDataset.table`.
 
     Raises:
         DatasetError: the file cannot be read, or a value is wrong.
@@ -251,15 +253,16 @@ def read_csv(
 
     Args:
         path: The file.
-        columns: Which columns to return, where the file has them; None for all.
-        required: Columns that it must have.
+        columns: The columns to return if the file has them; None for all.
+        required: Columns that the file must have.
 
     Raises:
-        DatasetError: not a CSV in UTF-8, empty, ragged, or without a required column.
+        DatasetError: the file is missing, empty, not a CSV in UTF-8, ragged, or lacks a required
+            column.
     """
     _check_start(path)
     try:
-        # All columns, though some are dropped: with usecols, pandas lets too long rows pass.
+        # Without usecols, because with it pandas accepts rows that have too many fields.
         frame = pd.read_csv(path, dtype="str", na_filter=False, encoding="utf-8-sig")
     except pd.errors.EmptyDataError as error:
         raise DatasetError(f"{path}: the file has no header row") from error
@@ -289,7 +292,7 @@ def read_csv(
 
 
 def _check_start(path: Path) -> None:
-    """Recognise other kinds of files by their first bytes."""
+    """Refuse files of other kinds, recognised by their first bytes."""
     try:
         with path.open("rb") as file:
             start = file.read(4)
@@ -314,11 +317,11 @@ class Problem:
     file: str  # name of the CSV
     column: str  # by its name in the file
     rows: np.ndarray  # (k,) positions in the file, from 0; a spreadsheet counts from 2
-    values: tuple[str, ...]  # the k values as written, shortened
-    reason: str  # what is wrong and what would be right
+    values: tuple[str, ...]  # the k values as written, cut to 60 characters
+    reason: str  # follows the value in a sentence: what is wrong, and what would be right
 
     def sentence(self) -> str:
-        """Return the problem in one line that names the first row."""
+        """Return one line that names file, column, first row (as spreadsheets count) and value."""
         more = f" ({len(self.rows):,} such rows)" if len(self.rows) > 1 else ""
         return (
             f"{self.file}: column {self.column!r}, row {int(self.rows[0]) + 2}: "
@@ -346,14 +349,14 @@ class Problems:
         self.add(column, wrong, "is not a number; degrees are written like -97.7431")
         if required:
             missing = np.isnan(number) & ~wrong
-            self.add(column, missing, "is no coordinate; every photo needs one")
+            self.add(column, missing, "is not a coordinate; every photo needs one")
         outside = np.abs(number) > limit
         self.add(column, outside, f"is outside -{limit} to {limit} degrees")
         return np.where(outside, np.nan, number)
 
     def milliseconds(self, number: np.ndarray) -> np.ndarray:
-        """Return times of the column captured_at (n,), NaN where they are in another unit."""
-        # Seconds read as milliseconds fall into 1970, microseconds far beyond 2100.
+        """Return the times (n,) of captured_at, NaN where the unit cannot be milliseconds."""
+        # Accepts 1824 to 1969 and 1971 to 2099: seconds would fall into 1970, microseconds later.
         outside = (number < -4.6e12) | ((number >= 0) & (number < 31.6e9)) | (number >= 4.1e12)
         reason = "is not milliseconds since 1970; is it seconds or microseconds?"
         self.add("captured_at", outside, reason)
@@ -363,17 +366,19 @@ class Problems:
         """Raise the first problem, if there is any.
 
         Raises:
-            DatasetError: naming it, how many more there are, and what to do (`advice`).
+            DatasetError: there is a problem. The message ends with `advice`: what to do.
         """
         if self.found:
-            more = (
-                f" {len(self.found) - 1} more kinds of problems follow." if self.found[1:] else ""
-            )
+            others = len(self.found) - 1
+            more = f" {others} more kinds of problems follow." if others else ""
             raise DatasetError(f"{self.found[0].sentence()}.{more} {advice}.")
 
 
 def parse_numbers(text: pd.Series) -> tuple[np.ndarray, np.ndarray]:
-    """Return the numbers (n,) of text, NaN where missing or wrong, and which (n,) are wrong."""
+    """Return the numbers (n,) in text (n,), NaN where missing or wrong, and a mask (n,) of wrong.
+
+    Infinite numbers are wrong.
+    """
     number = pd.to_numeric(text, errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
     number = np.where(np.isinf(number), np.nan, number)
     wrong = np.isnan(number)
@@ -387,11 +392,11 @@ def parse(frame: pd.DataFrame, file: str) -> tuple[pd.DataFrame, Problems]:
     """Turn text columns into the columns of `PhotoDataset.table`, and collect the wrong values.
 
     Args:
-        frame: (n,) rows of text, as `read_csv` gives them.
+        frame: n rows of text from `read_csv`.
         file: Name of the CSV, for the problems.
 
     Returns:
-        The table (n rows, without path and split) with unusable values missing, and the problems.
+        The table (n rows, no path and split), with wrong values set to missing, and the problems.
     """
     problems = Problems(frame, file)
     table = pd.DataFrame(index=frame.index)
@@ -410,7 +415,7 @@ def parse(frame: pd.DataFrame, file: str) -> tuple[pd.DataFrame, Problems]:
                 long = frame[column].str.len().to_numpy() > MAX_TEXT
                 problems.add(column, long, f"is longer than {MAX_TEXT} characters")
     dots = table["state"].isin([".", ".."]).to_numpy(dtype=bool)
-    problems.add(PLACES["state"][0], dots, "is no name for a folder of photos")
+    problems.add(PLACES["state"][0], dots, "cannot be the name of a folder")
     table["sequence"] = _text(frame, "sequence")
     return table, problems
 
@@ -418,7 +423,7 @@ def parse(frame: pd.DataFrame, file: str) -> tuple[pd.DataFrame, Problems]:
 def _check_ids(problems: Problems) -> None:
     ids = problems.frame["id"]
     empty = ids.str.strip().eq("").to_numpy()
-    problems.add("id", empty, "is no id; every photo needs one")
+    problems.add("id", empty, "is not an id; every photo needs one")
     rounded = ids.str.fullmatch(r"\d(\.\d+)?[eE]\+?\d+").to_numpy()
     problems.add("id", rounded, "was rounded by a spreadsheet; take the original CSV")
     unsafe = ids.str.contains(r"[/\\\x00-\x1f]|^\.", regex=True).to_numpy() & ~empty
@@ -426,7 +431,7 @@ def _check_ids(problems: Problems) -> None:
     long = ids.str.len().to_numpy() > MAX_TEXT
     problems.add("id", long, f"is longer than {MAX_TEXT} characters")
     twice = ids.duplicated().to_numpy() & ~empty
-    problems.add("id", twice, "is the id of an earlier row too")
+    problems.add("id", twice, "is also the id of an earlier row")
 
 
 def _times(problems: Problems) -> pd.Series:
@@ -434,7 +439,7 @@ def _times(problems: Problems) -> pd.Series:
     if "captured_at" not in frame:
         return pd.Series(pd.NaT, index=frame.index, dtype="datetime64[ms, UTC]")
     number, wrong = parse_numbers(frame["captured_at"])
-    reason = "is not a number; it is milliseconds since 1970, in UTC"
+    reason = "is not a number; write milliseconds since 1970, in UTC"
     problems.add("captured_at", wrong, reason)
     number = problems.milliseconds(number)
     known = ~np.isnan(number)
@@ -451,7 +456,7 @@ def _climates(problems: Problems) -> np.ndarray:
     number, wrong = parse_numbers(frame["climate"])
     valid = (number >= 0) & (number <= 30) & (number == np.floor(number))
     wrong |= ~np.isnan(number) & ~valid
-    problems.add("climate", wrong, "is no climate code: they are whole numbers from 0 to 30")
+    problems.add("climate", wrong, "is not a climate code; use a whole number from 0 to 30")
     return index_of_code(np.where(valid, number, np.nan)).astype(np.int16)
 
 
@@ -464,7 +469,7 @@ def _text(frame: pd.DataFrame, column: str) -> "pd.Series[str]":
 
 
 def _place(frame: pd.DataFrame, place: str) -> tuple[pd.Series, pd.Series]:
-    """Return the names (n,) of a place and its keys (n,), one from the other where it lacks."""
+    """Return names (n,) and keys (n,) of a place; a missing column is built from the other."""
     name, unique = PLACES[place]
     names, keys = _text(frame, name), _text(frame, unique)
     if name not in frame:

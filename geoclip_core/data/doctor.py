@@ -1,7 +1,7 @@
-"""Check a dataset folder: which faults must be fixed, and what is worth knowing.
+"""Check a dataset folder for errors that must be fixed and for warnings.
 
 `examine` reads the tables and opens the photos; `write_clean` writes the tables without the rows
-that must be fixed. `leakage` counts how many photos of a split have near neighbours in train.
+that must be fixed. `leakage` counts the photos of a split that were taken near training photos.
 """
 
 import collections
@@ -42,12 +42,12 @@ from geoclip_core.files import atomic_file, write_atomically
 from geoclip_core.processes import in_processes
 
 REPORT_FILE = "doctor.json"
-EXAMPLES = 20
-# A photo is still good without these: a cleaned copy empties a wrong value and keeps the row.
+EXAMPLES = 20  # most examples of a finding
+# Optional columns: a cleaned copy empties a wrong value and keeps the row.
 BLANKED = ("captured_at", "climate", "country", "sub-region", "city", "sequence")
-ENOUGH_CLIMATES = 30  # known ones, from which a mismatch of most says something about the column
+ENOUGH_CLIMATES = 30  # fewest known climates that can show that the whole column is wrong
 BORDER_KM = 30.0  # two gazetteers may disagree on the state this close to its border
-_CHUNK = 64  # files that a process opens before it reports
+_CHUNK = 64  # files that a process opens between two reports of progress
 
 Severity = Literal["error", "warning"]
 
@@ -57,9 +57,9 @@ class Finding:
     """One kind of problem."""
 
     check: str  # a short name for programs, for example "file-missing"
-    severity: Severity  # "error" must be fixed, "warning" is worth knowing
-    message: str  # what it is and what to do, in one sentence
-    count: int  # rows or files that it concerns
+    severity: Severity  # an "error" must be fixed, a "warning" need not be
+    message: str  # the problem and what to do, in one sentence
+    count: int  # affected rows or files
     examples: tuple[dict[str, Any], ...] = ()  # file, row (as a spreadsheet counts), id, value
 
 
@@ -68,10 +68,10 @@ class Report:
     """What `examine` found."""
 
     dataset: str  # name of the folder
-    rows: dict[str, int]  # of each CSV that could be read
+    rows: dict[str, int]  # number of rows of each CSV that could be read
     photos_checked: int  # files that were opened
     findings: tuple[Finding, ...]  # errors first
-    drop: dict[str, np.ndarray]  # for each split which rows (n,) a cleaned copy leaves out
+    drop: dict[str, np.ndarray]  # for each split the mask (n,) of rows that a cleaned copy drops
     blank: tuple[tuple[str, str, np.ndarray], ...]  # values that it empties: split, column, rows
     seconds: float  # duration of the check
 
@@ -100,14 +100,12 @@ class Report:
             word = "MUST FIX" if finding.severity == "error" else "note"
             lines.append(f"\n{word}: {finding.message} ({finding.count:,})")
             for example in finding.examples[:3]:
-                where = f"{example['file']}" + (
-                    f" row {example['row']}" if "row" in example else ""
-                )
-                value = f": {example['value']}" if "value" in example else ""
+                row = f" row {example['row']}" if "row" in example else ""
                 photo = f" id {example['id']}" if "id" in example else ""
-                lines.append(f"    {where}{photo}{value}")
+                value = f": {example['value']}" if "value" in example else ""
+                lines.append(f"    {example['file']}{row}{photo}{value}")
             if finding.count > 3 and finding.examples:
-                lines.append(f"    and {finding.count - min(3, len(finding.examples)):,} more")
+                lines.append(f"    and {finding.count - 3:,} more")
         errors = sum(finding.severity == "error" for finding in self.findings)
         notes = len(self.findings) - errors
         kinds = "1 kind of error" if errors == 1 else f"{errors} kinds of errors"
@@ -128,13 +126,13 @@ def examine(
 
     Args:
         root: Folder in the layout of OSV-Mini-129k.
-        photos: Also open every photo; without it only the tables are checked.
-        drop_near_test: Leave training rows near test photos out of a cleaned copy too.
+        photos: Whether to open every photo; otherwise only the tables are checked.
+        drop_near_test: Whether a cleaned copy also drops training rows near test photos.
         workers: Processes that open photos; by default one per core.
-        progress: Called with the photos that are checked and their number.
+        progress: Called with the number of photos checked and the total.
 
     Raises:
-        DatasetError: the folder is missing or holds no CSV.
+        DatasetError: the folder is missing or has no CSV.
     """
     started = time.monotonic()
     root = Path(root)
@@ -182,18 +180,18 @@ def examine(
 def write_report(report: Report, path: Path) -> None:
     """Write the report as JSON."""
     text = json.dumps(report.to_json(), indent=2, ensure_ascii=False) + "\n"
-    # Names in a damaged table may hold lone surrogates, which UTF-8 cannot encode.
+    # Names in a damaged table may contain lone surrogates, which UTF-8 cannot encode.
     write_atomically(path, text.encode("utf-8", "replace").decode("utf-8"))
 
 
 def write_clean(root: Path | str, report: Report, folder: Path | str) -> dict[str, int]:
-    """Write the CSVs without the rows that must be fixed; photos and originals are not changed.
+    """Write copies of the CSVs in `root` to `folder`, without the rows that must be fixed.
 
-    All columns are copied as text. A value that only affects a label (a climate code of 99) is
-    emptied and its row kept.
+    All columns are copied as text. A wrong value in one of the columns `BLANKED` (a climate code of
+    99) is emptied and its row kept. Photos are not copied.
 
     Returns:
-        The rows written for each CSV.
+        The number of rows written to each CSV.
 
     Raises:
         DatasetError: `folder` is not empty, or a CSV has changed since `report` was made.
@@ -202,7 +200,7 @@ def write_clean(root: Path | str, report: Report, folder: Path | str) -> dict[st
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise DatasetError(
             f"{folder}: is not an empty folder; the originals are never overwritten, so choose a "
-            "new folder and copy the CSVs from there"
+            "new folder and copy the CSVs from it"
         )
     folder.mkdir(parents=True, exist_ok=True)
     written = {}
@@ -228,19 +226,19 @@ class Leakage:
     """How many photos of a held-out split were taken near training photos."""
 
     split: str
-    photos: int
-    near: int  # closer than `MIN_DISTANCE_KM` to a training photo
-    same_sequence: int  # of a sequence that training photos belong to
+    photos: int  # photos of the split
+    near: int  # those closer than `MIN_DISTANCE_KM` to a training photo
+    same_sequence: int  # those of a sequence that also has training photos
 
 
 def leakage(dataset: PhotoDataset, split: str) -> Leakage:
-    """Compare a held-out split with all rows of the training file that are not in it.
+    """Compare a held-out split ("val" or "test") with the training photos.
 
     For the test split, val and buffer photos count as training photos: they were cut out of train.
     """
     held_out = (dataset.table["split"] == split).to_numpy()
-    others = ("train",) if split != "test" else ("train", "val", "buffer")
-    against = dataset.table["split"].isin(others).to_numpy()
+    training_splits = ("train", "val", "buffer") if split == "test" else ("train",)
+    against = dataset.table["split"].isin(training_splits).to_numpy()
     coordinates, sequences = dataset.coordinates, dataset.table["sequence"]
     near = nearest_km(coordinates[held_out], coordinates[against], MIN_DISTANCE_KM)
     same = sequences[held_out].isin(sequences[against].dropna()) & sequences[held_out].notna()
@@ -248,7 +246,7 @@ def leakage(dataset: PhotoDataset, split: str) -> Leakage:
 
 
 class Findings:
-    """Collects findings, and which rows and values a cleaned copy leaves out."""
+    """Collects findings, and the rows that a cleaned copy drops and the values that it empties."""
 
     def __init__(self, tables: dict[str, pd.DataFrame]) -> None:
         self.tables = tables
@@ -265,15 +263,15 @@ class Findings:
         values: Callable[[str, int], Any] = lambda split, row: None,
         drop: bool | None = None,
     ) -> None:
-        """Add a finding about rows, unless there are none.
+        """Add a finding about rows, unless the masks are empty.
 
         Args:
-            check: Its short name.
+            check: Short name of the finding.
             severity: "error" or "warning".
-            message: What it is and what to do.
-            masks: For each split which rows (n,) it concerns.
-            values: Returns what to show for a split and row, or None.
-            drop: Whether a cleaned copy leaves the rows out; by default it does for an error.
+            message: The problem and what to do.
+            masks: For each split the mask (n,) of affected rows.
+            values: Returns the value to show for a split and row, or None.
+            drop: Whether a cleaned copy drops the rows; by default it does for an error.
         """
         count = sum(int(mask.sum()) for mask in masks.values())
         if not count:
@@ -286,12 +284,12 @@ class Findings:
                 value = values(split, row)
                 shown = {} if value is None else {"value": value}
                 examples.append({"file": file, "row": row + 2, "id": str(photo)[:60]} | shown)
-            if drop if drop is not None else severity == "error":
+            if drop or (drop is None and severity == "error"):
                 self.drop[split] |= mask
         self.found.append(Finding(check, severity, message, count, tuple(examples)))
 
     def empty_masks(self) -> dict[str, np.ndarray]:
-        """Return a mask (n,) without any row for each split."""
+        """Return an all-False mask (n,) for each split."""
         return {split: np.zeros(len(table), dtype=bool) for split, table in self.tables.items()}
 
     def problem(self, split: str, problem: Problem) -> None:
@@ -364,26 +362,26 @@ def check_climates(findings: Findings) -> None:
 
 
 def check_labels(findings: Findings) -> None:
-    """Find labels that are not known, and rows that repeat another."""
+    """Find missing labels, and rows with the coordinates and time of an earlier one."""
     for column in ("state_key", "county_key", "city_key", "climate", "month"):
         masks = {}
         for split, table in findings.tables.items():
             missing = table[column] < 0 if column in ("climate", "month") else table[column].isna()
             masks[split] = missing.to_numpy()
         name = column.removesuffix("_key")
-        message = f"photos without a known {name}; they are left out of its training and score"
+        message = f"photos without a known {name}; its training and metrics skip them"
         findings.rows(f"{name}-unknown", "warning", message, masks)
     masks = {
         split: table.duplicated(["latitude", "longitude", "captured_at"]).to_numpy()
         & table["captured_at"].notna().to_numpy()
         for split, table in findings.tables.items()
     }
-    message = "photos with the coordinates and the time of an earlier row"
+    message = "photos with the coordinates and time of an earlier row"
     findings.rows("row-repeated", "warning", message, masks)
 
 
 def check_leaks(findings: Findings, drop_near_test: bool = False) -> None:
-    """Find test photos that are also in train, or were taken beside a training photo."""
+    """Find test photos that are also in train, or were taken near a training photo."""
     if not {"train", "test"} <= set(findings.tables):
         return
     train, test = findings.tables["train"], findings.tables["test"]
@@ -397,31 +395,31 @@ def check_leaks(findings: Findings, drop_near_test: bool = False) -> None:
     near = findings.empty_masks()
     near["test"][known_test] = np.isfinite(nearest_km(at_test, at_train, MIN_DISTANCE_KM))
     message = (
-        f"test photos closer than {MIN_DISTANCE_KM:g} km to a training photo; scores on them say "
-        "more about memory than about unseen places"
+        f"test photos closer than {MIN_DISTANCE_KM:g} km to a training photo; scores on them "
+        "measure memorisation rather than unseen places"
     )
     findings.rows("split-near", "warning", message, near)
     if drop_near_test:
         close = np.isfinite(nearest_km(at_train, at_test, MIN_DISTANCE_KM))
         findings.drop["train"][np.flatnonzero(known_train)[close]] = True
     known = test["sequence"].notna() & test["sequence"].isin(train["sequence"].dropna())
-    message = "test photos of a drive (sequence) that train has too"
+    message = "test photos of a drive (sequence) that also has training photos"
     findings.rows("split-same-sequence", "warning", message, {"test": known.to_numpy()})
 
 
 @dataclasses.dataclass(frozen=True)
 class FileResult:
-    """What opening one photo file gave: it is missing, has an error, or is good (its digest)."""
+    """Result of opening one photo file."""
 
     missing: bool = False
-    error: str | None = None
-    digest: bytes | None = None
+    error: str | None = None  # why it cannot be used
+    digest: bytes | None = None  # hash of the bytes of a usable photo
 
 
 def check_files(
     paths: Sequence[Path], workers: int | None, progress: Progress | None
 ) -> list[FileResult]:
-    """Open every file, in several processes if there are many; results in their order."""
+    """Open every file in several processes, and return the results in order."""
     chunks = [list(paths[start : start + _CHUNK]) for start in range(0, len(paths), _CHUNK)]
     results: list[FileResult] = []
     with contextlib.closing(in_processes(_check_chunk, chunks, workers)) as parts:
@@ -446,13 +444,13 @@ def check_photos(
     checked = {(s, r): result for (s, r, _), result in zip(listed, results, strict=True)}
     if results and all(result.missing for result in results):
         message = (
-            "none of the photos is here, only the tables; put the photos at "
+            "there are only tables and no photos; put the photos at "
             f"{listed[0][2].split('/')[0]}/STATE/ID.jpg"
         )
         findings.found.append(Finding("photos-absent", "error", message, len(results)))
         return 0
     for check, missing, message in (
-        ("file-missing", True, "photos that a table lists but the folder does not have"),
+        ("file-missing", True, "photos that a table lists but the folder does not contain"),
         ("file-unreadable", False, "photos that are cut off, damaged or not images"),
     ):
         masks = findings.empty_masks()
@@ -501,7 +499,7 @@ def _check_orphans(findings: Findings, root: Path, listed: set[str]) -> None:
 
 
 def _inside(path: str) -> bool:
-    """Return whether a relative path stays inside its folder; a crafted id could lead out."""
+    """Return whether a relative path stays inside its folder; a crafted id could escape it."""
     return "\0" not in path and ".." not in Path(path).parts and not Path(path).is_absolute()
 
 

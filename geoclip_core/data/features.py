@@ -1,4 +1,4 @@
-"""Names of the context features, in a module that imports nothing: option trees need them too."""
+"""Names of the context features. Imports nothing, so that command lines start quickly."""
 
 KNOWN_FEATURES = ("climate", "month", "country", "state", "county", "city")
 DEFAULT_FEATURES = ("climate", "month", "state", "county", "city")

@@ -1,8 +1,8 @@
 """Make a dataset of geotagged photos, in the layout of OSV-Mini-129k.
 
 The photos are copied (or hard-linked) into the dataset; the originals are never moved or changed.
-An id is a hash of the file's bytes, so importing twice changes nothing and a copy counts once. The
-dataset is built beside its final place and swapped in at the end.
+An id is a hash of the file's bytes, so importing twice changes nothing and duplicates count once.
+The dataset is built in a temporary folder and swapped in at the end.
 """
 
 import contextlib
@@ -10,6 +10,7 @@ import dataclasses
 import hashlib
 import os
 import shutil
+from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, timedelta
@@ -55,7 +56,7 @@ class ImportReport:
 
     found: int  # photo files in the folder
     added: int  # photos that are new in the dataset
-    known: int  # photos that it had before
+    known: int  # photos that were in the dataset before
     copies: int  # files with the same bytes as another in the folder
     skipped: tuple[tuple[str, str], ...]  # (file, reason); also in `NOT_IMPORTED_FILE`
     total: dict[str, int]  # photos in the dataset now, by split
@@ -76,24 +77,23 @@ def import_photos(
     """Import a folder of photos, or add it to a dataset that was imported before.
 
     Args:
-        folder: Searched for photos with all its subfolders.
+        folder: Searched for photos, including its subfolders.
         output: The dataset to make or to add to.
-        positions: A CSV (file, latitude, longitude, captured_at) that takes precedence over EXIF.
-        link: Make hard links instead of copies, where the disk allows it.
-        test_fraction: Share of the photos in test, in spatial blocks; photos that are in a split
-            already stay there.
-        seed: Which blocks become test.
+        positions: A CSV as `read_positions` reads it, which takes precedence over EXIF.
+        link: Whether to hard-link the photos instead of copying them, where the disk allows it.
+        test_fraction: Share of the new photos that becomes test, by spatial blocks, 0 to 0.5.
+        seed: Determines which blocks become test.
         workers: Threads that read; by default one per core.
-        progress: Called with the steps that are done and their number.
+        progress: Called with the number of steps done and the total.
 
     Raises:
-        ValueError: there are no photos, `output` holds something else, or the CSV is wrong.
+        ValueError: there are no photos, `output` contains something else, or the CSV is wrong.
     """
     folder, output = Path(folder).absolute(), Path(output).absolute()
     if not folder.is_dir():
         raise ValueError(f"{folder}: no such folder")
     if not 0 <= test_fraction <= 0.5:
-        raise ValueError(f"the share of test must lie between 0 and 0.5, not {test_fraction}")
+        raise ValueError(f"the share of test must be between 0 and 0.5, not {test_fraction}")
     restore(output)
     check_output(output, MADE_BY)
     table = None if positions is None else read_positions(Path(positions))
@@ -119,7 +119,7 @@ def import_photos(
                 progress(done, steps)
     if table is not None:
         skipped += [(file, "is in the CSV but not in the folder") for file in table.unused()]
-    # Without a position: a photo that the dataset has already and that no CSV moves.
+    # A photo that the dataset already has and the CSV does not list has no position: its row stays.
     rows = imported_rows(
         [(s.photo_id, s.file, s.position) for s in sources.values() if s.position is not None]
     )
@@ -149,8 +149,8 @@ def import_photos(
 class Position:
     """Where and when a photo was taken."""
 
-    latitude: float | None  # degrees; None when the CSV leaves it empty
-    longitude: float | None  # as the latitude
+    latitude: float | None  # degrees; both are None if the CSV leaves one empty
+    longitude: float | None
     captured_at: int | None  # milliseconds since 1970, UTC
 
 
@@ -159,24 +159,21 @@ class Positions:
 
     def __init__(self, rows: dict[str, Position]) -> None:
         self._rows = rows
-        names = pd.Series([Path(file).name for file in rows], dtype="str")
-        once = ~names.duplicated(keep=False)
-        self._by_name = {
-            Path(file).name: file for file, only in zip(rows, once, strict=True) if only
-        }
+        counts = Counter(Path(file).name for file in rows)
+        # Rows without a folder, unless another row has the same name with one.
+        self._names = {file for file in rows if counts[file] == 1}
         self._used: set[str] = set()
 
     def find(self, file: str) -> Position | None:
         """Return the position of a photo, given its path below the folder."""
-        key = file if file in self._rows else self._by_name.get(Path(file).name)
-        # A row that names another folder belongs to another photo of the same name.
-        if key is None or (key != file and "/" in key):
+        key = file if file in self._rows else Path(file).name
+        if key != file and key not in self._names:
             return None
         self._used.add(key)
         return self._rows[key]
 
     def unused(self) -> list[str]:
-        """Return the files of the CSV that no photo was found for, in its order."""
+        """Return the files in the CSV for which no photo was found, in its order."""
         return [file for file in self._rows if file not in self._used]
 
 
@@ -187,13 +184,13 @@ def read_positions(path: Path) -> Positions:
     zone) or milliseconds since 1970.
 
     Raises:
-        DatasetError: it is no such CSV, or a value is wrong (column and row are named).
+        DatasetError: the file is not such a CSV, or a value is wrong (column and row are named).
     """
     frame = read_csv(path, required=("file", "latitude", "longitude"))
     problems = Problems(frame, str(path))
     files = frame["file"].str.strip().str.replace("\\", "/").str.removeprefix("./")
-    problems.add("file", files.eq("").to_numpy(), "is no file name")
-    problems.add("file", files.duplicated().to_numpy(), "is in an earlier row too")
+    problems.add("file", files.eq("").to_numpy(), "is not a file name")
+    problems.add("file", files.duplicated().to_numpy(), "is also in an earlier row")
     latitudes = problems.degrees("latitude", 90, required=False)
     longitudes = problems.degrees("longitude", 180, required=False)
     times = _times(problems)
@@ -234,13 +231,13 @@ class SourcePhoto:
     path: Path
     file: str  # path below the folder, with "/" as separator
     photo_id: str = ""  # hash of its bytes
-    is_jpeg: bool = True  # whether it can be copied as it is
-    position: Position | None = None  # None if the dataset has the photo already
+    is_jpeg: bool = True  # whether it can be copied without conversion
+    position: Position | None = None  # None if the dataset already has the photo
     reason: str | None = None  # why it cannot be imported
 
 
 def photo_files(folder: Path, output: Path) -> list[Path]:
-    """Return all photos below a folder, sorted by name, without hidden ones and `output`."""
+    """Return all photos below a folder but hidden ones and those in `output`, sorted by path."""
     found = []
     for parent, folders, names in os.walk(folder):
         here = Path(parent)
@@ -256,7 +253,7 @@ def photo_files(folder: Path, output: Path) -> list[Path]:
 def read_photo(
     path: Path, folder: Path, table: Positions | None, known_ids: set[str]
 ) -> SourcePhoto:
-    """Read one file of the imported folder; one that the dataset has is not decoded again."""
+    """Read one file of the imported folder; a photo that the dataset has is not decoded again."""
     file = path.relative_to(folder).as_posix()
     given = table.find(file) if table is not None else None
     try:
@@ -280,7 +277,7 @@ def read_photo(
 
 
 def _position(photo: Photo, given: Position | None) -> Position | None:
-    """Combine what the CSV says with the EXIF, which fills in what the CSV leaves out."""
+    """Return the position in the CSV, completed from the EXIF; None if neither has one."""
     latitude, longitude = photo.position or (None, None)
     captured_at = None
     if given is not None:
@@ -292,16 +289,16 @@ def _position(photo: Photo, given: Position | None) -> Position | None:
     if captured_at is None and photo.captured_at is not None:
         moment = photo.captured_at
         if moment.tzinfo is None:
-            # No time zone: treat local time as solar time, which is right within an hour or two.
+            # Without a time zone, local time is taken as solar time: correct to an hour or two.
             moment = moment.replace(tzinfo=UTC) - timedelta(hours=longitude / 15)
         captured_at = round(moment.timestamp() * 1000)
     return Position(latitude, longitude, captured_at)
 
 
 def imported_rows(photos: Sequence[tuple[str, str, Position]]) -> pd.DataFrame:
-    """Return the rows (n,) of `IMPORT_COLUMNS` as text, of photos given as (id, file, position).
+    """Return a table of `IMPORT_COLUMNS` as text for n photos given as (id, file, position).
 
-    Place columns are empty far out at sea, where the nearest town says nothing.
+    Place columns are empty far from any place, as in OSV-5M.
     """
     coordinates = np.array([(p.latitude, p.longitude) for _, _, p in photos]).reshape(-1, 2)
     places = Gazetteer.load().frame(coordinates)
@@ -312,7 +309,7 @@ def imported_rows(photos: Sequence[tuple[str, str, Position]]) -> pd.DataFrame:
     frame["id"] = [photo_id for photo_id, _, _ in photos]
     frame["source_file"] = [file for _, file, _ in photos]
     for axis, column in enumerate(("latitude", "longitude")):
-        # Seven decimals are a centimetre, and give the same text at every import.
+        # Seven decimals (1 cm) give the same text at every import.
         frame[column] = [f"{value:.7f}" for value in coordinates[:, axis]]
     times = [position.captured_at for _, _, position in photos]
     frame["captured_at"] = ["" if time is None else str(time) for time in times]
@@ -323,33 +320,30 @@ def imported_rows(photos: Sequence[tuple[str, str, Position]]) -> pd.DataFrame:
 def with_splits(
     old: pd.DataFrame, new: pd.DataFrame, test_fraction: float, seed: int
 ) -> pd.DataFrame:
-    """Update the old rows of a dataset, append the new ones, and give those a split.
+    """Update the old rows of a dataset, append the new ones, and assign those a split.
 
-    A photo stays in the split it has. A new photo gets the split of its neighbours within 1 km; the
-    rest is split in spatial blocks, and photos that are then close to both sides become "buffer".
-    `old` may be an empty frame with an id column.
+    Old photos stay in their split. New photos get the split of their neighbours within 1 km; the
+    others are split by spatial blocks, and photos that are then close to both sides become
+    "buffer".
     """
-    split_of = dict(zip(old["id"], old["split"], strict=True)) if len(old) else {}
+    split_of = dict(zip(old["id"], old["split"], strict=True))
     rows = new.assign(split=[split_of.get(photo_id, "") for photo_id in new["id"]])
     fresh = (rows["split"] == "").to_numpy()
     kept = old[~old["id"].isin(rows["id"])]
     known = pd.concat([kept, rows[~fresh]], ignore_index=True)
-    split = _fresh_splits(_at(rows[fresh]), _at(known), known, test_fraction, seed)
-    rows.loc[fresh, "split"] = split
+    rows.loc[fresh, "split"] = _fresh_splits(rows[fresh], known, test_fraction, seed)
     if not len(old):
         return rows.astype("str").reset_index(drop=True)
-    # Old rows stay where they were, new ones come at the end: importing again gives the same file.
+    # Old rows keep their order, so that importing again gives the same file.
     merged = known.set_index("id").loc[old["id"]].reset_index()
     return pd.concat([merged[old.columns], rows[fresh]], ignore_index=True).astype("str")
 
 
-def _fresh_splits(
-    fresh: np.ndarray, known_at: np.ndarray, known: pd.DataFrame, fraction: float, seed: int
-) -> np.ndarray:
-    if not len(fresh):
-        return np.empty(0, dtype=object)
-    at_test = known_at[(known["split"] == "test").to_numpy()] if len(known) else known_at
-    at_train = known_at[(known["split"] == "train").to_numpy()] if len(known) else known_at
+def _fresh_splits(new: pd.DataFrame, known: pd.DataFrame, fraction: float, seed: int) -> np.ndarray:
+    """Return the split (n,) of the `new` rows, given the rows that have one."""
+    fresh = _coordinates(new)
+    at_test = _coordinates(known[known["split"] == "test"])
+    at_train = _coordinates(known[known["split"] == "train"])
     near_test = np.isfinite(nearest_km(fresh, at_test, MIN_DISTANCE_KM))
     near_train = np.isfinite(nearest_km(fresh, at_train, MIN_DISTANCE_KM))
     split = np.full(len(fresh), "train", dtype=object)
@@ -359,26 +353,26 @@ def _fresh_splits(
         split[free] = np.where(parts == "val", "test", parts)
     split[near_test] = "test"
     split[near_test & near_train] = "buffer"
-    for one, other, there in (("train", "test", at_test), ("test", "train", at_train)):
-        against = np.concatenate([fresh[split == other], there])
+    for side, other, known_other in (("train", "test", at_test), ("test", "train", at_train)):
+        against = np.concatenate([fresh[split == other], known_other])
         close = np.isfinite(nearest_km(fresh, against, MIN_DISTANCE_KM))
-        split[close & (split == one)] = "buffer"
+        split[close & (split == side)] = "buffer"
     return split
 
 
-def _at(rows: pd.DataFrame) -> np.ndarray:
-    if not len(rows):
-        return np.empty((0, 2))
+def _coordinates(rows: pd.DataFrame) -> np.ndarray:
     return rows[["latitude", "longitude"]].astype("float64").to_numpy()
 
 
 def _old_rows(output: Path) -> pd.DataFrame:
+    """Return all rows of a dataset as text, with their split; none if it does not exist."""
     parts = []
     for split in FILE_SPLITS:
         path = csv_path(output, split)
         if path.is_file():
             parts.append(read_csv(path, required=REQUIRED).assign(split=split))
-    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame({"id": []}, dtype="str")
+    empty = pd.DataFrame(columns=[*REQUIRED, "split"], dtype="str")
+    return pd.concat(parts, ignore_index=True) if parts else empty
 
 
 def _old_skipped(output: Path) -> list[tuple[str, str]]:
@@ -430,8 +424,6 @@ def _write(
 
 def _paths(frame: pd.DataFrame) -> dict[str, str]:
     """Return the path of each photo id, relative to the dataset folder."""
-    if not len(frame):
-        return {}
     paths: dict[str, str] = {}
     for split, part in frame.groupby("split"):
         region = part["region"].mask(part["region"] == "")
@@ -442,7 +434,7 @@ def _paths(frame: pd.DataFrame) -> dict[str, str]:
 
 def _place(source: Path, target: Path, *, link: bool) -> None:
     if link:
-        # Links fail across disks and on some file systems: then the file is copied.
+        # Links fail across disks and on some file systems; the file is then copied.
         with contextlib.suppress(OSError):
             target.hardlink_to(source)
             return

@@ -1,6 +1,6 @@
 """Get OSV-Mini-129k from Kaggle, or from an archive that was downloaded by hand.
 
-Photos are put in place first and the tables last, each in one step: an interrupted download is not
+Photos are written first and the tables last, each file atomically: an interrupted download is not
 yet a dataset, and running it again continues where it stopped.
 """
 
@@ -23,7 +23,7 @@ _FOLDERS = ("train_images", "test_images")
 
 
 def by_hand(output: Path) -> str:
-    """Return instructions for a computer that cannot reach Kaggle."""
+    """Return instructions for users whose computer cannot reach Kaggle."""
     return (
         f"By hand: on a machine with internet, open {KAGGLE_PAGE} and download the archive. Then "
         f"run\n  python -m train download osv-mini --output {output} --archive ARCHIVE.zip\n"
@@ -35,19 +35,21 @@ def by_hand(output: Path) -> str:
 def download_osv_mini(
     output: Path | str, *, archive: Path | str | None = None, progress: Progress | None = None
 ) -> dict[str, int]:
-    """Download OSV-Mini-129k, unless an archive is given, and put its files in place.
+    """Write OSV-Mini-129k to a folder, from Kaggle or from an archive.
 
     Args:
         output: The dataset folder.
-        archive: A ZIP, or a folder, that was downloaded by hand. Without it kagglehub downloads,
-            with the credentials that it finds, and resumes an interrupted transfer.
-        progress: Called with the files that are in place and their number.
+        archive: A ZIP or a folder that was downloaded by hand. Without it kagglehub downloads the
+            data, with the credentials that it finds, and resumes an interrupted transfer.
+        progress: Called with the number of files in place and the total.
 
     Returns:
-        The number of photos in each table, and under "missing" how many of them are not there.
+        The number of rows under "train" and "test", and the number of missing photos as "missing".
 
     Raises:
-        DownloadError: no connection, no permission, a damaged archive, or other data in it.
+        DownloadError: no connection, no permission, a damaged archive, too little disk space, or
+            the archive contains other data.
+        DatasetError: a table cannot be read.
     """
     output = Path(output)
     if output.exists() and not output.is_dir():
@@ -69,7 +71,7 @@ def download_osv_mini(
 
 
 def verify(output: Path) -> dict[str, int]:
-    """Read the tables and look for the photos; returns what `download_osv_mini` returns.
+    """Count rows and missing photos; returns what `download_osv_mini` returns.
 
     Raises:
         DatasetError: a table cannot be read.
@@ -77,9 +79,9 @@ def verify(output: Path) -> dict[str, int]:
     counts = {"missing": 0}
     for split in ("train", "test"):
         table = read_table(output, split)
-        there = _listing(output / f"{split}_images")
+        files = _listing(output / f"{split}_images")
         counts[split] = len(table)
-        counts["missing"] += sum(path not in there for path in table["path"])
+        counts["missing"] += sum(path not in files for path in table["path"])
     return counts
 
 
@@ -107,7 +109,7 @@ def _from_kaggle(output: Path) -> Path:
         status = error.response.status_code if error.response is not None else None
         if status in (401, 403):
             raise DownloadError(
-                f"Kaggle refuses the download (HTTP {status}). Accept the terms on {KAGGLE_PAGE} "
+                f"Kaggle refused the download (HTTP {status}). Accept the terms on {KAGGLE_PAGE} "
                 "and put an API token where kagglehub looks for it (~/.kaggle/kaggle.json, or "
                 f"KAGGLE_USERNAME and KAGGLE_KEY).\n{by_hand(output)}"
             ) from error
@@ -119,14 +121,14 @@ def _from_kaggle(output: Path) -> Path:
     except requests.RequestException as error:
         raise DownloadError(
             "kaggle.com cannot be reached: there is no internet connection, or it was interrupted "
-            f"(then run the command again, it resumes).\n{by_hand(output)}"
+            f"(then run the command again; it resumes).\n{by_hand(output)}"
         ) from error
 
 
 def _target(name: str) -> PurePosixPath | None:
-    """Return where a file belongs below the dataset folder, None if it is not part of the data.
+    """Return the path of a file below the dataset folder, None if it is not part of the dataset.
 
-    Kaggle wraps folders into folders of the same name; the innermost one counts.
+    Kaggle nests folders in folders of the same name; the innermost one counts.
     """
     path = PurePosixPath(name.replace("\\", "/"))
     if ".." in path.parts:
@@ -141,11 +143,11 @@ def _target(name: str) -> PurePosixPath | None:
 
 @dataclasses.dataclass(frozen=True)
 class _File:
-    """A file to put in place: where it belongs, its bytes, and how to write it to a path."""
+    """A file of the source."""
 
-    target: PurePosixPath
-    size: int
-    write: Callable[[Path], object]
+    target: PurePosixPath  # its path below the dataset folder
+    size: int  # bytes
+    write: Callable[[Path], object]  # writes its content to a path
 
 
 def _place_folder(source: Path, output: Path, progress: Progress | None) -> None:
@@ -166,7 +168,7 @@ def _place_folder(source: Path, output: Path, progress: Progress | None) -> None
 def _link_or_copy(path: Path, place: Path) -> None:
     try:
         place.hardlink_to(path)
-    except OSError:  # another disk than kagglehub's cache, or a file system without links
+    except OSError:  # a different disk from kagglehub's cache, or a file system without links
         shutil.copyfile(path, place)
 
 
@@ -184,8 +186,7 @@ def _place_archive(source: Path, output: Path, progress: Progress | None) -> Non
             free = shutil.disk_usage(output).free
             if needed > free:
                 raise DownloadError(
-                    f"{output}: the data needs {needed / 1e9:.1f} GB, only {free / 1e9:.1f} GB are "
-                    "free"
+                    f"{output}: {needed / 1e9:.1f} GB are needed and {free / 1e9:.1f} GB are free"
                 )
             _place(files, output, progress)
     except (zipfile.BadZipFile, RuntimeError, NotImplementedError) as error:
@@ -195,7 +196,6 @@ def _place_archive(source: Path, output: Path, progress: Progress | None) -> Non
 
 
 def _extract(archive: zipfile.ZipFile, info: zipfile.ZipInfo, place: Path) -> None:
-    # ZipFile checks the CRC while it reads.
     with archive.open(info) as packed, place.open("wb") as file:
         shutil.copyfileobj(packed, file)
 
@@ -213,7 +213,7 @@ def _is_in_place(file: _File, output: Path) -> bool:
 
 
 def _place(files: Sequence[_File], output: Path, progress: Progress | None) -> None:
-    """Write the files that are not there, photos first and tables last, each in one step."""
+    """Write the files that are missing, photos first and tables last, each atomically."""
     _check_tables(files)
     ordered = sorted(files, key=lambda file: (file.target.name in _TABLES, str(file.target)))
     for done, file in enumerate(ordered, start=1):

@@ -1,8 +1,8 @@
 """Read photos from files that may be damaged, hostile or of any format.
 
-`open_photo` turns bytes into an upright RGB image and the facts of its EXIF, or raises a
-:class:`PhotoError` whose text can be shown to the person who chose the file. Only camera and web
-formats are tried, and the limits on bytes and pixels are checked before anything is decoded.
+`open_photo` turns bytes into an upright RGB image with position and time from its EXIF, or raises a
+:class:`PhotoError` whose text can be shown to the user. Only camera and web formats are tried, and
+the limits on bytes and pixels are checked before anything is decoded.
 """
 
 import io
@@ -35,16 +35,16 @@ PHOTO_SUFFIXES = frozenset(
     {".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".webp", ".heic", ".heif", ".hif"}
     | {".avif", ".gif", ".bmp", ".tif", ".tiff"}
 )
-"""Suffixes by which a folder is searched; the format itself is recognised by the bytes."""
+"""Suffixes of the photos in a folder; the format itself is recognised by the bytes."""
 
 NULL_ISLAND_DEGREES = 1e-6
-"""A position closer to (0, 0) than this comes from a receiver without a fix and is dropped."""
+"""Positions closer to (0, 0) than this are dropped: they come from receivers without a fix."""
 
 LARGEST_CLOCK_DIFFERENCE = timedelta(hours=26)
-"""Time zones span −12 to +14 h: a GPS time further from the camera's clock is out of date."""
+"""Time zones span −12 to +14 h; a GPS time further from the camera's clock is stale."""
 
 YEARS = range(1826, 2262)
-"""From the first photograph to the end of nanosecond timestamps."""
+"""Valid years, from the first photograph to the end of nanosecond timestamps."""
 
 # MPO is not listed: Pillow's JPEG reader recognises it.
 _FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "GIF", "BMP", "TIFF")
@@ -70,11 +70,11 @@ _DATE = re.compile(r"(\d{4})[:/.-](\d{1,2})[:/.-](\d{1,2})")
 _TIME = re.compile(r"(\d{1,2}):(\d{1,2})(?::(\d{1,2}))?")
 _ZONE = re.compile(r"([+-])(\d{2}):?(\d{2})")
 
-# Pillow refuses twice this number by itself; its default lies below what phones write.
+# Pillow raises above twice this number; its default is too low for phone photos.
 Image.MAX_IMAGE_PIXELS = MAX_JPEG_PIXELS
 
-# Pillow warns about every oddity in a file, and about more than 89 megapixels. Odd files are normal
-# here and real problems are raised as PhotoError, so the warnings would only fill the log.
+# Odd files are normal here and real problems are raised as PhotoError, so Pillow's warnings would
+# only fill the log.
 warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
@@ -91,29 +91,29 @@ Source = str | os.PathLike[str] | bytes | bytearray | memoryview | Readable
 
 @dataclass(frozen=True)
 class ExifFacts:
-    """What the EXIF of an image says; values that are missing or not credible are None.
+    """Position, time and orientation in an EXIF block; missing or implausible values are None.
 
-    ``captured_at`` is in UTC and aware of it where OffsetTimeOriginal or a GPS time is given, else
-    the naive local time of the camera.
+    ``captured_at`` is an aware datetime in UTC if a time zone or a GPS time is given, otherwise the
+    naive local time of the camera.
     """
 
     latitude: float | None = None  # degrees
     longitude: float | None = None  # degrees
     captured_at: datetime | None = None
-    orientation: int = 1  # how to turn the stored pixels upright (1–8, as EXIF numbers it)
+    orientation: int = 1  # EXIF code (1-8) of the turn that makes the stored pixels upright
 
 
 @dataclass(frozen=True)
 class Photo:
-    """An upright RGB image and what its EXIF says; ``size`` is (width, height) before drafting."""
+    """An upright RGB image, and position and time from its EXIF."""
 
     image: Image.Image
-    name: str
-    format: str
-    size: tuple[int, int]
-    latitude: float | None = None
-    longitude: float | None = None
-    captured_at: datetime | None = None
+    name: str  # for messages
+    format: str  # as Pillow calls it, for example "JPEG"
+    size: tuple[int, int]  # upright (width, height) of the file; a draft's image is smaller
+    latitude: float | None = None  # degrees
+    longitude: float | None = None  # degrees
+    captured_at: datetime | None = None  # as in `ExifFacts`
 
     @property
     def position(self) -> tuple[float, float] | None:
@@ -132,14 +132,14 @@ def open_photo(
     """Decode a photo from a path, bytes, a binary file or a PIL image.
 
     Args:
-        source: what to read. A PIL image is copied, never changed.
-        name: what to call it in errors; by default the file name.
-        draft_size: a side, or (width, height), that is enough: a JPEG is then decoded at the
-            smallest of 1/1, 1/2, 1/4, 1/8 that is no smaller (3 times faster for large photos).
+        source: What to read. A PIL image is copied, never changed.
+        name: Its name in errors; by default the file name.
+        draft_size: Smallest side, or (width, height), that suffices in pixels: a JPEG is decoded at
+            the smallest of 1/1, 1/2, 1/4, 1/8 that reaches it (3 times faster for large photos).
 
     Returns:
-        The photo, upright, in 8-bit RGB. 16-bit greys are scaled, transparent parts are laid on
-        white, and of an animation the first frame is taken.
+        The photo, upright, in 8-bit RGB. 16-bit greys are scaled, transparent parts become white,
+        and an animation gives its first frame.
 
     Raises:
         PhotoError: the source is not a readable photo, or exceeds `MAX_BYTES` or the limit on
@@ -154,7 +154,7 @@ def open_photo(
 
 
 def read_source(source: Source, name: str | None) -> tuple[bytes, str]:
-    """Return the bytes of a path, bytes or a binary file, and what to call it in a message.
+    """Return the bytes of a path, bytes or a binary file, and its name for messages.
 
     Raises:
         PhotoError: there is nothing to read, or more than `MAX_BYTES`.
@@ -181,7 +181,7 @@ def read_source(source: Source, name: str | None) -> tuple[bytes, str]:
 
 
 def printable(name: str) -> str:
-    """Return a file name as one line of at most 77 characters, for use in a message."""
+    """Return a file name as one line of at most 80 characters, for use in a message."""
     name = "".join(character if character.isprintable() else "?" for character in name)
     return name if len(name) <= 80 else f"{name[:50]}…{name[-25:]}"
 
@@ -211,7 +211,7 @@ def _file_content(path: Path, label: str) -> bytes:
 
 def _stream_content(stream: Readable, label: str) -> bytes:
     try:
-        # A page may have read an upload to its end already; getvalue() returns all of it.
+        # A page may already have read an upload to its end; getvalue() still returns all of it.
         content: object = (
             stream.getvalue() if isinstance(stream, io.BytesIO) else stream.read(MAX_BYTES + 1)
         )
@@ -223,11 +223,11 @@ def _stream_content(stream: Readable, label: str) -> bytes:
 
 
 def _too_many_bytes(label: str) -> str:
-    return f"{label} is larger than {MAX_BYTES / 2**20:,.0f} MB, the largest size that is read."
+    return f"{label} is larger than {MAX_BYTES / 2**20:,.0f} MB, the limit for a photo."
 
 
 def _opened(content: bytes, label: str) -> Image.Image:
-    Image.init()  # open() with a list of formats does not register them
+    Image.init()  # needed because open() with a list of formats does not register them
     formats: tuple[str, ...] = _FORMATS
     if content[4:8] == b"ftyp":
         from pillow_heif import register_heif_opener  # deferred: few photos are HEIC
@@ -244,7 +244,7 @@ def _opened(content: bytes, label: str) -> Image.Image:
     except Image.DecompressionBombError as error:
         raise PhotoError(f"{label} has more pixels than can be read: {error}") from error
     except Exception as error:
-        # Decoders raise anything on crafted bytes; the file is at fault in every case.
+        # Decoders raise errors of any kind on crafted bytes.
         reason = str(error).rstrip(".") or type(error).__name__
         raise PhotoError(f"{label} is damaged: {reason}.") from error
 
@@ -254,7 +254,8 @@ def _decoded(image: Image.Image, label: str, draft_size: int | tuple[int, int] |
     most = MAX_JPEG_PIXELS if photo_format in _DRAFTABLE else MAX_PIXELS
     if size[0] * size[1] > most:
         raise PhotoError(
-            f"{label} has {size[0]} × {size[1]} pixels; at most {most / 1e6:,.4g} million are read."
+            f"{label} has {size[0]} × {size[1]} pixels; at most {most / 1e6:,.4g} million are "
+            "allowed."
         )
     try:
         if draft_size is not None and photo_format in _DRAFTABLE:
@@ -262,7 +263,7 @@ def _decoded(image: Image.Image, label: str, draft_size: int | tuple[int, int] |
             turned = read_exif(image).orientation >= 5
             image.draft("RGB", wanted[::-1] if turned else wanted)
         image.load()
-        # Read after decoding, because a PNG may hold its EXIF behind the pixels.
+        # Read after decoding, because a PNG may store its EXIF after the pixels.
         facts = read_exif(image)
         upright = _rgb(image, label)
         if facts.orientation in _UPRIGHT:
@@ -272,12 +273,12 @@ def _decoded(image: Image.Image, label: str, draft_size: int | tuple[int, int] |
     except MemoryError as error:
         raise PhotoError(f"{label} does not fit into memory.") from error
     except Exception as error:
-        # As in `_opened`: crafted or truncated bytes, found while decoding.
+        # Errors of any kind, as in `_opened`.
         reason = str(error) or type(error).__name__
         if isinstance(error, EOFError) or any(sign in reason.lower() for sign in _TRUNCATED):
-            raise PhotoError(f"{label} is cut off: the file ends before the picture.") from error
+            raise PhotoError(f"{label} is cut off: the file ends before the image.") from error
         raise PhotoError(f"{label} is damaged: {reason.rstrip('.')}.") from error
-    # Copies of the image must not carry the file's metadata on.
+    # Copies of the image must not inherit the file's metadata.
     upright.info = {}
     return Photo(
         image=upright,
@@ -291,15 +292,15 @@ def _decoded(image: Image.Image, label: str, draft_size: int | tuple[int, int] |
 
 
 def _rgb(image: Image.Image, label: str) -> Image.Image:
-    """Return a new 8-bit RGB image; transparent parts are laid on white."""
+    """Return a new 8-bit RGB image; transparent parts become white."""
     if image.mode.startswith("I"):
-        # Pillow's own conversion clips at 255 and would turn 16-bit greys white.
+        # Pillow's own conversion clips at 255, which turns 16-bit greys white.
         grey = np.asarray(image).clip(0, 65535).astype(np.float32)
         if image.mode != "I" or grey.max() > 255:
             grey /= 257
         return Image.fromarray(grey.round().astype(np.uint8)).convert("RGB")
     if image.mode == "F":
-        raise PhotoError(f"{label} holds measurements (floating point), not a photo.")
+        raise PhotoError(f"{label} contains measurements (floating point), not a photo.")
     if image.has_transparency_data:
         layered = image.convert("RGBA")
         white = Image.new("RGB", image.size, (255, 255, 255))
@@ -309,9 +310,8 @@ def _rgb(image: Image.Image, label: str) -> Image.Image:
 
 
 def read_exif(image: Image.Image) -> ExifFacts:
-    """Return the facts in the EXIF of an opened image; no EXIF, however damaged, raises."""
-    # Pillow's EXIF reader raises a dozen kinds of errors on damaged blocks, and a photo with
-    # damaged EXIF is still a photo: hence any exception.
+    """Return what the EXIF of an opened image says; never raises, even if the EXIF is damaged."""
+    # Pillow raises a dozen kinds of errors on damaged EXIF; the photo can still be used.
     try:
         exif = image.getexif()
         top = dict(exif)
@@ -329,7 +329,7 @@ def read_exif(image: Image.Image) -> ExifFacts:
 def _directory(exif: Image.Exif, tag: int) -> dict[int, Any]:
     try:
         return dict(exif.get_ifd(tag))
-    except Exception:  # as in `read_exif`: a damaged directory counts as absent
+    except Exception:  # as in `read_exif`
         return {}
 
 
@@ -346,8 +346,8 @@ def _position(gps: dict[int, Any]) -> tuple[float, float] | None:
 def _degrees(value: Any, reference: Any, positive: str, negative: str, limit: int) -> float | None:
     """Return signed degrees of (degrees, minutes, seconds), or None.
 
-    Without a hemisphere the sign is unknown, and a wrong guess may be off by half the Earth: such a
-    value is used only where the number itself is negative.
+    A value without a hemisphere is used only if the number itself is negative, because a wrong
+    guess of the sign may be off by half the Earth.
     """
     parts = _numbers(value)
     if parts is None or not 1 <= len(parts) <= 3:
@@ -356,13 +356,13 @@ def _degrees(value: Any, reference: Any, positive: str, negative: str, limit: in
     if not (0 <= minutes <= 60 and 0 <= seconds <= 60):
         return None
     magnitude = abs(degrees) + minutes / 60 + seconds / 3600
-    signed = math.copysign(1.0, degrees) < 0
+    is_negative = math.copysign(1.0, degrees) < 0  # True for -0.0 as well
     hemisphere = (_text(reference) or "")[:1].upper()
     if magnitude > limit or hemisphere not in {positive, negative, ""}:
         return None
     if hemisphere == negative:
         return -magnitude
-    if signed:
+    if is_negative:
         return -magnitude if hemisphere == "" else None
     return magnitude if hemisphere == positive else None
 
@@ -371,7 +371,7 @@ def _captured_at(top: dict[int, Any], exif: dict[int, Any], gps: dict[int, Any])
     stamps = [
         (_moment(exif.get(_ORIGINAL)), _zone(exif.get(_OFFSET_ORIGINAL))),
         (_moment(exif.get(_DIGITIZED)), _zone(exif.get(_OFFSET_DIGITIZED))),
-        # The time of the last change, which is right for photos that were not edited.
+        # The time of the last change, which is the capture time of an unedited photo.
         (_moment(top.get(_DATE_TIME)), _zone(exif.get(_OFFSET))),
     ]
     local, zone = next(((moment, zone) for moment, zone in stamps if moment), (None, None))
@@ -403,7 +403,7 @@ def _satellite_time(gps: dict[int, Any]) -> datetime | None:
 
 
 def _moment(value: Any) -> datetime | None:
-    """Return the naive time written as "2021:07:14 09:30:00", or with other separators."""
+    """Parse a naive time written as "2021:07:14 09:30:00", or with other separators."""
     text = _text(value) or ""
     date = _DATE.match(text)
     if date is None:

@@ -1,8 +1,8 @@
 """Split photos by place, so that no validation photo is near a training photo.
 
-Val is made of blocks of the Earth's surface. Photos that are connected by steps of at most 1 km,
+Val consists of blocks of the Earth's surface. Photos that are connected by steps of at most 1 km,
 and photos of one sequence, form a group, which is assigned as a whole. A group larger than a block
-(a road photographed every 500 m across a state) is cut where the blocks meet, and its training
+(a road photographed every 500 m across a state) is cut at the block borders, and its training
 photos within 1 km of the cut become "buffer": kept in the table, but in neither train nor val.
 """
 
@@ -15,15 +15,15 @@ from scipy.spatial import cKDTree
 from geoclip_core.earth.sphere import EARTH_RADIUS_KM, unit_vectors
 
 MIN_DISTANCE_KM = 1.0
-# Small blocks first: val then has the towns that train has, as the test split does. The others are
-# fallbacks: larger ones for photos so dense that small blocks are mostly border, and a smaller one
-# for a set that lies within a few kilometres.
+# Small blocks are tried first: val then covers the same towns as train, as the test split does. The
+# others are fallbacks: larger ones for photos so dense that small blocks are mostly border, a
+# smaller one for a dataset within a few kilometres.
 BLOCK_EDGES_KM = (6.0, 12.0, 25.0, 50.0, 3.0)
-ENOUGH_SHARE = 0.5  # of the photos wanted in val: with fewer, the next edge is tried
-BUFFER_SHARE = 0.03  # of all photos: the first edge with a smaller buffer is taken
-MAX_BUFFER_SHARE = 0.3
+ENOUGH_SHARE = 0.5  # of the photos wanted in val; with fewer, the next edge is tried
+BUFFER_SHARE = 0.03  # of all photos; the first edge with at most this much buffer is taken
+MAX_BUFFER_SHARE = 0.3  # of all photos; an edge with more buffer is never taken
 _VOXEL_KM = 0.2
-_CLOSE = 1 + 1e-9  # a chord is shorter than its arc by 1e-9 of it at 1 km
+_CLOSE = 1 + 1e-9  # margin on chords: a chord of 1 km is 1e-9 shorter than its arc
 
 
 def spatial_split(
@@ -36,13 +36,13 @@ def spatial_split(
     """Choose which training photos become val.
 
     No val photo is closer than `MIN_DISTANCE_KM` to a train photo. The choice depends on the seed
-    and the photos, not on the order of the rows. Val stays empty where all photos are closer
-    together than that, or where more than `MAX_BUFFER_SHARE` of them would become buffer.
+    and the photos, not on the order of the rows. Val is empty if no block size gives enough photos
+    for val (all photos are at one place) with less than `MAX_BUFFER_SHARE` of all in the buffer.
 
     Args:
         coordinates: (n, 2) degrees.
         fraction: Share of photos wanted in val, in (0, 1).
-        seed: Which blocks become val.
+        seed: Determines which blocks become val.
         sequences: (n,) sequence of each photo or NA; one sequence stays on one side unless it is
             longer than a block.
 
@@ -53,7 +53,7 @@ def spatial_split(
         ValueError: the fraction is not between 0 and 1.
     """
     if not 0 < fraction < 1:
-        raise ValueError(f"the share of val must lie between 0 and 1, not {fraction}")
+        raise ValueError(f"the share of val must be between 0 and 1, not {fraction}")
     vectors = unit_vectors(np.asarray(coordinates, dtype=np.float64)) * EARTH_RADIUS_KM
     target = fraction * len(vectors)
     best = np.full(len(vectors), "train", dtype=object)
@@ -64,7 +64,7 @@ def spatial_split(
     least = MAX_BUFFER_SHARE * len(vectors)
     for edge in BLOCK_EDGES_KM:
         unit = _units(vectors, near, linked, sequences, edge)
-        # The offset keeps borders from falling on the same places for every seed.
+        # The random offset moves the block borders with the seed.
         generator = np.random.default_rng(seed)
         block = _ids(np.floor(_centres(vectors, unit) / edge + generator.random(3)))[unit]
         split = _with_buffer(vectors, _choose(block, target, generator))
@@ -78,7 +78,10 @@ def spatial_split(
 
 
 def nearest_km(of: np.ndarray, among: np.ndarray, limit_km: float) -> np.ndarray:
-    """Return the distance (n,) from each of (n, 2) to the nearest of (m, 2), inf over the limit."""
+    """Return distances (n,) in km from `of` (n, 2) to the nearest of `among` (m, 2).
+
+    Distances beyond `limit_km` are inf.
+    """
     if not len(of) or not len(among):
         return np.full(len(of), np.inf)
     limit = 2 * np.sin(min(limit_km / (2 * EARTH_RADIUS_KM), np.pi / 2))
@@ -92,10 +95,10 @@ def nearest_km(of: np.ndarray, among: np.ndarray, limit_km: float) -> np.ndarray
 
 
 def _near_groups(vectors: np.ndarray) -> np.ndarray:
-    """Return a group number (n,) that photos linked by steps below the least distance share.
+    """Return group numbers (n,): photos linked by steps of `MIN_DISTANCE_KM` share one.
 
-    Photos are first pooled in cubes of 200 m, so that ten thousand photos of one street give a few
-    links instead of fifty million; links are longer by a cube's diagonal, so none is missed.
+    Photos are first pooled into cubes of 200 m, so that ten thousand photos of one street give a
+    few links instead of fifty million. Links may be longer by a cube's diagonal, so none is missed.
     """
     cube = _ids(np.floor(vectors / _VOXEL_KM))
     centres = _centres(vectors, cube)
@@ -122,8 +125,8 @@ def _units(
     sequences: pd.Series | None,
     edge: float,
 ) -> np.ndarray:
-    """Return the units (n,) to assign as a whole: each photo's largest group within a block."""
-    # From the finest to the coarsest; a coarser grouping wins where its group is small enough.
+    """Return numbers (n,) of the units to assign: each photo's largest group that fits a block."""
+    # From the finest to the coarsest; a coarser group wins if it fits into a block.
     levels = [np.arange(len(vectors))]
     if sequences is not None:
         codes, _ = pd.factorize(sequences.reset_index(drop=True))
@@ -138,7 +141,7 @@ def _units(
 
 
 def _with_buffer(vectors: np.ndarray, chosen: np.ndarray) -> np.ndarray:
-    """Return the split (n,): val where chosen, buffer near those, train elsewhere."""
+    """Return the split (n,): val where chosen, buffer near val, train elsewhere."""
     split = np.where(chosen, "val", "train").astype(object)
     if chosen.any():
         limit = MIN_DISTANCE_KM * _CLOSE
@@ -148,7 +151,7 @@ def _with_buffer(vectors: np.ndarray, chosen: np.ndarray) -> np.ndarray:
 
 
 def _choose(block: np.ndarray, target: float, generator: np.random.Generator) -> np.ndarray:
-    """Return whether each photo is val (n,): blocks in random order while they fit the target."""
+    """Return a mask (n,) of val: blocks in random order, skipping those that exceed the target."""
     sizes = np.bincount(block)
     chosen = np.zeros(len(sizes), dtype=bool)
     total = 0

@@ -1,4 +1,4 @@
-"""Context vocabularies: the classes of each feature, their indices, and what people call them."""
+"""Context vocabularies: the classes of each feature, their indices and their display names."""
 
 import dataclasses
 import functools
@@ -13,7 +13,7 @@ from geoclip_core.data.features import DEFAULT_FEATURES, KNOWN_FEATURES, PLACE_F
 from geoclip_core.earth.climate import UNKNOWN, climate_classes
 from geoclip_core.earth.gazetteer import country_name
 
-IGNORE_INDEX = UNKNOWN  # a missing label: out of the loss and out of the denominator
+IGNORE_INDEX = UNKNOWN  # a missing label, which losses and metrics skip
 
 MONTHS = (
     *("January", "February", "March", "April", "May", "June", "July", "August", "September"),
@@ -22,7 +22,7 @@ MONTHS = (
 
 
 class VocabularyError(ValueError):
-    """A vocabulary cannot be made or read; the message says which and why."""
+    """A vocabulary cannot be made or read; the message names the feature and the cause."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,9 +31,9 @@ class Vocabulary:
 
     feature: str
     keys: tuple[str, ...]  # unique ("Ada County_Idaho_US", "Cfa"); the position is the class index
-    names: tuple[str, ...]  # what to show ("Ada County", "Cfa, temperate, ...")
+    names: tuple[str, ...]  # for display ("Ada County", "Cfa, temperate, ...")
     parent: tuple[int, ...] | None = None  # index in the parent feature's vocabulary, -1 for none
-    parent_feature: str | None = None  # the next larger place that is used
+    parent_feature: str | None = None  # the next larger place feature of the same model
 
     def __post_init__(self) -> None:
         what = f"vocabulary of {self.feature!r}"
@@ -56,7 +56,7 @@ class Vocabulary:
 
     @functools.cached_property
     def labels(self) -> tuple[str, ...]:
-        """The names; a name that repeats is followed by its larger place."""
+        """The names; a name that occurs twice is followed by its larger places."""
         counts = Counter(self.names)
         return tuple(
             name if counts[name] == 1 else ", ".join(part for part in key.split("_")[:-1] if part)
@@ -144,7 +144,7 @@ FIXED_VOCABULARIES: dict[str, Callable[[], Vocabulary]] = {
     "climate": climate_vocabulary,
     "month": month_vocabulary,
 }
-"""Features whose classes do not depend on the dataset; its table holds their class indices."""
+"""Features with the same classes for every dataset; tables hold their class indices."""
 
 
 def build_vocabularies(
@@ -152,16 +152,16 @@ def build_vocabularies(
 ) -> dict[str, Vocabulary]:
     """Make the vocabularies of `features`, in their order, from the training rows of a dataset.
 
-    Climate and month always have all their classes. Rows of the other splits are left out, so a
-    place seen only in val or test has no class (its label is `IGNORE_INDEX`).
+    Climate and month always have all their classes. A place that occurs only in val or test has no
+    class (its label is `IGNORE_INDEX`).
 
     Args:
-        table: a dataset's table: ``split``, and for every place feature its name and its
+        table: A dataset's table with ``split`` and, for every place feature, its name and its
             ``*_key`` column.
-        features: some of `KNOWN_FEATURES`.
+        features: Some of `KNOWN_FEATURES`.
 
     Raises:
-        VocabularyError: an unknown feature, or a place feature without training rows.
+        VocabularyError: a feature is unknown, or there are place features but no training rows.
     """
     features = tuple(features)
     unknown = [feature for feature in features if feature not in KNOWN_FEATURES]
@@ -203,10 +203,9 @@ def _place_vocabulary(table: pd.DataFrame, feature: str, parent: Vocabulary | No
 
 
 def place_name(key: str) -> str:
-    """Return a place key as people write it.
+    """Return a place key as an address: "Bavaria_DE" is "Bavaria, Germany".
 
-    "Ada County_Idaho_US" is "Ada County, Idaho", and "Bavaria_DE" is "Bavaria, Germany": the
-    country is left out where it is the United States.
+    The United States are left out: "Ada County_Idaho_US" is "Ada County, Idaho".
     """
     parts = [part for part in key.split("_") if part]
     if len(parts) > 1 and parts[-1] == "US":
@@ -215,7 +214,7 @@ def place_name(key: str) -> str:
 
 
 def class_name(feature: str, key: str | SupportsInt) -> str:
-    """Return what to call a class.
+    """Return the display name of a class.
 
     Args:
         feature: One of `KNOWN_FEATURES`.

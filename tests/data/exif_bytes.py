@@ -1,4 +1,4 @@
-"""Builds EXIF blocks byte by byte, also invalid ones that Pillow would not write."""
+"""Build EXIF blocks byte by byte, including invalid ones that Pillow would not write."""
 
 import struct
 
@@ -9,7 +9,7 @@ _FORMATS = {SHORT: "H", LONG: "I", RATIONAL: "II", SIGNED_RATIONAL: "ii"}
 
 
 def entry(kind, *values):
-    """A field: text or bytes for ASCII and UNDEFINED, (numerator, denominator) for rationals."""
+    """Return a field: text or bytes for ASCII and UNDEFINED, pairs of integers for rationals."""
     if kind in (ASCII, UNDEFINED):
         data = values[0].encode() + b"\0" if isinstance(values[0], str) else values[0]
         return kind, len(data), data
@@ -21,14 +21,17 @@ def entry(kind, *values):
 
 
 def _directory(fields, start, pointers=()):
-    """Bytes of one IFD that begins at ``start``; pointers: tag and the bytes function behind."""
+    """Return the bytes of an IFD that starts at offset ``start``.
+
+    ``pointers`` are (tag, function) pairs; the function returns the child IFD for its offset.
+    """
     tags = sorted([*fields.items(), *((tag, None) for tag, _ in pointers)], key=lambda f: f[0])
     offset = start + 2 + 12 * len(tags) + 4
     table, data = struct.pack(">H", len(tags)), b""
-    behind = dict(pointers)
+    children = dict(pointers)
     for tag, field in tags:
         if field is None:
-            child = behind[tag](offset + len(data))
+            child = children[tag](offset + len(data))
             table += struct.pack(">HHII", tag, LONG, 1, offset + len(data))
             data += child
             continue
@@ -42,7 +45,7 @@ def _directory(fields, start, pointers=()):
 
 
 def exif_block(top=None, exif=None, gps=None):
-    """An EXIF block (big-endian) with the given directories, as JPEG and PNG carry it."""
+    """Return a big-endian EXIF block with the given directories, as stored in JPEG and PNG."""
     pointers = []
     if exif:
         pointers.append((0x8769, lambda start: _directory(exif, start)))
@@ -52,18 +55,18 @@ def exif_block(top=None, exif=None, gps=None):
 
 
 def degrees(*parts):
-    """Three rationals of whole or (numerator, denominator) parts."""
+    """Return a field of rationals from whole or (numerator, denominator) parts."""
     return entry(RATIONAL, *(part if isinstance(part, tuple) else (part, 1) for part in parts))
 
 
-def gps_fields(latitude, north, longitude, east, **more):
-    """The four fields of a position; a reference of None is left out."""
+def gps_fields(latitude, north, longitude, east):
+    """Return the four fields of a position; None omits a reference."""
     fields = {2: latitude, 4: longitude}
     if north is not None:
         fields[1] = entry(ASCII, north)
     if east is not None:
         fields[3] = entry(ASCII, east)
-    return fields | {int(tag[1:]): value for tag, value in more.items()}
+    return fields
 
 
 _integers = st.integers(0, 2**32 - 1)

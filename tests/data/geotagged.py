@@ -1,4 +1,4 @@
-"""Writes small photos with an EXIF position and time, as phones do."""
+"""Write small photos with an EXIF position and time, as phones do."""
 
 from pathlib import Path
 

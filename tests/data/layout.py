@@ -1,4 +1,4 @@
-"""Writes a small dataset in the layout of OSV-Mini-129k whose labels are known."""
+"""Write a small dataset in the layout of OSV-Mini-129k with known labels."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ from PIL import Image
 
 from geoclip_core.data.dataset import COLUMNS
 
-# 2021-08-01T04:30Z: still July in all of the ten states, but August in UTC, which is what counts.
+# 2021-08-01T04:30Z: August in UTC, but still July in the local time of every state here.
 MIDNIGHT = 1627792200000
 
 TRAIN = [
@@ -62,7 +62,7 @@ TEST = [
 
 
 def frame(rows: list[tuple]) -> pd.DataFrame:
-    """All columns of the real files as text, unknown ones empty."""
+    """Return a table with all columns of the real files as text, unknown ones empty."""
     records = []
     for photo_id, latitude, longitude, captured_at, climate, region, county, city in rows:
         record = dict.fromkeys(COLUMNS, "")
@@ -103,7 +103,7 @@ def write(root: Path, split: str, table: pd.DataFrame, *, photos: bool = True) -
 
 
 def make(root: Path, *, photos: bool = True) -> Path:
-    """The whole dataset of `TRAIN` and `TEST`."""
+    """Write the dataset of `TRAIN` and `TEST`, and return its folder."""
     write(root, "train", frame(TRAIN), photos=photos)
     write(root, "test", frame(TEST), photos=photos)
     return root

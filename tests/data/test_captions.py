@@ -67,7 +67,7 @@ def test_random_captions_keep_at_least_one_fact():
     assert caption(ABILENE, np.random.default_rng(7)) == caption(ABILENE, np.random.default_rng(7))
 
 
-def test_dropping_nothing_and_everything():
+def test_drop_probabilities_of_zero_and_one():
     rng = np.random.default_rng(1)
     full = set(caption(ABILENE).rstrip(".").split(", "))
     assert len(caption(ABILENE, rng, drop_probability=0.0)) == len(caption(ABILENE))
@@ -76,7 +76,7 @@ def test_dropping_nothing_and_everything():
     assert one != "A street photo."
 
 
-def test_every_climate_has_a_phrase_of_its_own():
+def test_every_climate_has_a_different_phrase():
     phrases = [climate_phrase(symbol) for symbol in climate_vocabulary().keys[1:]]
     assert len(set(phrases)) == 29
     assert all(phrase.startswith("a ") and " climate" in phrase for phrase in phrases)

@@ -30,11 +30,11 @@ def test_rows_paths_and_coordinates(dataset):
 
 
 def test_ids_beyond_float_precision_stay_exact(dataset):
-    # 2**53 + 1 has no float64 of its own.
+    # 2**53 + 1 cannot be represented as float64.
     assert "9007199254740993" in set(dataset.table["id"])
 
 
-def test_months_are_those_of_utc(dataset):
+def test_months_are_in_utc(dataset):
     # January; August 1st 00:00; August in UTC though July locally; unknown; December 31st, one
     # millisecond before 2020; May; December 31st, one millisecond before 2022; January 1st.
     assert dataset.table["month"].tolist() == [0, 7, 7, IGNORE_INDEX, 11, 4, 11, 0]
@@ -43,13 +43,13 @@ def test_months_are_those_of_utc(dataset):
 
 
 def test_climate_codes_become_indices_and_water_is_unknown(dataset):
-    # Codes 7, 4, 7, 6, 25, 0; above 20 the index is one less, and 0 is no class.
+    # Codes 7, 4, 7, 6, 25, 0; above 20 the index is one less, and 0 has no class.
     symbols = ["BSk", "BWh", "BSk", "BSh", "Dfa"]
     assert dataset.table["climate"].tolist()[:6] == [7, 4, 7, 6, 24, IGNORE_INDEX]
     assert [climate_of_symbol(symbol).index for symbol in symbols] == [7, 4, 7, 6, 24]
 
 
-def test_na_is_namibia_and_none_a_town(tmp_path):
+def test_na_and_none_are_place_names_and_not_missing_values(tmp_path):
     table = layout.frame(layout.TRAIN[:2])
     table["country"] = table["unique_country"] = ["NA", "IT"]
     table["region"] = ["Khomas", "Piedmont"]
@@ -70,7 +70,7 @@ def test_date_line_and_poles(tmp_path):
     layout.write(tmp_path, "train", layout.frame(rows))
     dataset = read_dataset(tmp_path, val_fraction=0)
     assert dataset.coordinates[:, 1].tolist() == [179.99, -180, 180]
-    # No region: the folder is called unknown, and the key "_US" is no key.
+    # Without a region, the folder is called unknown and the key "_US" counts as missing.
     assert dataset.table["path"][2] == "train_images/unknown/3.jpg"
     assert dataset.table["state_key"].isna().tolist() == [False, False, True]
     assert dataset.paths[2].is_file()
@@ -109,7 +109,7 @@ def test_keys_are_built_where_the_file_has_none(tmp_path):
     assert read["city_key"].isna().tolist() == [False] * 5 + [True]
 
 
-def test_fingerprint_follows_content_and_order(dataset):
+def test_fingerprint_depends_on_the_order_of_rows(dataset):
     other = dataset.select(np.arange(len(dataset))[::-1])
     assert dataset.fingerprint == dataset.select(np.arange(len(dataset))).fingerprint
     assert dataset.fingerprint != other.fingerprint
@@ -119,13 +119,13 @@ def test_fingerprint_follows_content_and_order(dataset):
 @pytest.mark.parametrize(
     ("column", "value"), [("split", "val"), ("climate", 3), ("latitude", 1.0), ("city_key", None)]
 )
-def test_fingerprint_follows_every_column(dataset, column, value):
+def test_fingerprint_depends_on_every_column(dataset, column, value):
     table = dataset.table.copy()
     table.loc[1, column] = value
     assert dataclasses.replace(dataset, table=table).fingerprint != dataset.fingerprint
 
 
-def test_splits_are_datasets(dataset):
+def test_a_split_is_a_dataset_and_may_be_empty(dataset):
     assert len(dataset.split("train")) == 6
     assert len(dataset.split("val")) == 0
     assert len(dataset.split("val").labels(build_vocabularies(dataset.table))["city"]) == 0
@@ -146,13 +146,13 @@ def _spoil(root, column, row, value, file="train_mini.csv"):
     [
         ("latitude", "91.5", r"'latitude', row 4: '91.5' is outside -90 to 90"),
         ("latitude", "north", r"'latitude', row 4: 'north' is not a number"),
-        ("latitude", "", r"'latitude', row 4: '' is no coordinate"),
-        ("latitude", "NaN", r"'latitude', row 4: 'NaN' is no coordinate"),
+        ("latitude", "", r"'latitude', row 4: '' is not a coordinate"),
+        ("latitude", "NaN", r"'latitude', row 4: 'NaN' is not a coordinate"),
         ("latitude", "inf", r"'latitude', row 4: 'inf' is not a number"),
         ("latitude", "45,5", r"'latitude', row 4: '45,5' is not a number"),
         ("longitude", "-180.001", r"'longitude', row 4: '-180.001' is outside -180 to 180"),
-        ("id", "", r"'id', row 4: '' is no id"),
-        ("id", "844332109483204", r"'id', row 4: '844332109483204' is the id of an earlier row"),
+        ("id", "", r"'id', row 4: '' is not an id"),
+        ("id", "844332109483204", r"'id', row 4: '844332109483204' is also the id of an earlier"),
         ("id", "../../etc/passwd", r"'id', row 4: '../../etc/passwd' cannot be a file name"),
         ("id", "..", r"'id', row 4: '..' cannot be a file name"),
         ("id", "a\\b", r"cannot be a file name"),
@@ -160,14 +160,14 @@ def _spoil(root, column, row, value, file="train_mini.csv"):
         ("id", "8.44332E+14", r"was rounded by a spreadsheet"),
         ("id", "9" * 5000, r"is longer than 300 characters"),
         ("city", "x" * 100_000, r"'city', row 4: 'x+' is longer than 300"),
-        ("region", "..", r"'region', row 4: '..' is no name for a folder"),
+        ("region", "..", r"'region', row 4: '..' cannot be the name of a folder"),
         ("captured_at", "July", r"'captured_at', row 4: 'July' is not a number"),
         ("captured_at", "1627776000", r"is it seconds"),
         ("captured_at", "1e300", r"is it seconds"),
-        ("climate", "Cfa", r"'climate', row 4: 'Cfa' is not|'climate', row 4: 'Cfa' is no climate"),
-        ("climate", "31", r"'climate', row 4: '31' is no climate code"),
-        ("climate", "-1", r"no climate code"),
-        ("climate", "14.5", r"no climate code"),
+        ("climate", "Cfa", r"'climate', row 4: 'Cfa' is not a climate code"),
+        ("climate", "31", r"'climate', row 4: '31' is not a climate code"),
+        ("climate", "-1", r"not a climate code"),
+        ("climate", "14.5", r"not a climate code"),
     ],
 )
 def test_wrong_values_are_named_with_file_column_and_row(tmp_path, column, value, message):
@@ -205,7 +205,7 @@ def test_the_message_counts_the_wrong_rows(tmp_path):
         (b"id,latitude,longitude\n1,2,3\n2,2,3,4,5\n", "not a table"),
     ],
 )
-def test_files_that_are_no_csv_are_refused_by_kind(tmp_path, content, message):
+def test_files_that_are_not_a_csv_are_refused(tmp_path, content, message):
     (tmp_path / "train_mini.csv").write_bytes(content)
     with pytest.raises(DatasetError, match=message):
         read_dataset(tmp_path)
@@ -218,7 +218,7 @@ def test_missing_folder_and_missing_tables(tmp_path):
         read_dataset(tmp_path)
 
 
-def test_description_names_the_set_and_marks_it_synthetic(tmp_path):
+def test_description_gives_the_name_and_whether_the_dataset_is_synthetic(tmp_path):
     root = layout.make(tmp_path, photos=False)
     (root / "dataset.json").write_text('{"name": "Demo", "synthetic": true}')
     assert read_dataset(root).name == "Demo"

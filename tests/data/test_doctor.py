@@ -29,7 +29,7 @@ def _with(column, row, value):
 
 @pytest.fixture
 def root(tmp_path):
-    # Far apart from train, unlike the layout's own test split.
+    # Only the test photo that is far from train.
     root = layout.make(tmp_path / "osv")
     layout.write(root, "test", layout.frame(layout.TEST[:1]))
     (root / "test_images" / "Nevada" / "1000000000000006.jpg").unlink()
@@ -40,7 +40,7 @@ def _found(report):
     return {finding.check: finding for finding in report.findings}
 
 
-def test_a_dataset_without_faults_has_only_notes(root):
+def test_a_valid_dataset_has_only_warnings(root):
     report = examine(root)
     assert not report.must_fix
     assert report.rows == {"train_mini.csv": 6, "test_mini.csv": 1}
@@ -99,12 +99,12 @@ def test_a_cleaned_copy_can_be_read_and_the_original_is_unchanged(root, tmp_path
     assert (root / "train_mini.csv").read_bytes() == original
     table = pd.read_csv(tmp_path / "clean" / "train_mini.csv", dtype="str", na_filter=False)
     assert (table["weather"] == "fine").all()
-    # The row with the wrong climate is kept without it.
+    # The row with the wrong climate is kept and the value emptied.
     assert table.loc[table["city"] == "Dubois", "climate"].tolist() == [""]
     assert len(read_dataset(tmp_path / "clean")) == 4
 
 
-def test_a_cleaned_copy_is_written_to_an_empty_folder_only(root, tmp_path):
+def test_a_cleaned_copy_needs_an_empty_folder_and_unchanged_tables(root, tmp_path):
     report = examine(root)
     with pytest.raises(DatasetError, match="never overwritten"):
         write_clean(root, report, root)
@@ -121,7 +121,7 @@ def test_states_that_do_not_match_the_coordinates(root):
     assert found.examples[0]["value"] == "Oregon_US, but lies in Texas_US"
 
 
-def test_a_photo_at_a_state_border_is_no_error(root):
+def test_a_photo_at_a_state_border_is_only_a_warning(root):
     # Texarkana straddles Texas and Arkansas.
     _edit(root, "train", _with("latitude", 3, "33.43"))
     _edit(root, "train", _with("longitude", 3, "-94.03"))
@@ -225,7 +225,7 @@ def test_the_report_is_json(root, tmp_path):
 @pytest.mark.slow
 def test_several_processes_check_all_photos_and_report_progress(tmp_path):
     root = write_demo(tmp_path / "set", 140)  # three chunks for the processes
-    (next((root / "train_images").rglob("*.jpg"))).write_bytes(b"\xff\xd8\xff")
+    next((root / "train_images").rglob("*.jpg")).write_bytes(b"\xff\xd8\xff")
     calls = []
     report = examine(root, workers=2, progress=lambda done, total: calls.append((done, total)))
     assert _found(report)["file-unreadable"].count == 1

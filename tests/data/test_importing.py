@@ -53,7 +53,7 @@ def test_rows_of_a_small_folder(tmp_path, photos):
     assert str(abilene["captured_at"]) == "2021-08-01 03:30:00+00:00"
     assert abilene["month"] == 7
     vienna = table.loc["Vienna"]
-    # No time zone: 23:59 by the sun at 16.37 degrees east is 22:53:30 in UTC.
+    # Without a time zone, 23:59 is solar time, at 16.37 degrees east 22:53:30 in UTC.
     assert vienna["captured_at"].strftime("%Y-%m-%d %H:%M") == "2020-01-31 22:53"
     fiji = table.loc["Lambasa"]
     assert fiji["month"] == -100
@@ -67,7 +67,7 @@ def test_rows_of_a_small_folder(tmp_path, photos):
             assert image.format == "JPEG"
 
 
-def test_what_is_not_imported_is_listed(tmp_path, photos):
+def test_skipped_files_are_listed_with_reasons(tmp_path, photos):
     report = import_photos(photos, tmp_path / "set")
     listed = pd.read_csv(tmp_path / "set" / NOT_IMPORTED_FILE).set_index("file")["reason"]
     assert set(listed.index) == {"nowhere.jpg", "trip/cut.jpg"}
@@ -114,19 +114,18 @@ def test_adding_a_folder_keeps_the_splits_of_old_photos(tmp_path):
     after = dataset.table.set_index("id")
     assert (after.loc[before.index, "split"] == before["split"]).all()
     assert len(after) == 51
-    # The photo at the place of a test photo is one too: nothing leaks.
+    # The new photo at the place of a test photo is in test, so nothing leaks.
     assert leakage(dataset, "test").near == 0
     assert all(path.is_file() for path in dataset.paths)
 
 
-def test_a_photo_near_train_and_test_is_in_neither(tmp_path):
+def test_a_csv_can_place_a_new_photo_near_another_split(tmp_path):
     for i in range(30):
         write_photo(tmp_path / "one" / f"{i}.jpg", (30 + 0.3 * i, -100), seed=i)
     import_photos(tmp_path / "one", tmp_path / "set", test_fraction=0.3)
     table = read_dataset(tmp_path / "set", val_fraction=0).table
     train = table[table["split"] == "train"].iloc[0]
     test = table[table["split"] == "test"].iloc[0]
-    # Nothing is between them within 1 km, so put one at each, then one more of both kinds.
     csv = tmp_path / "between.csv"
     csv.write_text(
         f"file,latitude,longitude\nt.jpg,{train['latitude']},{train['longitude'] + 0.008}\n"
@@ -158,7 +157,7 @@ def test_a_csv_takes_precedence_over_exif(tmp_path, photos):
     before = _content(tmp_path / "set")
     assert not import_photos(photos, tmp_path / "set", positions=csv).changed
     assert _content(tmp_path / "set") == before
-    # A corrected position moves the photo, and nothing else.
+    # A corrected position moves only that photo.
     csv.write_text(csv.read_text().replace("45.7833,-108.5007", "32.4487,-99.7331"))
     assert import_photos(photos, tmp_path / "set", positions=csv).changed
     dataset = read_dataset(tmp_path / "set", val_fraction=0)
@@ -172,7 +171,7 @@ def test_a_csv_takes_precedence_over_exif(tmp_path, photos):
     [
         ("file,latitude,longitude\na.jpg,91,0\n", "'latitude', row 2: '91' is outside"),
         ("file,latitude,longitude\na.jpg,1,east\n", "'longitude', row 2: 'east' is not a number"),
-        ("file,latitude,longitude\na.jpg,1,1\n./a.jpg,2,2\n", "row 3: './a.jpg' is in an earlier"),
+        ("file,latitude,longitude\na.jpg,1,1\n./a.jpg,2,2\n", "row 3: './a.jpg' is also in an"),
         ("file,latitude,longitude,captured_at\na.jpg,1,1,soon\n", "'captured_at', row 2: 'soon'"),
         ("file,latitude,longitude,captured_at\na.jpg,1,1,1627776000\n", "seconds"),
         ("name,lat,lon\na.jpg,1,1\n", "no column 'file', 'latitude', 'longitude'"),
@@ -217,7 +216,7 @@ def test_jpegs_can_be_hard_linked(tmp_path, photos):
     assert len(linked) == 2
 
 
-def test_the_dataset_may_lie_inside_the_folder(tmp_path, photos):
+def test_the_dataset_may_be_inside_the_imported_folder(tmp_path, photos):
     import_photos(photos, photos / "dataset")
     assert import_photos(photos, photos / "dataset").found == 5
 

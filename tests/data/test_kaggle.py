@@ -21,7 +21,7 @@ def _zip(source, path, prefix=""):
         for file in sorted(source.rglob("*")):
             if file.is_file():
                 name = file.relative_to(source).as_posix()
-                # Kaggle wraps a folder into one of its own name.
+                # Kaggle nests a folder in one of the same name.
                 head = name.split("/")[0]
                 archive.write(file, prefix + (f"{head}/{name}" if "/" in name else name))
         archive.writestr("__MACOSX/train_images/Idaho/._1.jpg", b"x")
@@ -62,8 +62,8 @@ def test_a_second_run_writes_only_what_is_missing(tmp_path, source):
     assert cut.stat().st_size > 100
 
 
-def test_a_complete_dataset_is_left_alone(source):
-    # Nothing is fetched: kagglehub would fail here.
+def test_a_complete_dataset_is_not_downloaded_again(source):
+    # kagglehub would fail here.
     assert download_osv_mini(source)["missing"] == 0
 
 
@@ -94,7 +94,7 @@ def test_wrong_archives_are_refused(tmp_path, source):
 
 @pytest.fixture
 def kaggle(monkeypatch):
-    """A kagglehub whose answer the test sets."""
+    """Replace kagglehub by a fake whose `dataset_download` the test sets."""
     fake = types.ModuleType("kagglehub")
     errors = types.ModuleType("kagglehub.exceptions")
     errors.DataCorruptionError = type("DataCorruptionError", (Exception,), {})

@@ -29,7 +29,7 @@ from tests.data.exif_bytes import (
     hostile_blocks,
 )
 
-# pytest resets the warning filters, so the one of geoclip_core.data.photos does not apply here.
+# pytest resets the warning filter that geoclip_core.data.photos sets.
 pytestmark = pytest.mark.filterwarnings("ignore:::PIL")
 
 pillow_heif.register_heif_opener()  # to write HEIC; open_photo needs no help to read it
@@ -41,12 +41,18 @@ RED, GREEN, BLUE, WHITE, BLACK = (
     (255, 255, 255),
     (0, 0, 0),
 )
-EXIF = exif_block(
-    {0x0112: entry(SHORT, 1)},
-    {0x9003: entry(ASCII, "2021:07:14 09:30:00"), 0x9011: entry(ASCII, "+10:00")},
-    gps_fields(degrees(33, 51, 30), "S", degrees(151, 12, 36), "E"),
-)
+ORIENTATION, ORIGINAL, DIGITIZED, CHANGED = 0x0112, 0x9003, 0x9004, 0x0132
+OFFSET, OFFSET_ORIGINAL, OFFSET_DIGITIZED = 0x9010, 0x9011, 0x9012
+TAKEN = entry(ASCII, "2021:07:14 09:30:00")
+SYDNEY = gps_fields(degrees(33, 51, 30), "S", degrees(151, 12, 36), "E")
 POSITION = pytest.approx((-33.858333, 151.21), abs=1e-6)
+EXIF = exif_block(
+    {ORIENTATION: entry(SHORT, 1)},
+    {ORIGINAL: TAKEN, OFFSET_ORIGINAL: entry(ASCII, "+10:00")},
+    SYDNEY,
+)
+VALID = exif_block({ORIENTATION: entry(SHORT, 6)}, {ORIGINAL: TAKEN}, SYDNEY)
+GREY = np.array([[0, 257 * 50, 65535]])
 
 
 def encoded(image, kind, **options):
@@ -56,13 +62,13 @@ def encoded(image, kind, **options):
 
 
 def picture(size=(64, 48), seed=0):
-    """Return smooth noise: its sides differ, and lossy formats keep it."""
+    """Return smooth noise, which survives lossy formats and is not symmetric."""
     noise = np.random.default_rng(seed).integers(0, 255, (6, 8, 3)).astype(np.uint8)
     return Image.fromarray(noise).resize(size, Image.Resampling.BICUBIC)
 
 
 def png(rows, colour_type, depth, *chunks):
-    """Encode samples (height, width[, channels]) as PNG, in modes that Pillow cannot write too."""
+    """Encode samples (height, width[, channels]) as PNG, also in modes Pillow cannot write."""
     height, width = rows.shape[:2]
     lines = b"".join(b"\0" + row.astype(">u2" if depth == 16 else "u1").tobytes() for row in rows)
     header = struct.pack(">IIBBBBB", width, height, depth, colour_type, 0, 0, 0)
@@ -71,6 +77,12 @@ def png(rows, colour_type, depth, *chunks):
         struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
         for kind, data in parts
     )
+
+
+SAMPLES = {
+    kind: encoded(picture(), kind, **({} if kind in {"TIFF", "GIF"} else {"exif": EXIF}))
+    for kind in ("JPEG", "PNG", "WEBP", "TIFF", "GIF")
+}
 
 
 def pixels(photo):
@@ -90,7 +102,7 @@ def test_every_format_gives_the_same_picture(kind):
     assert photo.captured_at is None
 
 
-def test_heic_of_a_phone():
+def test_position_and_pixels_of_a_heic_file():
     original = picture()
     photo = open_photo(encoded(original, "HEIF", exif=EXIF, quality=90), name="IMG_1.HEIC")
     assert photo.format == "HEIF"
@@ -112,7 +124,7 @@ def test_heic_is_read_without_registering_a_reader_first(tmp_path):
     assert answer.stdout.strip() == "(64, 48)", answer.stderr
 
 
-def test_mpo_gives_the_first_of_its_pictures():
+def test_mpo_gives_its_first_image():
     first, second = picture(seed=1), Image.new("RGB", (32, 24), RED)
     content = encoded(first, "MPO", save_all=True, append_images=[second])
     photo = open_photo(content)
@@ -145,7 +157,7 @@ def test_orientation_is_applied_once(kind, orientation, corner):
     """``corner``: where the stored upper left ends up (Exif 2.32, table of Orientation)."""
     stored = Image.new("RGB", (64, 32), WHITE)
     stored.paste(RED, (0, 0, 16, 16))
-    block = exif_block({0x0112: entry(SHORT, orientation)})
+    block = exif_block({ORIENTATION: entry(SHORT, orientation)})
     photo = open_photo(encoded(stored, kind, exif=block), draft_size=16)
     width, height = photo.image.size
     expected = (32, 64) if orientation >= 5 else (64, 32)
@@ -158,10 +170,10 @@ def test_orientation_is_applied_once(kind, orientation, corner):
 
 @pytest.mark.parametrize(("orientation", "corner"), [(3, (1, 1)), (6, (1, 0)), (8, (0, 1))])
 def test_orientation_of_a_heic_is_applied_once(orientation, corner):
-    """libheif turns the picture itself and leaves the tag: applying it too would turn it back."""
+    """libheif already turns the picture, but leaves the tag in place."""
     stored = Image.new("RGB", (64, 32), WHITE)
     stored.paste(RED, (0, 0, 16, 16))
-    block = exif_block({0x0112: entry(SHORT, orientation)})
+    block = exif_block({ORIENTATION: entry(SHORT, orientation)})
     photo = open_photo(encoded(stored, "HEIF", exif=block))
     assert photo.size == photo.image.size == ((64, 32) if orientation == 3 else (32, 64))
     x, y = (2 + side * (length - 5) for side, length in zip(corner, photo.size, strict=True))
@@ -195,14 +207,11 @@ def test_a_draft_is_never_smaller_than_asked(size, draft, decoded):
     assert open_photo(encoded(picture((160, 80)), "PNG"), draft_size=10).image.size == (160, 80)
 
 
-def test_a_draft_is_asked_in_upright_sides():
-    block = exif_block({0x0112: entry(SHORT, 6)})
+def test_draft_size_means_the_upright_image():
+    block = exif_block({ORIENTATION: entry(SHORT, 6)})
     photo = open_photo(encoded(picture((1600, 800)), "JPEG", exif=block), draft_size=(100, 200))
     assert photo.image.size == (100, 200)
     assert photo.size == (800, 1600)
-
-
-GREY = np.array([[0, 257 * 50, 65535]])
 
 
 @pytest.mark.parametrize(
@@ -225,7 +234,7 @@ def test_wide_integers_that_hold_bytes_are_not_darkened():
     assert pixels(open_photo(image)) == [BLACK, (50, 50, 50), WHITE]
 
 
-def test_transparency_lies_on_white():
+def test_transparent_parts_become_white():
     half = [(127, 127, 255), (128, 128, 255)]
     rgba = Image.new("RGBA", (3, 1))
     rgba.putdata([(*RED, 255), (*GREEN, 0), (*BLUE, 128)])
@@ -298,7 +307,7 @@ def test_every_kind_of_source(tmp_path):
     assert open_photo(array).size == (5, 4)
 
 
-def test_an_image_that_was_given_is_not_changed():
+def test_a_pil_image_is_not_changed():
     image = picture()
     before = image.tobytes()
     photo = open_photo(image)
@@ -327,7 +336,7 @@ def test_the_format_is_recognised_by_the_bytes_not_the_suffix(tmp_path):
     ],
     ids=["text", "pdf", "svg", "video", "empty-heic", "postscript", "jpeg-head", "zeros"],
 )
-def test_files_that_are_no_photos_are_refused_by_name(tmp_path, content):
+def test_files_that_are_not_photos_are_refused_by_name(tmp_path, content):
     path = tmp_path / "notes.jpg"
     path.write_bytes(content)
     with pytest.raises(PhotoError, match=r"^notes\.jpg (is not a photo|is damaged|is cut off)"):
@@ -342,13 +351,13 @@ def test_truncated_files(kind, share):
         open_photo(content[: int(len(content) * share)], name="IMG")
 
 
-def test_a_cut_off_jpeg_says_so():
+def test_the_error_for_a_truncated_jpeg():
     content = encoded(picture((300, 200)), "JPEG")
-    with pytest.raises(PhotoError, match="photo is cut off: the file ends before the picture"):
+    with pytest.raises(PhotoError, match="photo is cut off: the file ends before the image"):
         open_photo(content[: len(content) // 2])
 
 
-def test_a_damaged_png_says_so():
+def test_the_error_for_a_damaged_png():
     content = bytearray(encoded(picture(), "PNG"))
     content[60] ^= 0xFF
     with pytest.raises(PhotoError, match=r"photo is (damaged|cut off)"):
@@ -380,7 +389,7 @@ def test_sources_that_cannot_be_read_give_a_short_message(tmp_path):
         assert len(str(caught.value)) < 300
 
 
-def test_line_breaks_in_a_name_stay_out_of_the_message():
+def test_line_breaks_in_a_name_are_replaced_in_messages():
     with pytest.raises(PhotoError, match=r"^a\?b is empty\.$"):
         open_photo(b"", name="a\nb")
 
@@ -447,17 +456,6 @@ def test_overwritten_bytes_give_a_photo_or_a_photo_error(kind, position, damage)
         except PhotoError as error:
             result = str(error)
     assert result == "RGB" or (result.startswith("photo ") and result.endswith("."))
-
-
-SAMPLES = {
-    kind: encoded(picture(), kind, **({} if kind in {"TIFF", "GIF"} else {"exif": EXIF}))
-    for kind in ("JPEG", "PNG", "WEBP", "TIFF", "GIF")
-}
-
-
-SYDNEY = gps_fields(degrees(33, 51, 30), "S", degrees(151, 12, 36), "E")
-ORIGINAL, DIGITIZED, CHANGED = 0x9003, 0x9004, 0x0132
-OFFSET, OFFSET_ORIGINAL, OFFSET_DIGITIZED = 0x9010, 0x9011, 0x9012
 
 
 def facts_of(block):
@@ -535,7 +533,7 @@ def test_invalid_degrees_give_no_position(latitude):
     assert position_of(gps_fields(latitude, "N", degrees(151, 12, 36), "E")) == (None, None)
 
 
-def test_longitudes_end_at_the_date_line():
+def test_longitude_180_becomes_minus_180_and_more_is_invalid():
     assert position_of(gps_fields(degrees(1, 0, 0), "N", degrees(180, 0, 0), "E")) == (1, -180)
     assert position_of(gps_fields(degrees(1, 0, 0), "N", degrees(180, 0, 1), "E")) == (None, None)
 
@@ -644,28 +642,23 @@ def test_capture_time_in_every_notation(text, expected):
 
 @pytest.mark.parametrize("value", [0, 9, 65535])
 def test_unknown_orientation_values_mean_upright(value):
-    assert facts_of(exif_block({0x0112: entry(SHORT, value)})).orientation == 1
+    assert facts_of(exif_block({ORIENTATION: entry(SHORT, value)})).orientation == 1
 
 
 def test_orientation_of_the_wrong_type_means_upright():
-    assert facts_of(exif_block({0x0112: entry(ASCII, "left")})).orientation == 1
-    assert facts_of(exif_block({0x0112: entry(SHORT, 6)})).orientation == 6
+    assert facts_of(exif_block({ORIENTATION: entry(ASCII, "left")})).orientation == 1
+    assert facts_of(exif_block({ORIENTATION: entry(SHORT, 6)})).orientation == 6
 
 
 @given(hostile_blocks)
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-def test_hostile_fields_never_raise_and_never_give_an_impossible_place(block):
+def test_hostile_fields_never_raise_or_give_an_invalid_position(block):
     facts = facts_of(block)
     if facts.latitude is not None:
         assert -90 <= facts.latitude <= 90
         assert -180 <= facts.longitude < 180
     assert facts.latitude is None or facts.longitude is not None
     assert 1 <= facts.orientation <= 8
-
-
-VALID = exif_block(
-    {0x0112: entry(SHORT, 6)}, {ORIGINAL: entry(ASCII, "2021:07:14 09:30:00")}, SYDNEY
-)
 
 
 @given(st.lists(st.tuples(st.integers(6, len(VALID) - 1), st.integers(0, 255)), max_size=8))
