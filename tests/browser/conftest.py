@@ -1,4 +1,4 @@
-"""Fixtures for the app in Chromium; a test fails on any request beyond loopback."""
+"""Fixtures for the app in Chromium; a test fails if the page sends a request beyond loopback."""
 
 import contextlib
 import os
@@ -47,7 +47,7 @@ def browser():
                 "--no-sandbox",
                 "--use-angle=swiftshader",
                 "--enable-unsafe-swiftshader",
-                # No name is resolved either.
+                # Host names are not resolved either.
                 "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
             ],
         )
@@ -56,7 +56,7 @@ def browser():
 
 
 class Server:
-    """The running app: its address, and what it has written to its log."""
+    """The running app: its address and its log."""
 
     def __init__(self, address, log):
         self.address = address
@@ -69,7 +69,7 @@ class Server:
 
 @contextlib.contextmanager
 def running_app(log, **environment):
-    """Start the app on a free loopback port, with further environment variables."""
+    """Start the app on a free loopback port, with additional environment variables."""
     chromium()
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -172,7 +172,7 @@ def open_page(contexts, server):
     yield opened
     for page in pages:
         page.close()
-        assert not page.beyond, f"asked beyond this computer: {page.beyond}"
+        assert not page.beyond, f"requested beyond this computer: {page.beyond}"
 
 
 def map_frame(page):
@@ -185,7 +185,7 @@ def map_frame(page):
 def act_until(page, act, done, tries=20):
     """Repeat an action until ``done()``.
 
-    While a page is redrawn it loses the focus, and clicks and keys of that moment.
+    A page that is being redrawn loses the focus and ignores clicks and keys.
     """
     for _ in range(tries):
         if done():

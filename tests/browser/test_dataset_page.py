@@ -1,4 +1,4 @@
-"""The Dataset page in Chromium: 119,008 rows on the map, opened down to one photo."""
+"""Tests of the Dataset page in Chromium: 119,008 rows on the map, opened down to one photo."""
 
 import re
 import time
@@ -38,15 +38,15 @@ def headline(page, text):
 
 
 def click_last(page, selector, text):
-    """Click the last shape of the map, which lies on top, until the page says ``text``."""
+    """Click the last shape of the map, which lies on top, until the page shows ``text``."""
     page.locator(selector).last.wait_for(state="attached")
-    said = page.get_by_text(re.compile(text))
-    click_until(page, page.locator(selector).last, lambda: said.count() > 0)
+    shown = page.get_by_text(re.compile(text))
+    click_until(page, page.locator(selector).last, lambda: shown.count() > 0)
     headline(page, text)
 
 
 def wait_for_hexagons(page, least):
-    """Wait until the map has at least so many, as the one of another dataset has not."""
+    """Wait until the map has ``least`` hexagons, more than that of the previous dataset."""
     page.wait_for_function(
         "([selector, least]) => document.querySelectorAll(selector).length >= least",
         arg=[HEXAGONS, least],
@@ -87,7 +87,7 @@ def test_the_doctor_runs_beside_the_page(open_page):
     page.get_by_role("radio", name="Check").click()
     page.get_by_role("button", name="Check this dataset").click()
     expect(page.get_by_text("Checking demo")).to_be_visible()
-    # The page answers while the doctor is at work.
+    # The page can be used while the check runs.
     page.get_by_role("radio", name="Add a dataset").click()
     headline(page, "Import your photos")
     page.get_by_role("radio", name="Check").click()

@@ -1,4 +1,4 @@
-"""The Evaluation page in Chromium, network cut, with as many rows as OSV-Mini-129k trains on."""
+"""Tests of the Evaluation page in Chromium without network, with the rows of OSV-Mini-129k."""
 
 import os
 import re
@@ -55,7 +55,7 @@ def work(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def server(work):
-    """The app, started in the working folder; ``process`` tells its memory."""
+    """The app, started in the working folder; ``process`` gives its memory use."""
     chromium()
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -98,7 +98,7 @@ def choose(page, label, option):
 
 def resident_bytes(process):
     status = Path(f"/proc/{process.pid}/status")
-    if not status.exists():  # not Linux: what it holds now instead of the most it has held
+    if not status.exists():  # not Linux: current use instead of the peak
         return psutil.Process(process.pid).memory_info().rss
     return int(re.search(r"VmHWM:\s+(\d+) kB", status.read_text()).group(1)) * 1024
 
@@ -123,7 +123,7 @@ def test_every_panel_draws_and_a_filter_changes_all_of_it(open_page, server, dar
         expect(panel.get_by_test_id("stDownloadButton").first).to_be_visible()
         if name == "Error map":
             expect(panel.locator(".choroplethlayer path").first).to_be_attached()
-            # land comes from this server's topojson, or there is none
+            # Land is drawn only if this server's topojson was loaded.
             expect(panel.locator(".layer.land path").first).to_be_attached()
             expect(panel.locator(".scattergeo .point").first).to_be_attached()
     assert resident_bytes(server.process) < MEMORY_LIMIT

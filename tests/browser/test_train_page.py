@@ -1,4 +1,4 @@
-"""A training in Chromium: started, watched, reloaded, stopped, resumed, opened on the map."""
+"""Tests of a training in Chromium: start, watch, reload, stop, resume, open on the map."""
 
 import json
 import re
@@ -32,7 +32,7 @@ def demo(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def environment(root, tmp_path_factory):
-    # Embeddings are cached: here, not in the cache of whoever runs the tests.
+    # Embeddings go to a cache of their own, not to the developer's.
     return {RUNS_VARIABLE: str(root), "GEOCLIP_CACHE": str(tmp_path_factory.mktemp("cache"))}
 
 
@@ -58,7 +58,7 @@ def choose_data(page, folder):
     box.click()
     box.fill(str(folder))
     box.press("Enter")
-    # For a moment the page shows the old button and the new one.
+    # During a rerun the page shows both the old and the new button.
     button = page.get_by_role("button", name="Start training")
     expect(button.and_(page.locator(":disabled"))).to_have_count(0)
     expect(button).to_have_count(1)
@@ -87,7 +87,7 @@ def state(page, word, timeout=LONG):
 
 def test_start_watch_reload_stop_resume_open_on_the_map(open_page, demo, root):
     page = open_page("Train")
-    start_training(page, demo, epochs=4000)  # more than any computer does in this time
+    start_training(page, demo, epochs=4000)  # more than can finish during the test
     state(page, "running")
     (run,) = list_runs(root)
     expect(page.get_by_test_id("stProgress")).to_contain_text("of 4000", timeout=LONG)
@@ -99,7 +99,7 @@ def test_start_watch_reload_stop_resume_open_on_the_map(open_page, demo, root):
     state(second, "running")
     steps = run.status.step
     second.get_by_role("button", name="Stop").click()
-    state(page, "stopped")  # the first tab hears of it by itself
+    state(page, "stopped")  # the first tab is updated without a click
     assert run.status.state == "stopped"
     assert run.status.step >= steps > 0
 

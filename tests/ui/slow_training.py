@@ -1,4 +1,4 @@
-"""A stand-in for ``python -m train``: a training whose steps are quick and need no photos."""
+"""A replacement for ``python -m train``: a training with quick steps that needs no photos."""
 
 import sys
 import time
@@ -24,7 +24,7 @@ def train(argv: list[str]) -> int:
             if options.get("crash") == "late" and step == 3:
                 raise ValueError("the photo 7.jpg is broken")
             time.sleep(options.get("seconds", 0.02))
-            # not session.metrics: TensorBoard would bring torch with it
+            # Not session.metrics: TensorBoard would import torch.
             run.log_metrics({"step": step, "time": time.time(), "train/loss": 1 / step})
             session.progress("training", step / steps, now=True, step=step)
 

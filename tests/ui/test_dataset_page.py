@@ -1,4 +1,4 @@
-"""The Dataset page as a viewer meets it: no dataset, a broken one, a good one, and ways to one."""
+"""Tests of the Dataset page: without a dataset, with a broken and a good one, and making one."""
 
 import json
 import time
@@ -45,14 +45,14 @@ def open_page(folder):
 
 
 def shown(app):
-    """All text, as a reader sees it."""
+    """All the text of the page without Markdown's backslashes."""
     parts = [texts(app), *(str(box.value) for box in (*app.warning, *app.success))]
     parts += [f"{metric.label} {metric.value}" for metric in app.metric]
     return "\n".join(parts).replace("\\", "")
 
 
 def press(app, label):
-    """Press the button of this label, in a form or not."""
+    """Press the last button with this label."""
     found = [button for button in app.button if button.label == label]
     assert found, [button.label for button in app.button]
     app = found[-1].click().run()
@@ -61,14 +61,14 @@ def press(app, label):
 
 
 def until(app, text, seconds=90):
-    """Look at the page again until it says so."""
+    """Rerun the page until it shows the text."""
     limit = time.monotonic() + seconds
     while time.monotonic() < limit:
         app.run()
         if text in shown(app):
             return app
         time.sleep(0.3)
-    pytest.fail(f"{text!r} never came; the page says:\n{shown(app)}")
+    pytest.fail(f"{text!r} was not shown; the page shows:\n{shown(app)}")
 
 
 def test_without_a_dataset_it_offers_to_draw_one(open_page):
@@ -92,7 +92,7 @@ def test_a_demo_set_is_shown_as_synthetic(open_page, demo):
     assert len(app.get("image")) == 6
 
 
-def test_one_split_and_one_class(open_page, demo):
+def test_photos_are_filtered_by_split_and_class(open_page, demo):
     app = open_page(demo)
     app.segmented_control(key="dataset split").set_value("test").run()
     tests = (read_dataset(demo).table["split"] == "test").sum()
@@ -105,7 +105,7 @@ def test_one_split_and_one_class(open_page, demo):
     assert f"**{state.iloc[0]:,} photos**" in shown(app)
 
 
-def test_an_opened_hexagon_and_a_picked_photo(open_page, demo):
+def test_opened_hexagon_shows_its_photos_and_back_returns(open_page, demo):
     dataset = read_dataset(demo)
     cell = h3.latlng_to_cell(*dataset.coordinates[0], 3)
     trail_key = f"kept:dataset trail {dataset.root} Chosen(split=None, feature=None, key=None)"
@@ -134,7 +134,7 @@ def test_broken_photos_are_named_and_the_rest_shown(open_page, tmp_path):
     assert len(app.get("image")) == 4
 
 
-def test_a_broken_table_gives_the_reason_and_the_way_to_the_doctor(open_page, tmp_path):
+def test_a_broken_table_gives_the_reason_and_names_the_check(open_page, tmp_path):
     root = layout.make(tmp_path / "osv")
     table = (root / "train_mini.csv").read_text().replace("43.6135", "<b>north</b>")
     (root / "train_mini.csv").write_text(table)
@@ -156,7 +156,18 @@ def test_a_good_dataset_passes_its_check(open_page, demo):
     assert "Check again" in [button.label for button in app.button]
 
 
-def test_a_damaged_report_is_no_report(open_page, tmp_path):
+def test_a_check_that_cannot_start_gives_the_reason(open_page, demo, monkeypatch):
+    def refuse(*_):
+        raise OSError("the disk is full")
+
+    monkeypatch.setattr("ui.dataset.make.start", refuse)
+    app = open_page(demo, **{"dataset view": "Check"})
+    [button] = [button for button in app.button if button.label.startswith("Check ")]
+    assert "The job cannot be started: the disk is full" in shown(button.click().run())
+    assert not app.exception
+
+
+def test_a_damaged_report_is_ignored(open_page, tmp_path):
     root = layout.make(tmp_path / "osv")
     for text in ("{", "[]", '{"findings": 3}', json.dumps({"findings": [1, {"a": 2}]})):
         (root / "doctor.json").write_text(text)
@@ -200,7 +211,7 @@ def test_importing_photos(open_page, folder, tmp_path):
         ("download archive", "/no/such.zip", "Fetch", "There is no file or folder"),
     ],
 )
-def test_impossible_wishes_are_refused(open_page, folder, key, value, button, message):
+def test_invalid_inputs_are_refused(open_page, folder, key, value, button, message):
     app = open_page()
     app.text_input(key=key).set_value(value)
     assert message in shown(press(app, button))
@@ -221,7 +232,7 @@ def test_hostile_names_stay_text(open_page, tmp_path):
 
 
 @pytest.mark.slow
-def test_large_tables_send_little(open_page, tmp_path):
+def test_charts_of_large_tables_are_small(open_page, tmp_path):
     root = write_demo(tmp_path / "big", 119_008, metadata_only=True)
     app = open_page(root)
     assert "**119,008 photos**" in shown(app)

@@ -1,4 +1,4 @@
-"""The Evaluation page as a viewer uses it: choices, filters, panels, imports, and large tables."""
+"""Tests of the Evaluation page: choices, filters, panels, imports, and large tables."""
 
 import re
 from pathlib import Path

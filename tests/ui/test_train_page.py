@@ -1,3 +1,5 @@
+"""Tests of the Train page: the form, starting and ending runs, their results and comparison."""
+
 import contextlib
 import time
 
@@ -26,7 +28,7 @@ def demo(tmp_path_factory):
 def root(tmp_path, monkeypatch):
     folder = tmp_path / "runs"
     monkeypatch.setenv(RUNS_VARIABLE, str(folder))
-    monkeypatch.chdir(tmp_path)  # no datasets of the developer's
+    monkeypatch.chdir(tmp_path)  # so that the developer's datasets are not found
     monkeypatch.setattr(runs, "TRAIN", slow_training.__name__)
     yield folder
     for run in list_runs(folder):
@@ -87,7 +89,7 @@ def badges(app):
     return " ".join(item.value for item in app.markdown if "-badge[" in item.value)
 
 
-def test_first_start_offers_a_form_and_no_empty_frame(open_train):
+def test_first_start_offers_a_form_that_can_be_started(open_train):
     app = open_train()
     assert field(app, "Recipe").value == "demo"
     assert not button(app, "Start training").disabled
@@ -174,14 +176,14 @@ def test_start_watch_stop_resume(open_train, root):
     assert "Resume" in labels(app)
     button(app, "Resume").click().run()
     wait_for(app, run, "running")
-    # another browser, or the app after a restart
+    # Another browser, or the app after a restart.
     other = open_train()
     assert "Stop" in labels(other)
     button(other, "Stop").click().run()
     wait_for(app, run, "stopped")
 
 
-def test_a_second_start_waits_and_says_for_what(open_train, root):
+def test_a_second_run_waits_and_can_be_taken_from_the_queue(open_train, root):
     app = open_train()
     field(app, "Name of the run").set_value("first").run()
     button(app, "Start training").click().run()
@@ -211,7 +213,7 @@ def test_a_second_start_waits_and_says_for_what(open_train, root):
         ("queued", this_process(), "starting", ["Stop"], ["Resume"]),
     ],
 )
-def test_each_state_has_its_word_and_its_buttons(
+def test_each_state_has_its_badge_and_buttons(
     open_train, root, state, changes, badge, offered, missing
 ):
     made(root, state=state, **changes)
@@ -285,7 +287,7 @@ def test_several_runs_on_one_chart_with_their_differences(open_train, root):
     assert field(app, "Compare by").value == "val/median_km"
 
 
-def test_options_of_a_run_can_be_taken_again(open_train, root):
+def test_a_run_can_be_repeated_with_its_options(open_train, root):
     run = made(root, "earlier")
     app = open_train()
     button(app, "Train again with these options").click().run()
@@ -294,7 +296,7 @@ def test_options_of_a_run_can_be_taken_again(open_train, root):
     assert field(app, "Name of the run").placeholder == "earlier"
 
 
-def test_a_pretrained_backbone_is_one_click_from_a_fit(open_train, root):
+def test_a_pretrained_backbone_opens_in_the_form_of_a_fit(open_train, root):
     run = Run.create(root, "towers", {"data": "/photos"}, "pretrain")
     run.checkpoint.mkdir()
     run.update(state="finished")
@@ -326,13 +328,13 @@ def test_runs_of_one_name_can_be_told_apart(open_train, root):
     assert sorted(field(app, "Run").options) == ["20260101-000000-same", first.name]
 
 
-def test_another_runs_folder(open_train, tmp_path, models):
+def test_runs_folder_can_be_changed(open_train, tmp_path, models):
     elsewhere = tmp_path / "elsewhere"
     run = made(elsewhere, "far")
     app = open_train()
     run.checkpoint.symlink_to(models["texas"])
     field(app, "Runs folder").set_value(str(elsewhere)).run()
     assert "far" in app.subheader[0].value
-    # the other pages look for models there too
+    # The other pages look for models there too.
     app.switch_page("app.py").run()
     assert str(run.folder) in field(app, "Model").options

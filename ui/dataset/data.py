@@ -1,4 +1,4 @@
-"""The dataset of the Dataset page, read once, and the selection of its rows."""
+"""The dataset of the Dataset page: read once, its rows selected, its labels counted."""
 
 import dataclasses
 from pathlib import Path
@@ -27,7 +27,7 @@ FEATURES = ("state", "county", "city", "climate", "month", "country")
 
 @dataclasses.dataclass(frozen=True)
 class Chosen:
-    """The selection of photos by split and by the class of one feature; None selects all."""
+    """A selection of photos by split and by the class of one feature; None selects all."""
 
     split: str | None = None
     feature: str | None = None
@@ -36,7 +36,7 @@ class Chosen:
 
 
 def load(root: Path) -> PhotoDataset:
-    """Return the dataset of a folder, read again only when one of its files has changed.
+    """Return the dataset of a folder; it is read again only when one of its tables has changed.
 
     Raises:
         DatasetError: it cannot be read.
@@ -67,18 +67,18 @@ def rows_of(dataset: PhotoDataset, chosen: Chosen) -> np.ndarray:
 
 
 @st.cache_data(max_entries=60, show_spinner=False)
-def classes(_dataset: PhotoDataset, name: str, feature: str) -> dict[str, int]:
-    """Return the number of photos of each class of one of `FEATURES` by its key, largest first.
+def classes(_dataset: PhotoDataset, fingerprint: str, feature: str) -> dict[str, int]:
+    """Return key → number of photos of each class of one of `FEATURES`, largest first.
 
-    The name is the dataset's fingerprint, for the cache.
+    The fingerprint is the dataset's, for the cache.
     """
     counts = _keys(_dataset.table, feature).value_counts()
     return {str(key): int(n) for key, n in counts.items()}
 
 
 @st.cache_data(max_entries=8, show_spinner=False)
-def coverage(_dataset: PhotoDataset, name: str) -> pd.DataFrame:
-    """Return how many photos have a known label, feature by feature.
+def coverage(_dataset: PhotoDataset, fingerprint: str) -> pd.DataFrame:
+    """Return the share of photos with a known label, by feature and split.
 
     Returns:
         Columns feature, classes, train, val, test (shares from 0 to 1, NaN for an empty split) and
@@ -106,7 +106,7 @@ def coverage(_dataset: PhotoDataset, name: str) -> pd.DataFrame:
 
 
 @st.cache_data(max_entries=8, show_spinner=False)
-def leaks(_dataset: PhotoDataset, name: str) -> list[Leakage]:
+def leaks(_dataset: PhotoDataset, fingerprint: str) -> list[Leakage]:
     """Return how many val and test photos are close to training photos."""
     present = set(_dataset.table["split"])
     if "train" not in present:

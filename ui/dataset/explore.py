@@ -39,14 +39,14 @@ from ui.theme import Palette, markdown_text, palette, percent
 
 _MOST_BARS = 15
 _EXAMPLES = 6
-_FEW = 150  # as many photos are shown as points without hexagons
-_DEEPEST = 3  # after so many nested hexagons points are shown in any case
+_FEW = 150  # up to this many photos are shown as points at once
+_DEEPEST = 3  # after this many nested hexagons, points are shown in any case
 _ALL = "All"
 _cached_thumbnail = st.cache_data(max_entries=400, show_spinner=False)(thumbnail)
 
 
 def place_bars(table: pd.DataFrame, colours: Palette) -> tuple[go.Figure, str]:
-    """Return bars of photos by state, or by country if there are several, and which it is."""
+    """Return bars of photos by country, or by state within one country, and the name of the two."""
     feature = "country" if table["country_key"].nunique() > 1 else "state"
     counts = table[f"{feature}_key"].value_counts()
     shown = counts.head(_MOST_BARS)
@@ -94,14 +94,14 @@ def _bars(names: list[str], values: list[int], fill: list[str]) -> go.Figure:
     rows = max(len(names), 5)
     figure.update_layout(height=70 + 22 * rows, showlegend=False)
     figure.update_yaxes(range=[rows - 0.5, -0.5], type="category", title=None)
-    # No ticks at half a photo.
+    # No ticks at fractions of a photo.
     steps = {"dtick": 1} if max(values, default=0) < 6 else {}
     figure.update_xaxes(title="Photos", rangemode="tozero", **steps)
     return figure
 
 
 def map_and_examples(dataset: PhotoDataset, chosen: Chosen, rows: np.ndarray) -> np.ndarray:
-    """Draw the map, and beside it the clicked photo or examples; return the rows on the map."""
+    """Draw the map and, to its right, the clicked photo or examples; return the rows on the map."""
     trail: list[str] = kept(f"dataset trail {dataset.root} {chosen}", list)
     if trail:
         rows = _rows_in(dataset, rows, f"{dataset.fingerprint} {chosen}", tuple(trail))
@@ -175,7 +175,7 @@ def _rows_in(
 
 
 def _examples(dataset: PhotoDataset, rows: np.ndarray) -> None:
-    turn = kept("dataset examples turn", lambda: [0])
+    turn = kept("dataset examples turn", lambda: [0])  # counts presses of "Show others"
     with st.container(horizontal=True, vertical_alignment="center"):
         st.markdown("**Examples**")
         if len(rows) > _EXAMPLES and st.button("Show others", icon=":material/shuffle:"):
@@ -186,7 +186,7 @@ def _examples(dataset: PhotoDataset, rows: np.ndarray) -> None:
     picked = chance.choice(rows, min(_EXAMPLES, len(rows)), replace=False)
     if not any((dataset.root / path).is_file() for path in dataset.table["path"].iloc[picked]):
         st.warning(
-            "The folder has only the tables: the photos of these rows are not in the folder.",
+            "Only the tables are there: the photos of these rows are not in the folder.",
             icon=":material/broken_image:",
         )
         for row in picked:
@@ -242,7 +242,7 @@ def headline(dataset: PhotoDataset) -> None:
     if dataset.synthetic:
         st.info(
             "**Synthetic demo set.** These scenes are drawn: signs, poles and landmarks are "
-            "invented. A model trained on them knows no real place.",
+            "invented. A model trained on them cannot locate real photos.",
             icon=":material/brush:",
         )
     counts = dataset.table["split"].value_counts()
@@ -327,7 +327,7 @@ def counts_panel(dataset: PhotoDataset, rows: np.ndarray) -> None:
 
 
 def labels_panel(dataset: PhotoDataset) -> None:
-    """Draw how many photos have each label, and how close held-out photos are to training."""
+    """Draw how many photos have each label, and how many held-out photos are near training ones."""
     st.subheader("Labels", anchor=False)
     table = coverage(dataset, dataset.fingerprint)
     table["feature"] = table["feature"].str.capitalize()
@@ -350,8 +350,8 @@ def labels_panel(dataset: PhotoDataset) -> None:
         },
     )
     st.caption(
-        "Labels that are unknown or do not occur in train are ignored when the head is trained and "
-        "scored; the photo still counts for the coordinates."
+        "Heads are trained and scored without labels that are unknown or do not occur in train; "
+        "the photo still counts for the coordinates."
     )
     for leak in leaks(dataset, dataset.fingerprint):
         near = leak.near / leak.photos if leak.photos else 0.0
@@ -364,7 +364,7 @@ def labels_panel(dataset: PhotoDataset) -> None:
 
 
 def explore(dataset: PhotoDataset) -> None:
-    """Draw the view."""
+    """Draw the view "Explore"."""
     headline(dataset)
     not_imported(dataset)
     chosen = choose_photos(dataset)

@@ -9,19 +9,19 @@ import pandas as pd
 import streamlit as st
 
 from geoclip_core.data.doctor import REPORT_FILE
-from ui.dataset.make import start
+from ui.dataset.make import start_or_explain
 from ui.theme import markdown_text
 
 
 def health(root: Path, datasets: Path, busy: bool) -> None:
-    """Draw the report of a dataset's last check, and the button for a new one unless ``busy``."""
+    """Draw the report of a dataset's last check, and a button for a new one (not if ``busy``)."""
     report = read_report(root / REPORT_FILE)
     with st.container(horizontal=True, vertical_alignment="bottom"):
         photos = st.toggle(
             "Open every photo",
             value=True,
             key="doctor photos",
-            help="Finds files that are truncated or not images; about 1,000 photos a second.",
+            help="Finds truncated files and files that are no images; about 1,000 a second.",
         )
         if st.button(
             "Check again" if report else "Check this dataset",
@@ -30,8 +30,7 @@ def health(root: Path, datasets: Path, busy: bool) -> None:
             disabled=busy,
         ):
             arguments = [str(root.absolute()), "--photos" if photos else "--no-photos"]
-            start(datasets, "doctor", arguments, f"Checking {root.name}", root)
-            st.rerun()
+            start_or_explain(datasets, "doctor", arguments, f"Checking {root.name}", root)
     if report is None:
         st.markdown(
             "The check finds photos that are missing, truncated or not images, rows that are out "
@@ -86,4 +85,4 @@ def _finding(number: int, finding: dict[str, Any]) -> None:
             if finding.get("count", 0) > len(examples):
                 st.caption(f"The first {len(examples)} of them.")
         else:
-            st.caption("There are no examples for this finding.")
+            st.caption("The report lists no examples of this.")

@@ -1,6 +1,6 @@
-"""Making datasets on the Dataset page: drawing a demo set, importing photos, fetching OSV-Mini.
+"""Make datasets on the Dataset page: draw a demo set, import photos, fetch OSV-Mini.
 
-The commands of ``python -m train`` do the work, each as a job in a folder below ``datasets/.jobs``.
+Commands of ``python -m train`` do the work, each as a job with its folder in ``datasets/.jobs``.
 """
 
 import contextlib
@@ -30,7 +30,7 @@ _CLEAN_UP_SECONDS = 5.0
 
 @dataclass(frozen=True)
 class DatasetJob:
-    """One job of the page, with its status as of now."""
+    """One job of the page with its current status."""
 
     work: Work
     status: WorkStatus
@@ -47,13 +47,13 @@ class DatasetJob:
         return self.work.folder.name
 
     def stop(self) -> None:
-        """End the process; what it was building is removed."""
+        """End the process and remove what it was building."""
         self.work.kill(after_seconds=_CLEAN_UP_SECONDS)
-        # A helper process that was still writing may have kept the command from cleaning up.
+        # The command may have failed to do so because a worker process was still writing.
         remove_left_overs(self.dataset)
 
     def dismiss(self) -> None:
-        """Forget the job if it has ended."""
+        """Remove the job from the list if it has ended."""
         if not self.status.active:
             shutil.rmtree(self.work.folder, ignore_errors=True)
 
@@ -74,9 +74,9 @@ def dataset_jobs(datasets: Path) -> list[DatasetJob]:
 def start(
     datasets: Path, command: str, arguments: Sequence[str], title: str, dataset: Path
 ) -> None:
-    """Start ``python -m train COMMAND ARGUMENTS``; an ended job of the same kind is forgotten.
+    """Start ``python -m train COMMAND ARGUMENTS`` in place of an ended job of the same kind.
 
-    Paths in the arguments are absolute. The dataset is the folder that the command makes or checks.
+    Paths in the arguments must be absolute. The command makes or checks the folder ``dataset``.
 
     Raises:
         OSError: the job's folder cannot be written.
@@ -94,7 +94,7 @@ def start(
 
 
 def progress_strip(datasets: Path) -> list[DatasetJob]:
-    """Draw the jobs and return those that run; meanwhile only the strip refreshes itself."""
+    """Draw the jobs and return the running ones, whose progress is redrawn every second."""
     found = dataset_jobs(datasets)
     running = [job for job in found if job.status.active]
     if running:
@@ -111,7 +111,7 @@ def progress_strip(datasets: Path) -> list[DatasetJob]:
 def _live(datasets: Path, names: tuple[str, ...]) -> None:
     running = [job for job in dataset_jobs(datasets) if job.status.active]
     if tuple(job.name for job in running) != names:
-        # One has ended, or another tab has started one: the whole page has changed.
+        # A job has ended, or another tab has started one: redraw the whole page.
         st.rerun()
     for job in running:
         status = job.status
@@ -165,7 +165,7 @@ def _ended(job: DatasetJob) -> None:
 
 
 def _open(job: DatasetJob) -> None:
-    """Choose the dataset that a job has made; runs before the page is drawn."""
+    """Choose the dataset that a job has made (a widget callback)."""
     folder, here = job.dataset, Path.cwd()
     name = str(folder.relative_to(here)) if folder.is_relative_to(here) else str(folder)
     st.session_state["dataset"] = name
@@ -174,10 +174,10 @@ def _open(job: DatasetJob) -> None:
 
 
 def first_steps(datasets: Path) -> None:
-    """Draw what is shown without a dataset: sample scenes, and a button that makes a demo set."""
+    """Draw sample scenes and a button that makes a demo set, for users without a dataset."""
     with st.container(border=True):
         st.markdown(
-            "**There is no dataset yet.** The quickest way to one is a demo set of drawn scenes:"
+            "**There is no dataset yet.** The quickest way to get one is to draw a demo set:"
         )
         for column, scene in zip(st.columns(len(_SCENES)), _scenes(), strict=True):
             column.image(scene, width="stretch", alt="A synthetic street scene")
@@ -204,8 +204,8 @@ def make(datasets: Path) -> None:
             help="Switch off to write only the tables, for trying large datasets.",
         )
         st.caption(
-            "Synthetic scenes around real towns of ten states. A demo set of the same name is "
-            "replaced."
+            "Synthetic scenes at real towns in ten states of the USA. Replaces a demo set of the "
+            "same name."
         )
         if st.form_submit_button("Draw", icon=":material/brush:"):
             _start_demo(datasets, name, int(rows), int(seed), drawn)
@@ -232,8 +232,8 @@ def make(datasets: Path) -> None:
             help="A ZIP file or folder that you downloaded yourself; nothing is downloaded then.",
         )
         st.caption(
-            f"129,000 street photos of ten states from [Kaggle]({KAGGLE_PAGE}), several gigabytes. "
-            "An interrupted download continues where it stopped."
+            f"129,000 street photos of ten US states from [Kaggle]({KAGGLE_PAGE}), several "
+            "gigabytes. An interrupted download continues where it stopped."
         )
         if st.form_submit_button("Fetch", icon=":material/download:"):
             _start_download(datasets, name, archive)
@@ -245,7 +245,9 @@ def _start_demo(datasets: Path, name: str, rows: int, seed: int, drawn: bool = T
         return
     arguments = ["--output", str(target), "--rows", str(rows), "--seed", str(seed)]
     arguments += [] if drawn else ["--metadata-only"]
-    _start(datasets, "demo-data", arguments, f"Drawing {rows:,} scenes for {target.name}", target)
+    start_or_explain(
+        datasets, "demo-data", arguments, f"Drawing {rows:,} scenes for {target.name}", target
+    )
 
 
 def _start_import(
@@ -268,7 +270,7 @@ def _start_import(
             return
         arguments += ["--positions", str(table.absolute())]
     arguments += ["--link"] if link else []
-    _start(datasets, "import-photos", arguments, f"Importing {source.name}", target)
+    start_or_explain(datasets, "import-photos", arguments, f"Importing {source.name}", target)
 
 
 def _start_download(datasets: Path, name: str, archive: str) -> None:
@@ -282,7 +284,7 @@ def _start_download(datasets: Path, name: str, archive: str) -> None:
             st.error(f"There is no file or folder `{archive.strip()}`.")
             return
         arguments += ["--archive", str(source.absolute())]
-    _start(datasets, "download", arguments, "Fetching OSV-Mini-129k", target)
+    start_or_explain(datasets, "download", arguments, "Fetching OSV-Mini-129k", target)
 
 
 def _target(datasets: Path, name: str) -> Path | None:
@@ -293,11 +295,14 @@ def _target(datasets: Path, name: str) -> Path | None:
     return datasets.absolute() / safe
 
 
-def _start(datasets: Path, command: str, arguments: list[str], title: str, target: Path) -> None:
+def start_or_explain(
+    datasets: Path, command: str, arguments: Sequence[str], title: str, dataset: Path
+) -> None:
+    """Call ``start`` and rerun the page, or show why the job cannot be started."""
     try:
-        start(datasets, command, arguments, title, target)
+        start(datasets, command, arguments, title, dataset)
     except (OSError, JobError) as error:
-        st.error(markdown_text(f"The work cannot be started: {error}"), icon=":material/error:")
+        st.error(markdown_text(f"The job cannot be started: {error}"), icon=":material/error:")
         return
     st.rerun()
 

@@ -19,10 +19,10 @@ from ui.theme import Palette, blend, translucent
 
 MOST_POINTS = 1500
 _HEIGHT = 460
-_KEY_SHARE = 0.15
-_CITY_NAMES = 8
+_KEY_SHARE = 0.15  # of the height is left to the colour key
+_CITY_NAMES = 8  # are written on maps lower than:
 _NAMES_BELOW_DEGREES = 3.0
-_CELLS_ACROSS = 70  # edges of a hexagon from side to side
+_CELLS_ACROSS = 70  # the map is at most this many hexagon edges wide
 _ASPECT = 1.35  # width of the map by its height, about
 _FLAT_BELOW_DEGREES = 60.0  # half the width: narrower maps are Mercator, wider ones a world map
 _COUNTIES_BELOW_DEGREES = 6.0
@@ -42,7 +42,7 @@ def cell_name(cell: str) -> str:
 
 
 def hexagon_counts(coordinates: np.ndarray) -> pd.DataFrame:
-    """Count photos by H3 cell; the cells are as fine as can still be clicked.
+    """Count photos by H3 cell, the smallest cells that can still be clicked.
 
     Returns:
         Columns ``group`` (the cell) and ``photos``.
@@ -60,7 +60,7 @@ def hexagon_counts(coordinates: np.ndarray) -> pd.DataFrame:
 def hexagon_figure(counts: pd.DataFrame, colours: Palette, within: str | None = None) -> go.Figure:
     """Draw the cells of `hexagon_counts` coloured by number of photos, on a log scale.
 
-    Only those within one opened cell are counted, or the whole dataset if it is None.
+    ``within`` is the opened cell that they are in, or None for the whole dataset.
     """
     centres = np.array([h3.cell_to_latlng(cell) for cell in counts["group"]])
     figure = _ground(centres, colours, 1.5 if within is None else 0.6, key=True)
@@ -99,9 +99,9 @@ def hexagon_figure(counts: pd.DataFrame, colours: Palette, within: str | None = 
 def points_figure(
     dataset: PhotoDataset, rows: np.ndarray, colours: Palette, picked: int | None = None
 ) -> go.Figure:
-    """Draw single photos, at most `MOST_POINTS`; one is picked if it is shown beside the map.
+    """Draw single photos, the picked one larger and in another colour.
 
-    The rows (k,) are positions in the table; each point carries its own as customdata.
+    The rows (k,) are positions in the table; each point has its own as customdata.
     """
     table = dataset.table.iloc[rows]
     coordinates = dataset.coordinates[rows]
@@ -133,7 +133,7 @@ def points_figure(
         unselected={"marker": {"opacity": 0.9}},
         customdata=rows,
         text=[html.escape(describe(row)) for _, row in table.iterrows()],
-        hovertemplate="%{text}<br>click to see it<extra></extra>",
+        hovertemplate="%{text}<br>click to show the photo<extra></extra>",
         showlegend=False,
     )
     return figure

@@ -33,8 +33,8 @@ CURVE_SECONDS = 3.0
 WATCH_SECONDS = 2.0
 _LOG_LINES = 12
 _MESSAGE = "train message"
-_STOP_HELP = "Ends after the current step and saves; it can be resumed at any time."
-_END_HELP = "Does not wait for the current step. Progress since the last saved state is lost."
+_STOP_HELP = "Saves and ends after the current step. The run can be resumed at any time."
+_END_HELP = "Ends without waiting for the current step. Progress since the last save is lost."
 _RESUME_HELP = "Continues from the last saved state."
 
 
@@ -53,7 +53,7 @@ def run_head(item: RunView) -> None:
 
 
 def run_actions(root: Path, item: RunView) -> None:
-    """Draw the buttons that apply in the run's state: stop, end, resume, delete."""
+    """Draw the buttons for the run's state: stop, end, resume, delete."""
     show_message()
     state = item.status.state
     with st.container(horizontal=True, key="run-actions"):
@@ -100,14 +100,14 @@ def _every(seconds: float, item: RunView, draw: Callable[[RunView], None]) -> No
 
 
 def failure_panel(item: RunView) -> None:
-    """Show why a run failed, with the last lines that it logged and printed."""
+    """Show why a run failed, with the last lines of its log and console."""
     if item.status.state != "failed":
         return
     st.error(markdown_text(item.status.error or "The training failed."), icon=":material/error:")
     lines = item.run.log_tail(20)
     printed = [line for line in item.run.console_tail() if line.strip()]
     if printed and printed[-1].strip() not in (line.strip() for line in lines):
-        # The last message of Python or the system is not in the log.
+        # Last messages of Python or the system are printed, not logged.
         lines = [*lines[-8:], *printed] if lines else printed
     if lines:
         st.caption("Last lines of the log")
@@ -115,13 +115,13 @@ def failure_panel(item: RunView) -> None:
 
 
 def watch(root: Path, views: Sequence[RunView]) -> None:
-    """Rerun the page when a run starts, ends, appears or is deleted, in this tab or elsewhere."""
+    """Rerun the page when a run starts, ends, appears or is deleted, wherever that was done."""
     _freeze_modules("torch" in sys.modules)
     st.fragment(_watch, run_every=WATCH_SECONDS)(root, _signature(views))
 
 
 def show_message() -> None:
-    """Show what the last button did, or why it failed."""
+    """Show what the last button press did, or why it failed."""
     kind, text = st.session_state.pop(_MESSAGE, ("", ""))
     if kind == "error":
         st.error(markdown_text(text), icon=":material/error:")
@@ -180,8 +180,8 @@ def _log(item: RunView) -> None:
 def _freeze_modules(with_torch: bool) -> None:
     """Exclude the objects of imported libraries from garbage collection, to make polling cheap.
 
-    Streamlit collects garbage after every run of a fragment; scanning the 300,000 objects of the
-    libraries would take 0.1 s each time.
+    Streamlit collects garbage after every run of a fragment. Scanning the 300,000 objects of the
+    libraries takes 0.1 s. This runs once without and once with torch, by the argument.
     """
     gc.collect()
     gc.freeze()

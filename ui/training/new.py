@@ -1,4 +1,4 @@
-"""A new training: dataset, task, recipe, options, and the button that starts it."""
+"""A new training: its dataset, task, recipe and options, and the button that starts it."""
 
 import json
 from pathlib import Path
@@ -30,11 +30,21 @@ from ui.training.form import (
 from ui.training.live import leave_message, show_message
 from ui.training.runs import RunView, run_labels, select_run, start
 
-EXAMPLE = STATIC / "examples" / "training-run.json"
+_EXAMPLE = STATIC / "examples" / "training-run.json"
+_TASKS = {
+    "fit": ("Geolocation", "Trains context heads and a coordinate head on a backbone."),
+    "pretrain": (
+        "Pretraining",
+        "Trains an image and a text tower to match photos with their captions (climate, month, "
+        "places). The image tower is then a backbone for a geolocation model.",
+    ),
+}
+_DEFAULTS = "The defaults"
+_TASK, _RECIPE, _NAME = "train task", "train recipe", "train name"
 
 
 def choose_dataset() -> Path | None:
-    """Return the dataset of this session: one in the datasets folder, or a folder typed here."""
+    """Draw a select box for a dataset of the datasets folder or a typed path; return its folder."""
     # A hidden folder is a dataset that is still being written.
     found = sorted(folder for folder in datasets_folder().glob("[!.]*/") if _is_dataset(folder))
     options = with_typed([str(folder) for folder in found], "dataset")
@@ -51,14 +61,14 @@ def choose_dataset() -> Path | None:
         return None
     folder = Path(chosen).expanduser()
     if not _is_dataset(folder):
-        st.error(f"There is no train_mini.csv in `{folder}`.".replace("``", "`"))
+        st.error(f"There is no train_mini.csv in {markdown_text(str(folder))}.")
         return None
     return folder
 
 
 def first_start() -> None:
-    """Show what a training looks like, from a recorded one, before the first run."""
-    example = json.loads(EXAMPLE.read_text(encoding="utf-8"))
+    """Show the curves of a recorded training, for users without a run."""
+    example = json.loads(_EXAMPLE.read_text(encoding="utf-8"))
     with st.container(border=True):
         st.markdown(f"**What a training looks like** · {example['about']}")
         rows, colours = example["rows"], palette()
@@ -75,32 +85,20 @@ def _is_dataset(folder: Path) -> bool:
     return any(csv_path(folder, split).is_file() for split in FILE_SPLITS)
 
 
-TASKS = {
-    "fit": ("Geolocation", "Context heads and a coordinate head on a backbone."),
-    "pretrain": (
-        "Pretraining",
-        "Photos and their captions (climate, month, places) are brought together; the result is a "
-        "backbone for a geolocation model.",
-    ),
-}
-DEFAULTS = "The defaults"
-_TASK, _RECIPE, _NAME = "train task", "train recipe", "train name"
-
-
 def new_training(views: list[RunView], data: Path | None) -> None:
-    """Draw everything that a new training needs; the options of existing runs can be used again."""
+    """Draw the form of a new training; recipes include the options of existing runs."""
     show_message()
     st.session_state.setdefault(_TASK, "fit")
     task = st.segmented_control(
         "Task",
-        list(TASKS),
+        list(_TASKS),
         required=True,
-        format_func=lambda name: TASKS[name][0],
+        format_func=lambda name: _TASKS[name][0],
         key=_TASK,
         persist_state="session",
     )
     assert task is not None  # required above
-    st.caption(TASKS[task][1])
+    st.caption(_TASKS[task][1])
     cls = OPTIONS[task]
     recipe = _choose_recipe(task, views)
     try:
@@ -125,19 +123,19 @@ def new_training(views: list[RunView], data: Path | None) -> None:
 
 
 def take_options(item: RunView) -> None:
-    """Open the form with the options of a run; a callback."""
+    """Open the form with the options of a run (a widget callback)."""
     st.session_state["train view"] = "New training"
     st.session_state[_TASK] = item.status.task
     st.session_state[_recipe_key(item.status.task)] = _config_of(item)
 
 
 def fit_on(item: RunView) -> None:
-    """Open the form of a fit on the backbone of a pretraining; a callback."""
+    """Open the form of a fit on the backbone of a pretraining run (a widget callback)."""
     st.session_state["train view"] = "New training"
     leave_message("done", f"{item.title} is now the backbone of a new training.")
     st.session_state[_TASK] = "fit"
     recipe = st.session_state.setdefault(_recipe_key("fit"), _first_recipe("fit"))
-    key = _form_key("fit", None if recipe == DEFAULTS else recipe)
+    key = _form_key("fit", None if recipe == _DEFAULTS else recipe)
     st.session_state[widget_key(key, "backbone")] = str(item.run.folder)
 
 
@@ -147,16 +145,16 @@ def _choose_recipe(task: str, views: list[RunView]) -> str | None:
     own = {_config_of(item): labels[item.name] for item in views if item.status.task == task}
     choice = choose(
         "Recipe",
-        [*names, DEFAULTS, *own],
+        [*names, _DEFAULTS, *own],
         _recipe_key(task),
         default=_first_recipe(task),
         format_func=lambda name: f"As the run {own[name]}" if name in own else name,
-        help="A set of options that belong together. Every one can be changed below.",
+        help="Options that belong together; each can be changed below.",
         width=420,
     )
     if choice in names:
         st.caption(markdown_text(recipe_description(choice)))
-    return None if choice == DEFAULTS else choice
+    return None if choice == _DEFAULTS else choice
 
 
 def _changed_line(task: str, recipe: str | None, filled: Filled) -> None:
@@ -210,7 +208,7 @@ def _start_bar(task: str, recipe: str | None, filled: Filled, data: Path | None)
             on_click=_start,
             args=(task, options, name),
         )
-    st.caption(f"Will be kept in {markdown_text(str(runs_folder()))}/*time*-{markdown_text(name)}")
+    st.caption(f"Will be saved in {markdown_text(str(runs_folder()))}/*time*-{markdown_text(name)}")
 
 
 def _start(task: str, options: TrainingOptions, name: str) -> None:
@@ -224,7 +222,7 @@ def _start(task: str, options: TrainingOptions, name: str) -> None:
 
 
 def _backbones(views: list[RunView]) -> list[str]:
-    # imported here because it loads torch
+    # Imported here because it loads torch.
     from geoclip_core.model.backbones import SUGGESTED
 
     pretrained = [
@@ -241,7 +239,7 @@ def _config_of(item: RunView) -> str:
 
 def _first_recipe(task: str) -> str:
     names = recipe_names(task)
-    return "demo" if "demo" in names else [*names, DEFAULTS][0]
+    return "demo" if "demo" in names else [*names, _DEFAULTS][0]
 
 
 def _form_key(task: str, recipe: str | None) -> str:
@@ -250,7 +248,7 @@ def _form_key(task: str, recipe: str | None) -> str:
 
 
 def _new_form(task: str, recipe: str | None) -> None:
-    """Start the form from the recipe again; a callback.
+    """Start the form from the recipe again (a widget callback).
 
     The widgets get new keys: with the old ones the browser would send its values again.
     """

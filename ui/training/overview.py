@@ -1,4 +1,4 @@
-"""All runs in one table, and the selected ones in one chart."""
+"""A table of all runs, and a chart of the selected ones."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -14,8 +14,8 @@ from ui.training.form import label, run_values, shown
 from ui.training.live import run_metrics
 from ui.training.runs import RunView, took
 
-MOST_COMPARED = 8
-_UNSHOWN = {"output", "runs", "name", "resume", "recipe"}
+_MOST_COMPARED = 8
+_NOT_COMPARED = {"output", "runs", "name", "resume", "recipe"}
 _FIRST_METRICS = ("val/median_km", "val/loss", "train/loss")
 
 
@@ -39,9 +39,9 @@ def overview(views: Sequence[RunView]) -> None:
     if not chosen:
         st.caption("Tick runs on the left to compare them. Until then, the newest are shown.")
         chosen = [item for item in views if run_metrics(item.run)]
-    if len(chosen) > MOST_COMPARED:
-        st.caption(f"Only the first {MOST_COMPARED} are drawn.")
-    compare(chosen[:MOST_COMPARED], titles)
+    if len(chosen) > _MOST_COMPARED:
+        st.caption(f"Only the first {_MOST_COMPARED} are drawn.")
+    compare(chosen[:_MOST_COMPARED], titles)
 
 
 def compare(views: Sequence[RunView], titles: Mapping[str, str]) -> None:
@@ -70,7 +70,7 @@ def compare(views: Sequence[RunView], titles: Mapping[str, str]) -> None:
 
 
 def runs_frame(views: Sequence[RunView]) -> pd.DataFrame:
-    """Return the table with one row per run."""
+    """Return a table with one row per run."""
     rows = []
     for item in views:
         seconds = took(item)
@@ -109,7 +109,7 @@ def option_differences(views: Sequence[RunView]) -> dict[str, list[Any]]:
     found = {}
     for name in names:
         values = [config.get(name) for config in configs]
-        if name not in _UNSHOWN and any(value != values[0] for value in values):
+        if name not in _NOT_COMPARED and any(value != values[0] for value in values):
             found[name] = values
     return found
 
@@ -122,8 +122,8 @@ def _differences(views: Sequence[RunView], titles: Mapping[str, str]) -> None:
     st.markdown("**Options that differ**")
     frame = pd.DataFrame(
         {
-            titles[item.name]: [shown(values[place]) for values in differences.values()]
-            for place, item in enumerate(views)
+            titles[item.name]: [shown(values[i]) for values in differences.values()]
+            for i, item in enumerate(views)
         },
         index=pd.Index([markdown_text(label(name)) for name in differences], name="Option"),
     )

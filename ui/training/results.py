@@ -1,7 +1,7 @@
 """The results of a run: its metrics, its options, and links to the other pages."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from ui.training.form import label, run_values, shown
 from ui.training.new import fit_on, take_options
 from ui.training.runs import RunView
 
-RESULTS = "metrics.json"
+_RESULTS = "metrics.json"
 _ACCURACIES = ("25", "200", "750")
 
 
@@ -30,8 +30,8 @@ def result_panel(item: RunView) -> None:
             _pretrain_numbers(metrics)
     if item.has_model:
         if item.status.state != "finished":
-            st.caption("The run stopped early; the pages below open its best step.")
-        _ways_on(item)
+            st.caption("The run ended early; the buttons below open the model of its best step.")
+        _open_buttons(item)
     elif item.status.task == "pretrain" and item.run.checkpoint.is_dir() and not item.active:
         st.button(
             "Train geolocation on this backbone",
@@ -79,7 +79,7 @@ def run_details(item: RunView) -> None:
 
 def read_results(folder: Path) -> dict[str, Any]:
     """Return a run's metrics.json, or an empty dict if it cannot be read."""
-    for path in (folder / RESULTS, folder / "checkpoint" / RESULTS):
+    for path in (folder / _RESULTS, folder / "checkpoint" / _RESULTS):
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError):
@@ -89,8 +89,8 @@ def read_results(folder: Path) -> dict[str, Any]:
     return {}
 
 
-def number_with_interval(
-    metrics: Mapping[str, Any], path: Sequence[str], write: Any
+def _number_with_interval(
+    metrics: Mapping[str, Any], path: Sequence[str], write: Callable[[float], str]
 ) -> tuple[str, str | None] | None:
     """Return a metric and its 95 % interval as text, or None if it was not measured."""
     value, bounds = _at(metrics, path), _at(metrics.get("intervals", {}), path)
@@ -103,12 +103,12 @@ def number_with_interval(
 
 def _fit_numbers(metrics: Mapping[str, Any]) -> None:
     numbers = {
-        "Median error": number_with_interval(metrics, ["median_km"], kilometres),
-        "GeoScore": number_with_interval(metrics, ["geoscore"], lambda v: f"{v:,.0f}"),
+        "Median error": _number_with_interval(metrics, ["median_km"], kilometres),
+        "GeoScore": _number_with_interval(metrics, ["geoscore"], lambda v: f"{v:,.0f}"),
     }
     for radius in _ACCURACIES:
         path = ["accuracy_at_km", radius]
-        numbers[f"Within {radius} km"] = number_with_interval(metrics, path, percent)
+        numbers[f"Within {radius} km"] = _number_with_interval(metrics, path, percent)
     found = {name: number for name, number in numbers.items() if number is not None}
     if not found:
         return
@@ -131,7 +131,7 @@ def _fit_numbers(metrics: Mapping[str, Any]) -> None:
             + (f" ({percent(head['majority'])})" if head.get("majority") is not None else "")
             for name, head in heads.items()
         )
-        st.markdown(f"Top-1 accuracy (in brackets: always guessing the most common class): {text}")
+        st.markdown(f"Top-1 accuracy (in brackets: of always the most common class): {text}")
 
 
 def _pretrain_numbers(metrics: Mapping[str, Any]) -> None:
@@ -160,8 +160,8 @@ def _metric_row(numbers: Mapping[str, tuple[str, str | None]]) -> None:
             st.metric(name, value, interval, delta_color="off", delta_arrow="off", border=True)
 
 
-def _ways_on(item: RunView) -> None:
-    with st.container(horizontal=True, key="ways-on"):
+def _open_buttons(item: RunView) -> None:
+    with st.container(horizontal=True, key="open-buttons"):
         for name in ("Map", "Context heads", "Evaluation"):
             pressed = st.button(
                 f"Open on the {name.lower()} page" if name == "Map" else f"Open in {name}",

@@ -1,6 +1,6 @@
-"""The runs of the Train page: which there are, how each is doing, and starting and ending them.
+"""The runs of the Train page: list them, describe their state, start and end them.
 
-The run folders hold all state, so a reload, a second tab and a restarted app see the same.
+All state is in the run folders, so a reload, a second tab and a restarted app show the same.
 """
 
 import re
@@ -22,10 +22,9 @@ from ui.page import RUNS_KEY, RUNS_VARIABLE, choose, runs_folder
 from ui.theme import duration, markdown_text
 
 TRAIN = "train"
-"""The module whose commands train; tests put a quick one in its place."""
+"""The module whose commands train; tests replace it by a quick one."""
 _RUN_KEY = "run"
 _STAMP = re.compile(r"^(\d{8}-\d{6})-(.+)$")
-
 
 Colour = Literal["blue", "violet", "orange", "green", "red"]
 
@@ -52,7 +51,7 @@ LOOKS = {
 
 @dataclass(frozen=True)
 class RunView:
-    """A run with its status as of now."""
+    """A run with its current status."""
 
     run: Run
     status: RunStatus
@@ -113,7 +112,7 @@ def title_of(name: str) -> str:
 
 def choose_runs_folder() -> Path:
     """Draw a field for the runs folder, in an expander."""
-    with st.expander("Where runs are kept", icon=":material/folder:"):
+    with st.expander("Where runs are saved", icon=":material/folder:"):
         st.text_input(
             "Runs folder",
             key=RUNS_KEY,
@@ -151,7 +150,7 @@ def view(run: Run) -> RunView:
 
 
 def start(root: Path, task: str, options: Mapping[str, Any], name: str) -> Run:
-    """Make a run folder and start its process, which waits while another run is at work.
+    """Make a run folder and start its process, which waits while another run is active.
 
     The options are plain values; the name is made safe as a file name.
 
@@ -189,7 +188,7 @@ def stop(run: Run) -> None:
     if state in ("queued", "running"):
         run.request_stop()
     if state == "queued":
-        run.interrupt()  # it does not look at the request before it has begun
+        run.interrupt()  # a waiting process does not check for requests
 
 
 def kill(run: Run) -> None:
@@ -205,8 +204,7 @@ def kill(run: Run) -> None:
 def delete(root: Path, run: Run) -> None:
     """Remove a run's folder, and nothing outside of it.
 
-    Of a run that is a symbolic link only the link is removed; targets of links inside the folder
-    stay. A run that waits is taken from the queue first.
+    Links are removed, but never what they point to. A waiting run is taken from the queue first.
 
     Raises:
         JobError: it is running, or its folder is not directly in `root`.
@@ -252,12 +250,12 @@ def choose_run(views: list[RunView]) -> RunView | None:
     """Draw a select box for the run to show; the default is the running one, else the newest."""
     by_name = {item.name: item for item in views}
     labels = run_labels(views)
-    at_work = [item.name for item in views if item.status.state == "running"]
+    running = [item.name for item in views if item.status.state == "running"]
     chosen = choose(
         "Run",
         list(by_name),
         _RUN_KEY,
-        default=at_work[0] if at_work else None,
+        default=running[0] if running else None,
         format_func=labels.__getitem__,
     )
     return by_name.get(chosen) if chosen else None

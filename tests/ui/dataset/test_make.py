@@ -1,4 +1,4 @@
-"""Jobs of the Dataset page: what they leave on disk, and how they end."""
+"""Tests of the jobs of the Dataset page: what they leave on disk, and how they end."""
 
 import time
 
@@ -54,7 +54,7 @@ def test_stopping_leaves_what_was_there(tmp_path):
     limit = time.monotonic() + 60
     while not dataset_jobs(tmp_path)[0].status.done and time.monotonic() < limit:
         time.sleep(0.1)
-    # what a helper of the command wrote while the command was clearing up
+    # What a worker process wrote while the command was cleaning up.
     (tmp_path / ".demo.99999999-1.part" / "train_images").mkdir(parents=True)
     dataset_jobs(tmp_path)[0].stop()
     job = dataset_jobs(tmp_path)[0]
