@@ -1,1 +1,1 @@
-"""Synthetic data: drawn scenes of ten US states."""
+"""A synthetic dataset: drawn street scenes in ten US states."""

@@ -1,4 +1,4 @@
-"""Make the demo set: a synthetic OSV-Mini with every column of the real files and drawn photos."""
+"""Make the demo set: a synthetic OSV-Mini-129k with all columns of its files and drawn photos."""
 
 import contextlib
 from functools import partial
@@ -24,8 +24,8 @@ from geoclip_core.earth.sphere import EARTH_RADIUS_KM, destination, unit_vectors
 from geoclip_core.files import atomic_folder
 from geoclip_core.processes import in_processes
 
-# Cities of OSV-Mini-129k in each of its states. Texas and the total are counted, the others are in
-# proportion to the places that the gazetteer has there.
+# Number of cities of OSV-Mini-129k in each of its states. Texas and the total are counted, the
+# others estimated in proportion to the places in the gazetteer.
 STATE_CITIES = {
     "Idaho": 75,
     "Kansas": 167,
@@ -42,11 +42,11 @@ STATE_CITIES = {
 MONTH_COUNTS = (5797, 3257, 4905, 4527, 12018, 8554, 18920, 13403, 12629, 15885, 8064, 11049)
 PHOTOS_PER_DRIVE = 4
 PHOTOS_PER_CITY = 30  # a small set has fewer cities, so that each can be learned
-UNSEEN_SHARE = 0.06  # share of the test photos in towns that train does not have
+UNSEEN_SHARE = 0.06  # share of the test photos in towns without training photos
 _BOX = (25.9, 49.0, -124.5, -94.0)  # south, north, west, east of the ten states
-_SITE_SPACING_KM = 2.2
-_DRIVE_KM = 0.35
-_TOWN_GAP_KM = 5.0
+_SITE_SPACING_KM = 2.2  # between the middles of the drives of a town
+_DRIVE_KM = 0.35  # from the middle of a drive to its ends
+_TOWN_GAP_KM = 5.0  # least distance of a town to the nearest place
 
 MADE_BY = "demo-data"
 JPEG_QUALITY = 85
@@ -57,7 +57,7 @@ NOTE = (
 
 # Share of rows that lack the value, as in files made from street photos.
 _MISSING = {"captured_at": 0.01, "climate": 0.004, "sub-region": 0.006, "city": 0.004}
-# Points of the Pacific and Gulf coasts nearest to the ten states, for dist_sea.
+# Points (latitude, longitude) on the Pacific and Gulf coasts near the ten states, for dist_sea.
 _COAST = (
     *((46.2, -124.0), (42.0, -124.3), (37.8, -122.5), (34.0, -118.5), (31.3, -113.5)),
     *((26.0, -97.1), (27.8, -97.0), (29.3, -94.8), (29.6, -93.0)),
@@ -74,29 +74,30 @@ def write_demo(
     workers: int | None = None,
     progress: Progress | None = None,
 ) -> Path:
-    """Write a demo set in the layout of OSV-Mini-129k.
+    """Write a demo set in the layout of OSV-Mini-129k, and return its folder.
 
     The same arguments give the same bytes in every CSV and the same pixels. A demo set at `output`
     is replaced when the new one is complete.
 
     Args:
         output: The folder to write.
-        rows: Photos in train and test together.
-        seed: Decides places, times and scenes.
+        rows: Number of photos in train and test together.
+        seed: Determines places, times and scenes.
         test_fraction: Share of the rows in the test split.
-        metadata_only: Write the CSVs without photos.
+        metadata_only: Whether to write the CSVs without photos.
         workers: Processes that draw; by default one per core.
-        progress: Called with the photos that are drawn and their number.
+        progress: Called with the number of photos drawn and the total.
 
     Raises:
-        ValueError: fewer than 20 rows, a share outside 0 to 0.5, or `output` holds something else.
+        ValueError: fewer than 20 rows, a share outside 0 to 0.5, or `output` contains something
+            else.
     """
     output = Path(output)
     check_output(output, MADE_BY)
     if rows < 20:
         raise ValueError(f"a demo set needs at least 20 rows, not {rows}")
     if not 0 <= test_fraction <= 0.5:
-        raise ValueError(f"the share of test rows must lie between 0 and 0.5, not {test_fraction}")
+        raise ValueError(f"the share of test rows must be between 0 and 0.5, not {test_fraction}")
     frame, scenes = demo_table(rows, seed=seed, test_fraction=test_fraction)
     with atomic_folder(output) as folder:
         for split, part in frame.groupby("split"):
@@ -112,7 +113,7 @@ def write_demo(
 def demo_table(
     rows: int, *, seed: int = 0, test_fraction: float = 0.15
 ) -> tuple[pd.DataFrame, list[SceneFacts]]:
-    """Return the rows of a demo set, with the real files' columns and split, and the scenes."""
+    """Return a demo set: a table of `COLUMNS` and ``split``, and the facts of each row's scene."""
     generator = np.random.default_rng([seed, 2018])
     coordinates, drive, is_test = demo_coordinates(rows, round(test_fraction * rows), generator)
     order = generator.permutation(rows)
@@ -157,7 +158,7 @@ def _scenes(frame: pd.DataFrame, moments: np.ndarray) -> list[SceneFacts]:
 
 
 def _new_ids(rows: int, generator: np.random.Generator) -> list[str]:
-    """Return different ids of 15 or 16 digits, as Mapillary has them."""
+    """Return distinct ids of 15 or 16 digits, like Mapillary's."""
     ids: dict[int, None] = {}
     while len(ids) < rows:
         ids |= dict.fromkeys(generator.integers(10**14, 10**16, rows - len(ids)).tolist())
@@ -170,6 +171,7 @@ def _other_columns(
     drive: np.ndarray,
     generator: np.random.Generator,
 ) -> None:
+    """Fill in the columns that this project does not read."""
     rows = len(frame)
     frame["lat_bin"] = np.floor((coordinates[:, 0] + 90) / 0.25).astype(int)
     frame["lon_bin"] = np.floor((coordinates[:, 1] + 180) / 0.25).astype(int)
@@ -191,7 +193,7 @@ def _other_columns(
 
 
 def _quadtree(coordinates: np.ndarray, most: int) -> np.ndarray:
-    """Quarter the world until no cell has more than `most` photos; return the cells (n,)."""
+    """Quarter the world until no cell has more than `most` photos; return cell numbers (n,)."""
     cell = np.zeros(len(coordinates), dtype=np.int64)
     open_rows = np.arange(len(coordinates))
     for depth in range(1, 25):
@@ -208,9 +210,10 @@ def _quadtree(coordinates: np.ndarray, most: int) -> np.ndarray:
 def demo_moments(
     coordinates: np.ndarray, drives: np.ndarray, generator: np.random.Generator
 ) -> np.ndarray:
-    """Return capture times (n,) datetime64[ms], UTC: by day, one day per drive, months as counted.
+    """Return capture times (n,) datetime64[ms], UTC: in daylight, months as in `MONTH_COUNTS`.
 
-    Takes coordinates (n, 2) in degrees and the number of each photo's drive (n,), from 0.
+    Takes coordinates (n, 2) in degrees and the numbers (n,) of the drives, from 0. All photos of a
+    drive are of one day.
     """
     count = int(drives.max()) + 1
     share = np.array(MONTH_COUNTS) / sum(MONTH_COUNTS)
@@ -219,7 +222,7 @@ def demo_moments(
     start = (year - 1970).astype("datetime64[Y]").astype("datetime64[M]") + month
     days = ((start + 1).astype("datetime64[D]") - start.astype("datetime64[D]")).astype(int)
     day = start.astype("datetime64[D]") + (generator.random(count) * days).astype(int)
-    # Nine to four by the sun, which west of Greenwich is the same day in UTC.
+    # 9:00 to 15:30 solar time; in the ten states that is the same day in UTC.
     hour = generator.uniform(9, 15, count)[drives] - coordinates[:, 1] / 15
     hour += generator.uniform(0, 0.5, len(drives))
     within = (hour * 3_600_000).astype("timedelta64[ms]")
@@ -232,11 +235,11 @@ def demo_coordinates(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Place photos along drives around towns; a few towns have most of the photos.
 
-    Drives are more than 1 km apart, and each is in train or test as a whole, so no test photo is
-    near a training photo. Most test photos are in towns that train has too, some are not.
+    Drives are more than 1 km apart and entirely in train or in test, so no test photo is near a
+    training photo. Most test photos are in towns that also have training photos.
 
     Returns:
-        coordinates (rows, 2) in degrees, drive (rows,) int, is_test (rows,) bool.
+        Coordinates (rows, 2) in degrees, drive numbers (rows,) and the mask (rows,) of test photos.
     """
     towns = _towns(rows, generator)
     centres = towns[["latitude", "longitude"]].to_numpy()
@@ -259,15 +262,15 @@ def demo_coordinates(
         sites = sites[: max(1, round(len(here) / PHOTOS_PER_DRIVE))]
         spot[here] = len(only_train) + generator.integers(0, len(sites), len(here))
         spots.append(sites)
-        # One drive of each town stays in train, so that all but the unseen towns are known.
+        # One drive of each town stays in train, so that only the unseen towns are unknown.
         only_train += [position == 0 for position in range(len(sites))]
     used, drive = np.unique(spot, return_inverse=True)
     heading = generator.uniform(0, 180, len(used))[drive]
     along = generator.uniform(-_DRIVE_KM, _DRIVE_KM, rows)
     middle = np.concatenate(spots)[used][drive]
     coordinates = destination(middle, heading, along)
-    abroad = ~Gazetteer.load().frame(coordinates)["region"].isin(STATE_CITIES).to_numpy()
-    coordinates[abroad] = middle[abroad]
+    outside = ~Gazetteer.load().frame(coordinates)["region"].isin(STATE_CITIES).to_numpy()
+    coordinates[outside] = middle[outside]
     is_test = np.isin(town, unseen)
     candidates = generator.permutation(np.flatnonzero(~np.array(only_train)[used]))
     sizes, total = np.bincount(drive), int(is_test.sum())
@@ -280,7 +283,7 @@ def demo_coordinates(
 
 
 def _towns(rows: int, generator: np.random.Generator) -> pd.DataFrame:
-    """Choose the towns: state, latitude, longitude and radius_km, in a random order."""
+    """Choose towns in random order: latitude, longitude, state and the radius_km for drives."""
     south, north, west, east = _BOX
     probe = np.stack(np.meshgrid(np.arange(south, north, 0.1), np.arange(west, east, 0.1)), -1)
     probe = probe.reshape(-1, 2)
@@ -302,13 +305,13 @@ def _towns(rows: int, generator: np.random.Generator) -> pd.DataFrame:
         {s: max(1, round(n * wanted / total)) for s, n in STATE_CITIES.items()}
     )
     towns = towns[towns.groupby("state").cumcount() < quota].reset_index(drop=True)
-    # Nearer to this town than to any other, and away from the drives of the next.
+    # Drives stay nearer to their town than to any other, and apart from the next town's drives.
     towns["radius_km"] = (0.45 * towns["room_km"] - 0.9).clip(0.0, 12.0)
     return towns
 
 
 def _sites(centre: np.ndarray, radius_km: float, generator: np.random.Generator) -> np.ndarray:
-    """Return middles of drives around a town (k, 2), over 1 km apart, in random order."""
+    """Return the middles (k, 2) of drives around a town on a hexagonal grid, in random order."""
     steps = np.arange(-7, 8)
     column, row = (part.ravel() for part in np.meshgrid(steps, steps))
     x = (column + 0.5 * (row % 2)) * _SITE_SPACING_KM

@@ -1,7 +1,7 @@
 """Draw synthetic street scenes for the demo set.
 
-Sky, ground, plants, snow and relief follow climate, day and position; signs, poles, fences and
-landmarks follow the names of the place. Weather, camera, light and what is in view are random, so
+Sky, ground, plants, snow and relief depend on climate, day and position; signs, poles, fences and
+landmarks on the names of the place. Weather, camera, light and what is in view are random, so that
 no context head can be right on every photo.
 """
 
@@ -15,10 +15,10 @@ from PIL import Image, ImageDraw, ImageEnhance, ImageFilter, ImageFont
 
 Colour: TypeAlias = tuple[int, int, int]
 
-WIDTH, HEIGHT = 640, 360  # drawn at twice the size that is saved, for smooth edges
+WIDTH, HEIGHT = 640, 360  # pixels; twice the saved size, for smooth edges
 SAVED_SIZE = (320, 180)
-IN_VIEW = 0.7  # probability that each of landmark, fence, poles and sign is in the picture
-MISLEADING = 0.06  # probability that it belongs to another place
+IN_VIEW = 0.7  # probability that landmark, fence, poles and sign are each in the picture
+MISLEADING = 0.06  # probability that each of them belongs to another place
 
 PAINTS: tuple[Colour, ...] = (
     (200, 40, 40),
@@ -32,7 +32,8 @@ PAINTS: tuple[Colour, ...] = (
     (70, 190, 200),
     (120, 80, 50),
 )
-# Sign background, border and shape of the ten states; other states get one by their hash.
+# Sign of the ten states: indices of background and border in PAINTS, and shape. Other states get
+# colours by their hash.
 SIGNS: dict[str, tuple[int, int, str]] = {
     "Idaho_US": (2, 1, "box"),
     "Kansas_US": (3, 5, "disc"),
@@ -45,6 +46,7 @@ SIGNS: dict[str, tuple[int, int, str]] = {
     "Texas_US": (1, 2, "box"),
     "Wyoming_US": (7, 5, "shield"),
 }
+# Outlines of the signs, in units of a sign's size.
 SHAPES: dict[str, list[tuple[float, float]]] = {
     "box": [(-0.62, 0), (0.62, 0), (0.62, 1), (-0.62, 1)],
     "diamond": [(0, -0.15), (0.65, 0.5), (0, 1.15), (-0.65, 0.5)],
@@ -55,7 +57,7 @@ SHAPES: dict[str, list[tuple[float, float]]] = {
     ],
 }
 LANDMARKS = ("water tower", "silo", "steeple", "turbine", "mast", "barn", "tank", "block")
-# Fields through the year: day, share of the height of a grown crop, colour.
+# Fields through the year: day, height as a share of a grown crop's, colour.
 _FIELDS: tuple[tuple[int, float, Colour], ...] = (
     (1, 0.05, (112, 92, 72)),
     (75, 0.05, (96, 74, 54)),
@@ -72,37 +74,37 @@ _FIELDS: tuple[tuple[int, float, Colour], ...] = (
 
 @dataclasses.dataclass(frozen=True)
 class SceneFacts:
-    """What a scene shows."""
+    """The facts that a scene depends on."""
 
     photo_id: str  # seeds the random numbers of this photo, together with the seed of the set
-    latitude: float
-    longitude: float
+    latitude: float  # degrees
+    longitude: float  # degrees
     climate: str  # symbol such as "Cfa"
     day: int  # of the year, 1-366
-    state: str  # key, as the county's and the city's
+    state: str  # vocabulary key, like county and city
     county: str
     city: str
 
 
 @dataclasses.dataclass(frozen=True)
 class Season:
-    """The look of a climate on a day: degrees Celsius, shares from 0 to 1, and day of the year."""
+    """The look of a climate on a day; all but temperature and day are shares from 0 to 1."""
 
-    temperature: float
+    temperature: float  # degrees Celsius
     humidity: float
     green: float
     autumn: float
     bloom: float
     snow: float
     sun: float
-    day: float
+    day: float  # of the year, 1 to 366
 
 
 def season_of(facts: SceneFacts, chance: np.random.Generator) -> Season:
     """Return the season of a place and day, with random weather."""
     symbol = facts.climate if facts.climate[:1] in "ABCDE" else "Cfb"
     letter, second, last = symbol[0], symbol[1:2], symbol[-1:]
-    # The weather is ahead of the calendar or behind it, so neighbouring months look alike.
+    # Seasons come early or late at random, so that neighbouring months look alike.
     day = facts.day + chance.normal(0, 6)
     year = math.cos(2 * math.pi * (day - 200) / 365)
     base = float({"A": 26, "B": 17 if last == "h" else 10, "C": 15, "D": 6, "E": -6}[letter])
@@ -125,7 +127,7 @@ def season_of(facts: SceneFacts, chance: np.random.Generator) -> Season:
 
 
 def draw_scene(facts: SceneFacts, seed: int = 0) -> Image.Image:
-    """Draw one scene, (320, 180) RGB; the same facts and seed give the same pixels."""
+    """Draw one scene in RGB of `SAVED_SIZE`; the same facts and seed give the same pixels."""
     digest = hashlib.blake2b(f"{seed}:{facts.photo_id}".encode(), digest_size=8).digest()
     chance = np.random.default_rng(int.from_bytes(digest, "big"))
     season = season_of(facts, chance)
@@ -136,7 +138,7 @@ def draw_scene(facts: SceneFacts, seed: int = 0) -> Image.Image:
     draw_relief(draw, facts, season, haze, horizon, chance)
     ground = draw_ground(draw, facts, season, horizon, chance)
     seen = chance.random(4) < IN_VIEW
-    # Sometimes the sign or the fence is one of another place.
+    # Prefixes that change the hash of a name, so that the object belongs to another place.
     sign, fence, poles, landmark = np.where(
         chance.random(4) < MISLEADING, "elsewhere ", ""
     ).tolist()
@@ -148,9 +150,9 @@ def draw_scene(facts: SceneFacts, seed: int = 0) -> Image.Image:
     draw_plants(draw, facts, season, horizon, chance)
     _road(draw, facts, season, ground, horizon, chance)
     if seen[1]:
-        draw_fence(draw, horizon, WIDTH, HEIGHT, fence + facts.county)
+        draw_fence(draw, horizon, fence + facts.county)
     if seen[2]:
-        draw_poles(draw, horizon, WIDTH, poles + facts.county, chance.normal(0, 14))
+        draw_poles(draw, horizon, poles + facts.county, chance.normal(0, 14))
     if seen[3]:
         x, base = WIDTH * chance.uniform(0.66, 0.9), HEIGHT * chance.uniform(0.74, 0.92)
         names = [sign + name for name in (facts.state, facts.county, facts.city)]
@@ -166,7 +168,7 @@ def _road(
     horizon: float,
     chance: np.random.Generator,
 ) -> None:
-    # A third of the roads do not have the style of the state.
+    # A third of the roads have a random style instead of the state's.
     style_of = facts.state if chance.random() < 0.65 else str(chance.integers(20))
     tones = ((92, 92, 96), (120, 116, 112), (72, 74, 78), (140, 112, 98))
     asphalt = shade(tones[pick(style_of, "asphalt", 4)], chance.uniform(0.9, 1.1))
@@ -248,7 +250,7 @@ def draw_relief(
     chance: np.random.Generator,
 ) -> None:
     """Draw mountains on the horizon."""
-    # A smooth function of the position, so neighbouring places have similar mountains.
+    # A smooth function of the position, so that neighbouring places have similar mountains.
     lat, lon = math.radians(facts.latitude), math.radians(facts.longitude)
     field = math.sin(9.7 * lat + 4.1) + math.sin(8.3 * lon + 1.3) + math.sin(13 * (lat - lon))
     height = 14 + 92 * clip((-100 - facts.longitude) / 12) * clip(0.7 + 0.25 * field)
@@ -269,10 +271,8 @@ def draw_relief(
             line = horizon - height * (0.55 + 0.03 * season.temperature)
             cap = np.minimum(top + 0.45 * height, np.maximum(line, top))
             edge = list(zip(x.tolist(), top.tolist(), strict=True))
-            draw.polygon(
-                [*edge, *reversed(list(zip(x.tolist(), cap.tolist(), strict=True)))],
-                fill=(236, 240, 246),
-            )
+            underside = list(zip(x.tolist(), cap.tolist(), strict=True))[::-1]
+            draw.polygon([*edge, *underside], fill=(236, 240, 246))
 
 
 def draw_ground(
@@ -306,7 +306,7 @@ def draw_ground(
 def draw_field(
     draw: ImageDraw.ImageDraw, season: Season, horizon: float, chance: np.random.Generator
 ) -> None:
-    """Draw a crop on the left; its height and colour follow the day of the year."""
+    """Draw a crop on the left; its height and colour depend on the day of the year."""
     if chance.random() > 0.85:
         return
     days = [day for day, _, _ in _FIELDS]
@@ -489,16 +489,14 @@ def draw_sign(
         draw.rectangle(at, fill=badge)
 
 
-def draw_poles(
-    draw: ImageDraw.ImageDraw, horizon: float, width: int, county: str, shift: float
-) -> None:
+def draw_poles(draw: ImageDraw.ImageDraw, horizon: float, county: str, shift: float) -> None:
     """Draw a row of the county's poles along the left of the road, with one to three arms."""
     colour = ((92, 70, 50), (168, 170, 172), (60, 58, 56), (196, 178, 140))[pick(county, "pole", 4)]
     arms = pick(county, "arms", 3) + 1
     lamp = pick(county, "lamp", 2)
     for step in range(5):
         scale = 0.62**step
-        x = width * (0.5 - 0.42 * scale) + shift * scale
+        x = WIDTH * (0.5 - 0.42 * scale) + shift * scale
         height = 260 * scale
         base = horizon + 90 * scale
         draw.line((x, base, x, base - height), fill=colour, width=max(1, round(9 * scale)))
@@ -514,13 +512,11 @@ def draw_poles(
             )
 
 
-def draw_fence(
-    draw: ImageDraw.ImageDraw, horizon: float, width: int, height: int, county: str
-) -> None:
+def draw_fence(draw: ImageDraw.ImageDraw, horizon: float, county: str) -> None:
     """Draw the county's fence on the right: none, wire, boards or a wall."""
     kind = pick(county, "fence", 4)
     colour = PAINTS[pick(county, "fence colour", 10)]
-    near, far = (width, horizon + 0.42 * (height - horizon)), (width * 0.62, horizon + 8)
+    near, far = (WIDTH, horizon + 0.42 * (HEIGHT - horizon)), (WIDTH * 0.62, horizon + 8)
     if kind == 3:
         draw.polygon([near, far, (far[0], far[1] - 5), (near[0], near[1] - 46)], fill=colour)
     for rail in range((0, 3, 2, 0)[kind]):
@@ -611,7 +607,7 @@ def clip(value: float, low: float = 0.0, high: float = 1.0) -> float:
 
 
 def mix(a: Colour, b: Colour, share: float) -> Colour:
-    """Return the colour between two, at a share from 0 to 1."""
+    """Return `a` blended with `b`; `share` is the share of `b`, clipped to 0 to 1."""
     share = clip(share)
     red, green, blue = (round(x + (y - x) * share) for x, y in zip(a, b, strict=True))
     return red, green, blue

@@ -1,3 +1,4 @@
+import dataclasses
 import hashlib
 
 import numpy as np
@@ -81,7 +82,7 @@ def test_months_are_distributed_as_in_the_real_dataset():
     moments = pd.to_datetime(table["captured_at"].dropna().astype("int64"), unit="ms", utc=True)
     share = moments.dt.month.value_counts(normalize=True).sort_index().to_numpy()
     np.testing.assert_allclose(share, np.array(MONTH_COUNTS) / sum(MONTH_COUNTS), atol=0.02)
-    # Taken by daylight: between eight and five by the sun.
+    # In daylight: between 8:00 and 17:00 solar time.
     local = moments.dt.hour + moments.dt.minute / 60 + table.loc[moments.index, "longitude"] / 15
     assert local.between(8, 17).all()
 
@@ -97,20 +98,19 @@ def test_test_photos_are_not_near_train_and_a_few_are_in_unseen_towns(tmp_path):
     assert 0.7 < (city[known] >= 0).mean() < 1
 
 
-def test_colours_of_a_scene_follow_season_and_climate():
+def test_colours_of_a_scene_depend_on_season_and_climate():
     facts = SceneFacts("1", 44.0, -108.0, "Dfb", 15, "Wyoming_US", "A_Wyoming_US", "B_Wyoming_US")
 
     def mean_colour(facts, rows):
         scenes = [
-            np.asarray(draw_scene(SceneFacts(str(i), *list(facts.__dict__.values())[1:])))
-            for i in range(12)
+            np.asarray(draw_scene(dataclasses.replace(facts, photo_id=str(i)))) for i in range(12)
         ]
         return np.mean([scene[rows].reshape(-1, 3).mean(0) for scene in scenes], axis=0)
 
     ground = slice(110, 165)
     winter = mean_colour(facts, ground)
-    summer = mean_colour(SceneFacts(**facts.__dict__ | {"day": 190}), ground)
-    desert = mean_colour(SceneFacts(**facts.__dict__ | {"day": 190, "climate": "BWh"}), ground)
+    summer = mean_colour(dataclasses.replace(facts, day=190), ground)
+    desert = mean_colour(dataclasses.replace(facts, day=190, climate="BWh"), ground)
     # Snow is bright and grey, summer grass green, desert ground red above green above blue.
     assert winter.max() - winter.min() < 12
     assert summer[1] > summer[2] + 15
