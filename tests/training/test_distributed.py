@@ -1,6 +1,7 @@
 """Two processes on a CPU (gloo) give the result of one."""
 
 import json
+import socket
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from geoclip_core.training.distributed import gather_rows, scaled_gradient
 from geoclip_core.training.runs import Run
 from tests.model import tiny_networks
 from tests.training import tiny_photos
-from tests.training.tiny_training import call
+from tests.training.tiny_training import Forked, call
 from train.__main__ import main
 
 COMMON = ("--device", "cpu", "--log-every", "1", "--batch-size", "30", "--epochs", "2")
@@ -45,6 +46,22 @@ def places(tmp_path_factory):
     )
 
 
+def in_two(*arguments, log):
+    """Run the command in two processes as the launcher does; return the exit status of both."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    variables = {
+        **{"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)},
+        **{"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"},
+        **{"ACCELERATE_MIXED_PRECISION": "no", "ACCELERATE_DYNAMO_BACKEND": "NO"},
+    }
+    pair = [
+        Forked(*arguments, log=log, **variables, RANK=rank, LOCAL_RANK=rank) for rank in ("0", "1")
+    ]
+    return [process.wait() for process in pair]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_two_processes_equal_one(case, places, tmp_path):
@@ -59,10 +76,14 @@ def test_two_processes_equal_one(case, places, tmp_path):
         ]
         if number == 1:
             assert main([str(argument) for argument in arguments]) == 0
-        else:
+        elif case == "heads":  # by the launcher itself, once
             done = call(*arguments, launcher=LAUNCH)
             assert done.returncode == 0, done.stderr[-3000:]
             assert done.stderr.count("run folder:") == 1
+        else:
+            log = tmp_path / "log.txt"
+            assert in_two(*arguments, log=log) == [0, 0], log.read_text()[-3000:]
+            assert log.read_text().count("run folder:") == 1
         runs.append(Run.open(folder))
         assert runs[-1].status.state == "finished"
     one, two = ([row for row in run.metrics()] for run in runs)
@@ -84,13 +105,13 @@ def test_two_processes_equal_one(case, places, tmp_path):
 def test_a_batch_smaller_than_the_number_of_processes_is_refused(places, tmp_path):
     data, network = places
     folder = tmp_path / "run"
-    done = call(
-        *("fit", "--data", data, "--backbone", network, *COMMON, "--batch-size", "1"),
-        *("--output", folder, "--cache-dir", tmp_path / "cache"),
-        launcher=LAUNCH,
+    log = tmp_path / "log.txt"
+    arguments = ("fit", "--data", data, "--backbone", network, *COMMON, "--batch-size", "1")
+    ended = in_two(*arguments, "--output", folder, "--cache-dir", tmp_path / "cache", log=log)
+    assert 0 not in ended
+    assert "cannot be shared by 2 processes" in (
+        log.read_text() + str(Run.open(folder).status.error)
     )
-    assert done.returncode != 0
-    assert "cannot be shared by 2 processes" in (done.stderr + str(Run.open(folder).status.error))
 
 
 def test_one_process_gathers_nothing():

@@ -15,12 +15,12 @@ from geoclip_core.training.runs import Run
 from geoclip_core.training.state import StateError, read_state
 from tests.model import tiny_networks
 from tests.training import tiny_photos
-from tests.training.tiny_training import QUICK, call, command, environment, work
+from tests.training.tiny_training import QUICK, Forked, command, environment, work
 from train.__main__ import main
 
 COMMON = ("--device", "cpu", "--log-every", "1", "--save-seconds", "0", "--batch-size", "24")
 CASES = {
-    "heads": ("fit", "resnet", ("--epochs", "12", "--geocells.cells", "12", "--dropout", "0.3")),
+    "heads": ("fit", "resnet", ("--epochs", "6", "--geocells.cells", "12", "--dropout", "0.3")),
     "end-to-end": (
         "fit",
         "resnet",
@@ -48,23 +48,14 @@ def _numbers(run):
     return [{k: v for k, v in row.items() if k != "time"} for row in run.metrics()]
 
 
-def _start(*arguments):
-    return subprocess.Popen(
-        command(*arguments),
-        env=environment(),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-
-
 def _steps(folder):
     path = folder / "metrics.jsonl"
     return len(path.read_text().splitlines()) if path.exists() else 0
 
 
-def _wait(process, condition, seconds=120):
+def _wait(alive, condition, seconds=120):
     deadline = time.monotonic() + seconds
-    while process.poll() is None and not condition():
+    while alive() and not condition():
         assert time.monotonic() < deadline, "nothing happened"
         time.sleep(0.01)
 
@@ -84,8 +75,10 @@ def whole(data, networks, tmp_path_factory):
         if case not in made:
             root = tmp_path_factory.mktemp(f"whole-{case}")
             _, arguments = _arguments(case, data, networks, root / "cache")
-            done = call(*arguments, "--output", root / "run")
-            assert done.returncode == 0, done.stderr
+            log = root / "log.txt"
+            assert Forked(*arguments, "--output", root / "run", log=log).wait() == 0, (
+                log.read_text()
+            )
             made[case] = Run.open(root / "run")
         return made[case]
 
@@ -97,24 +90,23 @@ def whole(data, networks, tmp_path_factory):
 def test_killed_and_resumed_equals_uninterrupted(case, data, networks, whole, tmp_path):
     one = whole(case)
     task, begin = _arguments(case, data, networks, tmp_path / "cache")
-    killed = tmp_path / "killed"
+    killed, log = tmp_path / "killed", tmp_path / "log.txt"
     total = _steps(one.folder)
     # before the first saved state, in the middle of an epoch, near the end
     moments = (0, total // 3, total - 1) if case == "heads" else (total // 2,)
     for number, moment in enumerate(moments):
         resumed = (task, "--resume", killed)
-        process = _start(*(resumed if number else (*begin, "--output", killed)))
-        _wait(process, lambda: (killed / "status.json").exists())
-        _wait(process, lambda: Run.open(killed).recorded_status.state == "running")
-        _wait(process, lambda moment=moment: _steps(killed) >= moment)
-        process.send_signal(signal.SIGKILL)
+        process = Forked(*(resumed if number else (*begin, "--output", killed)), log=log)
+        _wait(process.is_alive, lambda: (killed / "status.json").exists())
+        _wait(process.is_alive, lambda: Run.open(killed).recorded_status.state == "running")
+        _wait(process.is_alive, lambda moment=moment: _steps(killed) >= moment)
+        process.kill()
         process.wait()
         assert Run.open(killed).status.state == "failed"
         kinds = {path.suffix for path in killed.rglob("*") if path.is_file()}
         # nothing is pickled; .0 are TensorBoard events, .part is a file that was being written
         assert kinds <= {".json", ".jsonl", ".yaml", ".txt", ".safetensors", ".0", "", ".part"}
-    last = call(task, "--resume", killed)
-    assert last.returncode == 0, last.stderr
+    assert Forked(task, "--resume", killed, log=log).wait() == 0, log.read_text()
     assert not list(killed.rglob("*.part"))  # what the killed processes left half written
     other = Run.open(killed)
     assert other.status.state == "finished"
@@ -133,21 +125,24 @@ def test_killed_and_resumed_equals_uninterrupted(case, data, networks, whole, tm
 @pytest.mark.parametrize("how", ["SIGTERM", "stop file"])
 def test_a_stopped_run_has_a_checkpoint_and_can_be_resumed(how, data, networks, whole, tmp_path):
     _, begin = _arguments("heads", data, networks, tmp_path / "cache")
-    folder = tmp_path / "stopped"
-    process = _start(*begin, "--output", folder)
-    _wait(process, lambda: _steps(folder) >= 9)
-    if how == "SIGTERM":
+    folder, log = tmp_path / "stopped", tmp_path / "log.txt"
+    begin = (*begin, "--output", folder)
+    if how == "SIGTERM":  # as it is started outside tests, once
+        process = subprocess.Popen(command(*begin), env=environment(), stderr=log.open("wb"))
+        _wait(lambda: process.poll() is None, lambda: _steps(folder) >= 9)
         process.send_signal(signal.SIGTERM)
     else:
+        process = Forked(*begin, log=log)
+        _wait(process.is_alive, lambda: _steps(folder) >= 9)
         Run.open(folder).request_stop()
-    assert process.wait(120) == 0
+    assert process.wait(120) == 0, log.read_text()
     run = Run.open(folder)
     assert run.status.state == "stopped"
     assert (run.checkpoint / "model.safetensors").exists()
     assert "stopped" in json.loads((run.checkpoint / "metrics.json").read_text())
     assert read_state(folder / "resume").step == run.status.step
     if how == "SIGTERM":
-        assert call("fit", "--resume", folder).returncode == 0
+        assert Forked("fit", "--resume", folder, log=log).wait() == 0, log.read_text()
         assert _numbers(run) == _numbers(whole("heads"))
 
 
