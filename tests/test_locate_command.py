@@ -11,7 +11,8 @@ import pytest
 from PIL import Image
 
 from geoclip_core import Geolocator, bundled_models
-from geoclip_core.__main__ import main
+from geoclip_core.__main__ import COMMANDS, main
+from geoclip_core.commands import CLASSES
 
 
 @pytest.fixture
@@ -142,3 +143,27 @@ def test_help_imports_nothing_heavy(arguments, words):
     *shown, loaded = done.stdout.splitlines()
     assert loaded == "[]"
     assert all(word in "\n".join(shown) for word in words)
+
+
+@pytest.mark.parametrize("arguments", [[], ["--help"]])
+def test_list_of_commands_loads_no_other_module_of_the_package(arguments):
+    script = (
+        "import sys\n"
+        "from geoclip_core.__main__ import main\n"
+        "main(sys.argv[1:])\n"
+        "print([n for n in sys.modules if n == 'tyro' or n.startswith('geoclip_core.')])"
+    )
+    command = [sys.executable, "-c", script, *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "['geoclip_core.__main__']"
+
+
+def test_unknown_command_is_one_sentence(capsys):
+    assert main(["locat", "photo.jpg"]) == 2
+    assert capsys.readouterr().err.startswith("geoclip: error: there is no 'locat'; choose from")
+
+
+def test_every_command_of_the_list_exists():
+    assert list(COMMANDS) == list(CLASSES)
+    for name, summary in COMMANDS.items():
+        assert CLASSES[name].__doc__.startswith(summary)

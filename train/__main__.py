@@ -1,7 +1,7 @@
 """``python -m train COMMAND``: datasets, trainings and evaluations from the command line.
 
-A command is a function of one options dataclass. tyro makes the flags of the dataclass's fields and
-the help of the docstrings under them; pydantic checks the values.
+A command is a function of one options class (`geoclip_core.training.options.options_class`). tyro
+makes flags of its fields and help of the docstrings under them; pydantic checks the values.
 """
 
 import dataclasses
@@ -10,13 +10,12 @@ import importlib
 import inspect
 import itertools
 import sys
+import types
 import typing
 from collections.abc import Callable, Iterator, Sequence
-from typing import TypeVar, cast
+from typing import Annotated, Any, TypeVar, Union, cast
 
 import tyro
-from pydantic import ValidationError
-from pydantic.dataclasses import is_pydantic_dataclass
 
 # private modules of tyro, whose version is pinned: they alone tell which flag is wrong
 from tyro import _errors as parse_errors
@@ -24,14 +23,14 @@ from tyro._arguments import ArgumentDefinition
 from tyro._calling import InstantiationError
 from tyro.constructors import (
     ConstructorRegistry,
+    PrimitiveConstructorSpec,
     StructConstructorSpec,
     StructFieldSpec,
     StructTypeInfo,
 )
 
-from geoclip_core.training.options import OptionsError, help_texts, new_flag, problems_of, upgraded
+from geoclip_core.training.options import OptionsError, help_texts, new_flag, upgraded
 from train.benchmarks import BENCHMARKS
-from train.recipes import recipe_options
 
 COMMANDS = {
     "demo-data": ("train.datasets", "Draw a synthetic OSV-Mini to try everything on."),
@@ -55,21 +54,46 @@ T = TypeVar("T")
 
 @REGISTRY.struct_rule
 def _fields(info: StructTypeInfo) -> StructConstructorSpec | None:
-    """Describe an options dataclass with the docstrings that pydantic has read already.
+    """Describe an options class with its help texts.
 
     Otherwise tyro parses the source file again for every group of options, which is slow.
     """
     cls, given = info.type, info.default
-    if not is_pydantic_dataclass(cls):
+    if not dataclasses.is_dataclass(cls):
         return None
-    types, texts = typing.get_type_hints(cls, include_extras=True), help_texts(cls)
+    hints, texts = typing.get_type_hints(cls, include_extras=True), help_texts(cls)
     specs = []
-    for name, field in cls.__pydantic_fields__.items():
-        default = tyro.MISSING if field.is_required() else field.default
+    for field in dataclasses.fields(cls):
+        name = field.name
+        default = tyro.MISSING if field.default is dataclasses.MISSING else field.default
         if isinstance(given, cls):
             default = getattr(given, name)
-        specs.append(StructFieldSpec(name, types[name], default, texts[name]))
+        specs.append(StructFieldSpec(name, _light(hints[name]), default, texts[name]))
     return StructConstructorSpec(cls, tuple(specs))
+
+
+def _light(kind: Any) -> Any:
+    """Return a type for which tyro need not import typeguard, which takes 0.1 s.
+
+    Lists are read as text; the options class converts their values.
+    """
+    origin, parts = typing.get_origin(kind), typing.get_args(kind)
+    if origin is Annotated:
+        return Annotated[_light(parts[0]), *parts[1:]]
+    if origin is types.UnionType:
+        return Union[parts]  # noqa: UP007  a union of | is checked by typeguard
+    if origin is tuple:
+        (word, *_) = typing.get_args(parts[0]) or parts  # of tuple[Annotated[int, ...], ...]
+        word = word.__name__.upper()
+        read = PrimitiveConstructorSpec(
+            nargs="*",
+            metavar=f"[{word} [{word} ...]]",
+            instance_from_str=tuple,
+            is_instance=lambda value: isinstance(value, tuple),
+            str_from_instance=lambda value: [str(part) for part in value],
+        )
+        return Annotated[object, read]  # of a tuple, tyro would look at the parts
+    return kind
 
 
 class CommandLineError(Exception):
@@ -127,14 +151,18 @@ def parse(command: Callable[[T], int], arguments: Sequence[str], *, program: str
         raise CommandLineError(_sentence(event, arguments, list(_flags(cls))))
 
     try:
-        recipe = _recipe_in(arguments)
+        default: T | Any = tyro.MISSING_NONPROP
+        if recipe := _recipe_in(arguments):
+            from train.recipes import recipe_options  # here, since --help needs no yaml
+
+            default = recipe_options(cls, recipe)
         with parse_errors.on_parse_error(refuse):
             return tyro.cli(
                 cls,
                 args=arguments,
                 prog=program,
                 description=inspect.getdoc(command),
-                default=recipe_options(cls, recipe) if recipe else tyro.MISSING_NONPROP,
+                default=default,
                 registry=REGISTRY,
                 config=(tyro.conf.DisallowNone, tyro.conf.PositionalMetavarFromFieldName),
             )
@@ -211,17 +239,17 @@ def _flags(cls: type, prefix: str = "--") -> Iterator[str]:
 
 
 def _invalid(message: str) -> str:
-    """Describe the values that pydantic refused, each with its flag."""
+    """Describe the values that an options class refused, each with its flag."""
     error, group = sys.exception(), ""
     if isinstance(error, InstantiationError):  # of a group of options, whose name tyro knows
         group = f"{error.arg}."
         error = error.__context__
-    if not isinstance(error, ValidationError):
+    if not isinstance(error, OptionsError):
         return message
     sentences = []
-    for field, sentence in problems_of(error).items():
+    for field, sentence in error.problems.items():
         if not field:
-            sentences.append(sentence.removeprefix(": "))
+            sentences.append(sentence)
             continue
         flag = "--" + f"{group}{field}".replace("_", "-")
         named = sentence.removeprefix(field)

@@ -7,27 +7,25 @@ What does the work is imported inside the commands: pandas and scipy take second
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field
-from pydantic.dataclasses import dataclass
+from annotated_types import Ge, Interval
 from tyro.conf import Positional
 
-from geoclip_core.training.options import CONFIG
-from train.progress import ProgressBar
+from geoclip_core.training.options import options_class
 
-Workers = Annotated[int, Field(ge=1)]
-Seed = Annotated[int, Field(ge=0)]
-TestFraction = Annotated[float, Field(ge=0, le=0.5)]
+Workers = Annotated[int, Ge(1)]
+Seed = Annotated[int, Ge(0)]
+TestFraction = Annotated[float, Interval(ge=0, le=0.5)]
 _SHOWN = 10
 """How many photos that were not imported are named on the terminal."""
 
 
-@dataclass(config=CONFIG, frozen=True, kw_only=True)
+@options_class
 class DemoData:
     """Options of `demo-data`."""
 
     output: Path
     """folder to write; an older demo set there is replaced when the new one is complete"""
-    rows: Annotated[int, Field(ge=20)] = 2000
+    rows: Annotated[int, Ge(20)] = 2000
     """photos in train and test together"""
     seed: Seed = 0
     """seed of places, times and scenes; the same seed gives the same set"""
@@ -44,6 +42,7 @@ class DemoData:
 def demo_data(options: DemoData) -> int:
     """Draw a synthetic OSV-Mini to try everything on, without a download."""
     from geoclip_core.demo.dataset import write_demo
+    from train.progress import ProgressBar
 
     what = "rows without photos" if options.metadata_only else "photos"
     with ProgressBar("drawing", "photos", options.status) as bar:
@@ -61,7 +60,7 @@ def demo_data(options: DemoData) -> int:
     return 0
 
 
-@dataclass(config=CONFIG, frozen=True, kw_only=True)
+@options_class
 class ImportPhotos:
     """Options of `import-photos`."""
 
@@ -86,6 +85,7 @@ class ImportPhotos:
 def import_photos(options: ImportPhotos) -> int:
     """Make a dataset from your own geotagged photos; the originals are not moved or changed."""
     from geoclip_core.data import importing
+    from train.progress import ProgressBar
 
     with ProgressBar("importing", "steps", options.status) as bar:
         report = importing.import_photos(
@@ -112,7 +112,7 @@ def import_photos(options: ImportPhotos) -> int:
     return 0
 
 
-@dataclass(config=CONFIG, frozen=True, kw_only=True)
+@options_class
 class Download:
     """Options of `download`."""
 
@@ -132,6 +132,7 @@ def download(options: Download) -> int:
     The exit status is 1 if photos of the tables are missing.
     """
     from geoclip_core.data.kaggle import download_osv_mini
+    from train.progress import ProgressBar
 
     with ProgressBar("placing", "files", options.status) as bar:
         counts = download_osv_mini(options.output, archive=options.archive, progress=bar.update)
@@ -146,7 +147,7 @@ def download(options: Download) -> int:
     return 1
 
 
-@dataclass(config=CONFIG, frozen=True, kw_only=True)
+@options_class
 class Doctor:
     """Options of `doctor`."""
 
@@ -172,6 +173,7 @@ def doctor(options: Doctor) -> int:
     The exit status is 1 if something must be fixed.
     """
     from geoclip_core.data.doctor import REPORT_FILE, examine, write_clean, write_report
+    from train.progress import ProgressBar
 
     with ProgressBar("checking", "photos", options.status) as bar:
         report = examine(

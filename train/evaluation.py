@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
+from annotated_types import Ge, Interval, MaxLen
 from numpy.typing import NDArray
-from pydantic import Field
-from pydantic.dataclasses import dataclass
 from tyro.conf import Positional
 
 from geoclip_core.data.dataset import PhotoDataset, read_dataset
@@ -28,7 +27,7 @@ from geoclip_core.evaluation.predictions import (
     read_predictions,
 )
 from geoclip_core.files import write_atomically
-from geoclip_core.training.options import CONFIG
+from geoclip_core.training.options import options_class
 from train.progress import ProgressBar
 
 if TYPE_CHECKING:
@@ -41,17 +40,17 @@ _SHOWN = 5
 """How many unreadable photos are named on the terminal."""
 
 
-@dataclass(config=CONFIG, frozen=True, kw_only=True)
+@options_class
 class MeasuringOptions:
     """What `evaluate` and `calibrate` have in common."""
 
     data: Path
     """dataset folder (OSV-Mini-129k, a demo set, imported photos)"""
-    split_seed: Annotated[int, Field(ge=0)] = 0
+    split_seed: Annotated[int, Ge(0)] = 0
     """seed of the val split; the one the model was trained with"""
-    batch_size: Annotated[int, Field(ge=1)] = 32
+    batch_size: Annotated[int, Ge(1)] = 32
     """photos that go through the backbone together"""
-    workers: Annotated[int, Field(ge=1)] = 2
+    workers: Annotated[int, Ge(1)] = 2
     """threads that read photos"""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """where to compute; auto takes a GPU if there is one"""
@@ -59,7 +58,7 @@ class MeasuringOptions:
     """where embeddings are kept; by default the platform's cache folder"""
 
 
-@dataclass(config=CONFIG, frozen=True, kw_only=True)
+@options_class
 class EvaluateOptions(MeasuringOptions):
     """Options of `evaluate`."""
 
@@ -76,11 +75,11 @@ class EvaluateOptions(MeasuringOptions):
     files, or CSVs; the same model trained without context shows what context is worth"""
     neighbours: bool = True
     """also measure nearest neighbours, for which the training photos are embedded once"""
-    val_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    val_fraction: Annotated[float, Interval(ge=0, lt=1)] = 0.1
     """share of the training photos that is val; the one the model was trained with"""
-    resamples: Annotated[int, Field(ge=0)] = 1000
+    resamples: Annotated[int, Ge(0)] = 1000
     """bootstrap resamples of the 95 % intervals"""
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Annotated[int, Ge(0)] = 0
     """seed of the bootstrap"""
 
 
@@ -261,7 +260,7 @@ def headline(model: str, report: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-@dataclass(config=CONFIG, frozen=True, kw_only=True)
+@options_class
 class CalibrateOptions(MeasuringOptions):
     """Options of `calibrate`."""
 
@@ -269,7 +268,7 @@ class CalibrateOptions(MeasuringOptions):
     """run or checkpoint folder, or geoclip; a bundled model needs --output"""
     output: Path | None = None
     """folder for a calibrated copy of the checkpoint; by default the checkpoint itself changes"""
-    val_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.1
+    val_fraction: Annotated[float, Interval(gt=0, lt=1)] = 0.1
     """share of the training photos that is val; the one the model was trained with. Only val
     photos are used"""
 
@@ -384,7 +383,7 @@ def _embed(
     return photos.select(rows), embedded.values[rows]
 
 
-@dataclass(config=CONFIG, frozen=True, kw_only=True)
+@options_class
 class ReportOptions:
     """Options of `report`."""
 
@@ -392,7 +391,7 @@ class ReportOptions:
     """run or evaluation folder, predictions.parquet, or the name of a bundled model"""
     output: Path = Path("report.html")
     """the HTML file; an existing file is replaced"""
-    beside: Annotated[tuple[str, ...], Field(max_length=3)] = ()
+    beside: Annotated[tuple[str, ...], MaxLen(3)] = ()
     """up to three others on the same photos, drawn in the same figures"""
     photos: bool = False
     """embed small versions of the best and worst photos; mind their licence and their privacy"""

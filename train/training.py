@@ -1,7 +1,7 @@
 """The commands that train models: pretrain, fit, embed, runs.
 
-What needs torch is imported inside the commands: it takes seconds to load, and ``--help`` does not
-need it.
+What does the work is imported inside the commands: torch takes seconds to load, and ``--help``
+must answer at once.
 """
 
 import dataclasses
@@ -10,24 +10,23 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from pydantic.dataclasses import dataclass
 from tyro.conf import Positional
 
-from geoclip_core.jobs import JobError
 from geoclip_core.training.options import (
-    CONFIG,
     EmbedOptions,
     FitOptions,
     PretrainOptions,
     TrainingOptions,
     from_mapping,
+    options_class,
     to_mapping,
 )
-from geoclip_core.training.runs import Run, list_runs
-from geoclip_core.training.session import TrainingRun, execute
-from train.progress import ProgressBar
+
+if TYPE_CHECKING:  # for annotations alone
+    from geoclip_core.training.runs import Run
+    from geoclip_core.training.session import TrainingRun
 
 O = TypeVar("O", bound=TrainingOptions)  # noqa: E741
 _SHOWN = 20
@@ -52,9 +51,12 @@ def fit(options: FitOptions) -> int:
     return _train(options, loop.fit)
 
 
-def _train(options: O, work: Callable[[TrainingRun[O]], None]) -> int:
+def _train(options: O, work: "Callable[[TrainingRun[O]], None]") -> int:
     """Do the work of a new run, or continue the run that ``--resume`` names."""
+    from geoclip_core.jobs import JobError
     from geoclip_core.training.distributed import build_accelerator, same_text_everywhere
+    from geoclip_core.training.runs import Run
+    from geoclip_core.training.session import TrainingRun, execute
 
     resumed = None
     if options.resume is not None:
@@ -82,7 +84,9 @@ def _train(options: O, work: Callable[[TrainingRun[O]], None]) -> int:
     )
 
 
-def _new_run(options: TrainingOptions) -> Run:
+def _new_run(options: TrainingOptions) -> "Run":
+    from geoclip_core.training.runs import Run
+
     name = options.COMMAND
     if options.recipe:
         name += "-" + Path(options.recipe).stem
@@ -114,6 +118,7 @@ def embed(options: EmbedOptions) -> int:
     from geoclip_core.model.backbones import build_backbone
     from geoclip_core.training.embeddings import EmbeddingCache, embed_dataset
     from geoclip_core.training.fit import fit_backbone
+    from train.progress import ProgressBar
 
     dataset = read_dataset(options.dataset_folder())
     device = options.device
@@ -139,7 +144,7 @@ def embed(options: EmbedOptions) -> int:
     return 0
 
 
-@dataclass(config=CONFIG, frozen=True, kw_only=True)
+@options_class
 class RunsOptions:
     """Options of `runs`."""
 
@@ -151,6 +156,8 @@ class RunsOptions:
 
 def runs(options: RunsOptions) -> int:
     """List the training runs, newest first."""
+    from geoclip_core.training.runs import list_runs
+
     rows = [row for run in list_runs(options.runs) if (row := _row(run)) is not None]
     if options.json:
         for row in rows:
@@ -173,7 +180,9 @@ def runs(options: RunsOptions) -> int:
     return 0
 
 
-def _row(run: Run) -> dict[str, Any] | None:
+def _row(run: "Run") -> dict[str, Any] | None:
+    from geoclip_core.jobs import JobError
+
     try:
         status = run.status
     except JobError:

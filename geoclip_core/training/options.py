@@ -1,40 +1,41 @@
 """Options of `fit`, `pretrain` and `embed`: one tree for flags, recipes, config.yaml and the form.
 
 The docstring below a field is its help text, on the command line and on the train page. pydantic
-checks every value when an object is made, so that an error names its field.
+checks the values when an object is made, so that an error names its field. It is imported only
+then: ``--help`` must answer at once.
 """
 
+import ast
 import dataclasses
+import functools
+import inspect
+import itertools
 import re
-from collections.abc import Mapping
+import sys
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, TypeVar
-
-from pydantic import (
-    AfterValidator,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    NonNegativeFloat,
-    NonNegativeInt,
-    PositiveFloat,
-    TypeAdapter,
-    ValidationError,
-    model_validator,
+from typing import (
+    TYPE_CHECKING,
+    Annotated,
+    Any,
+    ClassVar,
+    Literal,
+    TypeVar,
+    dataclass_transform,
 )
-from pydantic.dataclasses import dataclass, is_pydantic_dataclass
+
+from annotated_types import Ge, Gt, Interval, MinLen
 
 from geoclip_core.data.features import DEFAULT_FEATURES, KNOWN_FEATURES
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # for annotations alone
     from _typeshed import DataclassInstance
+    from pydantic import GetCoreSchemaHandler, TypeAdapter, ValidationError
+    from pydantic_core import CoreSchema
 
-CONFIG = ConfigDict(
-    extra="forbid",
-    allow_inf_nan=False,
-    use_attribute_docstrings=True,  # `help_texts` reads them
-)
 T = TypeVar("T")
+_ADAPTERS: "dict[type[Any], TypeAdapter[Any]]" = {}
+"""Options class -> what checks its values."""
 
 RENAMED = {
     "fit": "framing",
@@ -73,7 +74,47 @@ class OptionsError(ValueError):
         super().__init__(f"{source}: {sentences}" if source else sentences)
 
 
-def problems_of(error: ValidationError) -> dict[str, str]:
+@dataclass_transform(frozen_default=True, kw_only_default=True)
+def options_class(cls: type[T]) -> type[T]:
+    """Make a frozen dataclass of options, for flags and forms.
+
+    Values are checked when an object is made, by the types and by `__post_init__`; plain values
+    are converted ("3" to 3, a dict to a group of options). Defaults are not checked.
+
+    The class raises:
+        OptionsError: values cannot be used; it names all of them.
+    """
+    cls = dataclasses.dataclass(frozen=True, kw_only=True)(cls)
+    init = cls.__init__
+
+    @functools.wraps(init)
+    def checked_init(self: T, **values: object) -> None:
+        if not values:
+            init(self)
+            return
+        from pydantic import ValidationError  # here, since --help needs no check
+
+        try:
+            checked = _adapter(type(self)).validate_python(values)
+        except ValidationError as error:
+            raise OptionsError(_problems(error)) from error
+        vars(self).update(vars(checked))
+
+    # mypy: a method of a class is replaced on purpose
+    cls.__init__ = checked_init  # type: ignore[method-assign, assignment]
+    cls.__pydantic_config__ = {"extra": "forbid", "allow_inf_nan": False}  # type: ignore[attr-defined]
+    return cls
+
+
+def _adapter(cls: type[Any]) -> "TypeAdapter[Any]":
+    if cls not in _ADAPTERS:
+        from pydantic import TypeAdapter  # here, since --help needs no check
+
+        _ADAPTERS[cls] = TypeAdapter(cls)
+    return _ADAPTERS[cls]
+
+
+def _problems(error: "ValidationError") -> dict[str, str]:
     """Return field -> sentence for everything that pydantic found wrong with an options object."""
     found: dict[str, str] = {}
     for detail in error.errors():
@@ -82,7 +123,7 @@ def problems_of(error: ValidationError) -> dict[str, str]:
         if isinstance(cause, OptionsError):
             found |= cause.problems
         elif cause is not None:
-            found[field] = f"{field}: {cause}"
+            found[field] = f"{field}: {cause}" if field else str(cause)
         elif detail["type"] == "unexpected_keyword_argument":
             found[field] = f"there is no option {field}"
         else:
@@ -106,26 +147,41 @@ def from_mapping(cls: type[T], values: Mapping[str, Any], source: str) -> T:
         OptionsError: an option does not exist, or values cannot be used; it names all of them.
     """
     try:
-        return TypeAdapter(cls).validate_python(upgraded(values))
-    except ValidationError as error:
-        raise OptionsError(problems_of(error), source) from error
+        return cls(**upgraded(values))
+    except OptionsError as error:
+        raise OptionsError(error.problems, source) from error
 
 
+@functools.cache
 def help_texts(cls: type) -> dict[str, str]:
-    """Return field -> the docstring below it, for an options dataclass made with `CONFIG`."""
+    """Return field -> the docstring below it, for a class made with `options_class`."""
     found: dict[str, str] = {}
-    # pydantic keeps the docstrings of a class's own fields only
     for base in reversed(cls.__mro__):
-        if is_pydantic_dataclass(base):
-            for name, field in base.__pydantic_fields__.items():
-                if field.description:
-                    found[name] = " ".join(field.description.split())
+        if dataclasses.is_dataclass(base):
+            found |= _docstrings(base.__module__)[base.__name__]
+    return found
+
+
+@functools.cache
+def _docstrings(module: str) -> dict[str, dict[str, str]]:
+    """Return class -> field -> docstring for the top-level classes of a module."""
+    found: dict[str, dict[str, str]] = {}
+    for node in ast.parse(inspect.getsource(sys.modules[module])).body:
+        if isinstance(node, ast.ClassDef):
+            texts = found.setdefault(node.name, {})
+            for field, text in itertools.pairwise(node.body):
+                match field, text:
+                    case (
+                        ast.AnnAssign(target=ast.Name(id=name)),
+                        ast.Expr(value=ast.Constant(value=str(words))),
+                    ):
+                        texts[name] = " ".join(words.split())
     return found
 
 
 def to_mapping(options: object) -> dict[str, Any]:
     """Return options as nested plain values for YAML and JSON; `from_mapping` reads them."""
-    values: dict[str, Any] = TypeAdapter(type(options)).dump_python(options, mode="json")
+    values: dict[str, Any] = _adapter(type(options)).dump_python(options, mode="json")
     return values
 
 
@@ -190,36 +246,56 @@ def view_sizes(views: tuple[str, ...]) -> tuple[tuple[int, int], ...]:
     return tuple(sizes)
 
 
-def _listed(value: Any) -> Any:
-    """Accept "a, b" for a list, as people write it in YAML and in a form."""
-    if isinstance(value, str):
-        return [part.strip() for part in value.split(",") if part.strip()]
-    return value
-
-
-def _readable(views: tuple[str, ...]) -> tuple[str, ...]:
-    view_sizes(views)
-    return views
-
-
-def _known(features: tuple[str, ...]) -> tuple[str, ...]:
+def _check_features(features: tuple[str, ...]) -> None:
     if unknown := [feature for feature in features if feature not in KNOWN_FEATURES]:
         raise ValueError(f"there is no {unknown[0]!r}; known are {', '.join(KNOWN_FEATURES)}")
     if len(set(features)) != len(features):
         raise ValueError(f"one occurs twice in {', '.join(features)}")
-    return features
 
 
-Views = Annotated[tuple[str, ...], BeforeValidator(_listed), AfterValidator(_readable)]
-Features = Annotated[tuple[str, ...], BeforeValidator(_listed), AfterValidator(_known)]
-Depths = Annotated[tuple[NonNegativeInt, ...], BeforeValidator(_listed)]
-Candidates = Annotated[tuple[PositiveFloat, ...], BeforeValidator(_listed), Field(min_length=1)]
-AtLeastOne = Annotated[int, Field(ge=1)]
-LearningRate = Annotated[float, Field(gt=0, lt=1)]
-Share = Annotated[float, Field(ge=0, lt=1)]
+@dataclasses.dataclass(frozen=True)
+class Listed:
+    """Accept "a, b" for a list, as people write it in YAML and in a form; check the list."""
+
+    check: Callable[[tuple[str, ...]], object] | None = None
+
+    def __get_pydantic_core_schema__(
+        self, source: object, handler: "GetCoreSchemaHandler"
+    ) -> "CoreSchema":
+        """Describe the list to pydantic."""
+        from pydantic_core.core_schema import (
+            no_info_after_validator_function,
+            no_info_before_validator_function,
+        )
+
+        schema = no_info_before_validator_function(self._split, handler(source))
+        return no_info_after_validator_function(self._checked, schema)
+
+    @staticmethod
+    def _split(value: object) -> object:
+        if isinstance(value, str):
+            return [part.strip() for part in value.split(",") if part.strip()]
+        return value
+
+    def _checked(self, value: tuple[str, ...]) -> tuple[str, ...]:
+        if self.check:
+            self.check(value)
+        return value
 
 
-@dataclass(config=CONFIG, frozen=True, kw_only=True)
+NonNegativeInt = Annotated[int, Ge(0)]
+AtLeastOne = Annotated[int, Ge(1)]
+PositiveFloat = Annotated[float, Gt(0)]
+NonNegativeFloat = Annotated[float, Ge(0)]
+Views = Annotated[tuple[str, ...], Listed(view_sizes)]
+Features = Annotated[tuple[str, ...], Listed(_check_features)]
+Depths = Annotated[tuple[NonNegativeInt, ...], Listed()]
+Candidates = Annotated[tuple[PositiveFloat, ...], Listed(), MinLen(1)]
+LearningRate = Annotated[float, Interval(gt=0, lt=1)]
+Share = Annotated[float, Interval(ge=0, lt=1)]
+
+
+@options_class
 class PhotoOptions:
     """Which photos, and the backbone that turns them into embeddings."""
 
@@ -238,6 +314,9 @@ class PhotoOptions:
     """threads that read photos"""
     cache_dir: Path | None = None
     """where embeddings are kept between runs; by default the platform's cache folder"""
+
+    def __post_init__(self) -> None:
+        """Check options that depend on each other; a class adds its own to those of its bases."""
 
     def dataset_folder(self) -> Path:
         """Return the dataset folder.
@@ -264,7 +343,7 @@ class PhotoOptions:
         return changes
 
 
-@dataclass(config=CONFIG, frozen=True, kw_only=True)
+@options_class
 class EmbeddingOptions(PhotoOptions):
     """Which features of the backbone make the embedding."""
 
@@ -283,16 +362,15 @@ class EmbeddingOptions(PhotoOptions):
             changes["projection"] = True
         return changes
 
-    @model_validator(mode="after")
-    def _check_projection(self) -> Self:
+    def __post_init__(self) -> None:
+        super().__post_init__()
         if self.projection and self.backbone.startswith("efficientnet-lite"):
             raise OptionsError(
                 {"projection": f"projection: {self.backbone} has none; CLIP towers do"}
             )
-        return self
 
 
-@dataclass(config=CONFIG, frozen=True, kw_only=True)
+@options_class
 class EmbedOptions(EmbeddingOptions):
     """Options of `embed`; those that `fit` has too mean the same, so that it finds the cache."""
 
@@ -304,7 +382,7 @@ class EmbedOptions(EmbeddingOptions):
     """photos that go through the network together"""
 
 
-@dataclass(config=CONFIG, frozen=True, kw_only=True)
+@options_class
 class TrainingOptions(PhotoOptions):
     """What `fit` and `pretrain` have in common."""
 
@@ -344,7 +422,7 @@ class TrainingOptions(PhotoOptions):
     """largest norm of the gradient; 0: no limit"""
     patience: NonNegativeInt = 10
     """epochs without a better validation after which training ends; 0: never"""
-    val_fraction: Annotated[float, Field(gt=0, le=0.5)] = 0.1
+    val_fraction: Annotated[float, Interval(gt=0, le=0.5)] = 0.1
     """share of the training photos that is cut out by spatial blocks for validation: the best step
     is chosen and the model calibrated on it"""
     seed: NonNegativeInt = 0
@@ -363,8 +441,8 @@ class TrainingOptions(PhotoOptions):
         """Whether no part of the backbone is trained."""
         return self.train_backbone == "none"
 
-    @model_validator(mode="after")
-    def _check_together(self) -> Self:
+    def __post_init__(self) -> None:
+        super().__post_init__()
         if self.resume is not None:
             others = [f for f in _changed(self) if f not in ("resume", "device", "runs")]
             if others:
@@ -380,10 +458,9 @@ class TrainingOptions(PhotoOptions):
             )
         if self.device == "cpu" and self.precision == "fp16":
             raise OptionsError({"precision": "precision fp16 needs a GPU: take bf16 or no"})
-        return self
 
 
-@dataclass(config=CONFIG, frozen=True, kw_only=True)
+@options_class
 class GeocellOptions:
     """The coordinate head "geocells"."""
 
@@ -395,7 +472,7 @@ class GeocellOptions:
     """width of the offset network; 0: answers are the centres of cells"""
 
 
-@dataclass(config=CONFIG, frozen=True, kw_only=True)
+@options_class
 class BankOptions:
     """The coordinate head "bank"; of several candidates, each fold chooses by left-out score."""
 
@@ -415,7 +492,7 @@ class BankOptions:
     """candidates for the ridge of the context heads"""
     context_share: Share = 0.02
     """share of the context in the similarity of photos"""
-    folds: Annotated[int, Field(ge=2)] = 10
+    folds: Annotated[int, Ge(2)] = 10
     """folds of the cross-validation that measures and calibrates the model"""
     repeats: AtLeastOne = 3
     """how often the cross-validation is repeated with other folds"""
@@ -425,7 +502,7 @@ class BankOptions:
     """what a reader of the model card has to know about its numbers"""
 
 
-@dataclass(config=CONFIG, frozen=True, kw_only=True)
+@options_class
 class FeatureWeights:
     """Weight of each context feature's loss; large vocabularies need a low one."""
 
@@ -448,13 +525,13 @@ class FeatureWeights:
         return weight
 
 
-@dataclass(config=CONFIG, frozen=True, kw_only=True)
+@options_class
 class ContextOptions:
     """Context heads, and how their logits reach the coordinate head."""
 
     weights: FeatureWeights = FeatureWeights()
     """weight of each feature's loss"""
-    class_balance: Annotated[float, Field(ge=0, le=1)] = 0.0
+    class_balance: Annotated[float, Interval(ge=0, le=1)] = 0.0
     """how much rare classes are favoured in the losses: 0 not at all, 1 fully"""
     hidden: NonNegativeInt = 0
     """width of a hidden layer that all context heads share; 0: none"""
@@ -462,7 +539,7 @@ class ContextOptions:
     """numbers to which each feature's logits are projected for the coordinate head"""
 
 
-@dataclass(config=CONFIG, frozen=True, kw_only=True)
+@options_class
 class FitOptions(TrainingOptions, EmbeddingOptions):
     """Options of `fit`: context heads and a coordinate head on a backbone."""
 
@@ -486,8 +563,8 @@ class FitOptions(TrainingOptions, EmbeddingOptions):
     context: ContextOptions = ContextOptions()
     """the context heads"""
 
-    @model_validator(mode="after")
-    def _check_heads(self) -> Self:
+    def __post_init__(self) -> None:
+        super().__post_init__()
         if self.use_context and not self.features:
             raise OptionsError(
                 {"features": "features: name some, or turn use_context off (--no-use-context)"}
@@ -508,10 +585,9 @@ class FitOptions(TrainingOptions, EmbeddingOptions):
                     "a bank keeps embeddings of the backbone as it is"
                 }
             )
-        return self
 
 
-@dataclass(config=CONFIG, frozen=True, kw_only=True)
+@options_class
 class PretrainOptions(TrainingOptions):
     """Options of `pretrain`: contrastive alignment of photos and captions."""
 
@@ -524,11 +600,11 @@ class PretrainOptions(TrainingOptions):
     text: str = "small"
     """text tower of a backbone that has none: small (made on the spot, nothing to download), or
     the hub id or folder of a text model; a CLIP checkpoint keeps its own"""
-    width: Annotated[int, Field(ge=2)] = 256
+    width: Annotated[int, Ge(2)] = 256
     """dimensions that photos and captions share; a CLIP checkpoint keeps its own"""
     drop_probability: Share = 0.3
     """how likely each part of a caption is left out in training"""
-    batch_size: Annotated[int, Field(ge=2)] = 128
+    batch_size: Annotated[int, Ge(2)] = 128
     """photos of one optimizer step, over all processes: a photo's caption among those of the
     others"""
     epochs: AtLeastOne = 10
@@ -540,8 +616,8 @@ class PretrainOptions(TrainingOptions):
     patience: NonNegativeInt = 0
     """epochs without a better validation loss after which training ends; 0: never"""
 
-    @model_validator(mode="after")
-    def _check_captions(self) -> Self:
+    def __post_init__(self) -> None:
+        super().__post_init__()
         if self.accumulation != 1:
             raise OptionsError(
                 {
@@ -551,7 +627,6 @@ class PretrainOptions(TrainingOptions):
             )
         if not self.features:
             raise OptionsError({"features": "features: captions must mention at least one"})
-        return self
 
 
 def _changed(options: "DataclassInstance") -> list[str]:

@@ -9,32 +9,31 @@ from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
 import pytest
-from pydantic import Field
-from pydantic.dataclasses import dataclass
+from annotated_types import Ge, Gt
 from tyro.conf import Positional
 
-from geoclip_core.training.options import CONFIG, FitOptions, PretrainOptions, help_texts
+from geoclip_core.training.options import FitOptions, PretrainOptions, help_texts, options_class
 from tests.ui.conftest import ROOT
 from train.__main__ import COMMANDS, main, parse
 from train.benchmarks import BENCHMARKS
 from train.training import fit, pretrain
 
 
-@dataclass(config=CONFIG, frozen=True, kw_only=True)
+@options_class
 class Cells:
-    count: Annotated[int, Field(ge=1)] = 10
+    count: Annotated[int, Ge(1)] = 10
     """Number of cells."""
     shared: bool = False
     """Share the offsets."""
 
 
-@dataclass(config=CONFIG, frozen=True, kw_only=True)
+@options_class
 class Example:
     COMMAND: ClassVar[str] = "example"
 
     source: Positional[Path]
     """Where to read."""
-    rate: Annotated[float, Field(gt=0)] = 0.1
+    rate: Annotated[float, Gt(0)] = 0.1
     """Step size, 100 % of it."""
     head: Literal["cells", "regression"] = "cells"
     """Kind of head."""
@@ -231,6 +230,7 @@ def test_help_imports_nothing_heavy(argv):
         "import sys; from train.__main__ import main\n"
         f"try: main({argv})\nexcept SystemExit: pass\n"
         "heavy = {'torch', 'transformers', 'pandas', 'scipy', 'numpy', 'streamlit', 'PIL'}\n"
+        "heavy |= {'pydantic', 'typeguard', 'yaml', 'psutil'}\n"
         "print(heavy & set(sys.modules), file=sys.stderr)"
     )
     done = subprocess.run(

@@ -17,9 +17,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 import numpy as np
 import torch
+from annotated_types import Ge
 from numpy.typing import NDArray
-from pydantic import Field
-from pydantic.dataclasses import dataclass as options_dataclass
 from torch import nn
 from tqdm import tqdm
 
@@ -46,12 +45,12 @@ from geoclip_core.training.fit_bank import BankData, fit_bank_model, random_fold
 from geoclip_core.training.inputs import CachedEmbeddings, Embedder
 from geoclip_core.training.loop import TrainingLoop
 from geoclip_core.training.options import (
-    CONFIG,
     BankOptions,
     FitOptions,
     GeocellOptions,
     PretrainOptions,
     Views,
+    options_class,
 )
 from geoclip_core.training.pretrain import PretrainRun, pretrain
 from geoclip_core.training.session import RunSession
@@ -73,23 +72,23 @@ STEPS, BATCH, LEARNING_RATE = 1500, 128, 1e-3
 _PRETRAINING = {"plain": "no", "pretrained": "yes", "projected": "yes, shared space"}
 
 
-@options_dataclass(config=CONFIG, frozen=True, kw_only=True)
+@options_class
 class AblationOptions:
     """Options of `benchmark ablation`."""
 
     data: Path
     """dataset folder"""
-    folds: Annotated[int, Field(ge=0)] = 0
+    folds: Annotated[int, Ge(0)] = 0
     """folds of a cross-validation over all photos; 0: the dataset's own test split"""
-    seeds: Annotated[int, Field(ge=1)] = 3
+    seeds: Annotated[int, Ge(1)] = 3
     """repeats with other weights, order and folds"""
     views: Views = ("128x128",)
     """HEIGHTxWIDTH of each view of a photo"""
     pretrain: bool = True
     """also measure after contrastive pretraining, which is done anew on each training split"""
-    epochs: Annotated[int, Field(ge=0)] = 0
+    epochs: Annotated[int, Ge(0)] = 0
     """epochs of the heads; 0: those of the recipe demo"""
-    pretrain_epochs: Annotated[int, Field(ge=0)] = 0
+    pretrain_epochs: Annotated[int, Ge(0)] = 0
     """epochs of the pretraining; 0: those of the recipe demo"""
     cache_dir: Path | None = None
     """where embeddings are kept; by default the platform's cache folder"""

@@ -7,16 +7,15 @@ from collections.abc import Callable, Sequence
 from typing import Annotated, Any
 
 import torch
-from pydantic import Field
-from pydantic.dataclasses import dataclass
+from annotated_types import Ge
 from torch import Tensor
 
 from geoclip_core.model.backbones import backbone_config, build_backbone
 from geoclip_core.training.embeddings import onnx_engine
-from geoclip_core.training.options import CONFIG, Views, view_sizes
+from geoclip_core.training.options import Views, options_class, view_sizes
 
 
-@dataclass(config=CONFIG, frozen=True, kw_only=True)
+@options_class
 class EnginesOptions:
     """Options of `benchmark engines`."""
 
@@ -24,9 +23,9 @@ class EnginesOptions:
     """hub id, folder or name of the backbone"""
     views: Views = ("380x380", "320x512")
     """HEIGHTxWIDTH of each view of a photo"""
-    photos: Annotated[int, Field(ge=1)] = 32
+    photos: Annotated[int, Ge(1)] = 32
     """photos in a batch"""
-    rounds: Annotated[int, Field(ge=1)] = 3
+    rounds: Annotated[int, Ge(1)] = 3
     """how often each engine is timed, in turn; the median counts"""
 
 

@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
-from pydantic import Field
-from pydantic.dataclasses import dataclass
+from annotated_types import Ge
 
 from geoclip_core.data.dataset import read_dataset
 from geoclip_core.errors import PhotoError
@@ -16,11 +15,11 @@ from geoclip_core.evaluation.intervals import mean_intervals
 from geoclip_core.explain import Effect
 from geoclip_core.files import write_atomically
 from geoclip_core.locator import Geolocator
-from geoclip_core.training.options import CONFIG
+from geoclip_core.training.options import options_class
 from train.progress import ProgressBar
 
 
-@dataclass(config=CONFIG, frozen=True, kw_only=True)
+@options_class
 class ExplanationOptions:
     """Options of `benchmark explanation`."""
 
@@ -30,9 +29,9 @@ class ExplanationOptions:
     """bundled name, run or checkpoint folder, or hub id"""
     split: Literal["train", "val", "test"] = "test"
     """photos that the model has not seen"""
-    photos: Annotated[int, Field(ge=1)] = 100
+    photos: Annotated[int, Ge(1)] = 100
     """largest number of photos, drawn at random"""
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Annotated[int, Ge(0)] = 0
     """seed of the draw"""
     output: Path | None = None
     """JSON file for every number"""

@@ -14,9 +14,8 @@ from typing import Annotated, Any
 
 import numpy as np
 import torch
+from annotated_types import Ge
 from PIL import Image
-from pydantic import Field
-from pydantic.dataclasses import dataclass as options_dataclass
 
 from geoclip_core.geoclip.gallery import Gallery, encode_gallery, gallery_key
 from geoclip_core.geoclip.model import GeoClip
@@ -24,7 +23,7 @@ from geoclip_core.geoclip.weights import read_release
 from geoclip_core.hub.download import REQUIREMENT, convert_wheel, fetch_wheel
 from geoclip_core.model.geoclip_image import GEOCLIP_IMAGE_CONFIG, GeoClipImage
 from geoclip_core.model.transformers_backbone import empty_network
-from geoclip_core.training.options import CONFIG
+from geoclip_core.training.options import options_class
 
 VIT_L_14 = {
     "hidden_size": 1024,
@@ -36,7 +35,7 @@ VIT_L_14 = {
 """Vision config of CLIP ViT-L/14 where it differs from the default of transformers."""
 
 
-@options_dataclass(config=CONFIG, frozen=True, kw_only=True)
+@options_class
 class GalleryOptions:
     """Options of `benchmark gallery`."""
 
@@ -44,13 +43,13 @@ class GalleryOptions:
     """the geoclip wheel; by default pip downloads it (35 MB)"""
     photo: Path | None = None
     """photo of the query; by default noise"""
-    places: Annotated[int, Field(ge=0)] = 0
+    places: Annotated[int, Ge(0)] = 0
     """about how many of the gallery's places to use; 0: all of them"""
-    queries: Annotated[int, Field(ge=1)] = 3
+    queries: Annotated[int, Ge(1)] = 3
     """how often our query is repeated, of which the median is shown; the package is asked once"""
-    top_k: Annotated[int, Field(ge=1)] = 5
+    top_k: Annotated[int, Ge(1)] = 5
     """how many of the first places must be the same"""
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Annotated[int, Ge(0)] = 0
     """seed of the random weights of the image tower"""
 
 

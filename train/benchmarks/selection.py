@@ -17,9 +17,8 @@ from typing import Annotated, Any
 
 import numpy as np
 import torch
+from annotated_types import Ge
 from numpy.typing import NDArray
-from pydantic import Field
-from pydantic.dataclasses import dataclass as options_dataclass
 
 from geoclip_core.data.dataset import read_dataset
 from geoclip_core.earth.sphere import geoscore, haversine_km
@@ -34,7 +33,7 @@ from geoclip_core.training.distributed import build_accelerator
 from geoclip_core.training.fit import fit_backbone
 from geoclip_core.training.fit_bank import BankData, choose_field, fit_bank_model, random_folds
 from geoclip_core.training.inputs import Embedder
-from geoclip_core.training.options import CONFIG, FitOptions, Views
+from geoclip_core.training.options import FitOptions, Views, options_class
 from geoclip_core.training.session import RunSession
 from train.progress import ProgressBar
 from train.recipes import recipe_options
@@ -46,7 +45,7 @@ FIELD_SCALES = ((1492.7,), (1492.7, 4000.0), (750.0, 1492.7, 4000.0))
 GAMMAS, RIDGES, READOUTS = (1.0, 1.5, 2.0), (0.03, 0.05, 0.1), (0.02, 0.03, 0.05)
 
 
-@options_dataclass(config=CONFIG, frozen=True, kw_only=True)
+@options_class
 class SelectionOptions:
     """Options of `benchmark selection`."""
 
@@ -54,11 +53,11 @@ class SelectionOptions:
     """dataset folder; all its photos take part"""
     views: Views = ("260x260", "380x380", "320x512")
     """HEIGHTxWIDTH of the views to choose among; every subset is tried"""
-    folds: Annotated[int, Field(ge=2)] = 10
+    folds: Annotated[int, Ge(2)] = 10
     """folds of the outer cross-validation"""
-    repeats: Annotated[int, Field(ge=1)] = 3
+    repeats: Annotated[int, Ge(1)] = 3
     """repeats with other folds"""
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Annotated[int, Ge(0)] = 0
     """seed of the folds"""
     cache_dir: Path | None = None
     """where embeddings are kept; by default the platform's cache folder"""

@@ -7,18 +7,17 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from pydantic.dataclasses import dataclass as options_dataclass
 
 from geoclip_core.data.dataset import read_dataset
 from geoclip_core.data.vocabulary import build_vocabularies
 from geoclip_core.demo.dataset import write_demo
-from geoclip_core.training.options import CONFIG
+from geoclip_core.training.options import options_class
 
 ROWS = 119_008
 """Rows of OSV-Mini-129k."""
 
 
-@options_dataclass(config=CONFIG, frozen=True, kw_only=True)
+@options_class
 class TablesOptions:
     """Options of `benchmark tables`."""
 

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from typing import Any, cast
 
 import streamlit as st
-from pydantic.dataclasses import is_pydantic_dataclass
 
 from geoclip_core.data.features import KNOWN_FEATURES
 from geoclip_core.training.options import (
@@ -136,17 +135,16 @@ def label(name: str) -> str:
 
 def options_of(cls: type, group: str = "") -> tuple[Option, ...]:
     """Return every option of an options dataclass and of its groups, in the order of definition."""
-    assert is_pydantic_dataclass(cls)
     found: list[Option] = []
-    types, texts = typing.get_type_hints(cls), help_texts(cls)
-    for name in cls.__pydantic_fields__:
+    types = typing.get_type_hints(cls)
+    for name, text in help_texts(cls).items():
         parts = typing.get_args(types[name])
         optional = type(None) in parts
         kind = parts[0] if optional else types[name]
         if dataclasses.is_dataclass(kind):
             found += options_of(cast(type, kind), f"{group}{name}.")
         else:
-            found.append(Option(f"{group}{name}", kind, optional, texts[name]))
+            found.append(Option(f"{group}{name}", kind, optional, text))
     return tuple(found)
 
 

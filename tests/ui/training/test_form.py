@@ -1,26 +1,25 @@
 """The form of a training: options of a tree, their values, and errors at the field."""
 
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal, Self
+from typing import Annotated, ClassVar, Literal
 
 import pytest
-from pydantic import Field, model_validator
-from pydantic.dataclasses import dataclass
+from annotated_types import Ge
 
-from geoclip_core.training.options import CONFIG, OptionsError, from_mapping
+from geoclip_core.training.options import OptionsError, from_mapping, options_class
 from train.recipes import recipe_options
 from ui.training import form
 
 
-@dataclass(config=CONFIG, frozen=True, kw_only=True)
+@options_class
 class Spots:
-    count: Annotated[int, Field(ge=0)] = 0
+    count: Annotated[int, Ge(0)] = 0
     """most spots"""
     scales: tuple[float, ...] = (1.5,)
     """scales of the spots"""
 
 
-@dataclass(config=CONFIG, frozen=True, kw_only=True)
+@options_class
 class Options:
     COMMAND: ClassVar[str] = "fit"
 
@@ -28,7 +27,7 @@ class Options:
     """the dataset"""
     learning_rate: float = 2e-4
     """step size"""
-    batch_size: Annotated[int, Field(ge=1)] = 64
+    batch_size: Annotated[int, Ge(1)] = 64
     """photos a step"""
     head: Literal["geocells", "regression"] = "geocells"
     """coordinate head"""
@@ -41,12 +40,10 @@ class Options:
     limit: int | None = None
     """at most so many photos"""
 
-    @model_validator(mode="after")
-    def _check_together(self) -> Self:
+    def __post_init__(self):
         if self.head == "regression" and not self.use_context:
             sentence = "head regression needs use_context"
             raise OptionsError({"head": sentence, "use_context": sentence})
-        return self
 
 
 @pytest.fixture

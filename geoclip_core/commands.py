@@ -1,0 +1,392 @@
+"""The commands of `geoclip`: locate and explain photos; list, download and push models.
+
+The fields of a class are the flags of its command. What takes long to import is imported by the
+command that runs, for `--help` must answer at once.
+"""
+
+import contextlib
+import csv
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal, TextIO
+
+import tyro
+
+from geoclip_core.errors import PhotoError
+from geoclip_core.files import CACHE_VARIABLE, atomic_file, cache_folders, readable
+
+if TYPE_CHECKING:  # for annotations alone: both import torch
+    from geoclip_core.explain import Effect
+    from geoclip_core.formats import Row
+    from geoclip_core.locator import Geolocator
+
+CacheFolder = Annotated[Path | None, tyro.conf.arg(metavar="FOLDER")]
+
+
+@dataclass(frozen=True)
+class Locate:
+    """Estimate where photos were taken.
+
+    Photos stay on this computer. A GPS position in a photo's EXIF is shown, never used. The exit
+    status is 1 if a photo cannot be read; the others are located all the same.
+    """
+
+    photos: Annotated[
+        tuple[str, ...],
+        tyro.conf.Positional,
+        tyro.conf.arg(metavar="PHOTO...", help_behavior_hint="(required)"),
+    ]
+    """Photo files, or folders of photos."""
+    model: str = "mini"
+    """Bundled name, run or checkpoint folder, or hub id."""
+    top_k: int = 5
+    """Candidate places for each photo."""
+    format: Literal["text", "json", "csv", "geojson", "kml"] = "text"
+    """Output format; json writes one object a line."""
+    output: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
+    """Write to this file instead of the screen."""
+    together: bool = False
+    """All photos show one place: give one estimate from all of them."""
+    batch_size: int = 8
+    """Photos that pass through the model at a time."""
+    device: str = "cpu"
+    """Torch device."""
+
+    def run(self) -> int:
+        """Write one row for each photo; return 1 if a photo could not be read, else 0."""
+        if not self.photos:
+            print("geoclip locate: error: name a photo, or a folder of photos", file=sys.stderr)
+            return 2
+        from tqdm import tqdm
+
+        from geoclip_core.locator import Geolocator
+        from geoclip_core.prediction import Failure
+
+        if self.top_k < 1 or self.batch_size < 1:
+            raise ValueError("--top-k and --batch-size must be 1 or more")
+        files = photo_files(self.photos)
+        locator = Geolocator.load(self.model, self.device)
+        failed = 0
+        with _opened(self.output) as out, self._writer(locator.features, out) as write:
+            for row in self._rows(locator, files):
+                write(row)
+                if isinstance(row, Failure):
+                    failed += 1
+                    if self.format != "text":
+                        tqdm.write(f"{row.file}: {row.error}", file=sys.stderr)
+        return 1 if failed else 0
+
+    def _rows(self, locator: "Geolocator", files: list[Path]) -> "Iterator[Row]":
+        from tqdm import tqdm
+
+        from geoclip_core.locator import MANY_PHOTOS
+        from geoclip_core.prediction import Failure
+
+        if self.together:
+            try:
+                yield locator.locate(files, top_k=self.top_k)
+            except PhotoError as error:
+                yield Failure(" + ".join(file.name for file in files), str(error))
+            return
+        if len(files) >= MANY_PHOTOS:
+            locator.accelerate()
+        quiet = not sys.stderr.isatty() or len(files) == 1
+        with tqdm(total=len(files), unit="photo", disable=quiet) as bar:
+            for row in locator.locate_many(
+                files, batch_size=self.batch_size, top_k=self.top_k, errors="yield"
+            ):
+                yield row
+                bar.update()
+
+    @contextlib.contextmanager
+    def _writer(
+        self, features: tuple[str, ...], out: TextIO
+    ) -> "Iterator[Callable[[Row], object]]":
+        """Yield a function that writes one row; formats that need all rows are written last."""
+        from geoclip_core import formats
+
+        if self.format == "csv":
+            header = formats.csv_header(features, self.top_k)
+            table = csv.DictWriter(out, header, lineterminator="\n")
+            table.writeheader()
+            yield lambda row: table.writerow(formats.csv_row(row))
+        elif self.format in ("geojson", "kml"):
+            rows: list[Row] = []
+            yield rows.append
+            print((formats.to_kml if self.format == "kml" else formats.to_geojson)(rows), file=out)
+        else:
+            line = formats.to_json_line if self.format == "json" else formats.to_text
+            yield lambda row: print(line(row), file=out, flush=True)
+
+
+def photo_files(names: Sequence[str]) -> list[Path]:
+    """Return the named files in order, each folder replaced by the photos in it, sorted.
+
+    Raises:
+        ValueError: A folder holds no photo.
+    """
+    from geoclip_core.data.photos import PHOTO_SUFFIXES
+
+    files: list[Path] = []
+    for name in names:
+        path = Path(name)
+        if not path.is_dir():
+            files.append(path)
+            continue
+        found = sorted(p for p in path.rglob("*") if p.suffix.lower() in PHOTO_SUFFIXES)
+        if not found:
+            raise ValueError(f"{path} holds no photo ({', '.join(sorted(PHOTO_SUFFIXES))})")
+        files += found
+    return files
+
+
+@contextlib.contextmanager
+def _opened(path: Path | None) -> Iterator[TextIO]:
+    """Open the output: the screen, or a file that replaces an older one only when complete."""
+    if path is None:
+        yield sys.stdout
+        return
+    if not path.parent.is_dir():
+        raise ValueError(f"--output: the folder {path.parent} does not exist")
+    with atomic_file(path) as unfinished, unfinished.open("w", encoding="utf-8", newline="") as out:
+        yield out
+
+
+@dataclass(frozen=True)
+class Explain:
+    """Show which parts of a photo an estimate rests on.
+
+    Covers parts of the photo, one after another, and measures what each answer loses. Prints for
+    each answer its support (expected GeoScore of the place, probability of a class) before and
+    after the fifth of the photo that matters most is covered.
+    """
+
+    photo: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="PHOTO")]
+    """Photo file."""
+    model: str = "mini"
+    """Bundled name, run or checkpoint folder, or hub id."""
+    answer: str = "place"
+    """Answer to draw: "place" or a context feature."""
+    output: Annotated[Path | None, tyro.conf.arg(metavar="PNG")] = None
+    """Write the photo with evidence for the answer in orange and against it in blue."""
+    device: str = "cpu"
+    """Torch device."""
+
+    def run(self) -> int:
+        """Print one line for each answer and draw one of them."""
+        from tqdm import tqdm
+
+        from geoclip_core.explain import PLACE
+        from geoclip_core.locator import Geolocator
+
+        if self.output is not None and self.output.suffix.lower() != ".png":
+            raise ValueError(f"--output: {self.output} must end in .png")
+        locator = Geolocator.load(self.model, self.device)
+        answers = (PLACE, *(locator.features if locator.context_source == "photo" else ()))
+        if self.answer not in answers:
+            raise ValueError(
+                f"--answer: {locator.name} gives no {self.answer!r}; choose {' or '.join(answers)}"
+            )
+        with tqdm(desc="explaining", unit=" views", file=sys.stderr, disable=None) as bar:
+
+            def progress(done: int, total: int) -> None:
+                bar.total = total
+                bar.update(done - bar.n)
+
+            explanation = locator.explain(self.photo, progress=progress)
+        for answer, effect in explanation.effects.items():
+            print(f"{answer}: {describe_effect(answer, effect)}")
+        if self.output is not None:
+            with atomic_file(self.output) as unfinished:
+                explanation.overlay(self.answer).save(unfinished, "PNG")
+        return 0
+
+
+def describe_effect(answer: str, effect: "Effect") -> str:
+    """Return one sentence: an answer, its support, and what covering the marked part leaves."""
+    from geoclip_core.explain import PLACE
+
+    numbers = effect.support, effect.left, effect.left_elsewhere
+    whole, left, other = (f"{v:,.0f}" if answer == PLACE else f"{v:.1%}" for v in numbers)
+    kind = "expected GeoScore" if answer == PLACE else "probability"
+    verdict = "" if effect.stands_out else "; no part stands out"
+    return (
+        f"{effect.answer}: {kind} {whole}; with the fifth that matters most covered {left}, "
+        f"with the same shape elsewhere {other}{verdict}"
+    )
+
+
+@dataclass(frozen=True)
+class Models:
+    """List the models on this computer and those that can be downloaded."""
+
+    format: Literal["text", "json"] = "text"
+    """Output format; json writes one object a line."""
+    cache_dir: CacheFolder = None
+    """Folder of downloads (default: GEOCLIP_CACHE, or the platform's cache folder)."""
+
+    def run(self) -> int:
+        """Print bundled, downloaded and downloadable models."""
+        from geoclip_core.hub.models import model_rows
+
+        rows = model_rows(self.cache_dir)
+        if self.format == "json":
+            print("\n".join(json.dumps(row, ensure_ascii=False) for row in rows))
+            return 0
+        for kind, title in (("model", "Models"), ("backbone", "Backbones, to train heads on")):
+            print(f"{title}:")
+            for row in (row for row in rows if row["kind"] == kind):
+                size = readable(row["bytes"]) if row["bytes"] else ""
+                print(f"  {row['name']:<32} {row['state']:<12} {size:>8}  {row['licence'] or '?'}")
+                print(f"      {row['good_for']}")
+        folder = cache_folders(self.cache_dir).models
+        print(f"\nDownloads are kept in {folder} (set {CACHE_VARIABLE} to use another folder).")
+        print("Any hub repository user/name with safetensors weights can be downloaded as well.")
+        return 0
+
+
+@dataclass(frozen=True)
+class Download:
+    """Download a model once, for use without a network afterwards."""
+
+    name: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="NAME")]
+    """A name that `geoclip models` lists, or any repository user/name on the hub."""
+    yes: Annotated[bool, tyro.conf.arg(aliases=["-y"])] = False
+    """Do not ask before downloading."""
+    force: bool = False
+    """Download again even if the model is there."""
+    offline: bool = False
+    """Do not use the network."""
+    revision: str | None = None
+    """Branch, tag or commit on the hub."""
+    wheel: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
+    """For geoclip: its wheel, downloaded on another computer."""
+    image_tower: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER")] = None
+    """For geoclip: a local folder with CLIP ViT-L/14."""
+    cache_dir: CacheFolder = None
+    """Folder of downloads (default: GEOCLIP_CACHE, or the platform's cache folder)."""
+
+    def run(self) -> int:
+        """Download the model after saying what it weighs and under which licence it is."""
+        from geoclip_core.hub.catalogue import GEOCLIP, installed_model
+        from geoclip_core.hub.download import download, download_job
+        from geoclip_core.jobs import StatusWriter
+
+        present = installed_model(self.name, self.cache_dir)
+        if present is not None and not self.force:
+            print(f"{self.name} is already there: {present.folder} ({readable(present.bytes)})")
+            return 0
+        print(self._announcement())
+        asked = not self.yes and sys.stdin.isatty()
+        if asked and input("Download it? [Y/n] ").strip().lower() not in ("", "y", "yes"):
+            print("nothing was downloaded")
+            return 1
+        show = _progress_printer()
+        status_path = download_job(self.name, self.cache_dir).status_path
+        try:
+            with StatusWriter(status_path, self.name, "bytes") as status:
+
+                def progress(what: str, done: int, total: int | None) -> None:
+                    status.update(done, total or 0, what)
+                    show(what, done, total)
+
+                item = download(
+                    self.name,
+                    root=self.cache_dir,
+                    offline=self.offline,
+                    revision=self.revision,
+                    wheel=self.wheel,
+                    image_tower=self.image_tower,
+                    force=self.force,
+                    progress=progress,
+                )
+                if self.name == GEOCLIP:
+                    self._encode_gallery(item.folder, progress)
+        finally:
+            print(file=sys.stderr)
+        size, licence = readable(item.bytes), item.licence or "?"
+        print(f"{self.name} is ready: {item.folder} ({size}, licence {licence})")
+        if self.cache_dir is not None:
+            print(f"to use it from there, set {CACHE_VARIABLE}={self.cache_dir}")
+        return 0
+
+    def _announcement(self) -> str:
+        from geoclip_core.hub.catalogue import TOWER_BYTES, catalogue_entry
+
+        entry = catalogue_entry(self.name)
+        where = cache_folders(self.cache_dir).models
+        if entry is None:
+            return f"{self.name}: for size and licence see its page on the hub; to {where}"
+        size = entry.bytes if self.image_tower is None else entry.bytes - TOWER_BYTES
+        return f"{self.name}: about {readable(size)}, licence {entry.licence}; to {where}"
+
+    def _encode_gallery(self, folder: Path, progress: Callable[[str, int, int], None]) -> None:
+        """Encode the gallery now, so that the first photo need not wait for it."""
+        from geoclip_core.geoclip.gallery import open_gallery
+        from geoclip_core.geoclip.weights import read_release
+
+        release = read_release(folder)
+        open_gallery(
+            release.location_encoder,
+            release.coordinates,
+            cache_folders(self.cache_dir).galleries,
+            lambda done, total: progress("encoding the gallery, places", done, total),
+        )
+
+
+def _progress_printer() -> Callable[[str, int, int | None], None]:
+    """Return a function that shows progress: live on a terminal, else at every tenth part."""
+    printed, step = 0.0, ("", -1)
+    live = sys.stderr.isatty()
+
+    def show(what: str, done: int, total: int | None) -> None:
+        nonlocal printed, step
+        share = done / total if total else 0.0
+        amount = readable(done) if "places" not in what else f"{done:,}"
+        text = f"{what}: {amount}" + (f" ({share:.0%})" if total else "")
+        now = time.monotonic()
+        if live and (now - printed > 0.1 or done == total):
+            print(f"\r\033[K{text}", end="", file=sys.stderr, flush=True)
+            printed = now
+        elif not live and step != (what, int(share * 10)):
+            print(text, file=sys.stderr, flush=True)
+            step = what, int(share * 10)
+
+    return show
+
+
+@dataclass(frozen=True)
+class Push:
+    """Upload a checkpoint with its model card to the hub."""
+
+    checkpoint: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="CHECKPOINT")]
+    """Checkpoint or run folder."""
+    repository: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="USER/NAME")]
+    """Repository on the hub; created if it does not exist."""
+    private: bool = False
+    """Make a new repository private."""
+    license: str | None = None
+    """The hub's identifier of a licence (such as mit) for the model card."""
+
+    def run(self) -> int:
+        """Upload the checkpoint and print its address."""
+        from geoclip_core.hub.models import push
+
+        address = push(self.checkpoint, self.repository, private=self.private, licence=self.license)
+        print(f"pushed: {address}")
+        print(f'load it anywhere with Geolocator.load("{self.repository}")')
+        return 0
+
+
+CLASSES: dict[str, type[Locate | Explain | Models | Download | Push]] = {
+    "locate": Locate,
+    "explain": Explain,
+    "models": Models,
+    "download": Download,
+    "push": Push,
+}
+"""Name of each command -> its class."""
