@@ -1,5 +1,21 @@
 """Errors for callers to catch. Each message is one sentence that names the cause and the remedy."""
 
+import os
+
+
+class FileError(ValueError):
+    """A file cannot be read.
+
+    Args:
+        path: of the file.
+        reason: the rest of the sentence: "does not exist", "is larger than 16 MB".
+    """
+
+    def __init__(self, path: str | os.PathLike[str], reason: str) -> None:
+        self.reason = reason
+        name = os.fspath(path).encode("utf-8", "backslashreplace").decode()
+        super().__init__(f"{name} {reason}")
+
 
 class CheckpointError(ValueError):
     """A checkpoint cannot be read or written; the message names the file."""
@@ -19,3 +35,8 @@ class PhotoError(ValueError):
 
 class DatasetError(ValueError):
     """A dataset cannot be read; the message names file, column and row."""
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's text, or its type if it has no text."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -1,4 +1,7 @@
-"""Write files and folders atomically, and find the cache folders.
+"""Read files with a limit, write files and folders atomically, and find the cache folders.
+
+A file may come from a stranger: it may be a pipe that never ends, larger than the memory, or nested
+deeper than Python can follow. Every reader goes through `open_file`.
 
 An unfinished file or folder is named `.NAME.PID-NUMBER.part` and lies beside its target. A process
 that is killed leaves it behind; the next write to the same target removes it.
@@ -8,17 +11,21 @@ import contextlib
 import glob
 import hashlib
 import itertools
+import json
 import os
 import re
 import shutil
+import stat
+import sys
 import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import platformdirs
 
-from geoclip_core.errors import DownloadError
+from geoclip_core.errors import DownloadError, FileError, first_line
 from geoclip_core.processes import is_running
 
 CACHE_VARIABLE = "GEOCLIP_CACHE"
@@ -32,6 +39,200 @@ _NAME_LENGTH = 60
 _APPLICATION = "geoclip-core"
 _YES = {"1", "true", "yes", "on"}
 _numbers = itertools.count()  # two threads of one process may write the same file
+
+MAX_TEXT = 16 * 2**20
+"""Bytes of the largest JSON or text file that is read; those of a model have a few hundred kB."""
+MAX_YAML = 2**15
+"""Bytes of the largest YAML file that is read: its parser may take a second for 15 kB."""
+MAX_DEPTH = 32
+"""Levels of lists and objects in a JSON or YAML file; ours have up to 6."""
+MAX_VALUES = 2_000_000
+"""Values in a JSON or YAML file, those of an alias counted at each use."""
+
+
+@contextlib.contextmanager
+def open_file(path: str | Path, limit: int) -> Iterator[BinaryIO]:
+    """Open a regular file of at most `limit` bytes to read. Links are followed.
+
+    The file may grow while it is read: read at most `limit` bytes.
+
+    Raises:
+        FileError: There is no such file, it is a folder, a device or a pipe, it is larger, or it
+            cannot be read.
+    """
+    path = Path(path)
+    try:
+        stream = open(path, "rb", opener=_without_waiting)  # noqa: SIM115
+    except (OSError, ValueError) as error:
+        raise _file_error(path, error) from error
+    with stream:
+        _check_status(path, os.fstat(stream.fileno()), limit)
+        try:
+            yield stream
+        except OSError as error:
+            raise _file_error(path, error) from error
+
+
+def check_file(path: str | Path, limit: int) -> int:
+    """Check a file like `open_file`, for a library that opens it itself; return its bytes.
+
+    Raises:
+        FileError: As `open_file`, except that the permissions are not checked.
+    """
+    path = Path(path)
+    try:
+        status = path.stat()
+    except (OSError, ValueError) as error:
+        raise _file_error(path, error) from error
+    _check_status(path, status, limit)
+    return status.st_size
+
+
+def read_bytes(path: str | Path, limit: int) -> bytes:
+    """Return the content of a regular file of at most `limit` bytes.
+
+    Raises:
+        FileError: As `open_file`.
+    """
+    with open_file(path, limit) as stream:
+        content = stream.read(limit + 1)
+    if len(content) > limit:  # it has grown
+        raise FileError(path, _too_large(limit))
+    return content
+
+
+def read_end(path: str | Path, size: int) -> bytes:
+    """Return the last `size` bytes of a regular file, which may be of any length.
+
+    Raises:
+        FileError: As `open_file`.
+    """
+    with open_file(path, sys.maxsize) as stream:
+        stream.seek(max(0, os.fstat(stream.fileno()).st_size - size))
+        return stream.read(size)
+
+
+def read_text(path: str | Path, limit: int = MAX_TEXT) -> str:
+    """Return the text of a regular file in UTF-8.
+
+    Raises:
+        FileError: As `open_file`, or it is not UTF-8.
+    """
+    content = read_bytes(path, limit)
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        byte = f"byte 0x{content[error.start]:02x} at position {error.start}"
+        raise FileError(path, f"is not UTF-8 text ({byte})") from error
+
+
+def read_json(path: str | Path, limit: int = MAX_TEXT) -> object:
+    """Return the content of a JSON file. NaN and Infinity are read; the caller checks values.
+
+    Raises:
+        FileError: As `read_text`, it is not JSON, or it is nested deeper than `MAX_DEPTH`.
+    """
+    return parse_json(read_text(path, limit), path)
+
+
+def parse_json(text: str, path: str | Path) -> object:
+    """Return the value of JSON text; `path` names its file in the error.
+
+    Raises:
+        FileError: It is not JSON, nested deeper than `MAX_DEPTH`, or holds half a character.
+    """
+    try:
+        value: object = json.loads(text)
+    except RecursionError as error:
+        raise FileError(path, _too_deep()) from error
+    except ValueError as error:  # also a number of thousands of digits
+        raise FileError(path, f"is not JSON: {error}") from error
+    _check_values(value, path)
+    return value
+
+
+def read_yaml(path: str | Path) -> object:
+    """Return the content of a YAML file of at most `MAX_YAML` bytes.
+
+    Raises:
+        FileError: As `read_text`, it is not YAML, or it is nested deeper than `MAX_DEPTH`.
+    """
+    import yaml  # only the extra "train" of the package brings it
+
+    text = read_text(path, MAX_YAML)
+    try:
+        value: object = yaml.safe_load(text)
+    except RecursionError as error:
+        raise FileError(path, _too_deep()) from error
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 1
+        raise FileError(path, f"is not YAML: line {line}, {error.problem}") from error
+    except (yaml.YAMLError, ValueError, TypeError, KeyError, AttributeError) as error:
+        # constructors of dates, numbers and pairs raise errors of any of these kinds
+        raise FileError(path, f"is not YAML: {first_line(error)}") from error
+    _check_values(value, path)
+    return value
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    # opening a pipe that nobody writes to would wait for ever
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+
+
+def _check_status(path: Path, status: os.stat_result, limit: int) -> None:
+    if stat.S_ISDIR(status.st_mode):
+        raise FileError(path, "is a folder, not a file")
+    if not stat.S_ISREG(status.st_mode):
+        raise FileError(path, "is a device or a pipe, not a file")
+    if status.st_size > limit:
+        raise FileError(path, _too_large(limit))
+
+
+def _file_error(path: Path, error: OSError | ValueError) -> FileError:
+    """Return what is wrong with a file that could not be opened."""
+    if isinstance(error, FileNotFoundError):
+        return FileError(path, "does not exist")
+    if isinstance(error, IsADirectoryError):
+        return FileError(path, "is a folder, not a file")
+    if isinstance(error, OSError):
+        reason = (error.strerror or str(error)).lower()
+        return FileError(path, f"cannot be read: {reason}")
+    return FileError(path, f"is not a file name: {error}")  # a zero byte
+
+
+def _check_values(value: object, path: str | Path) -> None:
+    """Check depth, number and characters of the values of a file; aliases may form circles."""
+    count, level = 0, [value]
+    for _ in range(MAX_DEPTH + 1):
+        below: list[object] = []
+        for item in level:
+            if isinstance(item, str) and not item.isascii():
+                _check_characters(item, path)
+            elif isinstance(item, dict):
+                below += [*item, *item.values()]
+            elif isinstance(item, list | tuple | set):
+                below += item
+            if count + len(below) > MAX_VALUES:
+                raise FileError(path, f"holds more than {MAX_VALUES:,} values")
+        if not below:
+            return
+        count, level = count + len(below), below
+    raise FileError(path, _too_deep())
+
+
+def _check_characters(text: str, path: str | Path) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:  # JSON can spell half of a pair of surrogates
+        raise FileError(path, "holds half a character, which is not Unicode text") from error
+
+
+def _too_large(limit: int) -> str:
+    return f"is larger than {readable(limit)}, the limit for such a file"
+
+
+def _too_deep() -> str:
+    return f"is nested deeper than {MAX_DEPTH} levels"
 
 
 @contextlib.contextmanager

@@ -1,14 +1,30 @@
 """Atomic files and folders, and safe names."""
 
+import contextlib
+import json
 import os
+import socket
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from geoclip_core.errors import FileError
 from geoclip_core.files import (
+    MAX_DEPTH,
+    MAX_YAML,
     atomic_file,
     atomic_folder,
+    check_file,
+    open_file,
+    parse_json,
+    read_bytes,
+    read_end,
+    read_json,
+    read_text,
+    read_yaml,
     restore,
     safe_name,
     swap_in,
@@ -162,3 +178,135 @@ def test_new_files_have_the_permissions_of_the_umask(tmp_path):
 )
 def test_safe_names(text, name):
     assert safe_name(text) == name
+
+
+READERS = {
+    "read_bytes": lambda path: read_bytes(path, 100),
+    "check_file": lambda path: check_file(path, 100),
+    "read_text": lambda path: read_text(path, 100),
+    "read_json": lambda path: read_json(path, 100),
+    "read_yaml": read_yaml,
+    "read_end": lambda path: read_end(path, 100),
+}
+
+
+@pytest.mark.parametrize("name", READERS)
+@pytest.mark.parametrize("kind", ["pipe", "device", "link", "socket", "folder", "absent", "circle"])
+def test_only_regular_files_are_read(tmp_path, name, kind):
+    path = tmp_path / "file.json"
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "device":
+        path = Path("/dev/zero")
+    elif kind == "link":
+        path.symlink_to("/dev/zero")
+    elif kind == "socket":
+        bind_socket(path)
+    elif kind == "folder":
+        path.mkdir()
+    elif kind == "circle":
+        path.symlink_to(path)
+    with pytest.raises(FileError, match=r"^/\S+ (is|does|cannot) "):
+        READERS[name](path)
+
+
+def bind_socket(path):
+    with socket.socket(socket.AF_UNIX) as server:
+        os.chdir(path.parent)  # the path of a socket has at most 107 characters
+        server.bind(path.name)
+
+
+@pytest.mark.parametrize("name", [name for name in READERS if name != "read_end"])
+def test_a_larger_file_is_refused_before_it_is_read(tmp_path, name):
+    path = tmp_path / "huge"
+    with path.open("wb") as file:
+        file.truncate(2**40)  # takes no space on the disk
+    with pytest.raises(FileError, match="is larger than"):
+        READERS[name](path)
+
+
+def test_a_file_that_grows_while_it_is_read_is_refused(tmp_path):
+    path = tmp_path / "log"
+    path.write_bytes(b"x" * 10)
+    with open_file(path, 10) as stream:
+        path.write_bytes(b"x" * 20)
+        assert len(stream.read(11)) == 11
+
+
+def test_a_name_that_no_file_can_have_is_refused():
+    for path in ("a\0b", "x" * 5000, "", "\udcff"):
+        with pytest.raises(FileError):
+            read_bytes(path, 10)
+
+
+def test_the_end_of_a_long_log_is_read(tmp_path):
+    path = tmp_path / "log"
+    with path.open("wb") as file:
+        file.truncate(2**40)
+        file.seek(2**40)
+        file.write(b"last words")
+    assert read_end(path, 10) == b"last words"
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("[" * 100_000, "nested deeper"),
+        ('{"a": ' * 5000 + "1" + "}" * 5000, "nested deeper"),
+        ("[" * (MAX_DEPTH + 1) + "1" + "]" * (MAX_DEPTH + 1), "nested deeper"),
+        ("9" * 5000, "not JSON"),
+        ('{"name": "\\ud800"}', "half a character"),
+        ('{"\\ud800": 1}', "half a character"),
+        ("{", "not JSON"),
+        ("", "not JSON"),
+    ],
+)
+def test_text_that_is_no_plain_json_is_refused(text, reason):
+    with pytest.raises(FileError, match=rf"^a\.json .*{reason}"):
+        parse_json(text, "a.json")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[" * 30_000,
+        "a: &a [*a]",
+        "&a {*a : 1}",
+        "a: 2001-99-99",
+        "a: !!python/object/apply:os.getcwd []",
+        "!!timestamp x",
+        "!!int x",
+        "!!binary é",
+        "\x00",
+        "a: [",
+        "x" * (MAX_YAML + 1),
+        # each line has ten times the values of the line before
+        "a0: &a0 [x]\n" + "".join(f"a{i}: &a{i} [{f'*a{i - 1},' * 10}]\n" for i in range(1, 12)),
+    ],
+)
+def test_yaml_that_is_no_plain_tree_is_refused(tmp_path, text):
+    path = tmp_path / "config.yaml"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(FileError, match=r"^\S+config\.yaml "):
+        read_yaml(path)
+
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
+    max_leaves=20,
+)
+
+
+@given(VALUES)
+def test_json_is_read_as_it_was_written(value):
+    assert parse_json(json.dumps(value), "a.json") == value
+
+
+@given(st.binary(max_size=200))
+def test_bytes_of_any_kind_give_a_value_or_a_file_error(tmp_path_factory, content):
+    path = tmp_path_factory.getbasetemp() / "any.json"
+    path.write_bytes(content)
+    for reader in (read_json, read_yaml):
+        with contextlib.suppress(FileError):
+            reader(path)

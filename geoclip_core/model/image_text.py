@@ -14,11 +14,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
-from geoclip_core.errors import BackboneError
+from geoclip_core.errors import BackboneError, first_line
 from geoclip_core.model.backbone import Backbone, BackboneConfig, Preprocessing, public_name
 from geoclip_core.model.transformers_backbone import (
     find_last_block,
-    first_line,
     network_config,
     preprocessing_facts,
     processor_settings,

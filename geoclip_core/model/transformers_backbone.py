@@ -11,7 +11,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from geoclip_core.errors import BackboneError
+from geoclip_core.errors import BackboneError, first_line
 from geoclip_core.files import downloaded_folder, is_offline
 from geoclip_core.model.backbone import Backbone, BackboneConfig, Preprocessing
 
@@ -184,11 +184,6 @@ def empty_network(description: dict[str, Any], projection: bool) -> nn.Module:
 def network_config(network: nn.Module) -> Any:
     """Return the config of a transformers network, which its attributes' types do not tell."""
     return network.config
-
-
-def first_line(error: Exception) -> str:
-    """Return the first line of an error's text, or its type if it has no text."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def _cannot_load(config: BackboneConfig, error: Exception) -> BackboneError:
