@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 from xml.etree import ElementTree
 
+from geoclip_core.earth.gazetteer import UNIT_LEVELS
 from geoclip_core.prediction import Failure, Prediction
 
 Row = Prediction | Failure
@@ -32,6 +33,16 @@ def _record(row: Row) -> dict[str, Any]:
         "model": row.model,
         "latitude": round(row.latitude, 6),
         "longitude": round(row.longitude, 6),
+        "headline": row.headline,
+        "levels": [
+            {
+                "level": level.level,
+                "name": level.name,
+                "key": level.key,
+                "probability": round(level.probability, 6),
+            }
+            for level in row.levels
+        ],
         "radius_km": {f"{mass * 100:g}": round(km, 1) for mass, km in row.radius_km.items()},
         "candidates": [
             {
@@ -65,8 +76,14 @@ def to_text(row: Row) -> str:
         return f"{row.file}\n  error: {row.error}"
     lines = [
         row.file,
+        f"  {row.headline}",
+    ]
+    if row.levels:
+        ladder = " > ".join(f"{level.short} {level.percent}" for level in row.levels)
+        lines.append(f"  levels    {ladder}")
+    lines += [
         f"  estimate  {row.latitude:.4f}, {row.longitude:.4f}  {row.place.label}",
-        f"  radius    {_radii(row)}" + (": not sure of the continent" if row.unsure else ""),
+        f"  radius    {_radii(row)}",
     ]
     for number, candidate in enumerate(row.candidates, 1):
         lines.append(f"  {number}. {candidate.probability:>6.1%}  {candidate.place.label}")
@@ -88,6 +105,9 @@ def csv_header(features: Sequence[str], candidates: int) -> list[str]:
     for number in range(1, candidates + 1):
         prefix = f"candidate_{number}_"
         columns += [prefix + name for name in ("latitude", "longitude", "probability", "place")]
+    columns.append("headline")
+    for level in UNIT_LEVELS:
+        columns += [f"level_{level}", f"level_{level}_probability"]
     for feature in features:
         columns += [feature, f"{feature}_probability"]
     columns += ["exif_latitude", "exif_longitude", "captured_at", "error_km", "seconds", "error"]
@@ -100,7 +120,10 @@ def csv_row(row: Row) -> dict[str, Any]:
     if isinstance(row, Failure):
         return record
     cells = {key: record[key] for key in ("file", "model", "latitude", "longitude", "seconds")}
-    cells["place"] = row.place.label
+    cells |= {"place": row.place.label, "headline": row.headline}
+    for level in record["levels"]:
+        cells[f"level_{level['level']}"] = level["name"]
+        cells[f"level_{level['level']}_probability"] = level["probability"]
     cells |= {f"radius_{mass}_km": km for mass, km in record["radius_km"].items()}
     for number, candidate in enumerate(record["candidates"], 1):
         cells |= {f"candidate_{number}_{key}": value for key, value in candidate.items()}
@@ -154,7 +177,13 @@ def to_kml(rows: Iterable[Row]) -> str:
             continue
         placemark = _child(document, "Placemark")
         _child(placemark, "name", _printable(row.file))
-        _child(placemark, "description", f"Estimate: {row.place.label}. Radius {_radii(row)}.")
+        description = f"{row.headline}. Estimate: {row.place.label}. Radius {_radii(row)}."
+        _child(placemark, "description", description)
+        data = _child(placemark, "ExtendedData")
+        for level in row.levels:
+            item = _child(data, "Data")
+            item.set("name", f"level_{level.level}")
+            _child(item, "value", f"{level.name} ({level.percent})")
         point = _child(placemark, "Point")
         _child(point, "coordinates", f"{row.longitude:.6f},{row.latitude:.6f}")
     text = ElementTree.tostring(root, encoding="unicode")

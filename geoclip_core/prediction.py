@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
@@ -10,12 +11,11 @@ from numpy.typing import NDArray
 
 from geoclip_core.earth.gazetteer import Place
 from geoclip_core.earth.sphere import haversine_km
+from geoclip_core.model.map_context import LIKELY, Level, place_levels
 from geoclip_core.model.posterior import Posterior
 
 RADIUS_MASSES = (0.5, 0.9)
 """Shares of the probability for which a radius is given."""
-CONTINENT_KM = 2500.0
-"""The benchmark's threshold for a continent (Vo et al., "Revisiting IM2GPS", ICCV 2017)."""
 
 
 @dataclass(frozen=True)
@@ -72,10 +72,33 @@ class Prediction:
     calibrated: bool = False
     context_source: Literal["photo", "map"] = "photo"
 
+    @cached_property
+    def levels(self) -> tuple[Level, ...]:
+        """The most probable continent, part of it, country, state, county and town.
+
+        Each lies inside the one before; its probability is the mass of the posterior in the whole
+        unit. Empty if all of the mass is at sea.
+        """
+        return place_levels(self.posterior)
+
     @property
     def unsure(self) -> bool:
-        """Whether even the continent is uncertain: the 50 % radius exceeds 2,500 km."""
-        return self.radius_km[0.5] > CONTINENT_KM
+        """Whether even the continent is uncertain: none holds half of the probability."""
+        return not self.levels or self.levels[0].probability < LIKELY
+
+    @property
+    def headline(self) -> str:
+        """The answer at the deepest level that holds at least half of the probability.
+
+        "Probably Central Asia (61 %)", or "Perhaps Europe (38 %): not sure even of the continent".
+        """
+        if not self.levels:
+            return "Not sure: the estimate lies at sea"
+        if self.unsure:
+            first = self.levels[0]
+            return f"Perhaps {first.name} ({first.percent}): not sure even of the continent"
+        best = [level for level in self.levels if level.probability >= LIKELY][-1]
+        return f"Probably {best.name} ({best.percent})"
 
     @property
     def error_km(self) -> float | None:

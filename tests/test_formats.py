@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from geoclip_core import formats
-from geoclip_core.earth.gazetteer import Gazetteer
+from geoclip_core.earth.gazetteer import UNIT_LEVELS, Gazetteer
 from geoclip_core.model.posterior import Posterior
 from geoclip_core.prediction import Candidate, Exif, Failure, Prediction
 
@@ -41,8 +41,8 @@ def test_json_line_has_the_documented_keys(prediction):
     assert "\n" not in line
     record = json.loads(line)
     assert list(record) == [
-        "file", "model", "latitude", "longitude", "radius_km", "candidates", "context", "exif",
-        "seconds",
+        "file", "model", "latitude", "longitude", "headline", "levels", "radius_km", "candidates",
+        "context", "exif", "seconds",
     ]  # fmt: skip
     assert record["radius_km"] == {"50": 123.5, "90": 2345.7}
     assert record["candidates"][0] == {
@@ -104,9 +104,34 @@ def test_text_has_the_radius_with_the_estimate(prediction):
 def test_text_says_if_even_the_continent_is_uncertain(prediction):
     from dataclasses import replace
 
-    assert "not sure" not in formats.to_text(replace(prediction, radius_km={0.5: 2500, 0.9: 4000}))
-    unsure = replace(prediction, radius_km={0.5: 2501, 0.9: 4000})
-    assert "not sure of the continent" in formats.to_text(unsure)
+    assert "not sure" not in formats.to_text(prediction)
+    around = np.array([(32.4, -99.7), (48.9, 2.3), (-1.3, 36.8)])
+    unsure = replace(prediction, posterior=Posterior(around, np.log([0.4, 0.3, 0.3])))
+    assert "  Perhaps North America (40 %): not sure even of the continent" in formats.to_text(
+        unsure
+    )
+
+
+def test_levels_are_in_every_format(prediction):
+    from dataclasses import replace
+
+    prediction = replace(prediction, posterior=replace(prediction.posterior, bandwidth_km=150.0))
+    record = json.loads(formats.to_json_line(prediction))
+    assert record["headline"].startswith("Probably Texas, United States (")
+    assert [item["level"] for item in record["levels"]] == list(UNIT_LEVELS)
+    country = record["levels"][2]
+    assert (country["name"], country["key"]) == ("United States", "US")
+    assert country["probability"] > 0.99
+    (row,) = csv.DictReader(io.StringIO(formats.to_csv([prediction])))
+    assert row["level_state"] == "Texas, United States"
+    assert float(row["level_state_probability"]) == record["levels"][3]["probability"] < 1
+    assert row["headline"] == record["headline"]
+    (feature,) = json.loads(formats.to_geojson([prediction]))["features"]
+    assert feature["properties"]["levels"] == record["levels"]
+    kml = formats.to_kml([prediction])
+    assert record["headline"] in kml
+    assert '<Data name="level_continent"><value>North America (&gt;99 %)</value></Data>' in kml
+    assert "levels    North America >99 %" in formats.to_text(prediction)
 
 
 def test_an_uncalibrated_radius_is_marked(prediction):

@@ -33,7 +33,11 @@ REMOTE_KM = 200.0
 _LEVELS = ("country", "region", "sub-region", "city")
 FRAME_COLUMNS = (*_LEVELS, *(f"unique_{level}" for level in _LEVELS), "distance_km")
 
-_LOCK = threading.Lock()
+UNIT_LEVELS = ("continent", "subcontinent", "country", "state", "county", "town")
+"""Units of the Earth from the largest to the smallest, each inside one of the level before.
+Subcontinents are the sub-regions of the UN's M49 standard ("Central Asia")."""
+
+_LOCK, _UNITS_LOCK = threading.Lock(), threading.RLock()
 _CACHE: dict[str, "Gazetteer"] = {}
 
 
@@ -46,6 +50,37 @@ def _country_names() -> dict[str, str]:
 def country_name(code: str) -> str:
     """Return the English name of an ISO 3166 code ("US"), or the code itself if it is unknown."""
     return _country_names().get(code, code)
+
+
+def part_of_the_world(code: str) -> tuple[str, str] | None:
+    """Return continent and subcontinent of an ISO 3166 country code, or None if it is unknown."""
+    return _parts_of_the_world().get(code)
+
+
+@functools.cache
+def _parts_of_the_world() -> dict[str, tuple[str, str]]:
+    """Return country code -> (continent, subcontinent)."""
+    source = importlib.resources.files("geoclip_core.earth") / "resources" / "continents.json"
+    continents: dict[str, dict[str, str]] = json.loads(source.read_text(encoding="utf-8"))
+    return {
+        code: (continent, part)
+        for continent, parts in continents.items()
+        for part, codes in parts.items()
+        for code in codes.split()
+    }
+
+
+@dataclass(frozen=True)
+class Units:
+    """The units of one of `UNIT_LEVELS`, and in which of them each place of the gazetteer lies."""
+
+    level: str
+    keys: tuple[str, ...]
+    """(u,) unique: names of continents and subcontinents, country codes, else as in `Place`."""
+    of_place: NDArray[np.int64]
+    """(n,) index of the unit of each place; −1 where there is none (42 % have no county)."""
+    example: NDArray[np.int64]
+    """(u,) index of a place in each unit."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +132,9 @@ class Gazetteer:
     def __init__(self, tree: cKDTree, locations: list[dict[str, str]]) -> None:
         self._tree = tree
         self._locations = locations
-        self._coordinates = np.ascontiguousarray(tree.data)
+        self._units: dict[str, Units] = {}
+        self.coordinates: NDArray[np.float64] = np.ascontiguousarray(tree.data)
+        """(n, 2) degrees."""
 
     @classmethod
     def load(cls) -> "Gazetteer":
@@ -124,17 +161,55 @@ class Gazetteer:
         points = normalise(coordinates).reshape(-1, 2)
         if len(points) == 0:
             return []
-        nearest = self._nearest(points)
-        distance = haversine_km(points, self._coordinates[nearest])
+        nearest, distance = self.nearest_in_degrees(points)
         on_water = ~ClimateRaster.load().is_land(points)
         remote = (on_water & (distance > OFFSHORE_KM)) | (distance > REMOTE_KM)
         if remote.any():
             _, nearest[remote] = self._sphere_tree.query(unit_vectors(points[remote]))
-            distance[remote] = haversine_km(points[remote], self._coordinates[nearest[remote]])
+            distance[remote] = haversine_km(points[remote], self.coordinates[nearest[remote]])
         return [
             self._place(int(index), float(km), bool(water))
             for index, km, water in zip(nearest, distance, on_water, strict=True)
         ]
+
+    def units(self, level: str) -> Units:
+        """Return the units of one of `UNIT_LEVELS`, made at the first call.
+
+        Raises:
+            KeyError: there is no such level.
+        """
+        with _UNITS_LOCK:
+            if level not in self._units:
+                self._units[level] = self._made_units(level)
+            return self._units[level]
+
+    def _made_units(self, level: str) -> Units:
+        number = UNIT_LEVELS.index(level) if level in UNIT_LEVELS else -1
+        if number < 0:
+            raise KeyError(f"no level {level!r}; the levels are {', '.join(UNIT_LEVELS)}")
+        if number < 2:
+            countries, world = self.units("country"), _parts_of_the_world()
+            parts = [world.get(code, ("", ""))[number] for code in countries.keys]
+            of_country, keys = _indexed(parts)
+            of_place = of_country[countries.of_place]
+        elif level == "country":
+            of_place, keys = _indexed([at["cc"] for at in self._locations])
+        else:
+            of_place, keys = _indexed([_unit_key(at, level) for at in self._locations])
+        # backwards, so that the first place of each unit is the one that stays
+        example = np.full(len(keys), -1)
+        known = np.flatnonzero(of_place >= 0)[::-1]
+        example[of_place[known]] = known
+        return Units(level, keys, of_place, example)
+
+    def unit_name(self, level: str, index: int) -> str:
+        """Return a unit with the larger places from its country down: "Texas, United States"."""
+        units = self.units(level)
+        if level in ("continent", "subcontinent"):
+            return units.keys[index]
+        at = self._locations[units.example[index]]
+        names = (at["name"], at["admin2"], at["admin1"], country_name(at["cc"]))
+        return _joined(*names[("town", "county", "state", "country").index(level) :])
 
     def frame(self, coordinates: Any) -> pd.DataFrame:
         """Return the dataset's place columns for coordinates (n, 2), and ``distance_km``.
@@ -149,21 +224,27 @@ class Gazetteer:
         if len(points) == 0:
             empty = pd.DataFrame({name: [] for name in FRAME_COLUMNS[:-1]}, dtype="str")
             return empty.assign(distance_km=np.empty(0))
-        nearest = self._nearest(points)
+        nearest, distance = self.nearest_in_degrees(points)
         rows = []
         for index in nearest:
             place = self._place(int(index))
             names = (place.country, place.state, place.county, place.city or None)
             rows.append((*names, place.country, place.state_key, place.county_key, place.city_key))
         frame = pd.DataFrame(rows, columns=list(FRAME_COLUMNS[:-1]), dtype="str")
-        return frame.assign(distance_km=haversine_km(points, self._coordinates[nearest]))
+        return frame.assign(distance_km=distance)
 
     @functools.cached_property
     def _sphere_tree(self) -> cKDTree:
-        return cKDTree(unit_vectors(self._coordinates))
+        return cKDTree(unit_vectors(self.coordinates))
 
-    def _nearest(self, points: NDArray[np.float64]) -> NDArray[np.int64]:
-        """Return the index (n,) of the place nearest in degrees, including across the date line."""
+    def nearest_in_degrees(
+        self, points: NDArray[np.float64]
+    ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        """Return the places nearest in degrees, as OSV-5M labels photos, also across the date line.
+
+        Takes coordinates (n, 2) with longitudes in [−180, 180); returns indices (n,), those of
+        `coordinates` and of `Units.of_place`, and distances in km (n,).
+        """
         index: NDArray[np.int64]
         distance, index = self._tree.query(points)
         for turn in (-360.0, 360.0):
@@ -174,7 +255,7 @@ class Gazetteer:
                 other_distance, other_index = self._tree.query(shifted[reaches])
                 closer = other_distance < distance[reaches]
                 index[np.flatnonzero(reaches)[closer]] = other_index[closer]
-        return index
+        return index, haversine_km(points, self.coordinates[index])
 
     def _place(self, index: int, distance_km: float = 0.0, on_water: bool = False) -> Place:
         at = self._locations[index]
@@ -184,11 +265,27 @@ class Gazetteer:
             state=at["admin1"] or None,
             county=at["admin2"] or None,
             city=at["name"],
-            latitude=float(self._coordinates[index, 0]),
-            longitude=float(self._coordinates[index, 1]),
+            latitude=float(self.coordinates[index, 0]),
+            longitude=float(self.coordinates[index, 1]),
             distance_km=distance_km,
             on_water=on_water,
         )
+
+
+def _unit_key(at: dict[str, str], level: str) -> str:
+    """Return the key of a place's state, county or town as in `Place`; "" for none."""
+    region = f"{at['admin1']}_{at['cc']}"
+    if level == "state":
+        return region if at["admin1"] else ""
+    if level == "county":
+        return f"{at['admin2']}_{region}" if at["admin2"] else ""
+    return f"{at['name']}_{at['admin2']}_{region}"
+
+
+def _indexed(keys: list[str]) -> tuple[NDArray[np.int64], tuple[str, ...]]:
+    """Return the index (n,) of each key among the unique ones, −1 for "", and the unique ones."""
+    index, unique = pd.factorize(np.array([key or None for key in keys], dtype=object))
+    return index.astype(np.int64), tuple(unique)
 
 
 def _joined(*names: str | None) -> str:

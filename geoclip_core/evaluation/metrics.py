@@ -15,11 +15,13 @@ from numpy.typing import ArrayLike, NDArray
 
 from geoclip_core.data.features import KNOWN_FEATURES
 from geoclip_core.data.vocabulary import class_name
+from geoclip_core.earth.gazetteer import UNIT_LEVELS, part_of_the_world
 from geoclip_core.earth.sphere import geoscore, haversine_km
 from geoclip_core.evaluation import intervals
 from geoclip_core.evaluation.baselines import baseline_errors, baseline_title, with_baselines
 from geoclip_core.evaluation.predictions import head_features
 from geoclip_core.evaluation.style import ERROR_LIMIT_KM, ERROR_MARKS_KM
+from geoclip_core.model.map_context import LIKELY
 
 Floats = NDArray[np.float64]
 
@@ -134,6 +136,90 @@ def place_hits(frame: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(hits, index=frame.index)
 
 
+def level_hits(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return whether the most probable unit at each level of the answer is the true one.
+
+    Returns:
+        (n, levels) floats, 1 right, 0 wrong, NaN where the truth has no name at that level or
+        nothing was answered. A level without any known row is left out.
+    """
+    hits = {}
+    for level in UNIT_LEVELS:
+        truth, answer = _level_truth(frame, level), frame.get(f"level_{level}")
+        if truth is None or answer is None:
+            continue
+        known = (truth.notna() & answer.notna()).to_numpy()
+        if known.any():
+            same = truth.to_numpy(dtype=object) == answer.to_numpy(dtype=object)
+            hits[level] = np.where(known, same.astype(np.float64), np.nan)
+    return pd.DataFrame(hits, index=frame.index)
+
+
+def _level_truth(frame: pd.DataFrame, level: str) -> pd.Series | None:
+    """Return the true key of a level, missing where it is not known; None if no row knows it."""
+    column = {"town": "city_key"}.get(level, f"{level}_key")
+    if level in ("continent", "subcontinent"):
+        if "country_key" not in frame:
+            return None
+        number = UNIT_LEVELS.index(level)
+        parts = {code: part_of_the_world(code) for code in frame["country_key"].dropna().unique()}
+        named = {code: part[number] for code, part in parts.items() if part is not None}
+        return frame["country_key"].map(named)
+    return frame.get(column)
+
+
+def level_metrics(frame: pd.DataFrame) -> dict[str, Any]:
+    """Return how right the levels of the answers are, beside what they claim.
+
+    Returns:
+        ``by_level``: level -> ``n``, ``claimed`` (mean probability), ``reached`` (share right) and
+        ``expected_calibration_error``; ``headline``: the same for the deepest level that claims at
+        least half, with the ``share`` of photos that have one; ``reliability``
+        (:func:`reliability_curve` over every level of every photo) and its
+        ``expected_calibration_error``. Empty if the table has no levels or no truth.
+    """
+    hits = level_hits(frame)
+    report: dict[str, Any] = {}
+    claimed, right = [], []
+    headline_claim = np.full(len(frame), np.nan)
+    headline_right = np.full(len(frame), np.nan)
+    for level, values in hits.items():
+        stated = frame[f"level_{level}_probability"].to_numpy(np.float64)
+        right_here = values.to_numpy(np.float64)
+        report[str(level)] = _reliability(stated, right_here)
+        claimed.append(stated)
+        right.append(right_here)
+        likely = (stated >= LIKELY) & np.isfinite(right_here)
+        headline_claim[likely], headline_right[likely] = stated[likely], right_here[likely]
+    if not report:
+        return {}
+    every, reached = np.concatenate(claimed), np.concatenate(right)
+    known = np.isfinite(reached)
+    return {
+        "by_level": report,
+        "headline": {
+            "share": float(np.isfinite(headline_right).mean()),
+            **_reliability(headline_claim, headline_right),
+        },
+        "expected_calibration_error": _reliability(every, reached)["expected_calibration_error"],
+        "reliability": reliability_curve(every[known], reached[known]).to_dict("list"),
+    }
+
+
+def _reliability(claimed: Floats, right: Floats) -> dict[str, Any]:
+    """Return n, mean claimed probability, share right and ECE over the rows that are known."""
+    known = np.isfinite(right)
+    if not known.any():
+        return {"n": 0, "claimed": None, "reached": None, "expected_calibration_error": None}
+    curve = reliability_curve(claimed[known], right[known])
+    return {
+        "n": int(known.sum()),
+        "claimed": float(claimed[known].mean()),
+        "reached": float(right[known].mean()),
+        "expected_calibration_error": expected_calibration_error(curve),
+    }
+
+
 def distance_hits(error_km: Floats) -> pd.DataFrame:
     """Return the columns of :func:`share_hits` that need the errors alone."""
     within = {f"accuracy_at_km:{t}": (error_km < t).astype(np.float64) for t in THRESHOLDS_KM}
@@ -153,6 +239,8 @@ def share_hits(frame: pd.DataFrame, *, context: bool = True) -> pd.DataFrame:
     for feature in head_features(frame) if context else ():
         for name, known in rank_hits(frame, feature).items():
             columns[f"context:{feature}:{name}"] = known
+    for level, hits in level_hits(frame).items():
+        columns[f"levels:by_level:{level}:reached"] = hits.to_numpy()
     for mass, inside in inside_radius(frame).items():
         columns[f"coverage:{mass}"] = inside
     return distance_hits(frame["error_km"].to_numpy(np.float64)).assign(**columns)
@@ -222,7 +310,8 @@ def summarise(
 
     Returns:
         ``n``, the numbers of :func:`distance_metrics`, ``place_accuracy`` and ``place_n``,
-        ``context`` (:func:`head_metrics` per feature), ``coverage``,
+        ``context`` (:func:`head_metrics` per feature), ``levels`` (:func:`level_metrics`),
+        ``coverage``,
         ``risk_coverage``, ``log_density`` (mean, nats per km²), ``baselines`` (distance metrics
         of each, and the paired ``difference`` of the model from it), and ``intervals``, which
         repeats the paths of the numbers with [low, high]. Shares lie between 0 and 1.
@@ -239,6 +328,7 @@ def summarise(
         "place_accuracy": places.mean().to_dict(),
         "place_n": places.notna().sum().to_dict(),
         "context": {feature: head_metrics(frame, feature) for feature in head_features(frame)},
+        "levels": level_metrics(frame),
         "coverage": {mass: _mean(inside) for mass, inside in inside_radius(frame).items()},
         "risk_coverage": risk_coverage(frame).to_dict("list"),
         "log_density": _mean(frame["log_density"].to_numpy(np.float64)),

@@ -13,8 +13,10 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from geoclip_core.data.vocabulary import Vocabulary
+from geoclip_core.earth.gazetteer import UNIT_LEVELS
 from geoclip_core.earth.sphere import haversine_km
 from geoclip_core.files import atomic_file
+from geoclip_core.model.map_context import place_levels
 
 if TYPE_CHECKING:  # imports torch, which the Evaluation page must not wait for
     from geoclip_core.data.dataset import PhotoDataset
@@ -35,6 +37,12 @@ CORE_COLUMNS = (
 """Every predictions table has these columns; anything else is optional."""
 
 CANDIDATE_COLUMNS = ("candidate_latitudes", "candidate_longitudes", "candidate_probabilities")
+
+LEVEL_COLUMNS = tuple(
+    f"level_{level}{end}" for level in UNIT_LEVELS for end in ("", "_probability")
+)
+"""Key and probability of the most probable unit at each level of `Prediction.levels`; a table of
+another system, or of an older version, lacks them."""
 
 TRUTH_COLUMNS = (
     "path",
@@ -78,10 +86,10 @@ def predictions_frame(
         vocabularies: the vocabularies of the model, by context feature.
 
     Returns:
-        n rows with :data:`CORE_COLUMNS`, :data:`CANDIDATE_COLUMNS`, the five columns of each head
-        and those of :data:`TRUTH_COLUMNS` that the dataset has. ``f_rank`` counts from 1 and
-        agrees with ``f_top1`` (ties go to the lower class index, as in argmax); a truth that is
-        missing, or not in the vocabulary, leaves ``f_truth``, ``f_rank`` and
+        n rows with :data:`CORE_COLUMNS`, :data:`CANDIDATE_COLUMNS`, :data:`LEVEL_COLUMNS`, the five
+        columns of each head and those of :data:`TRUTH_COLUMNS` that the dataset has. ``f_rank``
+        counts from 1 and agrees with ``f_top1`` (ties go to the lower class index, as in argmax); a
+        truth that is missing, or not in the vocabulary, leaves ``f_truth``, ``f_rank`` and
         ``f_truth_probability`` empty.
 
     Raises:
@@ -110,6 +118,10 @@ def predictions_frame(
     for column in ("radius_50_km", "radius_90_km", "log_density", *CANDIDATE_COLUMNS):
         values = pd.Series([place[column] for place in places])
         frame[column] = values if column in CANDIDATE_COLUMNS else values.astype(np.float64)
+    for column in LEVEL_COLUMNS:
+        values = pd.Series([place["levels"].get(column) for place in places], dtype=object)
+        number = column.endswith("_probability")
+        frame[column] = values.astype(np.float64) if number else values.astype("str")
     for feature, rows in heads.items():
         if feature not in vocabularies:
             raise PredictionsError(f"the head {feature!r} has no vocabulary")
@@ -126,9 +138,14 @@ def predictions_frame(
 
 def _place(posterior: "Posterior", truth: NDArray[np.float64]) -> dict[str, Any]:
     """Return the place columns of one photo."""
+    levels: dict[str, Any] = {}
+    for level in place_levels(posterior):
+        levels[f"level_{level.level}"] = level.key
+        levels[f"level_{level.level}_probability"] = level.probability
     best = posterior.mode()
     candidates = posterior.top_k(TOP_K)
     return {
+        "levels": levels,
         "best": (float(best[0]), float(best[1])),
         "radius_50_km": float(posterior.radius_km(0.5, best)),
         "radius_90_km": float(posterior.radius_km(0.9, best)),

@@ -1,33 +1,113 @@
-"""Context from the map: climate, country, state, county and city under a posterior.
+"""What the map knows under a posterior: the units of the Earth (continent to town) and climates.
 
-It stands in for context heads in models without them. Pages that show it say that it comes from
-the map, not from the photo.
+The mass of a unit is that of the whole posterior inside it, kernel included: samples of the kernel
+are looked up in gazetteer and climate raster. Photos are taken on land, so a kernel's samples at
+sea count for nothing; its mass is that of its samples on land.
 """
 
-from collections.abc import Hashable, Sequence
-from typing import TypeVar
+import threading
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from geoclip_core.earth.climate import ClimateRaster, climate_classes
-from geoclip_core.earth.gazetteer import OFFSHORE_KM, Gazetteer, Place
-from geoclip_core.model.posterior import Posterior
+from geoclip_core.earth.gazetteer import OFFSHORE_KM, UNIT_LEVELS, Gazetteer
+from geoclip_core.model.posterior import EXACT_POINTS, Posterior, Samples
 
 MAP_FEATURES = ("climate", "country", "state", "county", "city")
 """Features that the map has; the month is not one of them."""
 
-MAX_POINTS = 2048
-"""Number of the heaviest points that are looked up; the rest of the mass counts as unknown."""
+LIKELY = 0.5
+"""Least probability of a unit for a headline to name it without "perhaps"."""
+
+FIXED_SAMPLES, MOVING_SAMPLES = 16_384, 4096
+"""Samples of a posterior whose points stay the same from photo to photo, looked up once, and of
+others, looked up anew for each photo."""
+
+_KEPT = 4
+_LOOKED_UP: "OrderedDict[tuple[bytes, float], _OnMap]" = OrderedDict()
+_LOCK = threading.Lock()
 
 Labelled = list[tuple[str, float]]
-Key = TypeVar("Key", bound=Hashable)
+
+
+@dataclass(frozen=True)
+class Level:
+    """The most probable unit at one level, inside that of the level before."""
+
+    level: str
+    """One of `UNIT_LEVELS`."""
+    name: str
+    """With the larger places from its country down: "Texas, United States"."""
+    key: str
+    """As in `Units.keys`: "Texas_US"."""
+    probability: float
+    """Mass of the posterior in the whole unit."""
+
+    @property
+    def short(self) -> str:
+        """The name without larger places: "Texas"."""
+        return self.name.split(", ")[0]
+
+    @property
+    def percent(self) -> str:
+        """The probability as text: "61 %", ">99 %"."""
+        share = 100 * self.probability
+        return ">99 %" if share > 99 else "<1 %" if share < 1 else f"{share:.0f} %"
+
+
+@dataclass(frozen=True)
+class _OnMap:
+    """Samples of a posterior on land."""
+
+    point: NDArray[np.int64]
+    """(m,) index of the posterior's point."""
+    share: NDArray[np.float64]
+    """(m,) share of the point's mass."""
+    place: NDArray[np.int64]
+    """(m,) index of the nearest place of the gazetteer."""
+    climate: NDArray[np.int64]
+    """(m,) class index, −1 for none."""
+
+    @property
+    def size(self) -> int:
+        return len(self.point)
+
+
+def place_levels(posterior: Posterior) -> tuple[Level, ...]:
+    """Return the most probable unit at each of `UNIT_LEVELS`, each inside the one before.
+
+    A level without a name there (many places have no county) is left out; the tuple is empty if
+    all mass is at sea.
+    """
+    gazetteer = Gazetteer.load()
+    found, mass = _on_map(posterior)
+    kept = np.ones(found.size, dtype=bool)
+    levels = []
+    for level in UNIT_LEVELS:
+        units = gazetteer.units(level)
+        unit = units.of_place[found.place]
+        named = kept & (unit >= 0)
+        if not mass[named].sum() > 0:
+            continue
+        totals = np.bincount(unit[named], mass[named], minlength=len(units.keys))
+        best = int(totals.argmax())
+        name = gazetteer.unit_name(level, best)
+        levels.append(Level(level, name, units.keys[best], min(float(totals[best]), 1.0)))
+        kept = named & (unit == best)
+    return tuple(levels)
 
 
 def map_context(
     posterior: Posterior, top: int = 10, features: Sequence[str] = MAP_FEATURES
 ) -> dict[str, Labelled]:
     """Return the labels of the map under a posterior, weighted by it.
+
+    It stands in for context heads in models without them. Pages that show it say that it comes from
+    the map, not from the photo.
 
     Args:
         posterior: where the photo may have been taken.
@@ -36,8 +116,8 @@ def map_context(
 
     Returns:
         Feature -> (label, probability), most probable first. They sum to less than 1 if there are
-        further labels, open water (climate) or places without such a level (county). A feature
-        without a label is left out.
+        further labels, open water or places without such a level (county). A feature without a
+        label is left out.
 
     Raises:
         ValueError: a feature is not one of `MAP_FEATURES`.
@@ -46,57 +126,60 @@ def map_context(
         raise ValueError(f"top must be at least 1, not {top}")
     if unknown := [feature for feature in features if feature not in MAP_FEATURES]:
         raise ValueError(f"the map has no feature {unknown[0]!r}, only {', '.join(MAP_FEATURES)}")
-    count = min(MAX_POINTS, len(posterior))
-    heaviest = np.argpartition(-posterior.log_weights, count - 1)[:count]
-    points, weights = posterior.points[heaviest], posterior.weights[heaviest]
+    gazetteer = Gazetteer.load()
+    found, mass = _on_map(posterior)
     context = {}
-    if "climate" in features:
-        context["climate"] = _climates(points, weights, top)
-    if levels := [feature for feature in features if feature != "climate"]:
-        # by the full key, so that two places of the same name stay separate
-        places = Gazetteer.load().places(points)
-        for level in levels:
-            keys = [_key(place, level) for place in places]
-            names = {
-                key: ", ".join(dict.fromkeys(filter(None, _names(place, level))))
-                for key, place in zip(keys, places, strict=True)
-            }
-            context[level] = [(names[k], p) for k, p in _summed(keys, weights, top)]
-    return {feature: context[feature] for feature in features if context.get(feature)}
+    for feature in features:
+        if feature == "climate":
+            classes = climate_classes()
+            best = _heaviest(found.climate, mass, top)
+            context[feature] = [(classes[index].label, share) for index, share in best]
+        else:
+            level = "town" if feature == "city" else feature
+            best = _heaviest(gazetteer.units(level).of_place[found.place], mass, top)
+            context[feature] = [(gazetteer.unit_name(level, i), share) for i, share in best]
+    return {feature: labels for feature, labels in context.items() if labels}
 
 
-def _climates(points: NDArray[np.float64], weights: NDArray[np.float64], top: int) -> Labelled:
-    classes = climate_classes()
-    indices = ClimateRaster.load().indices(points)
-    keys = [int(index) if index >= 0 else None for index in indices]
-    return [(classes[index].label, p) for index, p in _summed(keys, weights, top)]
+def _on_map(posterior: Posterior) -> tuple[_OnMap, NDArray[np.float64]]:
+    """Return the samples of a posterior on land, and the mass (m,) of each."""
+    if len(posterior) > EXACT_POINTS:
+        samples = posterior.samples(MOVING_SAMPLES)
+        found = _looked_up(samples, len(posterior))
+        # resampled by weight: a point's mass is that of its samples, on land or not
+        resampled = np.bincount(samples.point, samples.mass)
+        return found, resampled[found.point] * found.share
+    key = (posterior.points.tobytes(), posterior.bandwidth_km)
+    with _LOCK:
+        known = _LOOKED_UP.get(key)
+        if known is not None:
+            _LOOKED_UP.move_to_end(key)
+    if known is None:
+        known = _looked_up(posterior.samples(FIXED_SAMPLES), len(posterior))
+        with _LOCK:
+            _LOOKED_UP[key] = known
+            while len(_LOOKED_UP) > _KEPT:
+                _LOOKED_UP.popitem(last=False)
+    return known, posterior.weights[known.point] * known.share
 
 
-def _key(place: Place, level: str) -> str | None:
-    """Return the place's key at a level; None if it has no such level, or is far out at sea."""
-    if place.on_water and place.distance_km > OFFSHORE_KM:
-        return None
-    keys = {
-        "country": place.country,
-        "state": place.state_key if place.state else None,
-        "county": place.county_key if place.county else None,
-        "city": place.city_key if place.city else None,
-    }
-    return keys[level] or None
+def _looked_up(samples: Samples, points: int) -> _OnMap:
+    land = ClimateRaster.load().is_land(samples.coordinates)
+    place, distance = Gazetteer.load().nearest_in_degrees(samples.coordinates)
+    land |= distance <= OFFSHORE_KM
+    point = samples.point[land]
+    on_land = np.bincount(point, minlength=points)
+    climate = ClimateRaster.load().indices(samples.coordinates[land])
+    return _OnMap(point, 1 / on_land[point], place[land], climate)
 
 
-def _names(place: Place, level: str) -> tuple[str | None, ...]:
-    """Return a place's names from `level` up."""
-    names = (place.city, place.county, place.state, place.country_name)
-    return names[("city", "county", "state", "country").index(level) :]
-
-
-def _summed(
-    keys: Sequence[Key | None], weights: NDArray[np.float64], top: int
-) -> list[tuple[Key, float]]:
-    """Sum the weights of each key except None, the heaviest first."""
-    totals: dict[Key, float] = {}
-    for key, weight in zip(keys, weights, strict=True):
-        if key is not None:
-            totals[key] = totals.get(key, 0.0) + float(weight)
-    return sorted(totals.items(), key=lambda item: -item[1])[:top]
+def _heaviest(
+    index: NDArray[np.int64], mass: NDArray[np.float64], top: int
+) -> list[tuple[int, float]]:
+    """Sum the mass of each index except −1; return the heaviest."""
+    known = index >= 0
+    if not known.any():
+        return []
+    totals = np.bincount(index[known], mass[known])
+    order = np.argsort(-totals, kind="stable")[:top]
+    return [(int(i), min(float(totals[i]), 1.0)) for i in order if totals[i] > 0]

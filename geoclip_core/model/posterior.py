@@ -16,6 +16,7 @@ from geoclip_core.earth.sphere import (
     EARTH_RADIUS_KM,
     GEOSCORE_SCALE_KM,
     coordinates_of,
+    destination,
     haversine_km,
     normalise,
     pairwise_km,
@@ -30,6 +31,7 @@ DISTINCT_KM = 150.0
 """Least distance between two of the top places."""
 RING_SAMPLES = 96
 """Samples of the kernel around a point."""
+_GOLDEN_ANGLE = np.pi * (3 - np.sqrt(5))
 SAMPLED_POINTS = 1024
 """Number of the heaviest points that get all samples; the others get one each."""
 
@@ -43,14 +45,18 @@ def kernel(bandwidth_km: float) -> tuple[float, float]:
 
 def kernel_samples(bandwidth_km: float) -> tuple[Floats, Floats]:
     """Sample the kernel: angles from its centre (radians) and cosines of the bearings."""
-    kappa, _ = kernel(bandwidth_km)
     index = np.arange(RING_SAMPLES)
-    quantile = (index + 0.5) / RING_SAMPLES
+    angles = kernel_angles(bandwidth_km, (index + 0.5) / RING_SAMPLES)
+    return angles, np.cos(index * _GOLDEN_ANGLE)
+
+
+def kernel_angles(bandwidth_km: float, share: Floats) -> Floats:
+    """Return the angles (...) in radians within which shares (...) of a kernel's mass lie."""
+    kappa, _ = kernel(bandwidth_km)
     # inverse of the distribution of 1 − cos(angle), a truncated exponential
-    height = -np.log1p(quantile * np.expm1(-2 * kappa)) / kappa
-    angles = 2 * np.arcsin(np.sqrt(np.clip(height / 2, 0.0, 1.0)))
-    bearings = np.cos(index * np.pi * (3 - np.sqrt(5)))
-    return angles, bearings
+    height = -np.log1p(share * np.expm1(-2 * kappa)) / kappa
+    angles: Floats = 2 * np.arcsin(np.sqrt(np.clip(height / 2, 0.0, 1.0)))
+    return angles
 
 
 def smoothed_distances(
@@ -76,6 +82,18 @@ def smoothed_distances(
     distances = EARTH_RADIUS_KM * np.arccos(np.clip(cosines, -1.0, 1.0))
     order = np.argsort(distances)
     return distances[order], mass[order]
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Places that represent a posterior with its kernel; deterministic."""
+
+    coordinates: Floats
+    """(m, 2) degrees."""
+    point: NDArray[np.int64]
+    """(m,) index of the posterior's point around which each sample lies, ascending."""
+    mass: Floats
+    """(m,) share of the probability, summing to one."""
 
 
 @dataclass(frozen=True)
@@ -139,6 +157,31 @@ class Posterior:
         if not (np.isfinite(temperature) and temperature > 0):
             raise ValueError(f"temperature must be a positive number, not {temperature}")
         return replace(self, log_weights=self.log_weights / temperature)
+
+    def samples(self, count: int) -> Samples:
+        """Return about `count` places among which the mass is spread as the density says.
+
+        Each point gets equally many samples of its kernel, so that posteriors with the same points
+        and bandwidth have the same coordinates. With more than 512 points (`EXACT_POINTS`), each
+        gets samples in proportion to its weight, all of the same mass (systematic resampling).
+        """
+        if len(self) <= EXACT_POINTS:
+            counts = np.full(len(self), max(count // len(self), 1))
+        else:
+            cumulative = np.cumsum(self.weights)
+            marks = (np.arange(count) + 0.5) / count * cumulative[-1]
+            counts = np.bincount(
+                np.minimum(np.searchsorted(cumulative, marks), len(self) - 1), minlength=len(self)
+            )
+        point = np.repeat(np.arange(len(self)), counts)
+        number = np.arange(len(point)) - np.repeat(np.cumsum(counts) - counts, counts)
+        angles = kernel_angles(self.bandwidth_km, (number + 0.5) / counts[point])
+        # turned from point to point, so that neighbours are not sampled in the same directions
+        bearings = np.degrees((number + 0.61803 * point) * _GOLDEN_ANGLE)
+        places = destination(self.points[point], bearings, angles * EARTH_RADIUS_KM)
+        if len(self) <= EXACT_POINTS:
+            return Samples(places, point, self.weights[point] / counts[0])
+        return Samples(places, point, np.full(len(point), 1 / len(point)))
 
     def expected_scores(self, candidates: Floats) -> Floats:
         """Return the expected exp(−d / 1492.7 km) (m,) of answering with candidates (m, 2)."""

@@ -222,7 +222,7 @@ def _fit_numbers(model: GeolocationModel, report: Mapping[str, Any], split: str)
     if coverage := report.get("coverage"):
         inside = ", ".join(f"{mass} % radius: {_percent(v)}" for mass, v in coverage.items())
         lines += ["", f"Share of true locations inside the radius of the answer: {inside}."]
-    return "\n".join(lines)
+    return "\n".join([*lines, *_level_lines(report)])
 
 
 def _bank_numbers(model: GeolocationModel, metrics: Mapping[str, Any], options: FitOptions) -> str:
@@ -267,7 +267,40 @@ def _bank_numbers(model: GeolocationModel, metrics: Mapping[str, Any], options: 
         if share is not None
     )
     lines += ["", f"Coverage, each photo judged by a calibration on the others: {inside}."]
-    return "\n".join(lines)
+    return "\n".join([*lines, *_level_lines(metrics)])
+
+
+def _level_lines(report: Mapping[str, Any]) -> list[str]:
+    """Return a table of what the levels of the answers claim, and how often they are right."""
+    levels = report.get("levels") or {}
+    if not levels:
+        return []
+    bounds = report.get("intervals", {}).get("levels", {}).get("by_level", {})
+    lines = ["", "| level of the answer | mean probability | right |", "|---|---|---|"]
+    for level, numbers in levels["by_level"].items():
+        right = _percent(numbers["reached"], bounds.get(level, {}).get("reached"))
+        lines.append(f"| {level} | {_percent(numbers['claimed'])} | {right} |")
+    headline = levels["headline"]
+    if headline["n"]:
+        lines += [
+            "",
+            f'"Probably ..." (the deepest level with at least 50 %) is said of '
+            f"{_percent(headline['share'])} of the photos, with "
+            f"{_percent(headline['claimed'])} on average, and is right for "
+            f"{_percent(headline['reached'])} of them.",
+        ]
+    curve = levels["reliability"]
+    bins = zip(*(curve[key] for key in ("low", "high", "claimed", "reached", "n")), strict=True)
+    lines += [
+        "",
+        "| probability said, all levels | mean | right | answers |",
+        "|---|---|---|---|",
+        *(
+            f"| {low:.0%}–{high:.0%} | {_percent(claimed)} | {_percent(reached)} | {n:,.0f} |"
+            for low, high, claimed, reached, n in bins
+        ),
+    ]
+    return lines
 
 
 def _pretrain_numbers(reports: Mapping[str, Mapping[str, Any]]) -> str:

@@ -94,7 +94,7 @@ def test_label_of_a_point_in_mid_ocean(places):
 def test_at_sea_the_nearest_place_is_the_nearest_on_the_sphere(places):
     rng = np.random.default_rng(1)
     atlantic = np.stack([rng.uniform(45, 60, 30), rng.uniform(-40, -20, 30)], axis=-1)
-    table = places._coordinates
+    table = places.coordinates
     for point, place in zip(atlantic, places.places(atlantic), strict=True):
         assert place.distance_km == pytest.approx(haversine_km(point, table).min())
 

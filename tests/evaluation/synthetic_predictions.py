@@ -21,7 +21,7 @@ TEN_STATES = (
 def _towns() -> pd.DataFrame:
     """Coordinates and place columns of the gazetteer's towns in the ten states."""
     gazetteer = Gazetteer.load()
-    points = gazetteer._coordinates
+    points = gazetteer.coordinates
     box = (points[:, 0] > 25) & (points[:, 0] < 50) & (points[:, 1] > -125) & (points[:, 1] < -93)
     frame = gazetteer.frame(points[box])
     frame[["latitude", "longitude"]] = points[box]

@@ -446,3 +446,33 @@ class TestSummary:
         assert report["intervals"]["geoscore"] is None
         assert report["intervals"]["median_km"] is None
         json.dumps(report, allow_nan=False)
+
+
+def test_levels_that_claim_60_percent_are_right_in_60_percent():
+    rng = np.random.default_rng(0)
+    n = 4000
+    claimed = rng.uniform(0.05, 0.95, n)
+    right = rng.uniform(size=n) < claimed
+    frame = pd.DataFrame(
+        {
+            "country_key": np.where(right, "CL", "KE"),
+            "level_continent": "South America",
+            "level_continent_probability": np.ones(n),
+            "level_country": "CL",
+            "level_country_probability": claimed,
+        }
+    )
+    levels = metrics.level_metrics(frame)
+    country = levels["by_level"]["country"]
+    assert country["n"] == n
+    assert country["reached"] == pytest.approx(right.mean())
+    assert country["expected_calibration_error"] < 0.04
+    # the continent was claimed with certainty, and Kenya is not in South America
+    assert levels["by_level"]["continent"]["expected_calibration_error"] == pytest.approx(
+        1 - right.mean()
+    )
+    headline = levels["headline"]
+    assert headline["n"] == n
+    assert headline["reached"] == pytest.approx(right.mean())
+    assert "subcontinent" not in levels["by_level"]
+    assert metrics.level_metrics(frame[["country_key"]]) == {}
