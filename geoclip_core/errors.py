@@ -38,5 +38,5 @@ class DatasetError(ValueError):
 
 
 def first_line(error: BaseException) -> str:
-    """Return the first line of an error's text, or its type if it has no text."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    """Return the first line of an error's text (300 characters), or its type if it has no text."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]

@@ -23,7 +23,7 @@ from torch import Tensor
 from geoclip_core.data.photos import Photo, open_photo
 from geoclip_core.earth.gazetteer import Gazetteer
 from geoclip_core.earth.sphere import EARTH_RADIUS_KM
-from geoclip_core.errors import PhotoError
+from geoclip_core.errors import CheckpointError, PhotoError, first_line
 from geoclip_core.explain import Explanation, explain_answers
 from geoclip_core.hub.models import load_model
 from geoclip_core.model.backbone import Backbone, Preprocessing
@@ -170,6 +170,7 @@ class Geolocator:
 
         Raises:
             PhotoError: A photo cannot be read, or the sequence is empty.
+            CheckpointError: The model's weights give no estimate.
             ValueError: `top_k` is less than 1.
         """
         _check_top_k(top_k)
@@ -203,6 +204,7 @@ class Geolocator:
 
         Raises:
             PhotoError: A photo cannot be read and `errors` is "raise".
+            CheckpointError: The model's weights give no estimate.
             ValueError: An argument is out of range.
         """
         _check_top_k(top_k)
@@ -252,8 +254,8 @@ class Geolocator:
             self.accelerate()
 
         def estimate(images: Sequence[Image.Image]) -> Sequence[Estimate]:
-            with guard, torch.inference_mode():
-                return self.model.predict(self._embed(self._preprocessing.batch(images)))
+            with guard:
+                return self._estimates(self._preprocessing.batch(images))
 
         vocabularies = self.model.vocabularies if self.context_source == "photo" else {}
         effects = explain_answers(
@@ -268,20 +270,46 @@ class Geolocator:
     def _preprocessing(self) -> Preprocessing:
         return self.backbone.preprocessing
 
-    def _embeddings(self, prepared: Sequence[_PreparedPhoto]) -> Tensor:
+    def _prepared_estimates(self, prepared: Sequence[_PreparedPhoto]) -> list[Estimate]:
         views = [torch.stack(view) for view in zip(*(p.views for p in prepared), strict=True)]
-        return self._embed(views)
+        return self._estimates(views)
 
     def _embed(self, views: Sequence[Tensor]) -> Tensor:
         with torch.inference_mode():
-            return (self._engine or self.backbone.embed)(views)
+            embeddings = (self._engine or self.backbone.embed)(views)
+        if not torch.isfinite(embeddings).all():
+            raise CheckpointError(
+                f"the backbone of {self.name} gives numbers that are not finite: its weights are "
+                "damaged or were not trained"
+            )
+        return embeddings
+
+    def _estimates(self, views: Sequence[Tensor]) -> list[Estimate]:
+        """Return the estimates of photos from their views.
+
+        Raises:
+            CheckpointError: The weights give none; those of a stranger may be any numbers.
+        """
+        try:
+            with torch.inference_mode():
+                estimates = self.model.predict(self._embed(views))
+            for feature, shares in (item for e in estimates for item in e.context.items()):
+                if not np.isfinite(shares).all():
+                    raise ValueError(f"the probabilities of {feature} are not finite")
+            return estimates
+        except CheckpointError:
+            raise
+        except (ValueError, ArithmeticError, RuntimeError, IndexError) as error:
+            raise CheckpointError(
+                f"the model {self.name} gives no estimate ({first_line(error)}): its weights are "
+                "damaged or were not trained"
+            ) from error
 
     def _predict(self, prepared: Sequence[_PreparedPhoto], top_k: int) -> list[Prediction]:
         if not prepared:
             return []
         started = time.perf_counter()
-        with torch.inference_mode():
-            estimates = self.model.predict(self._embeddings(prepared))
+        estimates = self._prepared_estimates(prepared)
         share = (time.perf_counter() - started) / len(prepared)
         return [
             self._prediction(item.file, estimate, top_k, item.exif, item.seconds + share)
@@ -292,8 +320,7 @@ class Geolocator:
         self, prepared: Sequence[_PreparedPhoto], top_k: int, name: str | None
     ) -> Prediction:
         started = time.perf_counter()
-        with torch.inference_mode():
-            estimates = self.model.predict(self._embeddings(prepared))
+        estimates = self._prepared_estimates(prepared)
         first = estimates[0]
         if len(estimates) > 1:
             context = {

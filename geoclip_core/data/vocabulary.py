@@ -42,7 +42,7 @@ class Vocabulary:
         if len(self.names) != len(self.keys):
             raise VocabularyError(f"{what}: {len(self.keys)} keys but {len(self.names)} names")
         if len(set(self.keys)) != len(self.keys):
-            twice = next(key for key in self.keys if self.keys.count(key) > 1)
+            twice = Counter(self.keys).most_common(1)[0][0]
             raise VocabularyError(f"{what}: the key {twice!r} occurs twice")
         if (self.parent is None) != (self.parent_feature is None):
             raise VocabularyError(f"{what}: parent and parent_feature go together")
@@ -118,12 +118,15 @@ class Vocabulary:
                 raise VocabularyError(
                     f"vocabulary of {feature!r}: {part} must be a list of {kind.__name__}"
                 )
+        parent_feature = content.get("parent_feature")
+        if not isinstance(feature, str) or not isinstance(parent_feature, str | None):
+            raise VocabularyError("feature and parent_feature of a vocabulary must be texts")
         return cls(
             feature,
             tuple(keys),
             tuple(names),
             None if parent is None else tuple(parent),
-            content.get("parent_feature"),
+            parent_feature,
         )
 
 

@@ -6,14 +6,18 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import pandas as pd
+from annotated_types import Len
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from geoclip_core.checks import Positive, checked
+from geoclip_core.errors import FileError
+from geoclip_core.files import open_file
 from geoclip_core.geoclip.gallery import DEFAULT_SIGMAS, LocationEncoder
 from geoclip_core.model.geoclip_image import (
     CLIP_REPOSITORY,
@@ -22,16 +26,22 @@ from geoclip_core.model.geoclip_image import (
     MODEL_TYPE,
     WEIGHTS,
     GeoClipFilesError,
-    fill,
+    filled,
     filled_image_mlp,
     pixel_statistics,
     read_release_config,
     read_tensors,
     read_tower,
 )
-from geoclip_core.model.transformers_backbone import quietly
+from geoclip_core.model.transformers_backbone import check_model_files, quietly
 
 GALLERY = "coordinates_100K.csv"
+MAX_GALLERY_BYTES = 50_000_000
+MAX_GALLERY_WORK = 4e12
+"""Places × weights of the location encoder; the published model has 0.9e12 and takes half a minute
+to encode them."""
+MAX_LOGIT_SCALE = 20.0
+"""Largest absolute value of the logarithm; the published one is 4.6."""
 _TOWER_PARTS = ("vision_model.", "visual_projection.")
 
 
@@ -57,11 +67,10 @@ def read_release(folder: str | Path) -> GeoClipRelease:
     """
     source = Path(folder)
     config = read_release_config(source)
-    sigmas = config.get("sigma", list(DEFAULT_SIGMAS))
-    if not isinstance(sigmas, list) or not all(
-        isinstance(sigma, int | float) and math.isfinite(sigma) and sigma > 0 for sigma in sigmas
-    ):
-        raise GeoClipFilesError(f"{source / CONFIG}: sigma must be a list of positive numbers")
+    try:
+        sigmas = list(checked(_Sigmas, config, source / CONFIG).sigma)
+    except FileError as error:
+        raise GeoClipFilesError(str(error)) from error
     tensors = read_tensors(source / WEIGHTS)
     scale = tensors.pop("logit_scale", None)
     if scale is None or scale.numel() != 1:
@@ -70,13 +79,30 @@ def read_release(folder: str | Path) -> GeoClipRelease:
     location = _section(tensors, "location_encoder.")
     if tensors:
         raise GeoClipFilesError(f"{source / WEIGHTS} holds the unknown weights {min(tensors)}")
+    if not abs(float(scale)) <= MAX_LOGIT_SCALE:
+        raise GeoClipFilesError(f"{source / WEIGHTS}: logit_scale is out of range: {float(scale)}")
+    encoder = _location_encoder(location, sigmas, source / WEIGHTS)
+    coordinates = read_gallery_csv(source / _gallery_name(config, source))
+    weights = sum(parameter.numel() for parameter in encoder.parameters())
+    if weights * len(coordinates) > MAX_GALLERY_WORK:
+        raise GeoClipFilesError(
+            f"{source}: to encode {len(coordinates):,} places with {weights:,} weights takes too "
+            "long"
+        )
     return GeoClipRelease(
         folder=source,
-        location_encoder=_location_encoder(location, sigmas, source / WEIGHTS),
+        location_encoder=encoder,
         image_mlp=filled_image_mlp(image, source / WEIGHTS),
         logit_scale=float(scale),
-        coordinates=read_gallery_csv(source / _gallery_name(config, source)),
+        coordinates=coordinates,
     )
+
+
+@dataclass(frozen=True)
+class _Sigmas:
+    """The standard deviations of the frequencies in a release's config."""
+
+    sigma: Annotated[tuple[Positive, ...], Len(1, 16)] = DEFAULT_SIGMAS
 
 
 def release_config(sigmas: tuple[float, ...] = DEFAULT_SIGMAS) -> dict[str, Any]:
@@ -97,11 +123,12 @@ def read_gallery_csv(path: Path) -> NDArray[np.float64]:
         GeoClipFilesError: it cannot be read, or a line is no place on Earth; the line is named.
     """
     try:
-        table = pd.read_csv(path, usecols=["LAT", "LON"])
+        with open_file(path, MAX_GALLERY_BYTES) as stream:
+            table = pd.read_csv(stream, usecols=["LAT", "LON"])
         values = table[["LAT", "LON"]].to_numpy(dtype=np.float64)
-    except FileNotFoundError as error:
-        raise GeoClipFilesError(f"there is no gallery {path}") from error
-    except (OSError, ValueError) as error:
+    except FileError as error:
+        raise GeoClipFilesError(str(error)) from error
+    except (OSError, ValueError, OverflowError, pd.errors.ParserError) as error:
         raise GeoClipFilesError(f"{path} needs number columns LAT and LON: {error}") from error
     if not len(values):
         raise GeoClipFilesError(f"{path} holds no places")
@@ -133,11 +160,10 @@ def _location_encoder(
     hidden, head = renamed.get("branches.0.1.weight"), renamed.get("branches.0.7.weight")
     if frequencies is None or hidden is None or head is None:
         raise GeoClipFilesError(f"{path} lacks the layers of location_encoder")
-    encoder = LocationEncoder(
-        sigmas, frequencies=len(frequencies), hidden=len(hidden), width=len(head)
-    )
-    fill(encoder, renamed, path)
-    return encoder
+    if hidden.ndim != 2 or head.ndim != 2 or frequencies.ndim != 2:
+        raise GeoClipFilesError(f"{path} has layers of location_encoder of other shapes")
+    sizes = {"frequencies": len(frequencies), "hidden": len(hidden), "width": len(head)}
+    return filled(lambda: LocationEncoder(sigmas, **sizes), renamed, path)
 
 
 def _our_name(name: str) -> str:
@@ -176,6 +202,10 @@ def tower_digest(folder: Path) -> str:
         GeoClipFilesError: a file is missing or damaged.
     """
     digest = hashlib.sha256()
+    try:
+        check_model_files(folder)
+    except FileError as error:
+        raise GeoClipFilesError(str(error)) from error
     single = folder / WEIGHTS
     parts = [] if single.is_file() else sorted(folder.glob("model-*.safetensors"))
     for path in parts or [single]:

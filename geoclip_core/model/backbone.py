@@ -9,17 +9,24 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
 import numpy as np
 import torch
+from annotated_types import Interval, Len
 from PIL import Image
 from torch import Tensor, nn
 
+from geoclip_core.checks import STRICT, Name, checked, shown
+
 Framing = Literal["squash", "crop"]
 DepthPooling = Literal["mean", "mean-std"]
+Views = tuple[tuple[int, int], ...]
 Trained = Literal["none", "last-block", "all"]
 
+MAX_VIEW_PIXELS = 1_500_000
+"""Pixels of the largest view; the published networks read up to 0.6 million."""
+MAX_VIEWS = 16
 CPU_PIXELS = 600_000
 """Pixels that go through a network together on a CPU."""
 
@@ -32,13 +39,13 @@ class Preprocessing:
         ValueError: naming the field that is out of range.
     """
 
-    views: tuple[tuple[int, int], ...]
-    """(height, width) in pixels of each view."""
+    views: Views
+    """(height, width) in pixels of each view, 1 to `MAX_VIEWS`."""
     framing: Framing = "squash"
     """Resize the whole frame to the view ("squash"), or only its centre ("crop")."""
-    mean: tuple[float, ...] = (0.5, 0.5, 0.5)
+    mean: Annotated[tuple[Annotated[float, Interval(ge=-1e6, le=1e6)], ...], Len(3, 3)] = (0.5,) * 3
     """Subtracted from each RGB channel on the 0-1 scale."""
-    std: tuple[float, ...] = (0.5, 0.5, 0.5)
+    std: Annotated[tuple[Annotated[float, Interval(ge=1e-6, le=1e6)], ...], Len(3, 3)] = (0.5,) * 3
     """Divides each RGB channel after the mean is subtracted."""
     resample: Literal["bicubic", "bilinear"] = "bicubic"
 
@@ -46,12 +53,15 @@ class Preprocessing:
         object.__setattr__(self, "views", tuple((int(h), int(w)) for h, w in self.views))
         object.__setattr__(self, "mean", tuple(float(value) for value in self.mean))
         object.__setattr__(self, "std", tuple(float(value) for value in self.std))
-        if not self.views or any(h < 32 or w < 32 for h, w in self.views):
-            raise ValueError(f"views must hold sizes of at least 32 × 32 pixels, not {self.views}")
+        if not self.views:
+            raise ValueError("views must hold at least one size")
+        check_views(self.views)
         if self.framing not in ("squash", "crop"):
-            raise ValueError(f'framing must be "squash" or "crop", not "{self.framing}"')
+            raise ValueError(f'framing must be "squash" or "crop", not {shown(self.framing)}')
         if self.resample not in ("bicubic", "bilinear"):
-            raise ValueError(f'resample must be "bicubic" or "bilinear", not "{self.resample}"')
+            raise ValueError(
+                f'resample must be "bicubic" or "bilinear", not {shown(self.resample)}'
+            )
         if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
             raise ValueError("mean and std need three numbers each, std above zero")
 
@@ -97,20 +107,22 @@ class Preprocessing:
 class BackboneConfig:
     """Everything needed to build the same backbone again."""
 
-    name: str
+    __pydantic_config__ = STRICT
+
+    name: Name
     """A bundled name, "geoclip-image", a hub id, or a local folder."""
-    kind: str
+    kind: Name
     """The family: "efficientnet-lite", "transformers", "image-text" or "geoclip-image"."""
-    views: tuple[tuple[int, int], ...] = ()
+    views: Views = ()
     """(height, width) of each view; empty: the backbone's own size."""
     framing: Framing = "squash"
-    depths: tuple[int, ...] = ()
+    depths: Annotated[tuple[Annotated[int, Interval(ge=0, le=1000)], ...], Len(0, 64)] = ()
     """Indices of inner blocks whose pooled features follow those of the head, in this order."""
     depth_pooling: DepthPooling = "mean-std"
     """How an inner block's feature map is pooled: to its mean, or mean and standard deviation."""
     projection: bool = False
     """Use the projected embedding of a CLIP tower instead of its pooled output."""
-    revision: str | None = None
+    revision: Name | None = None
     """Branch, tag or commit on the hub."""
 
     def __post_init__(self) -> None:
@@ -118,6 +130,9 @@ class BackboneConfig:
         object.__setattr__(self, "depths", tuple(int(depth) for depth in self.depths))
         if not self.name or not self.kind:
             raise ValueError("a backbone needs a name and a kind")
+        if len(set(self.depths)) != len(self.depths):
+            raise ValueError(f"a depth occurs twice in {self.depths}")
+        check_views(self.views)
 
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON-ready description for `from_dict`."""
@@ -130,6 +145,34 @@ class BackboneConfig:
         if "fit" in values:  # earlier name of the field
             values["framing"] = values.pop("fit")
         return cls(**values)
+
+    @classmethod
+    def from_file(cls, description: object, path: Path) -> "BackboneConfig":
+        """Check a description from a file of a stranger, and build a config from it.
+
+        Raises:
+            FileError: naming the field that is wrong.
+        """
+        if isinstance(description, dict) and "fit" in description:
+            description = {**description, "framing": description["fit"]}
+            del description["fit"]
+        return checked(cls, description, path, "backbone")
+
+
+def check_views(views: Views) -> None:
+    """Check that views are between 32 × 32 and `MAX_VIEW_PIXELS` large, and not too many.
+
+    Raises:
+        ValueError: naming the first that is not.
+    """
+    if len(views) > MAX_VIEWS:
+        raise ValueError(f"there may be up to {MAX_VIEWS} views, not {len(views)}")
+    for height, width in views:
+        if height < 32 or width < 32 or height * width > MAX_VIEW_PIXELS:
+            raise ValueError(
+                f"views must have at least 32 × 32 and at most {MAX_VIEW_PIXELS:,} pixels, "
+                f"not {height} × {width}"
+            )
 
 
 def cpu_parts(pixels: Tensor) -> tuple[Tensor, ...]:

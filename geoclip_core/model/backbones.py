@@ -1,6 +1,5 @@
 """The registry of backbones: builds a `Backbone` from a name, a hub id or a folder."""
 
-import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -8,13 +7,15 @@ from typing import Any
 
 import torch
 
-from geoclip_core.errors import BackboneError
+from geoclip_core.errors import BackboneError, FileError, first_line
+from geoclip_core.files import read_json
 from geoclip_core.model.backbone import Backbone, BackboneConfig
 from geoclip_core.model.efficientnet_lite import EfficientNetLite
 from geoclip_core.model.geoclip_image import (
     GEOCLIP_IMAGE,
     GEOCLIP_IMAGE_CONFIG,
     MODEL_TYPE,
+    WEIGHTS,
     build_geoclip_image,
 )
 from geoclip_core.model.image_text import (
@@ -24,6 +25,7 @@ from geoclip_core.model.image_text import (
     image_tower_description,
     inner_config,
 )
+from geoclip_core.model.tensors import below, check_shapes, read_shapes
 from geoclip_core.model.transformers_backbone import TransformersBackbone
 
 BUNDLED = ("efficientnet-lite0", "efficientnet-lite1", "efficientnet-lite2")
@@ -88,6 +90,7 @@ def build_backbone(
     config: BackboneConfig | str | Path,
     device: str | torch.device = "cpu",
     architecture: dict[str, Any] | None = None,
+    local: bool = False,
 ) -> Backbone:
     """Build a backbone with its pretrained weights, in evaluation mode.
 
@@ -95,7 +98,8 @@ def build_backbone(
         config: a config, or a name as `backbone_config` takes it.
         device: where to put it.
         architecture: from `Backbone.architecture`; builds the network with random weights, for a
-            checkpoint that contains its own.
+            checkpoint that contains its own. It may come from a stranger.
+        local: never use the network, as for a config from a checkpoint.
 
     Raises:
         BackboneError: it cannot be built; the message says what to do.
@@ -105,7 +109,13 @@ def build_backbone(
     if config.kind not in _BUILDERS:
         kinds = ", ".join(_BUILDERS)
         raise BackboneError(f"no kind of backbone {config.kind!r}: there are {kinds}")
-    backbone = _BUILDERS[config.kind](config, architecture)
+    try:
+        backbone = _BUILDERS[config.kind](config, architecture, local)
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        if architecture is None:
+            raise
+        reason = f"lacks {error}" if isinstance(error, KeyError) else first_line(error)
+        raise BackboneError(f"the architecture of {config.name} {reason}") from error
     return backbone.to(device).eval()
 
 
@@ -131,34 +141,54 @@ def model_folder(name: str | Path) -> Path | None:
     return None
 
 
-def _efficientnet(config: BackboneConfig, architecture: dict[str, Any] | None) -> Backbone:
-    return EfficientNetLite(config, pretrained=not architecture)
+def _efficientnet(
+    config: BackboneConfig, architecture: dict[str, Any] | None, local: bool
+) -> Backbone:
+    return EfficientNetLite(config, pretrained=architecture is None)
 
 
-def _image_text(config: BackboneConfig, architecture: dict[str, Any] | None) -> Backbone:
+def _geoclip_image(
+    config: BackboneConfig, architecture: dict[str, Any] | None, local: bool
+) -> Backbone:
+    return build_geoclip_image(config, architecture)
+
+
+def _image_text(
+    config: BackboneConfig, architecture: dict[str, Any] | None, local: bool
+) -> Backbone:
     folder = Path(config.name)
-    description = architecture or image_tower_description(folder)
-    inner = build_backbone(
-        inner_config(config, description), architecture=description["architecture"]
-    )
+    description = image_tower_description(folder) if architecture is None else architecture
+    inner_architecture = description["architecture"]
+    if not isinstance(inner_architecture, dict):
+        raise BackboneError(f"{config.name} does not describe its image tower")
+    inner_description = inner_config(config, description)
+    if architecture is None:
+        with torch.device("meta"):  # takes no memory
+            empty = build_backbone(inner_description, "meta", inner_architecture, local=True)
+        try:
+            shapes = below(read_shapes(folder / WEIGHTS), "backbone.")
+            check_shapes(empty, shapes, folder / WEIGHTS)
+        except FileError as error:
+            raise BackboneError(str(error)) from error
+    inner = build_backbone(inner_description, architecture=inner_architecture, local=True)
     backbone = ImageTextBackbone(config, inner, description)
     if architecture is None:
         backbone.read_weights(folder)
     return backbone
 
 
-_BUILDERS: dict[str, Callable[[BackboneConfig, dict[str, Any] | None], Backbone]] = {
+_BUILDERS: dict[str, Callable[[BackboneConfig, dict[str, Any] | None, bool], Backbone]] = {
     "efficientnet-lite": _efficientnet,
     "transformers": TransformersBackbone,
     "image-text": _image_text,
-    GEOCLIP_IMAGE: build_geoclip_image,
+    GEOCLIP_IMAGE: _geoclip_image,
 }
 
 
 def _described(folder: Path) -> dict[str, Any]:
     try:
-        value = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        value = read_json(folder / "config.json")
+    except FileError:
         return {}
     return value if isinstance(value, dict) else {}
 

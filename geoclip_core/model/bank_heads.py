@@ -7,23 +7,33 @@ joins the bank is measured like that of a new photo.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
+from annotated_types import Interval, Len
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from geoclip_core.checks import NotNegative
 from geoclip_core.data.vocabulary import IGNORE_INDEX, Vocabulary
 from geoclip_core.earth.sphere import GEOSCORE_SCALE_KM, pairwise_km
-from geoclip_core.model.coordinate_heads import CoordinateHead
-from geoclip_core.model.posterior import Posterior
+from geoclip_core.model.context_heads import JoinWidth
+from geoclip_core.model.coordinate_heads import CoordinateHead, check_places
+from geoclip_core.model.posterior import HALF_CIRCUMFERENCE_KM, Posterior
 
 Vote = Literal["cosine", "kernel-ridge"]
 Labels = Mapping[str, NDArray[np.int64]]
 """Feature -> class indices (n,), −100 where unknown."""
 MAX_RIDGE_BANK = 5000
 """Kernel ridge keeps two n × n matrices: 400 MB at this size. Larger banks vote by cosine."""
+MAX_ONE_HOT = 25_000_000
+"""Photos × classes of a feature whose labels kernel ridge can be fitted to: 200 MB in float64."""
+BankSize = Annotated[int, Interval(ge=0, le=10_000_000)]
+Gamma = Annotated[float, Interval(gt=0, le=1e4)]
+Ridge = Annotated[float, Interval(gt=0, le=1e6)]
+Temperature = Annotated[float, Interval(ge=1e-6, le=1e6)]
+FieldScale = Annotated[float, Interval(ge=1e-3, le=1e9)]
 _CHUNK = 4096
 _FIELD = "score_field"
 
@@ -114,17 +124,17 @@ class BankHead(CoordinateHead[BankOutput]):
     def __init__(
         self,
         block_widths: Sequence[int],
-        bank_size: int = 0,
+        bank_size: BankSize = 0,
         vote: Vote = "cosine",
-        block_weights: Sequence[float] | None = None,
-        gamma: float = 1.0,
-        ridge: float = 0.1,
-        field_scales: Sequence[float] = (GEOSCORE_SCALE_KM,),
-        temperature: float = 0.05,
-        readout_temperature: float = 0.02,
-        agreement: float = 0.0,
-        neighbours: int = 1024,
-        bandwidth_km: float = 300.0,
+        block_weights: Sequence[NotNegative] | None = None,
+        gamma: Gamma = 1.0,
+        ridge: Ridge = 0.1,
+        field_scales: Annotated[Sequence[FieldScale], Len(1, 16)] = (GEOSCORE_SCALE_KM,),
+        temperature: Temperature = 0.05,
+        readout_temperature: Temperature = 0.02,
+        agreement: Annotated[float, Interval(ge=-1e3, le=1e3)] = 0.0,
+        neighbours: Annotated[int, Interval(ge=1, le=2**17)] = 1024,
+        bandwidth_km: Annotated[float, Interval(ge=1e-3, le=HALF_CIRCUMFERENCE_KM)] = 300.0,
     ) -> None:
         super().__init__(block_widths)
         if vote not in ("cosine", "kernel-ridge"):
@@ -146,7 +156,8 @@ class BankHead(CoordinateHead[BankOutput]):
         self.field_scales = tuple(float(scale) for scale in field_scales)
         self.neighbours, self.bandwidth_km = int(neighbours), float(bandwidth_km)
         self.agreement = float(agreement)
-        shares = torch.tensor(weights, dtype=torch.float64)
+        # on the CPU even while the model is built on the meta device
+        shares = torch.tensor(weights, dtype=torch.float64, device="cpu")
         self.shares: tuple[float, ...] = tuple((shares / shares.sum()).tolist())
         self.register_buffer("bank", torch.zeros(bank_size, self.input_width, dtype=torch.float16))
         self.register_buffer("coordinates", torch.zeros(bank_size, 2))
@@ -172,6 +183,17 @@ class BankHead(CoordinateHead[BankOutput]):
             "neighbours": self.neighbours,
             "bandwidth_km": self.bandwidth_km,
         }
+
+    def check_weights(self) -> None:
+        """Check that the loaded bank holds places, and directions of the right length.
+
+        Raises:
+            ValueError: naming the weights that are wrong.
+        """
+        check_places(self.coordinates, "coordinates")
+        lengths = torch.linalg.vector_norm(self.bank, dim=1, dtype=torch.float32)
+        if len(self.bank) and not float(lengths.max()) < 2:
+            raise ValueError("the rows of bank must have length 1")
 
     def configure(self, gamma: float, ridge: float, readout_temperature: float) -> None:
         """Set the options of kernel ridge; the bank stays the same."""
@@ -341,12 +363,12 @@ class KernelContextHeads(nn.Module):
         self,
         embedding_width: int,
         vocabularies: Mapping[str, Vocabulary],
-        bank_size: int = 0,
-        gamma: float = 1.0,
-        ridge: float = 0.1,
-        vote_weight: float = 0.3,
-        vote_temperature: float = 0.1,
-        sharpness: Mapping[str, float] | None = None,
+        bank_size: Annotated[int, Interval(ge=0, le=MAX_RIDGE_BANK)] = 0,
+        gamma: Gamma = 1.0,
+        ridge: Ridge = 0.1,
+        vote_weight: Annotated[float, Interval(ge=0, le=1e3)] = 0.3,
+        vote_temperature: Temperature = 0.1,
+        sharpness: Mapping[str, Annotated[float, Interval(gt=0, le=1e6)]] | None = None,
     ) -> None:
         super().__init__()
         self.embedding_width = int(embedding_width)
@@ -355,6 +377,12 @@ class KernelContextHeads(nn.Module):
             raise ValueError("vote_weight must not be negative, vote_temperature above zero")
         self.vote_weight, self.vote_temperature = float(vote_weight), float(vote_temperature)
         self.bank_size = int(bank_size)
+        if large := [f for f, v in vocabularies.items() if bank_size * len(v) > MAX_ONE_HOT]:
+            classes = len(vocabularies[large[0]])
+            raise ValueError(
+                f"kernel ridge for {classes} classes of {large[0]} over {bank_size} photos needs "
+                "too much memory"
+            )
         for feature in self.vocabularies:
             empty = torch.full((self.bank_size,), IGNORE_INDEX, dtype=torch.int16)
             self.register_buffer(f"labels_{feature}", empty)
@@ -393,6 +421,17 @@ class KernelContextHeads(nn.Module):
                 f"kernel-ridge context heads need a bank head of {self.bank_size} photos"
             )
         self._bank = (head,)  # in a tuple, so that the head is not registered (and saved) twice
+
+    def check_weights(self) -> None:
+        """Check that the loaded labels are classes of the vocabularies.
+
+        Raises:
+            ValueError: naming the feature whose labels are not.
+        """
+        for feature, vocabulary in self.vocabularies.items():
+            labels = self.get_buffer(f"labels_{feature}")
+            if not len(labels) or int(labels.max()) >= len(vocabulary) or not (labels >= 0).any():
+                raise ValueError(f"labels_{feature} do not fit the {len(vocabulary)} classes")
 
     @torch.no_grad()
     def fit(self, labels: Labels) -> "KernelContextHeads":
@@ -495,7 +534,7 @@ class KernelContextJoin(nn.Module):
     photos' contexts), projected onto the principal axes of the bank's left-out predictions.
     """
 
-    def __init__(self, vocabularies: Mapping[str, Vocabulary], width: int = 16) -> None:
+    def __init__(self, vocabularies: Mapping[str, Vocabulary], width: JoinWidth = 16) -> None:
         super().__init__()
         self.vocabularies = dict(vocabularies)
         self.width = int(width)

@@ -4,19 +4,23 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated
 
 import numpy as np
+from annotated_types import Interval
 from numpy.typing import NDArray
 from scipy.special import logsumexp
 
+from geoclip_core.checks import STRICT, Positive, Share, checked
 from geoclip_core.earth.sphere import haversine_km, unit_vectors
-from geoclip_core.errors import CheckpointError
-from geoclip_core.files import cache_folders, write_atomically
-from geoclip_core.model.posterior import Posterior, kernel
+from geoclip_core.errors import CheckpointError, FileError
+from geoclip_core.files import cache_folders, parse_json, read_json, write_atomically
+from geoclip_core.model.posterior import HALF_CIRCUMFERENCE_KM, Posterior, kernel
 
 LEVELS = (0.5, 0.9)
 """Shares of the mass whose circles are calibrated."""
+MAX_BYTES = 10**6
+"""Bytes of the largest file of a calibration."""
 FOLDS = 5
 """Folds of the measured coverage."""
 MAX_FIT_PHOTOS, MAX_FIT_POINTS = 1500, 2048
@@ -33,17 +37,19 @@ class Calibration:
         ValueError: a number is not positive, or a percentage not between 0 and 100.
     """
 
-    temperature: float = 1.0
+    __pydantic_config__ = STRICT
+
+    temperature: Annotated[float, Interval(ge=1e-4, le=1e4)] = 1.0
     """Divides the log weights of the points."""
-    bandwidth_km: float = 100.0
+    bandwidth_km: Annotated[float, Interval(ge=1e-3, le=HALF_CIRCUMFERENCE_KM)] = 100.0
     """Kernel width of each point."""
-    radius_scale: dict[str, float] = field(default_factory=dict)
+    radius_scale: dict[str, Positive] = field(default_factory=dict)
     """Percentage as text ("50", "90") -> factor on the radius that holds that share of the mass."""
-    n: int = 0
+    n: Annotated[int, Interval(ge=0, le=10**12)] = 0
     """Number of photos it was fitted on."""
     source: str = ""
     """Description of those photos."""
-    coverage: dict[str, float] = field(default_factory=dict)
+    coverage: dict[str, Share] = field(default_factory=dict)
     """Percentage -> share of photos inside that circle, each by a fit on other photos."""
 
     def __post_init__(self) -> None:
@@ -70,13 +76,16 @@ class Calibration:
         Raises:
             ValueError: it is not a calibration.
         """
-        values: Any = json.loads(text)
-        if not isinstance(values, dict):
-            raise ValueError("a calibration is a JSON object")
-        try:
-            return cls(**values)
-        except TypeError as error:
-            raise ValueError(f"not a calibration: {error}") from error
+        return checked(cls, parse_json(text, "the calibration"), "the calibration")
+
+    @classmethod
+    def read(cls, path: Path) -> "Calibration":
+        """Read a file with the text of `to_json`.
+
+        Raises:
+            FileError: it cannot be read, or is not a calibration; the field is named.
+        """
+        return checked(cls, read_json(path, MAX_BYTES), path)
 
 
 def fit_calibration(
@@ -188,14 +197,12 @@ def read_user_calibration(name: str, fingerprint: str) -> Calibration | None:
         CheckpointError: there is one that cannot be read.
     """
     path = _user_calibration_path(name, fingerprint)
-    if not path.is_file():
+    if not path.exists():
         return None
     try:
-        return Calibration.from_json(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(
-            f"{path} is not a calibration ({error}): delete it, or calibrate again"
-        ) from error
+        return Calibration.read(path)
+    except FileError as error:
+        raise CheckpointError(f"{error}: delete it, or calibrate again") from error
 
 
 def save_user_calibration(name: str, fingerprint: str, calibration: Calibration) -> Path:

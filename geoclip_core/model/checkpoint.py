@@ -3,24 +3,32 @@
 import json
 import shutil
 from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from annotated_types import Len
+from safetensors.torch import save_file
 
-from geoclip_core.data.vocabulary import Vocabulary
-from geoclip_core.errors import CheckpointError
-from geoclip_core.files import atomic_folder
+from geoclip_core.checks import Width, checked, checked_arguments, shown
+from geoclip_core.data.vocabulary import Vocabulary, VocabularyError
+from geoclip_core.errors import BackboneError, CheckpointError, FileError
+from geoclip_core.files import atomic_folder, read_json
 from geoclip_core.model.backbone import BackboneConfig
 from geoclip_core.model.backbones import build_backbone
+from geoclip_core.model.bank_heads import KernelContextHeads, KernelContextJoin
 from geoclip_core.model.calibration import Calibration
-from geoclip_core.model.geolocation import GeolocationModel, ModelConfig
+from geoclip_core.model.context_heads import ContextHeads, ContextJoin
+from geoclip_core.model.geolocation import COORDINATE_HEADS, GeolocationModel, ModelConfig
+from geoclip_core.model.tensors import Shapes, below, check_shapes, read_shapes, read_tensors
+from geoclip_core.results import read_results
 
 FORMAT = 2
 """Format 1 called the coordinate head "bank" by the name "retrieval"; it is still read."""
 WEIGHTS, CONFIG, VOCABULARIES = "model.safetensors", "config.json", "vocabularies.json"
+_MAX_VOCABULARIES = 64 * 2**20
+_BACKBONE = "backbone."
 CALIBRATION, METRICS, CARD = "calibration.json", "metrics.json", "README.md"
 
 
@@ -95,126 +103,158 @@ def load_checkpoint(
         device: where to put the model.
         with_backbone: also build the backbone; without it the model reads cached embeddings only.
 
+    The folder may come from a stranger. Nothing is read but regular files of JSON and safetensors,
+    within limits; the network is not used; and memory is taken for as many numbers as the file of
+    weights holds.
+
     Raises:
         CheckpointError: naming the file that is missing, damaged or does not fit.
-        BackboneError: the backbone cannot be built.
     """
-    source = Path(folder)
-    if not source.is_dir():
-        raise CheckpointError(f"there is no checkpoint folder {source}")
-    config = _read_json(source / CONFIG)
-    if config.get("format") not in (1, FORMAT):
-        raise CheckpointError(
-            f"{source / CONFIG} has format {config.get('format')!r}; this version reads "
-            f"1 to {FORMAT}"
-        )
     try:
-        model_config = ModelConfig(**_upgraded(config["model"]))
-        backbone_config = BackboneConfig.from_dict(config["backbone"])
-        vocabularies = {
-            feature: Vocabulary.from_json(value)
-            for feature, value in _read_json(source / VOCABULARIES).items()
-        }
-        calibration = None
-        if (source / CALIBRATION).exists():
-            calibration = Calibration.from_json(_read_text(source / CALIBRATION))
-        model = GeolocationModel(
-            model_config,
-            backbone_config,
-            config["block_widths"],
-            vocabularies,
-            calibration,
-            name=str(config.get("name") or source.name),
-        )
-    except (KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{source} does not describe a model: {error}") from error
-    tensors = _read_tensors(source / WEIGHTS)
-    heads = {name: t for name, t in tensors.items() if not name.startswith("backbone.")}
-    _load(model, heads, source / WEIGHTS)
-    if with_backbone:
-        _attach_backbone(model, config, tensors, source)
-    return model.to(device).eval()
+        return _loaded(Path(folder), device, with_backbone)
+    except FileError as error:
+        raise CheckpointError(str(error)) from error
+    except BackboneError as error:
+        raise CheckpointError(f"{folder}: {error}") from error
 
 
 def read_metrics(folder: str | Path) -> dict[str, Any]:
-    """Read the metrics.json of a checkpoint.
+    """Read the metrics.json of a checkpoint; numbers that are not finite become None.
 
     Raises:
         CheckpointError: it is missing or damaged.
     """
-    return _read_json(Path(folder) / METRICS)
+    try:
+        return read_results(Path(folder) / METRICS)
+    except FileError as error:
+        raise CheckpointError(str(error)) from error
+
+
+@dataclass(frozen=True)
+class _Description:
+    """The content of config.json; further fields are ignored."""
+
+    model: dict[str, Any]
+    backbone: dict[str, Any]
+    block_widths: Annotated[tuple[Width, ...], Len(1, 512)]
+    name: Annotated[str, Len(0, 500)] | None = None
+    backbone_saved: bool = False
+    backbone_hash: Annotated[str, Len(0, 100)] | None = None
+    architecture: dict[str, Any] | None = None
+
+
+def _loaded(source: Path, device: str | torch.device, with_backbone: bool) -> GeolocationModel:
+    if not source.is_dir():
+        raise CheckpointError(f"there is no checkpoint folder {source}")
+    description = _description(source / CONFIG)
+    vocabularies = _vocabularies(source / VOCABULARIES)
+    calibration = None
+    if (source / CALIBRATION).exists():
+        calibration = Calibration.read(source / CALIBRATION)
+    config = _model_config(description, source / CONFIG)
+    backbone_config = BackboneConfig.from_file(description.backbone, source / CONFIG)
+    name = description.name or source.name
+
+    def build() -> GeolocationModel:
+        try:
+            return GeolocationModel(
+                config,
+                backbone_config,
+                description.block_widths,
+                vocabularies,
+                calibration,
+                name=name,
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise CheckpointError(f"{source} does not describe a model: {error}") from error
+
+    weights = source / WEIGHTS
+    shapes = read_shapes(weights)
+    heads = {name: part for name, part in shapes.items() if not name.startswith(_BACKBONE)}
+    with torch.device("meta"):  # takes no memory
+        check_shapes(build(), heads, weights)
+    model = build()
+    saved = read_tensors(weights)
+    model.load_state_dict({name: saved[name] for name in heads})
+    try:
+        model.check_weights()
+    except ValueError as error:
+        raise CheckpointError(f"{weights} cannot be used: {error}") from error
+    if with_backbone:
+        _attach_backbone(model, description, below(shapes, _BACKBONE), saved, source)
+    return model.to(device).eval()
+
+
+def _description(path: Path) -> _Description:
+    content = checked(dict[str, Any], read_json(path), path)
+    if content.get("format") not in (1, FORMAT):
+        raise CheckpointError(
+            f"{path} has format {shown(content.get('format'))}; this version reads 1 to {FORMAT}"
+        )
+    return checked(_Description, content, path)
+
+
+def _vocabularies(path: Path) -> dict[str, Vocabulary]:
+    content = checked(dict[str, Any], read_json(path, _MAX_VOCABULARIES), path)
+    try:
+        return {feature: Vocabulary.from_json(value) for feature, value in content.items()}
+    except VocabularyError as error:
+        raise CheckpointError(f"{path} cannot be used: {error}") from error
+
+
+def _model_config(description: _Description, path: Path) -> ModelConfig:
+    """Check the options of the heads by the types of their arguments."""
+    values = description.model
+    if values.get("coordinate_head") == "retrieval":  # its name in format 1
+        values = {**values, "coordinate_head": "bank"}
+    config = checked(ModelConfig, values, path, "model")
+    head = COORDINATE_HEADS[config.coordinate_head]
+    linear = config.context_heads == "linear"
+    heads, join = (ContextHeads, ContextJoin) if linear else (KernelContextHeads, KernelContextJoin)
+    given = ("embedding_width", "vocabularies")
+    return replace(
+        config,
+        head_options=checked_arguments(
+            head, config.head_options, path, "model.head_options", ("block_widths",)
+        ),
+        context_options=checked_arguments(
+            heads, config.context_options, path, "model.context_options", given
+        ),
+        join_options=checked_arguments(
+            join, config.join_options, path, "model.join_options", given
+        ),
+    )
 
 
 def _attach_backbone(
-    model: GeolocationModel, config: dict[str, Any], tensors: dict[str, torch.Tensor], source: Path
+    model: GeolocationModel,
+    description: _Description,
+    shapes: Shapes,
+    saved: Mapping[str, torch.Tensor],
+    source: Path,
 ) -> None:
-    saved = bool(config.get("backbone_saved"))
-    # with saved weights the network is built from its description, without a download
-    architecture = config.get("architecture") if saved else None
-    backbone = build_backbone(model.backbone_config, architecture=architecture)
-    if saved:
-        weights = {
-            k.removeprefix("backbone."): t for k, t in tensors.items() if k.startswith("backbone.")
-        }
-        _load(backbone, weights, source / WEIGHTS)
-    elif (wanted := config.get("backbone_hash")) and backbone.weights_hash() != wanted:
-        raise CheckpointError(
-            f"backbone {model.backbone_config.name} has other weights than those that {source} was "
-            "trained on: install the version that its README.md names"
-        )
+    """Build the backbone from the checkpoint's own weights, or from those on this computer."""
+    config = model.backbone_config
+    if description.backbone_saved:
+        architecture = description.architecture or {}
+        with torch.device("meta"):
+            empty = build_backbone(config, "meta", architecture, local=True)
+        check_shapes(empty, shapes, source / WEIGHTS)
+        backbone = build_backbone(config, architecture=architecture, local=True)
+        backbone.load_state_dict(below(saved, _BACKBONE))
+    else:
+        # only a checkpoint that was asked for by its hub id may come from the network
+        backbone = build_backbone(config, local=True)
+        wanted = description.backbone_hash
+        if wanted and backbone.weights_hash() != wanted:
+            raise CheckpointError(
+                f"backbone {config.name} has other weights than those that {source} was trained "
+                "on: install the version that its README.md names"
+            )
     try:
         model.attach_backbone(backbone)
     except ValueError as error:
         raise CheckpointError(f"{source}: {error}") from error
-
-
-def _upgraded(model: dict[str, Any]) -> dict[str, Any]:
-    """Return the description of a model with the names of this version."""
-    head = model.get("coordinate_head")
-    return {**model, "coordinate_head": "bank" if head == "retrieval" else head}
-
-
-def _load(module: torch.nn.Module, tensors: dict[str, torch.Tensor], path: Path) -> None:
-    own = module.state_dict()
-    for name, tensor in own.items():
-        if name not in tensors:
-            raise CheckpointError(f"{path} lacks the weights {name}")
-        if tensors[name].shape != tensor.shape:
-            raise CheckpointError(
-                f"{path}: {name} has shape {tuple(tensors[name].shape)}, "
-                f"config.json says {tuple(tensor.shape)}"
-            )
-    if extra := sorted(set(tensors) - set(own)):
-        raise CheckpointError(f"{path} holds {extra[0]}, which config.json does not describe")
-    module.load_state_dict(tensors)
-
-
-def _read_tensors(path: Path) -> dict[str, torch.Tensor]:
-    try:
-        tensors = load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{path} cannot be read as safetensors: {error}") from error
-    for name, tensor in tensors.items():
-        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
-            raise CheckpointError(f"{path}: {name} holds numbers that are not finite")
-    return tensors
-
-
-def _read_text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise CheckpointError(f"{path} cannot be read: {error}") from error
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(_read_text(path))
-    except json.JSONDecodeError as error:
-        raise CheckpointError(f"{path} is not JSON: {error}") from error
-    if not isinstance(value, dict):
-        raise CheckpointError(f"{path} must hold a JSON object")
-    return value
 
 
 def _write_json(path: Path, value: Mapping[str, Any]) -> None:

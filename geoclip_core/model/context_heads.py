@@ -2,15 +2,18 @@
 
 import itertools
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
+from annotated_types import Interval
 from torch import Tensor, nn
 
+from geoclip_core.checks import Width
 from geoclip_core.data.vocabulary import Vocabulary
-from geoclip_core.model.coordinate_heads import trunk
+from geoclip_core.model.coordinate_heads import Dropout, trunk
 
 HeadKind = Literal["linear", "mlp"]
+JoinWidth = Annotated[int, Interval(ge=1, le=4096)]
 HEAD_KINDS: tuple[str, ...] = ("linear", "mlp")
 
 
@@ -39,8 +42,8 @@ class ContextHeads(nn.Module):
         embedding_width: int,
         vocabularies: Mapping[str, Vocabulary],
         kind: HeadKind = "linear",
-        hidden: int = 256,
-        dropout: float = 0.0,
+        hidden: Width = 256,
+        dropout: Dropout = 0.0,
     ) -> None:
         super().__init__()
         if kind not in HEAD_KINDS:
@@ -114,7 +117,7 @@ class ContextJoin(nn.Module):
     embedding.
     """
 
-    def __init__(self, vocabularies: Mapping[str, Vocabulary], width: int = 16) -> None:
+    def __init__(self, vocabularies: Mapping[str, Vocabulary], width: JoinWidth = 16) -> None:
         super().__init__()
         if width < 1:
             raise ValueError(f"the join needs a width of at least 1, not {width}")

@@ -6,14 +6,16 @@
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Annotated, Any, Generic, TypeVar
 
 import numpy as np
 import torch
+from annotated_types import Interval
 from numpy.typing import NDArray
 from scipy.special import gammaincinv
 from torch import Tensor, nn
 
+from geoclip_core.checks import NotNegative
 from geoclip_core.earth.geocells import Geocells
 from geoclip_core.earth.sphere import (
     EARTH_RADIUS_KM,
@@ -34,6 +36,11 @@ RING_QUANTILES = (1 / 7, 3 / 7, 5 / 7, 13 / 14)
 RING_POINTS = 8
 LARGEST_OFFSET = 3.0
 """Largest offset in radii of the cell: a place farther away belongs to another cell."""
+
+MAX_CELLS = 200_000
+Hidden = Annotated[int, Interval(ge=0, le=2**16)]
+"""Width of a hidden layer; 0 for none."""
+Dropout = Annotated[float, Interval(ge=0, lt=1)]
 
 HeadOutput = TypeVar("HeadOutput")
 
@@ -74,6 +81,13 @@ class CoordinateHead(nn.Module, ABC, Generic[HeadOutput]):
     def raw_posteriors(self, output: HeadOutput) -> list[Posterior]:
         """Return one uncalibrated posterior per photo."""
 
+    def check_weights(self) -> None:
+        """Check that the loaded weights can give a posterior: places on the Earth, sizes above 0.
+
+        Raises:
+            ValueError: naming the weights that cannot.
+        """
+
     def start_from(self, coordinates: NDArray[np.float64], geocells: Geocells | None) -> None:
         """Set what training starts from. A head without such a state does nothing.
 
@@ -112,7 +126,9 @@ class RegressionHead(CoordinateHead[RegressionOutput]):
     centre: Tensor
     extent_km: Tensor
 
-    def __init__(self, block_widths: Sequence[int], hidden: int = 0, dropout: float = 0.0) -> None:
+    def __init__(
+        self, block_widths: Sequence[int], hidden: Hidden = 0, dropout: Dropout = 0.0
+    ) -> None:
         super().__init__(block_widths)
         self.hidden, self.dropout = int(hidden), float(dropout)
         self.trunk, width = trunk(self.input_width, self.hidden, self.dropout)
@@ -128,6 +144,15 @@ class RegressionHead(CoordinateHead[RegressionOutput]):
     def options(self) -> dict[str, Any]:
         """Keyword arguments (JSON types) that build the same head again."""
         return {"hidden": self.hidden, "dropout": self.dropout}
+
+    def check_weights(self) -> None:
+        """Check that the loaded spread is above zero.
+
+        Raises:
+            ValueError: it is not.
+        """
+        if not float(self.extent_km) > 0:
+            raise ValueError("extent_km must be above zero")
 
     @torch.no_grad()
     def start_from(self, coordinates: NDArray[np.float64], geocells: Geocells | None) -> None:
@@ -193,6 +218,19 @@ def trunk(width: int, hidden: int, dropout: float) -> tuple[nn.Sequential, int]:
     return nn.Sequential(*layers, nn.Dropout(dropout)), width
 
 
+def check_places(coordinates: Tensor, name: str) -> None:
+    """Check that coordinates (n, 2) in degrees are places on the Earth.
+
+    Raises:
+        ValueError: naming the tensor and the first place that is not.
+    """
+    limits = coordinates.new_tensor([90.0, 360.0])
+    wrong = ~(coordinates.abs() <= limits).all(1)
+    if wrong.any():
+        row = int(wrong.nonzero()[0])
+        raise ValueError(f"row {row} of {name}, {coordinates[row].tolist()}, is no place on Earth")
+
+
 @dataclass(frozen=True)
 class GeocellOutput:
     """Cell logits (b, k), and the photos' factors (b, rank) for the offset network."""
@@ -226,11 +264,11 @@ class GeocellHead(CoordinateHead[GeocellOutput]):
     def __init__(
         self,
         block_widths: Sequence[int],
-        cells: int,
-        smoothing: float = 0.5,
-        hidden: int = 0,
-        dropout: float = 0.0,
-        offset_rank: int = 32,
+        cells: Annotated[int, Interval(ge=1, le=MAX_CELLS)],
+        smoothing: NotNegative = 0.5,
+        hidden: Hidden = 0,
+        dropout: Dropout = 0.0,
+        offset_rank: Annotated[int, Interval(ge=0, le=4096)] = 32,
     ) -> None:
         super().__init__(block_widths)
         if cells < 1 or smoothing < 0 or offset_rank < 0:
@@ -263,6 +301,16 @@ class GeocellHead(CoordinateHead[GeocellOutput]):
             "dropout": self.dropout,
             "offset_rank": self.offset_rank,
         }
+
+    def check_weights(self) -> None:
+        """Check that the loaded centres are places, and that the cells have a size.
+
+        Raises:
+            ValueError: naming the weights that are wrong.
+        """
+        check_places(self.centres, "centres")
+        if not (float(self.radii_km.min()) > 0 and float(self.spacing_km) >= 0):
+            raise ValueError("radii_km must be above zero and spacing_km not below")
 
     @torch.no_grad()
     def start_from(self, coordinates: NDArray[np.float64], geocells: Geocells | None) -> None:

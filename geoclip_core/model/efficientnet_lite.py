@@ -51,8 +51,6 @@ class EfficientNetLite(Backbone):
         blocks = len(network._blocks)
         if wrong := [depth for depth in config.depths if not 0 <= depth < blocks]:
             raise ValueError(f"{config.name} has blocks 0 to {blocks - 1}, not {wrong[0]}")
-        if len(set(config.depths)) != len(config.depths):
-            raise ValueError(f"a depth occurs twice in {config.depths}")
         if pretrained:
             network.load_state_dict(_read_weights(config.name), strict=True)
         del network._fc, network._dropout, network._avg_pooling

@@ -5,34 +5,40 @@ and GeoCLIP's location vector: the location vector finds places in the gallery, 
 on the embedding can also use what only the CLIP features contain.
 """
 
-import json
+import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from PIL import Image
-from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from geoclip_core.errors import CheckpointError
-from geoclip_core.files import cache_folders
+from geoclip_core.checks import Finite, Width, checked
+from geoclip_core.errors import CheckpointError, FileError
+from geoclip_core.files import cache_folders, read_json
+from geoclip_core.model import tensors as tensor_files
 from geoclip_core.model.backbone import Backbone, BackboneConfig, Preprocessing
 from geoclip_core.model.transformers_backbone import (
     CLIP_MEAN,
     CLIP_STD,
+    check_memory,
+    check_model_files,
     empty_network,
     image_config,
     network_config,
     quietly,
 )
 
+Module = TypeVar("Module", bound=nn.Module)
 GEOCLIP, GEOCLIP_IMAGE = "geoclip", "geoclip-image"
 GEOCLIP_IMAGE_CONFIG = BackboneConfig(GEOCLIP_IMAGE, GEOCLIP_IMAGE, framing="crop", projection=True)
 """Config of `--backbone geoclip-image`."""
 MODEL_TYPE, FORMAT_VERSION = "geoclip-geolocation", 1
 CONFIG, WEIGHTS, IMAGE_TOWER = "config.json", "model.safetensors", "image_tower"
 CLIP_REPOSITORY = "openai/clip-vit-large-patch14"
+_LOCAL: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
 LONGEST_CROP = 8
 """Photos are cut to this many times their short side before resizing: a strip of 1 × 5,000 pixels
 would otherwise be enlarged to 224 × 1,120,000."""
@@ -128,6 +134,13 @@ class GeoClipImage(Backbone):
         }
 
 
+@dataclass(frozen=True)
+class _ImageMlp:
+    """The widths of an MLP in a description."""
+
+    mlp: tuple[Width, Width, Width]
+
+
 def build_geoclip_image(
     config: BackboneConfig = GEOCLIP_IMAGE_CONFIG, architecture: dict[str, Any] | None = None
 ) -> GeoClipImage:
@@ -142,8 +155,8 @@ def build_geoclip_image(
         CheckpointError: GeoCLIP or its image tower is not on this computer.
         GeoClipFilesError: a file is damaged.
     """
-    if architecture:
-        mlp = image_mlp(*architecture["mlp"])
+    if architecture is not None:
+        mlp = image_mlp(*checked(_ImageMlp, {"mlp": architecture["mlp"]}, config.name).mlp)
         tower = empty_network(architecture["tower"], projection=True)
         return GeoClipImage(config, tower, mlp, architecture["pixels"])
     folder = geoclip_folder(config.name)
@@ -181,8 +194,11 @@ def tower_folder(folder: Path) -> Path:
     Raises:
         CheckpointError: it is in neither place.
     """
-    backbone = read_release_config(folder).get("backbone") or {}
-    repository = str(backbone.get("repo_id") or CLIP_REPOSITORY)
+    content = read_release_config(folder).get("backbone")
+    repo_id = content.get("repo_id") if isinstance(content, dict) else None
+    repository = repo_id if isinstance(repo_id, str) and repo_id else CLIP_REPOSITORY
+    if not re.fullmatch(r"[\w.-]{1,96}/[\w.-]{1,96}", repository):
+        raise GeoClipFilesError(f"{folder / CONFIG}: repo_id must be a repository user/name")
     models = cache_folders().models
     places = [
         folder / IMAGE_TOWER,
@@ -239,14 +255,18 @@ def read_tower(folder: Path) -> nn.Module:
     from transformers import AutoConfig, CLIPVisionModelWithProjection
 
     try:
+        check_model_files(folder)
+        config = image_config(AutoConfig.from_pretrained(folder, **_LOCAL))
+        check_memory(config.to_dict(), projection=True, folder=folder)
         loaded: Any = CLIPVisionModelWithProjection.from_pretrained(
             folder,
-            config=image_config(AutoConfig.from_pretrained(folder)),
+            config=config,
             dtype=torch.float32,
             use_safetensors=True,
             output_loading_info=True,
+            **_LOCAL,
         )
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+    except Exception as error:  # a crafted config raises errors of any kind
         raise GeoClipFilesError(
             f"the CLIP vision tower in {folder} cannot be read: {str(error).strip()[:400]}"
         ) from error
@@ -259,14 +279,27 @@ def read_tower(folder: Path) -> nn.Module:
     return tower
 
 
+@dataclass(frozen=True)
+class _PixelStatistics:
+    """What a preprocessor_config.json says about the normalisation of pixels."""
+
+    image_mean: tuple[Finite, Finite, Finite] = CLIP_MEAN
+    image_std: tuple[Finite, Finite, Finite] = CLIP_STD
+
+
 def pixel_statistics(folder: Path) -> dict[str, tuple[float, ...]]:
-    """Read `mean` and `std` of a tower's preprocessing; CLIP's own if the folder has none."""
+    """Read `mean` and `std` of a tower's preprocessing; CLIP's own if the folder has none.
+
+    Raises:
+        GeoClipFilesError: they are not three numbers each.
+    """
     path = folder / "preprocessor_config.json"
-    config = _read_json(path) if path.is_file() else {}
-    return {
-        "mean": tuple(config.get("image_mean", CLIP_MEAN)),
-        "std": tuple(config.get("image_std", CLIP_STD)),
-    }
+    config = _read_json(path) if path.exists() else {}
+    try:
+        statistics = checked(_PixelStatistics, config, path)
+    except FileError as error:
+        raise GeoClipFilesError(str(error)) from error
+    return {"mean": statistics.image_mean, "std": statistics.image_std}
 
 
 def image_mlp(first: int, hidden: int, last: int) -> nn.Sequential:
@@ -283,23 +316,24 @@ def filled_image_mlp(weights: dict[str, Tensor], path: Path) -> nn.Sequential:
     first, last = weights.get("0.weight"), weights.get("2.weight")
     if first is None or last is None or first.ndim != 2 or last.ndim != 2:
         raise GeoClipFilesError(f"{path} lacks the two layers of image_encoder.mlp")
-    mlp = image_mlp(first.shape[1], first.shape[0], last.shape[0])
-    fill(mlp, weights, path)
-    return mlp
+    return filled(lambda: image_mlp(first.shape[1], first.shape[0], last.shape[0]), weights, path)
 
 
-def fill(module: nn.Module, weights: dict[str, Tensor], path: Path) -> None:
-    """Load weights into a module that is not trained; `path` is named in errors.
+def filled(build: Callable[[], Module], weights: dict[str, Tensor], path: Path) -> Module:
+    """Build a module that is not trained, and load its weights; `path` is named in errors.
 
     Raises:
         GeoClipFilesError: names or shapes do not fit.
     """
     try:
+        with torch.device("meta"):  # takes no memory
+            build().load_state_dict(weights, assign=True)
+        module = build()
         module.load_state_dict(weights)
     except RuntimeError as error:
         detail = " ".join(str(error).split())
         raise GeoClipFilesError(f"{path} does not fit its own layers: {detail}") from error
-    module.eval().requires_grad_(False)
+    return module.eval().requires_grad_(False)
 
 
 def read_tensors(path: Path, prefix: str = "") -> dict[str, Tensor]:
@@ -309,26 +343,20 @@ def read_tensors(path: Path, prefix: str = "") -> dict[str, Tensor]:
         GeoClipFilesError: the file is missing or damaged, or holds numbers that are not finite.
     """
     try:
-        with safe_open(path, framework="pt") as stored:
-            names = [name for name in stored.keys() if name.startswith(prefix)]  # noqa: SIM118
-            tensors: dict[str, Tensor] = {name: stored.get_tensor(name) for name in names}
-    except FileNotFoundError as error:
-        raise GeoClipFilesError(f"there is no {path}") from error
-    except (OSError, SafetensorError) as error:
-        raise GeoClipFilesError(f"{path} cannot be read as safetensors: {error}") from error
+        tensors = tensor_files.read_tensors(path, prefix)
+    except FileError as error:
+        raise GeoClipFilesError(str(error)) from error
     for name, tensor in tensors.items():
-        if not tensor.is_floating_point() or not torch.isfinite(tensor).all():
+        if not tensor.is_floating_point():
             raise GeoClipFilesError(f"{path}: {name} must hold finite numbers")
     return {name: tensor.float() for name, tensor in tensors.items()}
 
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise GeoClipFilesError(f"there is no {path}") from error
-    except (OSError, ValueError) as error:
-        raise GeoClipFilesError(f"{path} cannot be read as JSON: {error}") from error
+        value = read_json(path)
+    except FileError as error:
+        raise GeoClipFilesError(str(error)) from error
     if not isinstance(value, dict):
         raise GeoClipFilesError(f"{path} must hold a JSON object")
     return value

@@ -2,13 +2,16 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Annotated, Any, Literal, Protocol
 
 import numpy as np
 import torch
+from annotated_types import Len
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from geoclip_core.checks import STRICT, Name
+from geoclip_core.data.features import KNOWN_FEATURES
 from geoclip_core.data.vocabulary import Vocabulary
 from geoclip_core.model.backbone import Backbone, BackboneConfig, weights_hash
 from geoclip_core.model.bank_heads import BankHead, KernelContextHeads, KernelContextJoin
@@ -39,6 +42,15 @@ class EmbeddingNormaliser(nn.Module):
         self.width = sum(self.block_widths)
         self.register_buffer("mean", torch.zeros(self.width))
         self.register_buffer("scale", torch.ones(self.width))
+
+    def check_weights(self) -> None:
+        """Check that the loaded scale is above zero.
+
+        Raises:
+            ValueError: it is not.
+        """
+        if not float(self.scale.min()) > 0:
+            raise ValueError("the scale of the normaliser must be above zero")
 
     @torch.no_grad()
     def fit(self, embeddings: Tensor) -> "EmbeddingNormaliser":
@@ -79,7 +91,9 @@ class ModelConfig:
         ValueError: a head is unknown, or context is on without a feature.
     """
 
-    features: tuple[str, ...] = ()
+    __pydantic_config__ = STRICT
+
+    features: Annotated[tuple[Name, ...], Len(0, len(KNOWN_FEATURES))] = ()
     """Context features, each with a head; empty without context."""
     use_context: bool = True
     """Whether there are context heads, whose logits join the embedding at the coordinate head."""
@@ -106,6 +120,8 @@ class ModelConfig:
                 f"context heads must be one of {', '.join(CONTEXT_HEADS)}, "
                 f"not {self.context_heads!r}"
             )
+        if len(set(self.features)) != len(self.features):
+            raise ValueError(f"a feature occurs twice in {', '.join(self.features)}")
         if self.use_context and not self.features:
             raise ValueError("context is on but no feature is named: name some or switch it off")
 
@@ -240,6 +256,17 @@ class GeolocationModel(nn.Module):
                 f"the heads were built for {self.block_widths}"
             )
         self.backbone = backbone
+
+    def check_weights(self) -> None:
+        """Check that the loaded weights of the heads can give an estimate.
+
+        Raises:
+            ValueError: naming the weights that cannot.
+        """
+        self.normaliser.check_weights()
+        self.coordinate_head.check_weights()
+        if isinstance(self.context_heads, KernelContextHeads):
+            self.context_heads.check_weights()
 
     def weights_hash(self) -> str:
         """Return sixteen hexadecimal digits that change with any weight, backbone included."""

@@ -4,19 +4,23 @@ import json
 from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
-from geoclip_core.errors import BackboneError, first_line
+from geoclip_core.checks import Width, checked
+from geoclip_core.errors import BackboneError, FileError, first_line
+from geoclip_core.files import read_json
 from geoclip_core.model.backbone import Backbone, BackboneConfig, Preprocessing, public_name
+from geoclip_core.model.tensors import below, check_shapes, read_shapes, read_tensors
 from geoclip_core.model.transformers_backbone import (
+    check_description,
+    check_model_files,
     find_last_block,
     network_config,
     preprocessing_facts,
@@ -141,14 +145,16 @@ class TextTower(nn.Module):
         """
         from transformers import AutoConfig, AutoModel, AutoTokenizer, CLIPTextModel
 
-        source, where = source_of(name)
         try:
+            source, where = source_of(name)
             whole = AutoConfig.from_pretrained(source, **where)
             clip = whole.model_type == "clip"
             kind, config = (CLIPTextModel, whole.text_config) if clip else (AutoModel, whole)
-            network = kind.from_pretrained(source, config=config, dtype=torch.float32, **where)
+            network = kind.from_pretrained(
+                source, config=config, dtype=torch.float32, use_safetensors=True, **where
+            )
             return cls(network, AutoTokenizer.from_pretrained(source, **where))
-        except (OSError, ValueError, KeyError, RuntimeError, AttributeError) as error:
+        except Exception as error:  # a crafted config raises errors of any kind
             raise BackboneError(
                 f"text model {name!r} cannot be loaded: {first_line(error)} Without internet use "
                 f"{SMALL!r}, which needs no download, or the folder of a downloaded model"
@@ -160,12 +166,19 @@ class TextTower(nn.Module):
         """Build the tower of a description with random weights and a saved tokenizer."""
         from transformers import AutoConfig, AutoModel, AutoTokenizer, CLIPTextModel
 
+        check_description(description)
+        check_model_files(tokenizer_folder)
         values = dict(description)
         config = cast(Any, AutoConfig.for_model(values.pop("model_type"), **values))
         auto: Any = AutoModel  # from_config has no types
         clip = config.model_type == "clip_text_model"
-        network = CLIPTextModel(config) if clip else auto.from_config(config)
-        return cls(network, AutoTokenizer.from_pretrained(tokenizer_folder))
+        network = (
+            CLIPTextModel(config) if clip else auto.from_config(config, trust_remote_code=False)
+        )
+        tokenizer = AutoTokenizer.from_pretrained(
+            tokenizer_folder, local_files_only=True, trust_remote_code=False
+        )
+        return cls(network, tokenizer)
 
 
 class ImageTextPair(nn.Module, ABC):
@@ -294,9 +307,19 @@ class ImageTextModel(ImageTextPair):
         """
         config = _read_config(folder)
         try:
-            text = TextTower.empty(config["text"], folder / "tokenizer")
-            model = cls(backbone, text, config["width"])
-        except (KeyError, TypeError, OSError) as error:
+            width = checked(Width, config["width"], folder / _CONFIG, "width")
+            description = checked(dict[str, Any], config["text"], folder / _CONFIG, "text")
+            with torch.device("meta"):  # takes no memory
+                text = TextTower.empty(description, folder / "tokenizer")
+                bridge = nn.Linear(text.width, width, bias=False)
+            shapes = read_shapes(folder / _WEIGHTS)
+            check_shapes(text, below(shapes, "text."), folder / _WEIGHTS)
+            check_shapes(bridge, below(shapes, "text_projection."), folder / _WEIGHTS)
+            text = TextTower.empty(description, folder / "tokenizer")
+            model = cls(backbone, text, width)
+        except BackboneError:
+            raise
+        except Exception as error:  # a crafted config raises errors of any kind
             raise BackboneError(f"{folder / _CONFIG} does not describe a model: {error}") from error
         _load(model, _read_weights(folder), folder)
         return model.eval()
@@ -359,6 +382,15 @@ class ImageTextBackbone(Backbone):
         return self._description
 
 
+@dataclass(frozen=True)
+class _ImageTower:
+    """What the config.json of a pretraining says about its image tower."""
+
+    backbone: dict[str, Any]
+    architecture: dict[str, Any]
+    width: Width
+
+
 def image_tower_description(folder: Path) -> dict[str, Any]:
     """Read "backbone", "architecture" and "width" of a pretraining's folder.
 
@@ -367,9 +399,10 @@ def image_tower_description(folder: Path) -> dict[str, Any]:
     """
     config = _read_config(folder)
     try:
-        return {name: config[name] for name in ("backbone", "architecture", "width")}
-    except KeyError as error:
-        raise BackboneError(f"{folder / _CONFIG} lacks {error.args[0]!r}") from error
+        tower = checked(_ImageTower, config, folder / _CONFIG)
+    except FileError as error:
+        raise BackboneError(str(error)) from error
+    return vars(tower)
 
 
 def inner_config(config: BackboneConfig, description: dict[str, Any]) -> BackboneConfig:
@@ -378,7 +411,10 @@ def inner_config(config: BackboneConfig, description: dict[str, Any]) -> Backbon
     Raises:
         BackboneError: the projection is wanted with depths that it was not trained on.
     """
-    trained = BackboneConfig.from_dict(description["backbone"])
+    try:
+        trained = BackboneConfig.from_file(description["backbone"], Path(config.name) / _CONFIG)
+    except FileError as error:
+        raise BackboneError(str(error)) from error
     if not config.projection:
         depths, pooling = config.depths, config.depth_pooling
     elif config.depths in ((), trained.depths):
@@ -399,9 +435,9 @@ def inner_config(config: BackboneConfig, description: dict[str, Any]) -> Backbon
 
 def _read_config(folder: Path) -> dict[str, Any]:
     try:
-        config = json.loads((folder / _CONFIG).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise BackboneError(f"{folder / _CONFIG} cannot be read: {error}") from error
+        config = read_json(folder / _CONFIG)
+    except FileError as error:
+        raise BackboneError(str(error)) from error
     if not isinstance(config, dict) or config.get("format") != IMAGE_TEXT_FORMAT:
         raise BackboneError(f"{folder} holds no pretrained image and text towers")
     return config
@@ -409,10 +445,9 @@ def _read_config(folder: Path) -> dict[str, Any]:
 
 def _read_weights(folder: Path) -> dict[str, Tensor]:
     try:
-        tensors: dict[str, Tensor] = load_file(folder / _WEIGHTS)
-    except (OSError, SafetensorError) as error:
-        raise BackboneError(f"{folder / _WEIGHTS} cannot be read: {error}") from error
-    return tensors
+        return read_tensors(folder / _WEIGHTS)
+    except FileError as error:
+        raise BackboneError(str(error)) from error
 
 
 def _load(module: nn.Module, tensors: dict[str, Tensor], folder: Path) -> None:
@@ -442,14 +477,18 @@ class ClipPair(ImageTextPair):
         super().__init__()
         from transformers import AutoTokenizer, CLIPModel
 
-        source, where = source_of(config.name, config.revision)
         try:
+            source, where = source_of(config.name, config.revision)
             loaded: Any = CLIPModel.from_pretrained(
-                source, output_loading_info=True, dtype=torch.float32, **where
+                source,
+                output_loading_info=True,
+                dtype=torch.float32,
+                use_safetensors=True,
+                **where,
             )
             settings = processor_settings(source, where)
             self.tokenizer = AutoTokenizer.from_pretrained(source, **where)
-        except (OSError, ValueError, KeyError, RuntimeError) as error:
+        except Exception as error:  # a crafted config raises errors of any kind
             raise BackboneError(
                 f"CLIP {config.name!r} cannot be loaded: {first_line(error)} Without internet use "
                 "efficientnet-lite2, which is bundled, or the folder of a downloaded model"

@@ -237,12 +237,12 @@ def edit_tensors(folder, change):
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda f: (f / "coordinates_100K.csv").unlink(), "no gallery"),
+        (lambda f: (f / "coordinates_100K.csv").unlink(), "csv does not exist"),
         (lambda f: (f / "coordinates_100K.csv").write_text("LAT,LON\n1,2\n91,0\n"), "line 3"),
         (lambda f: (f / "coordinates_100K.csv").write_text("LAT,LON\n"), "no places"),
         (lambda f: (f / "coordinates_100K.csv").write_text("a,b\n1,2\n"), "LAT and LON"),
         (lambda f: (f / "config.json").write_text("[]"), "JSON object"),
-        (lambda f: (f / "config.json").write_text("{"), "as JSON"),
+        (lambda f: (f / "config.json").write_text("{"), "is not JSON"),
         (lambda f: (f / "model.safetensors").write_bytes(b"x" * 100), "as safetensors"),
         (lambda f: edit_tensors(f, lambda t: t.pop("logit_scale")), "logit_scale"),
         (

@@ -95,7 +95,7 @@ def test_json_round_trip_and_nonsense():
     assert Calibration.from_json(calibration.to_json()) == calibration
     with pytest.raises(ValueError, match="JSON object"):
         Calibration.from_json("[1]")
-    with pytest.raises(ValueError, match="not a calibration"):
+    with pytest.raises(ValueError, match="heat is not known"):
         Calibration.from_json(json.dumps({"heat": 3}))
     with pytest.raises(ValueError, match="positive"):
         Calibration(temperature=0.0)
