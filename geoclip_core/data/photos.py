@@ -28,6 +28,8 @@ MAX_PIXELS = 120_000_000
 MAX_JPEG_PIXELS = 210_000_000
 """The same limit for JPEG, because phones write JPEGs of up to 200 megapixels."""
 
+READING_VERSION = 2
+"""Increased when the same file gives other pixels; 2: colours are converted to sRGB."""
 CHECK_DRAFT = 64
 """Draft size for checking a file: every block of a JPEG is read, but few pixels are made."""
 
