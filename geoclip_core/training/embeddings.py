@@ -120,8 +120,8 @@ class EmbeddingCache:
 def _backbone_key(backbone: Backbone) -> str:
     config = _keyed(backbone.config.to_dict())
     del config["name"]
-    facts = [config, _keyed(backbone.preprocessing.to_dict()), backbone.weights_hash()]
-    facts.append(READING_VERSION)
+    preprocessing = _keyed(backbone.preprocessing.to_dict())
+    facts = [config, preprocessing, backbone.weights_hash(), READING_VERSION]
     digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:12]
     name = re.sub(r"[^A-Za-z0-9.-]+", "-", Path(backbone.config.name).name).strip("-.")
     return f"{name or 'backbone'}-{digest}"
