@@ -10,17 +10,19 @@ if TYPE_CHECKING:
         DatasetError,
         DownloadError,
         PhotoError,
+        PlaceError,
     )
     from geoclip_core.explain import Explanation
     from geoclip_core.hub.models import bundled_models
     from geoclip_core.locator import Geolocator
-    from geoclip_core.prediction import Candidate, Exif, Failure, Prediction
+    from geoclip_core.prediction import Candidate, Claim, Exif, Failure, Prediction
 
 # Imported at first use (PEP 562), because most of these modules import torch.
 _MODULES = {
     "BackboneError": "errors",
     "Candidate": "prediction",
     "CheckpointError": "errors",
+    "Claim": "prediction",
     "DatasetError": "errors",
     "DownloadError": "errors",
     "Exif": "prediction",
@@ -28,6 +30,7 @@ _MODULES = {
     "Failure": "prediction",
     "Geolocator": "locator",
     "PhotoError": "errors",
+    "PlaceError": "errors",
     "Prediction": "prediction",
     "bundled_models": "hub.models",
 }
@@ -36,6 +39,7 @@ __all__ = [
     "BackboneError",
     "Candidate",
     "CheckpointError",
+    "Claim",
     "DatasetError",
     "DownloadError",
     "Exif",
@@ -43,6 +47,7 @@ __all__ = [
     "Failure",
     "Geolocator",
     "PhotoError",
+    "PlaceError",
     "Prediction",
     "bundled_models",
 ]

@@ -5,6 +5,7 @@ command that runs, for `--help` must answer at once.
 """
 
 import contextlib
+import csv
 import json
 import sys
 import time
@@ -39,8 +40,7 @@ class Locate:
         tyro.conf.Positional,
         tyro.conf.arg(metavar="PHOTO...", help_behavior_hint="(required)"),
     ]
-    """Photo files, or folders of photos. Output names each as given; those of one folder, alone on
-    the command line, by their path below it."""
+    """Photo files, or folders of photos."""
     model: str = "mini"
     """Bundled name, run or checkpoint folder, or hub id."""
     top_k: int = 5
@@ -49,6 +49,8 @@ class Locate:
     """Output format; json writes one object a line."""
     output: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
     """Write to this file instead of the screen."""
+    claim: Annotated[str | None, tyro.conf.arg(metavar="PLACE")] = None
+    """Check whether the photo fits a claimed place: "Aleppo, Syria" or 36.2,37.16."""
     together: bool = False
     """All photos show one place: give one estimate from all of them."""
     batch_size: int = 8
@@ -68,11 +70,18 @@ class Locate:
 
         if self.top_k < 1 or self.batch_size < 1:
             raise ValueError("--top-k and --batch-size must be 1 or more")
-        files = listed_photos(self.photos)
+        files = photo_files(self.photos)
+        claimed = None
+        if self.claim is not None:
+            from geoclip_core.earth.gazetteer import Gazetteer
+
+            claimed = Gazetteer.load().find(self.claim)
         locator = Geolocator.load(self.model, self.device)
         failed = 0
         with _opened(self.output) as out, self._writer(locator.features, out) as write:
             for row in self._rows(locator, files):
+                if claimed is not None and not isinstance(row, Failure):
+                    row = replace(row, claim=row.check(claimed))
                 write(row)
                 if isinstance(row, Failure):
                     failed += 1
@@ -80,29 +89,26 @@ class Locate:
                         tqdm.write(f"{row.file}: {row.error}", file=sys.stderr)
         return 1 if failed else 0
 
-    def _rows(self, locator: "Geolocator", named: list[tuple[str, Path]]) -> "Iterator[Row]":
+    def _rows(self, locator: "Geolocator", files: list[Path]) -> "Iterator[Row]":
         from tqdm import tqdm
 
         from geoclip_core.locator import MANY_PHOTOS
         from geoclip_core.prediction import Failure
 
-        names, files = [name for name, _ in named], [file for _, file in named]
         if self.together:
-            name = " + ".join(names)
             try:
-                yield locator.locate(files, top_k=self.top_k, name=name)
+                yield locator.locate(files, top_k=self.top_k)
             except PhotoError as error:
-                yield Failure(name, str(error))
+                yield Failure(" + ".join(file.name for file in files), str(error))
             return
         if len(files) >= MANY_PHOTOS:
             locator.accelerate()
         quiet = not sys.stderr.isatty() or len(files) == 1
         with tqdm(total=len(files), unit="photo", disable=quiet) as bar:
-            rows = locator.locate_many(
+            for row in locator.locate_many(
                 files, batch_size=self.batch_size, top_k=self.top_k, errors="yield"
-            )
-            for name, row in zip(names, rows, strict=True):
-                yield replace(row, file=name)
+            ):
+                yield row
                 bar.update()
 
     @contextlib.contextmanager
@@ -111,12 +117,12 @@ class Locate:
     ) -> "Iterator[Callable[[Row], object]]":
         """Yield a function that writes one row; formats that need all rows are written last."""
         from geoclip_core import formats
-        from geoclip_core.data.tables import csv_line
 
         if self.format == "csv":
             header = formats.csv_header(features, self.top_k)
-            out.write(csv_line(header))
-            yield lambda row: out.write(formats.to_csv_line(row, header))
+            table = csv.DictWriter(out, header, lineterminator="\n")
+            table.writeheader()
+            yield lambda row: table.writerow(formats.csv_row(row))
         elif self.format in ("geojson", "kml"):
             rows: list[Row] = []
             yield rows.append
@@ -126,28 +132,24 @@ class Locate:
             yield lambda row: print(line(row), file=out, flush=True)
 
 
-def listed_photos(names: Sequence[str]) -> list[tuple[str, Path]]:
-    """Return name in the output and path of photos, each folder replaced by the photos in it.
-
-    The name is the path as given; for one folder alone, the path below it.
+def photo_files(names: Sequence[str]) -> list[Path]:
+    """Return the named files in order, each folder replaced by the photos in it, sorted.
 
     Raises:
         ValueError: A folder holds no photo.
     """
-    from geoclip_core.data.photos import PHOTO_SUFFIXES, photo_files
+    from geoclip_core.data.photos import PHOTO_SUFFIXES
 
-    files: list[tuple[str, Path]] = []
+    files: list[Path] = []
     for name in names:
         path = Path(name)
         if not path.is_dir():
-            files.append((name, path))
+            files.append(path)
             continue
-        found = photo_files(path)
+        found = sorted(p for p in path.rglob("*") if p.suffix.lower() in PHOTO_SUFFIXES)
         if not found:
             raise ValueError(f"{path} holds no photo ({', '.join(sorted(PHOTO_SUFFIXES))})")
-        for file in found:
-            below = file.relative_to(path).as_posix()
-            files.append((below if len(names) == 1 else str(file), file))
+        files += found
     return files
 
 
@@ -159,10 +161,7 @@ def _opened(path: Path | None) -> Iterator[TextIO]:
         return
     if not path.parent.is_dir():
         raise ValueError(f"--output: the folder {path.parent} does not exist")
-    with (
-        atomic_file(path) as unfinished,
-        unfinished.open("w", encoding="utf-8", errors="backslashreplace", newline="") as out,
-    ):
+    with atomic_file(path) as unfinished, unfinished.open("w", encoding="utf-8", newline="") as out:
         yield out
 
 

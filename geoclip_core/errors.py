@@ -33,6 +33,18 @@ class PhotoError(ValueError):
     """A photo cannot be used; the message names it."""
 
 
+class PlaceError(ValueError):
+    """A place is not known, or its name fits several places.
+
+    Attributes:
+        suggestions: Names that are unique, the most likely first.
+    """
+
+    def __init__(self, message: str, suggestions: tuple[str, ...] = ()) -> None:
+        super().__init__(message)
+        self.suggestions = suggestions
+
+
 class DatasetError(ValueError):
     """A dataset cannot be read; the message names file, column and row."""
 

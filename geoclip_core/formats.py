@@ -1,20 +1,32 @@
 """Write predictions as text, JSON lines, CSV, GeoJSON or KML."""
 
+import csv
+import io
 import json
-import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 from xml.etree import ElementTree
 
-from geoclip_core.data.tables import csv_line
 from geoclip_core.earth.gazetteer import UNIT_LEVELS
-from geoclip_core.prediction import Failure, Prediction
+from geoclip_core.prediction import Claim, Failure, Prediction
 
 Row = Prediction | Failure
 CONTEXT_CLASSES = 5
 """Number of classes per context feature in the JSON."""
+CLAIM_COLUMNS = (
+    "place",
+    "verdict",
+    "latitude",
+    "longitude",
+    "distance_km",
+    "inside_50",
+    "inside_90",
+    "better_mass",
+    "likelihood_ratio",
+    "p_value",
+    "held_out_photos",
+)
 _KML = "http://www.opengis.net/kml/2.2"
-_NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
 def _record(row: Row) -> dict[str, Any]:
@@ -28,7 +40,6 @@ def _record(row: Row) -> dict[str, Any]:
             "latitude": row.exif.latitude,
             "longitude": row.exif.longitude,
             "captured_at": captured_at.isoformat() if captured_at else None,
-            "source": row.exif.source,
         }
     return {
         "file": row.file,
@@ -63,26 +74,38 @@ def _record(row: Row) -> dict[str, Any]:
             for feature, classes in row.context.items()
         },
         "exif": exif,
+        "claim": None if row.claim is None else _claim(row.claim),
         "seconds": round(row.seconds, 3),
+    }
+
+
+def _claim(claim: Claim) -> dict[str, Any]:
+    ratio, p_value = claim.likelihood_ratio, claim.p_value
+    return {
+        "place": claim.name,
+        "latitude": round(claim.latitude, 6),
+        "longitude": round(claim.longitude, 6),
+        "verdict": claim.verdict,
+        "distance_km": round(claim.distance_km, 1),
+        "inside": {f"{mass * 100:g}": inside for mass, inside in claim.inside.items()},
+        "better_mass": round(claim.better_mass, 4),
+        "likelihood_ratio": None if ratio is None else float(f"{ratio:.4g}"),
+        "p_value": None if p_value is None else round(p_value, 4),
+        "held_out_photos": claim.held_out,
     }
 
 
 def to_json_line(row: Row) -> str:
     """Return the JSON object of a row on one line, without a newline."""
-    return _json(_record(row))
-
-
-def _json(value: object) -> str:
-    """Return JSON; bytes of names that are not UTF-8 are escaped, and read back by `json.loads`."""
-    return _escaped(json.dumps(value, ensure_ascii=False))
+    return json.dumps(_record(row), ensure_ascii=False)
 
 
 def to_text(row: Row) -> str:
     """Return a few lines for the terminal, with the radius below the estimate."""
     if isinstance(row, Failure):
-        return f"{_shown(row.file)}\n  error: {row.error}"
+        return f"{row.file}\n  error: {row.error}"
     lines = [
-        _shown(row.file),
+        row.file,
         f"  {row.headline}",
     ]
     if row.levels:
@@ -98,11 +121,13 @@ def to_text(row: Row) -> str:
         if classes:
             shown = "; ".join(f"{label} {share:.0%}" for label, share in classes[:3])
             lines.append(f"  {feature:<9} {shown}")
+    if row.claim is not None:
+        lines.append(f"  claim     {row.claim.name}: {row.claim.verdict}")
+        lines += [f"            {sentence}" for sentence in row.claim.sentences]
     if row.exif is not None and row.error_km is not None:
-        source = "" if row.exif.source == "EXIF" else f"  from {_shown(row.exif.source)}"
         lines.append(
-            f"  {'GPS' if source else 'EXIF':<9} {row.exif.latitude:.4f}, {row.exif.longitude:.4f}"
-            f"{source}  (the estimate is {row.error_km:,.0f} km away)"
+            f"  EXIF      {row.exif.latitude:.4f}, {row.exif.longitude:.4f}"
+            f"  (the estimate is {row.error_km:,.0f} km away)"
         )
     return "\n".join(lines)
 
@@ -118,8 +143,8 @@ def csv_header(features: Sequence[str], candidates: int) -> list[str]:
         columns += [f"level_{level}", f"level_{level}_probability"]
     for feature in features:
         columns += [feature, f"{feature}_probability"]
-    columns += ["exif_latitude", "exif_longitude", "captured_at", "exif_source"]
-    columns += ["error_km", "seconds", "error"]
+    columns += [f"claim_{name}" for name in CLAIM_COLUMNS]
+    columns += ["exif_latitude", "exif_longitude", "captured_at", "error_km", "seconds", "error"]
     return columns
 
 
@@ -140,11 +165,14 @@ def csv_row(row: Row) -> dict[str, Any]:
         if classes:
             cells[feature] = classes[0]["label"]
             cells[f"{feature}_probability"] = classes[0]["probability"]
+    if claim := record["claim"]:
+        inside = claim.pop("inside")
+        claim |= {f"inside_{mass}": within for mass, within in inside.items()}
+        cells |= {f"claim_{name}": claim[name] for name in CLAIM_COLUMNS}
     if record["exif"]:
         cells["exif_latitude"] = record["exif"]["latitude"]
         cells["exif_longitude"] = record["exif"]["longitude"]
         cells["captured_at"] = record["exif"]["captured_at"]
-        cells["exif_source"] = record["exif"]["source"]
     if row.error_km is not None:
         cells["error_km"] = round(row.error_km, 3)
     return cells
@@ -156,14 +184,11 @@ def to_csv(rows: Iterable[Row]) -> str:
     found = [row for row in rows if isinstance(row, Prediction)]
     features = list(dict.fromkeys(feature for row in found for feature in row.context))
     count = max((len(row.candidates) for row in found), default=0)
-    header = csv_header(features, count)
-    return csv_line(header) + "".join(to_csv_line(row, header) for row in rows)
-
-
-def to_csv_line(row: Row, header: Sequence[str]) -> str:
-    """Return a row below a header of `csv_header`, with its line end and without formulas."""
-    cells = csv_row(row)
-    return csv_line(cells.get(column, "") for column in header)
+    text = io.StringIO()
+    writer = csv.DictWriter(text, csv_header(features, count), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(csv_row(row) for row in rows)
+    return text.getvalue()
 
 
 def to_geojson(rows: Iterable[Row]) -> str:
@@ -176,7 +201,7 @@ def to_geojson(rows: Iterable[Row]) -> str:
             geometry = {"type": "Point", "coordinates": point}
             properties = record | {"place": row.place.label, "estimate": True}
             features.append({"type": "Feature", "geometry": geometry, "properties": properties})
-    return _json({"type": "FeatureCollection", "features": features})
+    return json.dumps({"type": "FeatureCollection", "features": features}, ensure_ascii=False)
 
 
 def to_kml(rows: Iterable[Row]) -> str:
@@ -197,6 +222,10 @@ def to_kml(rows: Iterable[Row]) -> str:
             item = _child(data, "Data")
             item.set("name", f"level_{level.level}")
             _child(item, "value", f"{level.name} ({level.percent})")
+        if row.claim is not None:
+            item = _child(data, "Data")
+            item.set("name", "claim")
+            _child(item, "value", f"{row.claim.name}: {row.claim.verdict}")
         point = _child(placemark, "Point")
         _child(point, "coordinates", f"{row.longitude:.6f},{row.latitude:.6f}")
     text = ElementTree.tostring(root, encoding="unicode")
@@ -214,17 +243,6 @@ def _child(parent: ElementTree.Element, tag: str, text: str | None = None) -> El
     return child
 
 
-def _shown(text: str) -> str:
-    """Return a file name as one line for a terminal."""
-    text = _escaped(text)
-    return "".join(character if character.isprintable() else "?" for character in text)
-
-
 def _printable(text: str) -> str:
-    """Replace the characters that XML does not allow, which are control characters."""
-    return _NOT_XML.sub("\ufffd", _escaped(text))
-
-
-def _escaped(text: str) -> str:
-    """Return text with escapes for the bytes of names that are not UTF-8."""
-    return text.encode("utf-8", "backslashreplace").decode()
+    """Replace control characters, which XML does not allow."""
+    return "".join(character if character.isprintable() else "\ufffd" for character in text)

@@ -20,7 +20,7 @@ import torch
 from PIL import Image, ImageFile
 from torch import Tensor
 
-from geoclip_core.data.photos import Photo, open_photo, with_sidecars
+from geoclip_core.data.photos import Photo, open_photo
 from geoclip_core.earth.gazetteer import Gazetteer
 from geoclip_core.earth.sphere import EARTH_RADIUS_KM
 from geoclip_core.errors import CheckpointError, PhotoError, first_line
@@ -57,7 +57,6 @@ class _PreparedPhoto:
     """The views of a photo without the photo itself, so that a batch needs little memory."""
 
     file: str
-    """Its path as it was given, or its name."""
     views: list[Tensor]
     """(3, height, width) each."""
     exif: Exif | None
@@ -69,28 +68,21 @@ def _prepare(source: PhotoSource, preprocessing: Preprocessing) -> _PreparedPhot
     """Read a photo and return the views that the backbone takes."""
     started = time.perf_counter()
     photo = open_photo(source, draft_size=preprocessing.draft_size)
-    if isinstance(source, str | os.PathLike):
-        photo = with_sidecars(photo, Path(source))
     views = preprocessing.pixels(photo.image)
     exif = None
-    if photo.source is not None:
-        exif = Exif(photo.latitude, photo.longitude, photo.captured_at, photo.source)
-    return _PreparedPhoto(_file_of(source), views, exif, time.perf_counter() - started)
-
-
-def _file_of(source: PhotoSource) -> str:
-    """Return the path of a photo, untouched, so that results can be joined to files."""
-    if isinstance(source, str | os.PathLike):
-        return os.fspath(source)
-    named = isinstance(source, ImageFile.ImageFile) and source.filename
-    return os.fsdecode(named) if named else "photo"
+    if photo.latitude is not None or photo.captured_at is not None:
+        exif = Exif(photo.latitude, photo.longitude, photo.captured_at)
+    return _PreparedPhoto(photo.name, views, exif, time.perf_counter() - started)
 
 
 def _prepare_or_fail(source: PhotoSource, preprocessing: Preprocessing) -> _PreparedPhoto | Failure:
     try:
         return _prepare(source, preprocessing)
     except PhotoError as error:
-        return Failure(_file_of(source), str(error))
+        if isinstance(source, str | os.PathLike):
+            return Failure(Path(source).name, str(error))
+        named = isinstance(source, ImageFile.ImageFile) and source.filename
+        return Failure(str(named or "photo"), str(error))
 
 
 @dataclass
@@ -166,12 +158,7 @@ class Geolocator:
         return self._engine is not None
 
     def locate(
-        self,
-        photo: PhotoSource | Sequence[PhotoSource],
-        top_k: int = 5,
-        name: str | None = None,
-        *,
-        lock: contextlib.AbstractContextManager[object] | None = None,
+        self, photo: PhotoSource | Sequence[PhotoSource], top_k: int = 5, name: str | None = None
     ) -> Prediction:
         """Estimate where a photo, or several photos of one place, were taken.
 
@@ -179,8 +166,7 @@ class Geolocator:
             photo: A path, the bytes of a file, or a PIL image; or a sequence of these that all
                 show one place.
             top_k: Number of candidate places, 1 or more.
-            name: Name of the photo; by default its path as given.
-            lock: Held while the model runs, not while the photos are read.
+            name: Name of the photo; by default its file name.
 
         Raises:
             PhotoError: A photo cannot be read, or the sequence is empty.
@@ -195,8 +181,7 @@ class Geolocator:
         if not sources:
             raise PhotoError("no photo was given")
         prepared = [_prepare(source, self._preprocessing) for source in sources]
-        with lock or contextlib.nullcontext():
-            return self._together(prepared, top_k, name)
+        return self._together(prepared, top_k, name)
 
     def locate_many(
         self,

@@ -9,24 +9,30 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from geoclip_core.earth.gazetteer import Place
+from geoclip_core.earth.gazetteer import Gazetteer, NamedPlace, Place
 from geoclip_core.earth.sphere import haversine_km
 from geoclip_core.model.map_context import LIKELY, Level, place_levels
 from geoclip_core.model.posterior import Posterior
 
+Verdict = Literal["fits", "cannot be ruled out", "speaks against it"]
+"""What a photo says about a claimed place; never that the claim is true or false."""
+SIGNIFICANT = 0.05
+"""A claim with a smaller p-value is spoken against."""
+MOST_POINTS = 4096
+"""Places of a claimed country or state that are tried."""
+NO_PRIOR_LOG_DENSITY = float(np.log(1e-12))
+"""Log density per km² under which no training photo is near: less than 1 in 2,000 Earths."""
 RADIUS_MASSES = (0.5, 0.9)
 """Shares of the probability for which a radius is given."""
 
 
 @dataclass(frozen=True)
 class Exif:
-    """Position (degrees) and time in a photo's metadata; never used for the estimate."""
+    """Position (degrees) and time in a photo's EXIF data; never used for the estimate."""
 
     latitude: float | None
     longitude: float | None
     captured_at: datetime | None
-    source: str = "EXIF"
-    """Where the position, or else the time, was found: "EXIF", "XMP", or the file beside it."""
 
 
 @dataclass(frozen=True)
@@ -40,11 +46,86 @@ class Candidate:
 
 
 @dataclass(frozen=True)
+class Claim:
+    """How well a photo fits a claimed place. It is evidence, not proof, for or against."""
+
+    name: str
+    """The place, with larger places and its level: "Texas, United States (state)"."""
+    level: str
+    """Its level ("town", ..., "continent"), or "coordinates"."""
+    latitude: float
+    """Degrees; of a county or larger place, the point in it that fits best."""
+    longitude: float
+    distance_km: float
+    """From the estimate to the place; 0 if the estimate lies in it."""
+    inside: dict[float, bool]
+    """0.5, 0.9 -> whether the place reaches into the highest-density region with that mass."""
+    better_mass: float
+    """Share of the posterior's mass in places that fit better."""
+    likelihood_ratio: float | None
+    """How much more likely the place is than under the prior, the density of the training photos;
+    None: unknown, or no training photo near it."""
+    p_value: float | None
+    """Share of photos that fit their own true place as poorly as this, or worse; None: the model
+    has no record of held-out photos, or hints were given."""
+    held_out: int
+    """Number of held-out photos behind the p-value."""
+
+    @property
+    def verdict(self) -> Verdict:
+        """By the p-value: below 5 % speaks against, from 50 % on fits; by the regions without."""
+        fit = self.p_value
+        if fit is None:  # of a right posterior, the share of photos that fit worse
+            fit = 1 - self.better_mass
+            against = not self.inside[0.9]
+        else:
+            against = fit < SIGNIFICANT
+        return "speaks against it" if against else "fits" if fit >= 0.5 else "cannot be ruled out"
+
+    @property
+    def sentences(self) -> tuple[str, ...]:
+        """The numbers in words, one sentence each."""
+        where = {
+            (True, True): "Inside the 50 % region.",
+            (False, True): "Inside the 90 % region, outside the 50 % region.",
+            (False, False): "Outside the 90 % region.",
+        }[self.inside[0.5], self.inside[0.9]]
+        near = (
+            "The estimate lies in it."
+            if self.distance_km == 0
+            else (f"{self.distance_km:,.0f} km from the estimate.")
+        )
+        better = f"{self.better_mass:.0%} of the probability lies in places that fit better."
+        said = [near, where, better.replace("%", " %")]
+        if self.likelihood_ratio is not None:
+            said.append(f"{_times(self.likelihood_ratio)} as likely as before seeing the photo.")
+        if self.p_value is None:
+            said.append(
+                "No p-value: this model has no record of how well held-out photos fit their place "
+                "(or hints were given)."
+            )
+        else:
+            share = f"{100 * self.p_value:.{'1g' if self.p_value < 0.01 else '0f'}} %"
+            said.append(
+                f"If the photo was taken there, a fit this poor would be seen in {share} of photos "
+                f"(by {self.held_out:,} held-out photos)."
+            )
+        return tuple(said)
+
+
+def _times(ratio: float) -> str:
+    """Return a ratio in words: "3.2 times", "1/4 times" as a plain number with two digits."""
+    if ratio >= 100:
+        return "Over 100 times" if ratio < 1000 else "Over 1,000 times"
+    return f"{ratio:.2g} times" if ratio >= 0.01 else "Less than 0.01 times"
+
+
+@dataclass(frozen=True)
 class Prediction:
     """An estimate of where a photo was taken, with its uncertainty.
 
     Attributes:
-        file: The path of the photo as it was given, or its name.
+        file: Name of the photo.
         model: Name of the model.
         latitude, longitude: Degrees; the point with the highest expected GeoScore.
         radius_km: Share of the probability (0.5, 0.9) -> radius in km of the circle around the
@@ -52,6 +133,8 @@ class Prediction:
         candidates: Distinct places, the most probable first.
         context: Feature -> (label, probability) of every class, the most probable first.
         posterior: The whole distribution, for heatmaps.
+        prior: Density of the model's training photos, or None if it is not known.
+        claim: A claimed place that was checked, or None.
         place: The named place nearest to the point.
         exif: None if the photo has neither position nor time.
         seconds: Time taken, including reading the photo.
@@ -73,6 +156,8 @@ class Prediction:
     seconds: float = 0.0
     calibrated: bool = False
     context_source: Literal["photo", "map"] = "photo"
+    prior: Posterior | None = None
+    claim: Claim | None = None
 
     @cached_property
     def levels(self) -> tuple[Level, ...]:
@@ -101,6 +186,56 @@ class Prediction:
             return f"Perhaps {first.name} ({first.percent}): not sure even of the continent"
         best = [level for level in self.levels if level.probability >= LIKELY][-1]
         return f"Probably {best.name} ({best.percent})"
+
+    def check(self, place: str | Sequence[float] | NamedPlace) -> Claim:
+        """Return how well the photo fits a claimed place.
+
+        Args:
+            place: A name ("Aleppo, Syria", "Texas"), "36.2, 37.16", (latitude, longitude), or what
+                `Gazetteer.find` returned. A county or larger place is judged by the point in it
+                that fits best, which makes the p-value too large rather than too small.
+
+        Raises:
+            PlaceError: No place has this name, or several do; with suggestions.
+        """
+        gazetteer = Gazetteer.load()
+        if isinstance(place, NamedPlace):
+            named = place
+        else:
+            text = place if isinstance(place, str) else ", ".join(str(float(v)) for v in place)
+            named = gazetteer.find(text)
+        points = named.points[:: -(-len(named.points) // MOST_POINTS)]
+        density = self.posterior.log_density(points)
+        best = points[int(density.argmax())]
+        misfit = self.posterior.misfit(best[None])
+        better, p_values = min(float(misfit[0]), 1.0), self.posterior.p_values(misfit)
+        pin = np.array([self.latitude, self.longitude])
+        distance = float(haversine_km(named.points, pin).min())
+        if named.level != "coordinates":
+            units = gazetteer.units(named.level)
+            row, _ = gazetteer.nearest_in_degrees(pin[None])
+            here = int(units.of_place[row[0]])
+            distance = 0.0 if here >= 0 and units.keys[here] == named.key else distance
+        ranks = self.posterior.held_out_ranks
+        return Claim(
+            name=named.label,
+            level=named.level,
+            latitude=float(best[0]),
+            longitude=float(best[1]),
+            distance_km=distance,
+            inside={mass: better < mass for mass in RADIUS_MASSES},
+            better_mass=better,
+            likelihood_ratio=self._ratio(best, float(density.max())),
+            p_value=None if p_values is None else float(p_values[0]),
+            held_out=0 if p_values is None or ranks is None else len(ranks),
+        )
+
+    def _ratio(self, point: NDArray[np.float64], log_density: float) -> float | None:
+        """Return the density at a point (2,) over that of the training photos."""
+        if self.prior is None:
+            return None
+        before = float(self.prior.log_density(point[None])[0])
+        return float(np.exp(log_density - before)) if before > NO_PRIOR_LOG_DENSITY else None
 
     @property
     def error_km(self) -> float | None:

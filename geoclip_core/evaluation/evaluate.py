@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 from geoclip_core.data.dataset import PhotoDataset
 from geoclip_core.evaluation import metrics
 from geoclip_core.evaluation.predictions import (
+    CLAIM_COLUMNS,
     LEVEL_COLUMNS,
     PredictionsError,
     predictions_frame,
@@ -107,7 +108,7 @@ def _finished_shard(path: Path, ids: pd.Series) -> pd.DataFrame | None:
         frame = read_predictions(path)
     except PredictionsError:
         return None
-    if not set(LEVEL_COLUMNS) <= set(frame.columns):  # of an older version
+    if not {*LEVEL_COLUMNS, *CLAIM_COLUMNS} <= set(frame.columns):  # of an older version
         return None
     return frame if frame["id"].tolist() == ids.astype(str).tolist() else None
 

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 import numpy as np
 import pandas as pd
+import scipy.stats
 from numpy.typing import ArrayLike, NDArray
 
 from geoclip_core.data.features import KNOWN_FEATURES
@@ -48,6 +49,9 @@ GROUPS = {
 
 RADIUS_EDGES_KM = (0, 25, 100, 200, 400, 750, 1500, 2500, 5000, ERROR_LIMIT_KM)
 """Edges of the groups of stated radii."""
+
+SIGNIFICANCE = (0.05, 0.1)
+"""p-values at or below which a claim is counted as spoken against."""
 
 FIRST_KM = 1.0
 """Upper edge of the first error bin, and the smallest error that charts show."""
@@ -206,6 +210,43 @@ def level_metrics(frame: pd.DataFrame) -> dict[str, Any]:
     }
 
 
+def claim_metrics(frame: pd.DataFrame) -> dict[str, Any]:
+    """Return whether p-values of claims are valid, and what they can tell apart.
+
+    Returns:
+        ``n``; of the p-values of the true places: ``deciles`` (share in each tenth of 0 to 1; 0.1
+        each is uniform), ``kolmogorov_smirnov`` (largest distance from the uniform distribution)
+        with ``kolmogorov_smirnov_p``, and ``rejected`` (share at or below 0.05 and 0.1; at most
+        that if valid); ``power``: share of random other places (those of other photos) at or below
+        0.05 and 0.1. Empty if the table has no p-values.
+    """
+    if "truth_p_value" not in frame:
+        return {}
+    true = frame["truth_p_value"].to_numpy(np.float64)
+    true = true[np.isfinite(true)]
+    if not len(true):
+        return {}
+    other = frame["other_p_value"].to_numpy(np.float64)
+    distance = scipy.stats.kstest(true, "uniform").statistic
+    # the held-out photos are a sample as well: a test of two samples
+    held_out = frame["held_out_photos"].median()
+    effective = max(1, round(len(true) * held_out / (len(true) + held_out)))
+    counts, _ = np.histogram(true, bins=10, range=(0.0, 1.0))
+    return {
+        "n": len(true),
+        "deciles": (counts / len(true)).tolist(),
+        "kolmogorov_smirnov": float(distance),
+        "kolmogorov_smirnov_p": float(scipy.stats.kstwo.sf(distance, effective)),
+        "rejected": {f"{level:g}": float((true <= level).mean()) for level in SIGNIFICANCE},
+        "power": {f"{level:g}": _mean_below(other, level) for level in SIGNIFICANCE},
+    }
+
+
+def _mean_below(values: Floats, level: float) -> float | None:
+    known = values[np.isfinite(values)]
+    return float((known <= level).mean()) if len(known) else None
+
+
 def _reliability(claimed: Floats, right: Floats) -> dict[str, Any]:
     """Return n, mean claimed probability, share right and ECE over the rows that are known."""
     known = np.isfinite(right)
@@ -311,6 +352,7 @@ def summarise(
     Returns:
         ``n``, the numbers of :func:`distance_metrics`, ``place_accuracy`` and ``place_n``,
         ``context`` (:func:`head_metrics` per feature), ``levels`` (:func:`level_metrics`),
+        ``claims`` (:func:`claim_metrics`),
         ``coverage``,
         ``risk_coverage``, ``log_density`` (mean, nats per km²), ``baselines`` (distance metrics
         of each, and the paired ``difference`` of the model from it), and ``intervals``, which
@@ -329,6 +371,7 @@ def summarise(
         "place_n": places.notna().sum().to_dict(),
         "context": {feature: head_metrics(frame, feature) for feature in head_features(frame)},
         "levels": level_metrics(frame),
+        "claims": claim_metrics(frame),
         "coverage": {mass: _mean(inside) for mass, inside in inside_radius(frame).items()},
         "risk_coverage": risk_coverage(frame).to_dict("list"),
         "log_density": _mean(frame["log_density"].to_numpy(np.float64)),

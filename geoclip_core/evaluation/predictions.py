@@ -44,6 +44,10 @@ LEVEL_COLUMNS = tuple(
 """Key and probability of the most probable unit at each level of `Prediction.levels`; a table of
 another system, or of an older version, lacks them."""
 
+CLAIM_COLUMNS = ("truth_rank", "truth_p_value", "other_rank", "other_p_value", "held_out_photos")
+"""The true place and the place of another photo as claims: `Posterior.misfit`, the p-value if
+the model has one, and the number of held-out photos that it is judged by."""
+
 TRUTH_COLUMNS = (
     "path",
     "country_key",
@@ -86,11 +90,11 @@ def predictions_frame(
         vocabularies: the vocabularies of the model, by context feature.
 
     Returns:
-        n rows with :data:`CORE_COLUMNS`, :data:`CANDIDATE_COLUMNS`, :data:`LEVEL_COLUMNS`, the five
-        columns of each head and those of :data:`TRUTH_COLUMNS` that the dataset has. ``f_rank``
-        counts from 1 and agrees with ``f_top1`` (ties go to the lower class index, as in argmax); a
-        truth that is missing, or not in the vocabulary, leaves ``f_truth``, ``f_rank`` and
-        ``f_truth_probability`` empty.
+        n rows with :data:`CORE_COLUMNS`, :data:`CANDIDATE_COLUMNS`, :data:`LEVEL_COLUMNS`,
+        :data:`CLAIM_COLUMNS`, the five columns of each head and those of :data:`TRUTH_COLUMNS` that
+        the dataset has. ``f_rank`` counts from 1 and agrees with ``f_top1`` (ties go to the lower
+        class index, as in argmax); a truth that is missing, or not in the vocabulary, leaves
+        ``f_truth``, ``f_rank`` and ``f_truth_probability`` empty.
 
     Raises:
         PredictionsError: the number of estimates differs from the number of rows, or a head gives
@@ -101,10 +105,11 @@ def predictions_frame(
     labels = dataset.labels(vocabularies)
     places: list[dict[str, Any]] = []
     heads: dict[str, list[NDArray[np.float64]]] = {}
+    others = _other_places(truth)
     for row, estimate in enumerate(estimates):
         if row >= len(table):
             raise PredictionsError(f"more estimates than the {len(table)} photos of the dataset")
-        places.append(_place(estimate.posterior, truth[row]))
+        places.append(_place(estimate.posterior, truth[row], others[row]))
         for feature, probabilities in estimate.context.items():
             heads.setdefault(feature, []).append(np.asarray(probabilities, dtype=np.float64))
     if len(places) != len(table):
@@ -115,7 +120,11 @@ def predictions_frame(
     best = np.array([place.pop("best") for place in places], dtype=np.float64).reshape(-1, 2)
     frame["predicted_latitude"], frame["predicted_longitude"] = best[:, 0], best[:, 1]
     frame["error_km"] = haversine_km(truth, best)
-    for column in ("radius_50_km", "radius_90_km", "log_density", *CANDIDATE_COLUMNS):
+    for column in (
+        *("radius_50_km", "radius_90_km", "log_density"),
+        *CLAIM_COLUMNS,
+        *CANDIDATE_COLUMNS,
+    ):
         values = pd.Series([place[column] for place in places])
         frame[column] = values if column in CANDIDATE_COLUMNS else values.astype(np.float64)
     for column in LEVEL_COLUMNS:
@@ -136,8 +145,26 @@ def predictions_frame(
     return frame
 
 
-def _place(posterior: "Posterior", truth: NDArray[np.float64]) -> dict[str, Any]:
+def _other_places(truth: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return for each photo the place (n, 2) of another one, drawn at random, each used once."""
+    order = np.random.default_rng(0).permutation(len(truth))
+    others = np.empty_like(truth)
+    others[order] = truth[np.roll(order, 1)]
+    return others
+
+
+def _place(
+    posterior: "Posterior", truth: NDArray[np.float64], other: NDArray[np.float64]
+) -> dict[str, Any]:
     """Return the place columns of one photo."""
+    ranks = posterior.misfit(np.stack([truth, other]))
+    p_values = posterior.p_values(ranks)
+    if p_values is None:
+        p_values = np.full(2, np.nan)
+    if np.array_equal(truth, other):  # there is no other photo
+        ranks[1] = p_values[1] = np.nan
+    held_out = 0 if posterior.held_out_ranks is None else len(posterior.held_out_ranks)
+    claims = (ranks[0], p_values[0], ranks[1], p_values[1], held_out)
     levels: dict[str, Any] = {}
     for level in place_levels(posterior):
         levels[f"level_{level.level}"] = level.key
@@ -146,6 +173,7 @@ def _place(posterior: "Posterior", truth: NDArray[np.float64]) -> dict[str, Any]
     candidates = posterior.top_k(TOP_K)
     return {
         "levels": levels,
+        **dict(zip(CLAIM_COLUMNS, claims, strict=True)),
         "best": (float(best[0]), float(best[1])),
         "radius_50_km": float(posterior.radius_km(0.5, best)),
         "radius_90_km": float(posterior.radius_km(0.9, best)),

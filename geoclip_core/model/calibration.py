@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Annotated
 
 import numpy as np
-from annotated_types import Interval
+from annotated_types import Interval, Len
 from numpy.typing import NDArray
 from scipy.special import logsumexp
 
-from geoclip_core.checks import STRICT, Positive, Share, checked
+from geoclip_core.checks import STRICT, NotNegative, Positive, Share, checked
 from geoclip_core.earth.sphere import haversine_km, unit_vectors
 from geoclip_core.errors import CheckpointError, FileError
 from geoclip_core.files import cache_folders, parse_json, read_json, write_atomically
@@ -25,6 +25,8 @@ FOLDS = 5
 """Folds of the measured coverage."""
 MAX_FIT_PHOTOS, MAX_FIT_POINTS = 1500, 2048
 """Number of photos, and of points per photo, that suffice for a fit."""
+MAX_RANKS = 500
+"""Number of ranks that are kept: p-values to 0.2 %."""
 BANDWIDTH_RANGE = (np.log(5.0), np.log(5000.0))
 """Natural logarithms of the narrowest and widest kernel in km."""
 
@@ -51,6 +53,9 @@ class Calibration:
     """Description of those photos."""
     coverage: dict[str, Share] = field(default_factory=dict)
     """Percentage -> share of photos inside that circle, each by a fit on other photos."""
+    ranks: Annotated[list[NotNegative], Len(0, 10**4)] = field(default_factory=list)
+    """`Posterior.misfit` of the true place of each photo, by a fit on other photos; empty in
+    checkpoints of older versions."""
 
     def __post_init__(self) -> None:
         numbers = [self.temperature, self.bandwidth_km, *self.radius_scale.values()]
@@ -63,7 +68,12 @@ class Calibration:
         """Return the calibrated form of a head's raw posterior."""
         scale = sorted((float(level) / 100, factor) for level, factor in self.radius_scale.items())
         tempered = posterior.tempered(self.temperature)
-        return replace(tempered, bandwidth_km=self.bandwidth_km, radius_scale=tuple(scale))
+        return replace(
+            tempered,
+            bandwidth_km=self.bandwidth_km,
+            radius_scale=tuple(scale),
+            held_out_ranks=np.sort(self.ranks) if self.ranks else None,
+        )
 
     def to_json(self) -> str:
         """Return JSON text for `from_json`."""
@@ -104,7 +114,8 @@ def fit_calibration(
         posteriors: raw posteriors of photos that the heads were not trained on.
         coordinates: (n, 2) where those photos were taken.
         source: description of the photos.
-        measure_coverage: also measure `coverage`, each fold of the photos by a fit on the others.
+        measure_coverage: also measure `coverage` and `ranks`, each fold of the photos by a fit on
+            the others.
 
     Raises:
         ValueError: there are fewer than 10 photos.
@@ -122,16 +133,27 @@ def fit_calibration(
         return calibration
     fold_of = np.arange(len(truth)) % FOLDS
     inside: dict[str, list[bool]] = {_percent(level): [] for level in LEVELS}
+    ranks: list[float] = []
     for fold in np.unique(fold_of):
         rest, held = np.flatnonzero(fold_of != fold), np.flatnonzero(fold_of == fold)
         other = _fit([posteriors[i] for i in rest], truth[rest])
         for i in held:
             posterior = other.apply(posteriors[i])
             error = float(haversine_km(truth[i], np.asarray(posterior.mode())))
+            ranks.append(float(posterior.misfit(truth[i][None])[0]))
             for level in LEVELS:
                 inside[_percent(level)].append(error <= posterior.radius_km(level))
     coverage = {level: float(np.mean(hits)) for level, hits in inside.items()}
-    return replace(calibration, coverage=coverage)
+    return replace(calibration, coverage=coverage, ranks=rounded_ranks(ranks))
+
+
+def rounded_ranks(ranks: Sequence[float], most: int = MAX_RANKS) -> list[float]:
+    """Return ranks ascending, at most so many of them (evenly spaced quantiles), for JSON."""
+    ordered = np.sort(np.asarray(ranks, dtype=np.float64))
+    if len(ordered) > most:
+        at = (np.arange(most) + 0.5) / most * len(ordered)
+        ordered = ordered[at.astype(np.int64)]
+    return [round(float(rank), 4) for rank in ordered]
 
 
 def _fit(posteriors: Sequence[Posterior], truth: NDArray[np.float64]) -> Calibration:

@@ -155,7 +155,7 @@ def _on_map(posterior: Posterior) -> tuple[_OnMap, NDArray[np.float64]]:
         if known is not None:
             _LOOKED_UP.move_to_end(key)
     if known is None:
-        known = _looked_up(posterior.samples(FIXED_SAMPLES), len(posterior))
+        known = _looked_up(posterior.samples(FIXED_SAMPLES, fixed=True), len(posterior))
         with _LOCK:
             _LOOKED_UP[key] = known
             while len(_LOOKED_UP) > _KEPT:

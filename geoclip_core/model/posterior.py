@@ -31,6 +31,9 @@ DISTINCT_KM = 150.0
 """Least distance between two of the top places."""
 RING_SAMPLES = 96
 """Samples of the kernel around a point."""
+DENSITY_POINTS, RANK_SAMPLES = 2048, 1024
+"""Heaviest points whose density counts when places are ranked, and places that they are ranked
+against."""
 _GOLDEN_ANGLE = np.pi * (3 - np.sqrt(5))
 SAMPLED_POINTS = 1024
 """Number of the heaviest points that get all samples; the others get one each."""
@@ -125,6 +128,8 @@ class Posterior:
     ridge onto the score field); None: it is computed from the weights."""
     radius_scale: tuple[tuple[float, float], ...] = ()
     """(mass, factor) pairs, ascending, by which calibration corrects the radius."""
+    held_out_ranks: Floats | None = None
+    """(r,) `misfit` of the true places of held-out photos, ascending; None: not measured."""
 
     def __post_init__(self) -> None:
         points = normalise(np.asarray(self.points, dtype=np.float64).reshape(-1, 2))
@@ -158,14 +163,14 @@ class Posterior:
             raise ValueError(f"temperature must be a positive number, not {temperature}")
         return replace(self, log_weights=self.log_weights / temperature)
 
-    def samples(self, count: int) -> Samples:
+    def samples(self, count: int, fixed: bool = False) -> Samples:
         """Return about `count` places among which the mass is spread as the density says.
 
-        Each point gets equally many samples of its kernel, so that posteriors with the same points
-        and bandwidth have the same coordinates. With more than 512 points (`EXACT_POINTS`), each
-        gets samples in proportion to its weight, all of the same mass (systematic resampling).
+        Each point gets samples in proportion to its weight, all of the same mass (systematic
+        resampling). With `fixed`, each point gets equally many, so that posteriors with the same
+        points and bandwidth have the same coordinates.
         """
-        if len(self) <= EXACT_POINTS:
+        if fixed:
             counts = np.full(len(self), max(count // len(self), 1))
         else:
             cumulative = np.cumsum(self.weights)
@@ -179,7 +184,7 @@ class Posterior:
         # turned from point to point, so that neighbours are not sampled in the same directions
         bearings = np.degrees((number + 0.61803 * point) * _GOLDEN_ANGLE)
         places = destination(self.points[point], bearings, angles * EARTH_RADIUS_KM)
-        if len(self) <= EXACT_POINTS:
+        if fixed:
             return Samples(places, point, self.weights[point] / counts[0])
         return Samples(places, point, np.full(len(point), 1 / len(point)))
 
@@ -260,6 +265,48 @@ class Posterior:
                 self.log_weights + kappa * (cosines - 1), axis=1
             )
         return result + log_norm
+
+    def better_mass(self, coordinates: Floats) -> Floats:
+        """Return the share (m,) of the mass that lies in denser places than coordinates (m, 2).
+
+        A place is inside the highest-density region of 90 % if this is below 0.9.
+        """
+        shares: Floats = np.minimum(self.misfit(coordinates), 1.0)
+        return shares
+
+    def misfit(self, coordinates: Floats) -> Floats:
+        """Return how poorly places (m, 2) fit: `better_mass`, and beyond it a measure of how far.
+
+        Uniform between 0 and 1 over true places if the posterior is right. A place that is less
+        dense than all mass gets 1 plus the difference in log density, so that such places, which
+        are many if a model is too sure, still differ.
+        """
+        heavy = self
+        if len(self) > DENSITY_POINTS:
+            kept = np.argpartition(-self.log_weights, DENSITY_POINTS)[:DENSITY_POINTS]
+            heavy = replace(
+                self, points=self.points[kept], log_weights=self.log_weights[kept], scores=None
+            )
+        sampled = np.sort(heavy.log_density(heavy.samples(RANK_SAMPLES).coordinates))
+        asked = heavy.log_density(coordinates)
+        denser = 1 - np.searchsorted(sampled, asked, side="right") / len(sampled)
+        values: Floats = denser + np.maximum(sampled[0] - asked, 0.0)
+        return values
+
+    def p_values(self, misfit: Floats) -> Floats | None:
+        """Return the conformal p-values (m,) of places with such a `misfit` (m,).
+
+        (1 + held-out photos whose true place fits as poorly or worse) / (1 + held-out photos),
+        which is at most α with probability α for the true place of a photo of the same kind (Vovk,
+        Gammerman & Shafer, "Algorithmic Learning in a Random World", 2005, section 2.2). None: no
+        held-out photos were measured.
+        """
+        if self.held_out_ranks is None or not len(self.held_out_ranks):
+            return None
+        count = len(self.held_out_ranks)
+        below = np.searchsorted(self.held_out_ranks, misfit, side="left")
+        values: Floats = (1 + count - below) / (1 + count)
+        return values
 
     def density_grid(
         self,

@@ -222,7 +222,7 @@ def _fit_numbers(model: GeolocationModel, report: Mapping[str, Any], split: str)
     if coverage := report.get("coverage"):
         inside = ", ".join(f"{mass} % radius: {_percent(v)}" for mass, v in coverage.items())
         lines += ["", f"Share of true locations inside the radius of the answer: {inside}."]
-    return "\n".join([*lines, *_level_lines(report)])
+    return "\n".join([*lines, *_level_lines(report), *_claim_lines(report)])
 
 
 def _bank_numbers(model: GeolocationModel, metrics: Mapping[str, Any], options: FitOptions) -> str:
@@ -267,7 +267,7 @@ def _bank_numbers(model: GeolocationModel, metrics: Mapping[str, Any], options: 
         if share is not None
     )
     lines += ["", f"Coverage, each photo judged by a calibration on the others: {inside}."]
-    return "\n".join([*lines, *_level_lines(metrics)])
+    return "\n".join([*lines, *_level_lines(metrics), *_claim_lines(metrics)])
 
 
 def _level_lines(report: Mapping[str, Any]) -> list[str]:
@@ -301,6 +301,22 @@ def _level_lines(report: Mapping[str, Any]) -> list[str]:
         ),
     ]
     return lines
+
+
+def _claim_lines(report: Mapping[str, Any]) -> list[str]:
+    """Return sentences on how claims of places are judged."""
+    claims = report.get("claims") or {}
+    if not claims:
+        return []
+    rejected, power = claims["rejected"]["0.05"], claims["power"]["0.05"]
+    return [
+        "",
+        f"Claimed places (`geoclip locate --claim`): a p-value of at most 0.05 was given to "
+        f"{_percent(rejected)} of the true places (valid: about 5 %), and to {_percent(power)} of "
+        "random other places (the power of the check). Largest distance of the p-values of true "
+        f"places from the uniform distribution: {claims['kolmogorov_smirnov']:.3f} "
+        f"(Kolmogorov–Smirnov, p = {claims['kolmogorov_smirnov_p']:.2f}, {claims['n']:,} photos).",
+    ]
 
 
 def _pretrain_numbers(reports: Mapping[str, Mapping[str, Any]]) -> str:

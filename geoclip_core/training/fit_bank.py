@@ -19,7 +19,7 @@ from geoclip_core.data.vocabulary import IGNORE_INDEX, Vocabulary, build_vocabul
 from geoclip_core.earth.gazetteer import Gazetteer
 from geoclip_core.earth.sphere import haversine_km, pairwise_km
 from geoclip_core.evaluation.baselines import baseline_guesses, with_baselines
-from geoclip_core.evaluation.metrics import mean_geoscore, summarise, with_places
+from geoclip_core.evaluation.metrics import claim_metrics, mean_geoscore, summarise, with_places
 from geoclip_core.evaluation.predictions import predictions_frame, write_predictions
 from geoclip_core.model.backbone import Backbone, BackboneConfig
 from geoclip_core.model.bank_heads import (
@@ -30,7 +30,7 @@ from geoclip_core.model.bank_heads import (
     cosine_kernel,
     leave_one_out,
 )
-from geoclip_core.model.calibration import Calibration, fit_calibration
+from geoclip_core.model.calibration import MAX_RANKS, Calibration, fit_calibration, rounded_ranks
 from geoclip_core.model.checkpoint import save_checkpoint
 from geoclip_core.model.geolocation import Estimate, GeolocationModel, ModelConfig
 from geoclip_core.training.cards import bank_card
@@ -314,6 +314,8 @@ class CrossValidation:
     """n estimates, each calibrated on the predictions of the other folds."""
     fold_of: NDArray[np.int64]
     """(n,) fold of each photo."""
+    ranks: NDArray[np.float64]
+    """(n,) `Posterior.misfit` of each photo's true place, calibrated."""
 
 
 def hold_out(
@@ -352,7 +354,18 @@ def cross_validate(
         for row in np.flatnonzero(fold_of == fold):
             posterior = calibration.apply(raw[row].posterior)
             estimates[row] = replace(raw[row], posterior=posterior)
-    return CrossValidation(raw, estimates, fold_of)
+    ranks = np.array(
+        [
+            float(estimate.posterior.misfit(place[None])[0])
+            for estimate, place in zip(estimates, coordinates, strict=True)
+        ]
+    )
+    for fold in np.unique(fold_of):
+        others = np.sort(ranks[fold_of != fold])
+        for row in np.flatnonzero(fold_of == fold):
+            judged = replace(estimates[row].posterior, held_out_ranks=others)
+            estimates[row] = replace(estimates[row], posterior=judged)
+    return CrossValidation(raw, estimates, fold_of, ranks)
 
 
 def random_folds(count: int, folds: int, seed: int) -> NDArray[np.int64]:
@@ -420,6 +433,8 @@ def measure(
     pooled["sequence"] = pooled["sequence"].fillna(photo) if "sequence" in pooled else photo
     metrics = summarise(pooled)
     _count_photos_once(metrics, options.bank.repeats)
+    # of one repeat: the test of uniformity takes rows to be independent photos
+    metrics["claims"] = claim_metrics(frames[0])
     blocked = spatial_folds(coordinates, options.bank.folds, options.seed, GROUP_KM)
     metrics["cross_validation"] = {
         "folds": options.bank.folds,
@@ -438,7 +453,14 @@ def measure(
         "cross-validation",
         measure_coverage=False,
     )
-    calibration = replace(calibration, n=len(dataset), coverage=metrics["coverage"])
+    ranks = np.concatenate([repeat.ranks for repeat in repeats])
+    calibration = replace(
+        calibration,
+        n=len(dataset),
+        coverage=metrics["coverage"],
+        # the repeats of a photo do not count as several photos
+        ranks=rounded_ranks(ranks.tolist(), min(len(dataset), MAX_RANKS)),
+    )
     return Measurement(frames[0], metrics, calibration)
 
 
@@ -458,6 +480,8 @@ def _ticker(progress: Progress | None, options: FitOptions) -> Progress:
 
 def _count_photos_once(metrics: dict[str, Any], repeats: int) -> None:
     metrics["n"] //= repeats
+    for numbers in metrics["levels"].get("by_level", {}).values():
+        numbers["n"] //= repeats
     for level in metrics["place_n"]:
         metrics["place_n"][level] //= repeats
     for numbers in metrics["context"].values():

@@ -7,6 +7,7 @@ from reverse_geocoder import RGeocoder
 from geoclip_core.earth import gazetteer
 from geoclip_core.earth.gazetteer import FRAME_COLUMNS, Gazetteer, Place, country_name
 from geoclip_core.earth.sphere import haversine_km
+from geoclip_core.errors import PlaceError
 
 ABILENE = (32.45, -99.73)
 
@@ -165,3 +166,53 @@ def test_all_threads_share_one_gazetteer(monkeypatch):
         thread.join()
     assert len({id(loaded) for loaded, _ in found}) == 1
     assert [city for _, city in found] == ["Abilene"] * 4
+
+
+class TestFind:
+    @pytest.mark.parametrize(
+        ("text", "label"),
+        [
+            ("Aleppo, Syria", "Aleppo, Syria"),
+            ("beijing, CN", "Beijing, China"),
+            ("paris, france", "Paris, Ile-de-France, France"),
+            ("Paris, Texas, USA", "Paris, Lamar County, Texas, United States"),
+            ("São Paulo, Brazil", "Sao Paulo, Brazil"),
+            ("Texas, United States", "Texas, United States (state)"),
+            ("Turkey", "Türkiye (country)"),
+            ("Jordan", "Jordan (country)"),
+            ("central asia", "Central Asia (subcontinent)"),
+            (" 36.2 , 37.16 ", "36.2000, 37.1600"),
+            ("-33.9 151", "-33.9000, 151.0000"),
+        ],
+    )
+    def test_names_and_coordinates(self, places, text, label):
+        assert places.find(text).label == label
+
+    def test_a_unit_holds_all_its_places(self, places):
+        texas = places.find("Texas, United States")
+        assert texas.key == "Texas_US"
+        assert len(texas.points) > 900
+        assert texas.points[:, 0].min() > 25
+        assert texas.points[:, 0].max() < 37
+
+    @pytest.mark.parametrize("text", ["Springfield", "Georgia", "Paris"])
+    def test_a_name_of_several_places_is_refused_with_suggestions(self, places, text):
+        with pytest.raises(PlaceError, match="names several places") as caught:
+            places.find(text)
+        assert len(caught.value.suggestions) >= 2
+        for label in caught.value.suggestions[:2]:
+            name, _, level = label.partition(" (")
+            if name != text:
+                assert places.find(name).name == name
+            else:
+                assert level == "country)"
+
+    def test_a_misspelt_name_has_suggestions(self, places):
+        with pytest.raises(PlaceError, match="did you mean Aleppo, Syria"):
+            places.find("Alepo, Syria")
+        assert places.suggestions("Timbukt") != []
+
+    @pytest.mark.parametrize("text", ["", ",", "Xyzzyqq", "91, 0", "0, 181", "Paris, Japan"])
+    def test_what_is_no_place_is_refused(self, places, text):
+        with pytest.raises(PlaceError):
+            places.find(text)

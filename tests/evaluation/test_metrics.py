@@ -476,3 +476,35 @@ def test_levels_that_claim_60_percent_are_right_in_60_percent():
     assert headline["reached"] == pytest.approx(right.mean())
     assert "subcontinent" not in levels["by_level"]
     assert metrics.level_metrics(frame[["country_key"]]) == {}
+
+
+class TestClaims:
+    def frame(self, rng, n=3000, power=4.0):
+        return pd.DataFrame(
+            {
+                "truth_p_value": rng.uniform(size=n),
+                "other_p_value": rng.uniform(size=n) ** power,
+                "held_out_photos": 1e9,
+            }
+        )
+
+    def test_uniform_p_values_are_valid_and_power_is_counted(self):
+        claims = metrics.claim_metrics(self.frame(np.random.default_rng(0)))
+        assert claims["n"] == 3000
+        assert claims["deciles"] == pytest.approx([0.1] * 10, abs=0.02)
+        assert claims["kolmogorov_smirnov_p"] > 0.05
+        assert claims["rejected"]["0.05"] == pytest.approx(0.05, abs=0.015)
+        # u⁴ ≤ 0.05 with probability 0.05^(1/4) = 0.473
+        assert claims["power"]["0.05"] == pytest.approx(0.473, abs=0.03)
+
+    def test_p_values_that_are_not_uniform_are_noticed(self):
+        frame = self.frame(np.random.default_rng(0))
+        frame["truth_p_value"] **= 2
+        assert metrics.claim_metrics(frame)["kolmogorov_smirnov_p"] < 1e-6
+        few = frame.assign(held_out_photos=10)  # too few held-out photos to tell
+        assert metrics.claim_metrics(few)["kolmogorov_smirnov_p"] > 0.05
+
+    def test_tables_without_p_values_have_none(self):
+        frame = self.frame(np.random.default_rng(0))
+        assert metrics.claim_metrics(frame.assign(truth_p_value=np.nan)) == {}
+        assert metrics.claim_metrics(frame[["other_p_value"]]) == {}

@@ -1,5 +1,8 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
+import scipy.stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -10,7 +13,7 @@ from geoclip_core.earth.sphere import (
     haversine_km,
     pairwise_km,
 )
-from geoclip_core.model.posterior import Posterior
+from geoclip_core.model.posterior import Posterior, kernel_angles
 from tests.sphere_points import fibonacci_sphere
 
 PARIS, LONDON, SYDNEY = (48.8566, 2.3522), (51.5074, -0.1278), (-33.8688, 151.2093)
@@ -227,3 +230,91 @@ def test_every_posterior_has_an_answer(rows, bandwidth):
     small, large = posterior.radius_km(0.5), posterior.radius_km(0.9)
     assert 0 < small <= large <= np.pi * EARTH_RADIUS_KM + 1e-6
     assert np.isfinite(posterior.log_density(posterior.points[:1])).all()
+
+
+class TestClaims:
+    def test_better_mass_is_uniform_over_places_drawn_from_the_posterior(self):
+        rng = np.random.default_rng(0)
+        shares = []
+        for _ in range(200):
+            posterior = Posterior(
+                np.c_[rng.uniform(-60, 60, 40), rng.uniform(-180, 180, 40)],
+                rng.normal(size=40) * 2,
+                400.0,
+            )
+            truth = draw(posterior, rng)
+            shares.append(posterior.better_mass(truth[None])[0])
+        assert scipy.stats.kstest(shares, "uniform").pvalue > 0.05
+
+    def test_better_mass_of_one_gaussian_is_known(self):
+        # of a Gaussian of two dimensions the share inside the distance d is 1 − exp(−d² / 2σ²)
+        posterior = Posterior(np.array([[10.0, 20.0]]), np.zeros(1), 100.0)
+        for km in (10.0, 100.0, 200.0):
+            place = destination((10.0, 20.0), 77.0, km)
+            expected = 1 - np.exp(-((km / 100) ** 2) / 2)
+            assert posterior.better_mass(place[None])[0] == pytest.approx(expected, abs=0.01)
+
+    def test_p_values_of_true_places_are_uniform_even_if_the_posterior_is_wrong(self):
+        """Conformal p-values need held-out photos, not a right posterior."""
+        rng = np.random.default_rng(1)
+
+        def rank():
+            right = Posterior(
+                np.c_[rng.uniform(-60, 60, 30), rng.uniform(-180, 180, 30)],
+                rng.normal(size=30) * 2,
+                800.0,
+            )
+            wrong = replace(right.tempered(0.4), bandwidth_km=200.0)  # far too sure
+            return wrong, wrong.misfit(draw(right, rng)[None])
+
+        held_out = np.sort([rank()[1][0] for _ in range(1500)])
+        p_values = []
+        for _ in range(300):
+            posterior, misfit = rank()
+            judged = replace(posterior, held_out_ranks=held_out)
+            p_values.append(judged.p_values(misfit)[0])
+        assert posterior.p_values(misfit) is None
+        assert scipy.stats.kstest(p_values, "uniform").pvalue > 0.01
+        assert np.mean(np.array(p_values) <= 0.05) == pytest.approx(0.05, abs=0.03)
+
+    def test_p_value_counts_the_photos_that_fit_as_poorly(self):
+        ranks = np.array([0.1, 0.2, 0.3, 0.9])
+        posterior = Posterior(np.zeros((1, 2)), np.zeros(1), held_out_ranks=ranks)
+        got = posterior.p_values(np.array([0.95, 0.9, 0.25, 0.0]))
+        assert got == pytest.approx([1 / 5, 2 / 5, 3 / 5, 1.0])
+
+    def test_many_points_rank_like_few(self):
+        rng = np.random.default_rng(2)
+        few = Posterior(rng.normal(0, 8, (60, 2)), 3 * rng.normal(size=60), 60.0)
+        copies = np.repeat(np.arange(60), 40)
+        many = Posterior(few.points[copies], few.log_weights[copies], 60.0)
+        asked = rng.normal(0, 8, (20, 2))
+        assert many.better_mass(asked) == pytest.approx(few.better_mass(asked), abs=0.05)
+
+
+def draw(posterior, rng):
+    """Draw one place from a posterior: a point by weight, then its kernel."""
+    point = posterior.points[rng.choice(len(posterior), p=posterior.weights)]
+    angle = kernel_angles(posterior.bandwidth_km, rng.uniform())
+    return destination(point, rng.uniform(0, 360), float(angle) * EARTH_RADIUS_KM)
+
+
+class TestSamples:
+    @pytest.mark.parametrize("fixed", [True, False])
+    def test_samples_hold_the_mass_of_their_points(self, fixed):
+        posterior = Posterior(
+            np.array([[0.0, 0.0], [0.0, 179.9], [85.0, 0.0]]), np.log([0.5, 0.3, 0.2]), 300.0
+        )
+        samples = posterior.samples(600, fixed=fixed)
+        assert samples.mass.sum() == pytest.approx(1.0)
+        masses = np.bincount(samples.point, samples.mass)
+        assert masses == pytest.approx([0.5, 0.3, 0.2], abs=0.002)
+        apart = haversine_km(samples.coordinates, posterior.points[samples.point])
+        # the mean distance from the centre of a Gaussian in two dimensions is σ·√(π/2)
+        assert apart[samples.point == 1].mean() == pytest.approx(300 * np.sqrt(np.pi / 2), rel=0.03)
+
+    def test_fixed_samples_do_not_depend_on_the_weights(self):
+        points = np.array([[10.0, 20.0], [30.0, 40.0]])
+        one, other = (Posterior(points, np.log([w, 1 - w])) for w in (0.9, 0.2))
+        same = one.samples(50, fixed=True).coordinates, other.samples(50, fixed=True).coordinates
+        assert np.array_equal(*same)
