@@ -17,6 +17,13 @@ class FileError(ValueError):
         super().__init__(f"{name} {reason}")
 
 
+class SaveError(OSError):
+    """A file or folder cannot be written; the message says why, and the old content remains."""
+
+    def __str__(self) -> str:
+        return str(self.strerror)
+
+
 class CheckpointError(ValueError):
     """A checkpoint cannot be read or written; the message names the file."""
 

@@ -8,6 +8,7 @@ that is killed leaves it behind; the next write to the same target removes it.
 """
 
 import contextlib
+import errno
 import glob
 import hashlib
 import itertools
@@ -25,7 +26,7 @@ from typing import BinaryIO
 
 import platformdirs
 
-from geoclip_core.errors import DownloadError, FileError, first_line
+from geoclip_core.errors import DownloadError, FileError, SaveError, first_line
 from geoclip_core.processes import is_running
 
 CACHE_VARIABLE = "GEOCLIP_CACHE"
@@ -236,19 +237,63 @@ def _too_deep() -> str:
 
 
 @contextlib.contextmanager
+def saving(path: Path) -> Iterator[None]:
+    """Turn an error while a file or folder is written into a sentence that says what to do.
+
+    Errors that name a file elsewhere, which the block only reads, stay as they are.
+
+    Raises:
+        SaveError: The disk is full, the folder is gone, or writing is not permitted.
+    """
+    try:
+        yield
+    except SaveError:
+        raise
+    except OSError as error:
+        named = error.filename if isinstance(error.filename, str) else str(path)
+        if not Path(named).absolute().is_relative_to(path.absolute().parent):
+            raise
+        raise _save_error(path, error.errno, error.strerror or str(error)) from error
+    except Exception as error:
+        # safetensors and arrow report the system's errors in their own classes
+        number = re.search(r"os error (\d+)|errno (\d+)", str(error))
+        if number is None:
+            raise
+        code = int(number[1] or number[2])
+        raise _save_error(path, code, os.strerror(code)) from error
+
+
+def _save_error(path: Path, code: int | None, reason: str) -> SaveError:
+    if code in (errno.ENOSPC, errno.EDQUOT):
+        why = f"the disk of {path.parent} is full: make room and try again"
+    elif not path.parent.exists():
+        why = f"the folder {path.parent} does not exist any more"
+    elif code in (errno.EACCES, errno.EPERM, errno.EROFS):
+        why = f"writing in {path.parent} is not permitted: choose another folder"
+    else:
+        why = reason[:1].lower() + reason[1:]
+    return SaveError(code or 0, f"{path} cannot be written: {why}")
+
+
+@contextlib.contextmanager
 def atomic_file(path: Path) -> Iterator[Path]:
     """Yield a path to write to, and rename it to `path` when the block ends without an error.
 
     Readers see the old content or the new, never a part of it. After an exception the old content
     remains. The parent folder is created if needed.
+
+    Raises:
+        SaveError: The file cannot be written.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = _unfinished(path)
-    try:
-        yield unfinished
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    with saving(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = _unfinished(path)
+        try:
+            yield unfinished
+            unfinished.replace(path)
+        finally:
+            with contextlib.suppress(OSError):
+                unfinished.unlink(missing_ok=True)
 
 
 def write_atomically(path: Path, text: str) -> None:
@@ -263,17 +308,21 @@ def atomic_folder(target: Path) -> Iterator[Path]:
 
     Until then, and after an exception, `target` is unchanged. If the machine stops between the two
     renames of the swap, the next call restores the old folder.
+
+    Raises:
+        SaveError: The folder cannot be written.
     """
     target = target.absolute()
-    target.parent.mkdir(parents=True, exist_ok=True)
-    restore(target)
-    unfinished = _unfinished(target)
-    unfinished.mkdir()
-    try:
-        yield unfinished
-        swap_in(unfinished, target)
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
+    with saving(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        restore(target)
+        unfinished = _unfinished(target)
+        unfinished.mkdir()
+        try:
+            yield unfinished
+            swap_in(unfinished, target)
+        finally:
+            shutil.rmtree(unfinished, ignore_errors=True)
 
 
 def swap_in(finished: Path, target: Path) -> None:

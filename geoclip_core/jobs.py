@@ -22,14 +22,17 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import KW_ONLY, asdict, dataclass, field, fields, replace
+from dataclasses import KW_ONLY, asdict, dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Generic, Literal, Self, TypedDict, TypeVar, get_args
+from typing import Annotated, Any, Generic, Literal, Self, TypedDict, TypeVar
 
 import psutil
+from annotated_types import Interval, Len
 
-from geoclip_core.files import write_atomically
+from geoclip_core.checks import Finite, checked
+from geoclip_core.errors import FileError
+from geoclip_core.files import read_end, read_json, saving, write_atomically
 from geoclip_core.processes import is_running
 
 STATUS, CONSOLE = "status.json", "console.txt"
@@ -38,6 +41,13 @@ _ROOT = Path(__file__).resolve().parents[1]
 _HANDSHAKE_SECONDS = 30.0
 _INTERRUPT_SECONDS = 5.0
 _WRITE_SECONDS = 0.25
+
+MAX_STATUS = 10**6
+"""Bytes of the largest status.json."""
+Moment = Annotated[float, Interval(ge=0, le=1e11)]
+"""Seconds since 1970, up to the year 5138."""
+Count = Annotated[int, Interval(ge=0, le=10**15)]
+Text = Annotated[str, Len(0, 20_000)]
 
 State = Literal["queued", "running", "finished", "stopped", "failed"]
 
@@ -52,15 +62,15 @@ class JobStatus:
 
     state: State
     _: KW_ONLY
-    pid: int | None = None
-    pid_started_at: float | None = None
+    pid: Annotated[int, Interval(ge=1, lt=2**31)] | None = None
+    pid_started_at: Finite | None = None
     """Start time of that process, because ids are reused."""
-    host: str = ""
-    error: str | None = None
+    host: Text = ""
+    error: Text | None = None
     """Why the job failed, in one sentence."""
-    created_at: float = 0.0
-    started_at: float | None = None
-    updated_at: float = 0.0
+    created_at: Moment = 0.0
+    started_at: Moment | None = None
+    updated_at: Moment = 0.0
 
     @property
     def active(self) -> bool:
@@ -72,16 +82,16 @@ class JobStatus:
 class WorkStatus(JobStatus):
     """Status of a download or of work on a dataset."""
 
-    title: str = ""
+    title: Text = ""
     """The current step or file."""
-    done: int = 0
-    total: int = 0
+    done: Count = 0
+    total: Count = 0
     """0 if unknown."""
-    unit: str = ""
+    unit: Text = ""
     """What `done` and `total` count."""
-    message: str = ""
+    message: Text = ""
     """The result, or why the job failed."""
-    about: dict[str, str] = field(default_factory=dict)
+    about: Annotated[dict[str, Text], Len(0, 100)] = field(default_factory=dict)
     """Facts about the job from the code that started it."""
 
     @property
@@ -161,7 +171,7 @@ class Job(Generic[S]):
         self.update(state="queued", error=None, pid=None, pid_started_at=None)
         own = [sys.executable, "-m", "geoclip_core.jobs", *(["--in-turn"] if in_turn else [])]
         try:
-            with (self.folder / CONSOLE).open("ab") as console:
+            with saving(self.folder / CONSOLE), (self.folder / CONSOLE).open("ab") as console:
                 process = subprocess.Popen(
                     [*own, str(self.folder.absolute()), module, *arguments],
                     stdin=subprocess.DEVNULL,
@@ -349,7 +359,7 @@ class StatusWriter:
             write_atomically(self._path, json.dumps(asdict(self._status), indent=2) + "\n")
         except OSError as error:
             if not self._reported:
-                print(f"progress cannot be written to {self._path}: {error}", file=sys.stderr)
+                print(f"progress is not recorded: {error}", file=sys.stderr)
             self._reported = True
 
 
@@ -383,11 +393,8 @@ def tail(path: Path, lines: int = 20) -> list[str]:
     If a progress bar has rewritten a line, only its last version is returned.
     """
     try:
-        with path.open("rb") as file:
-            size = file.seek(0, os.SEEK_END)
-            file.seek(max(0, size - 400 * lines))
-            text = file.read().decode("utf-8", errors="replace")
-    except OSError:
+        text = read_end(path, 400 * lines).decode("utf-8", errors="replace")
+    except FileError:
         return []
     if not text:
         return []
@@ -396,12 +403,12 @@ def tail(path: Path, lines: int = 20) -> list[str]:
 
 
 def job_folders(root: Path) -> list[Path]:
-    """Return the folders in `root` that hold a job, except hidden ones."""
+    """Return the folders in `root` that hold a job, readable or not, except hidden ones."""
     try:
         children = sorted(root.iterdir())
     except OSError:
         return []
-    return [child for child in children if child.name[0] != "." and (child / STATUS).is_file()]
+    return [c for c in children if c.name[0] != "." and os.path.lexists(c / STATUS)]
 
 
 def waits_for(folder: Path) -> Path | None:
@@ -482,23 +489,16 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise JobError(f"{path} cannot be read: {error}") from error
-    if not isinstance(content, dict):
-        raise JobError(f"{path} cannot be read: it does not hold a JSON object")
-    return content
+        return checked(dict[str, Any], read_json(path, MAX_STATUS), path)
+    except FileError as error:
+        raise JobError(str(error)) from error
 
 
 def _parse(content: dict[str, Any], status_class: type[S], path: Path) -> S:
-    known = {item.name for item in fields(status_class)}
     try:
-        status = status_class(**{key: value for key, value in content.items() if key in known})
-    except TypeError as error:
-        raise JobError(f"{path} cannot be read: {error}") from error
-    if status.state not in get_args(State):
-        raise JobError(f"{path}: there is no state {status.state!r}")
-    return status
+        return checked(status_class, content, path)
+    except FileError as error:
+        raise JobError(str(error)) from error
 
 
 def _identity(pid: int) -> ProcessIdentity:

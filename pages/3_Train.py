@@ -5,7 +5,7 @@ from ui.training.live import failure_panel, live_panel, run_actions, run_head, w
 from ui.training.new import choose_dataset, first_start, new_training
 from ui.training.overview import overview
 from ui.training.results import result_panel, run_details
-from ui.training.runs import choose_run, choose_runs_folder, run_views, unreadable_runs
+from ui.training.runs import choose_run, choose_runs_folder, found_runs, show_problems
 
 ONE, ALL, NEW = "This run", "All runs", "New training"
 
@@ -18,12 +18,11 @@ with st.sidebar:
     data = choose_dataset()
     place = st.container()
     root = choose_runs_folder()
-    views = run_views(root)
+    views, problems = found_runs(root)
     with place:
         chosen = choose_run(views) if views else None
 watch(root, views)
-if broken := unreadable_runs(root):
-    st.warning(f"These runs cannot be read: {', '.join(broken)}.", icon=":material/warning:")
+show_problems(problems)
 if chosen is None:
     first_start()
     new_training(views, data)

@@ -200,9 +200,10 @@ def progress_bar(verb: str, unit: str) -> Callable[[int, int], None]:
 def accuracy_sentence(locator: Geolocator) -> str:
     """Say how far to trust a model, from the metrics saved with it, in Markdown."""
     metrics = locator.metrics
-    median, near = metrics.get("median_km"), metrics.get("accuracy_at_km", {}).get("750")
-    if median is None and (published := metrics.get("published")):
-        shares = published["accuracy_at_km"]
+    median, near = metrics.get("median_km"), (metrics.get("accuracy_at_km") or {}).get("750")
+    published = metrics.get("published") or {"accuracy_at_km": {}}
+    shares = published["accuracy_at_km"]
+    if median is None and "25" in shares and "750" in shares:
         return (
             f"The authors of **{locator.name}** report {percent(shares['25'])} of the photos of "
             f"{published['test']} within 25 km and {percent(shares['750'])} within 750 km "

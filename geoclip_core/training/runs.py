@@ -4,8 +4,8 @@
 predictions.parquet, metrics.json and TensorBoard events. One process writes a run; others read it.
 """
 
-import contextlib
 import json
+import math
 import os
 import shutil
 import tempfile
@@ -14,32 +14,58 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Self
+from typing import Annotated, Any, Literal, Self, cast
 
 import yaml
+from annotated_types import Len
 
-from geoclip_core.files import safe_name, write_atomically
-from geoclip_core.jobs import STATUS, Job, JobError, JobStatus, job_folders, tail
+from geoclip_core.checks import NotNegative, checked, shown
+from geoclip_core.errors import FileError
+from geoclip_core.files import atomic_file, read_bytes, read_yaml, safe_name, saving
+from geoclip_core.jobs import STATUS, Count, Job, JobError, JobStatus, Text, job_folders, tail
 
 CONFIG, METRICS, LOG, STOP = "config.yaml", "metrics.jsonl", "log.txt", "stop-requested"
 _RESERVE, _RESERVED_BYTES = ".reserve", 64 * 1024
+
+
+MAX_METRICS = 512 * 2**20
+"""Bytes of the largest metrics.jsonl; a day of training writes about 10 MB."""
+MAX_LINE, MAX_NAMES, MAX_STEP = 2**20, 300, 10**15
+"""Bytes of a line of metrics.jsonl, metrics in a run, and the last step."""
+Task = Literal["pretrain", "fit"]
+
+
+@dataclass(frozen=True)
+class MetricsTable:
+    """The content of a metrics.jsonl."""
+
+    rows: list[dict[str, float]]
+    """One per line: name -> number, with "step"."""
+    problem: str
+    """Which line cannot be read, and why; "" if all can."""
+
+
+@dataclass(frozen=True)
+class _Recipe:
+    """The part of config.yaml that names the options: `command`, under whose name they stand."""
+
+    command: Task
 
 
 @dataclass(frozen=True)
 class RunStatus(JobStatus):
     """What the status.json of a training holds. Times are seconds since 1970."""
 
-    task: str
-    """"pretrain" or "fit"."""
-    progress: float = 0.0
+    task: Task
+    progress: NotNegative = 0.0
     """Share of the whole run, 0 to 1."""
-    phase: str = ""
+    phase: Text = ""
     """What it is doing: "embedding", "training", "evaluating"."""
-    step: int = 0
-    total_steps: int = 0
-    eta_seconds: float | None = None
+    step: Count = 0
+    total_steps: Count = 0
+    eta_seconds: NotNegative | None = None
     """Estimated seconds until the phase ends."""
-    best: dict[str, float] = field(default_factory=dict)
+    best: Annotated[dict[str, float], Len(0, 1000)] = field(default_factory=dict)
     """Validation metrics of the best step so far."""
 
 
@@ -104,7 +130,7 @@ class Run(Job[RunStatus]):
             (work / _RESERVE).write_bytes(b"\0" * _RESERVED_BYTES)
             run = cls(work)
             now = time.time()
-            status = RunStatus("queued", task, created_at=now, updated_at=now)
+            status = RunStatus("queued", cast(Task, task), created_at=now, updated_at=now)
             run._write(json.dumps(asdict(status), indent=2) + "\n")
             work.chmod(0o755)
             os.replace(work, target)
@@ -141,37 +167,82 @@ class Run(Job[RunStatus]):
         Raises:
             JobError: config.yaml cannot be read.
         """
+        path = self.folder / CONFIG
         try:
-            recipe = yaml.safe_load((self.folder / CONFIG).read_text(encoding="utf-8"))
-            return dict(recipe[recipe["command"]])
-        except (OSError, UnicodeDecodeError, yaml.YAMLError, KeyError, TypeError) as error:
-            raise JobError(f"{self.folder / CONFIG} cannot be read: {error}") from error
+            recipe = checked(dict[str, Any], read_yaml(path), path)
+            task = checked(_Recipe, recipe, path).command
+            return checked(dict[str, Any], recipe.get(task), path, task)
+        except FileError as error:
+            raise JobError(str(error)) from error
 
     def log_metrics(self, values: Mapping[str, Any]) -> None:
-        """Append one line to metrics.jsonl; `values` should hold "step"."""
-        with (self.folder / METRICS).open("a", encoding="utf-8") as file:
+        """Append one line to metrics.jsonl; `values` should hold "step".
+
+        Raises:
+            SaveError: it cannot be written.
+        """
+        path = self.folder / METRICS
+        with saving(path), path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(dict(values)) + "\n")
 
-    def metrics(self) -> list[dict[str, Any]]:
+    def metrics(self) -> list[dict[str, float]]:
         """Return the lines of metrics.jsonl without one that is half written."""
+        return self.metrics_table().rows
+
+    def metrics_table(self, most_rows: int | None = None) -> MetricsTable:
+        """Return the lines of metrics.jsonl that can be read, and what is wrong with the others.
+
+        Args:
+            most_rows: lines to return of training and of validation each, evenly chosen; None: all.
+        """
+        path = self.folder / METRICS
+        if not os.path.lexists(path):
+            return MetricsTable([], "")
         try:
-            text = (self.folder / METRICS).read_text(encoding="utf-8")
-        except FileNotFoundError:
-            return []
-        rows = []
-        for line in text.splitlines():
-            try:
-                row = json.loads(line)
-            except json.JSONDecodeError:
-                continue
-            if isinstance(row, dict):
-                rows.append(row)
-        return rows
+            *lines, last = read_bytes(path, MAX_METRICS).split(b"\n")
+        except FileError as error:
+            return MetricsTable([], str(error))
+        if not _metrics_row(last)[1]:  # otherwise it is empty, or half written
+            lines.append(last)
+        numbered = [(number, line) for number, line in enumerate(lines, 1) if line.strip()]
+        if most_rows is not None:
+            validated = [item for item in numbered if b'"val/' in item[1]]
+            others = [item for item in numbered if b'"val/' not in item[1]]
+            numbered = sorted(_thinned(validated, most_rows) + _thinned(others, most_rows))
+        rows: list[dict[str, float]] = []
+        problems: list[str] = []
+        names: set[str] = set()
+        for number, line in numbered:
+            row, problem = _metrics_row(line)
+            names.update(list(row)[: MAX_NAMES - len(names)])
+            names.update(list(row)[: MAX_NAMES - len(names)])
+            known = {name: value for name, value in row.items() if name in names}
+            if known:
+                rows.append(known)
+            if problem:
+                problems.append(f"line {number}: {problem}")
+            elif len(known) < len(row):
+                problems.append(f"line {number}: more than {MAX_NAMES} metrics")
+        more = f", and {len(problems) - 1:,} more lines" if len(problems) > 1 else ""
+        return MetricsTable(rows, f"{path} in part: {problems[0]}{more}" if problems else "")
 
     def forget_metrics_after(self, step: int) -> None:
-        """Remove lines of later steps, which a resumed run writes again."""
-        rows = [row for row in self.metrics() if row.get("step", 0) <= step]
-        write_atomically(self.folder / METRICS, "".join(json.dumps(row) + "\n" for row in rows))
+        """Remove lines of later steps, which a resumed run writes again.
+
+        Raises:
+            JobError: metrics.jsonl cannot be read.
+            SaveError: it cannot be written.
+        """
+        path = self.folder / METRICS
+        if not os.path.lexists(path):
+            return
+        try:
+            lines = read_bytes(path, MAX_METRICS).splitlines()
+        except FileError as error:
+            raise JobError(str(error)) from error
+        kept = [line for line in lines if (row := _metrics_row(line)[0]) and row["step"] <= step]
+        with atomic_file(path) as unfinished:
+            unfinished.write_bytes(b"".join(line + b"\n" for line in kept))
 
     def log_tail(self, lines: int = 20) -> list[str]:
         """Return the last lines of log.txt."""
@@ -179,7 +250,8 @@ class Run(Job[RunStatus]):
 
     def request_stop(self) -> None:
         """Ask the run to stop after its current step; it writes a checkpoint and can be resumed."""
-        (self.folder / STOP).touch()
+        with saving(self.folder / STOP):
+            (self.folder / STOP).touch()
 
     def stop_requested(self) -> bool:
         """Return whether the run was asked to stop."""
@@ -199,13 +271,50 @@ class Run(Job[RunStatus]):
 
 
 def list_runs(root: str | Path = "runs") -> list[Run]:
-    """Return the runs in a folder, newest first; folders that are not runs are left out."""
-    found = []
+    """Return the runs in a folder, newest first; what cannot be read is left out."""
+    return find_runs(root)[0]
+
+
+def find_runs(root: str | Path = "runs") -> tuple[list[Run], list[str]]:
+    """Return the runs in a folder, newest first, and a sentence for each that cannot be read."""
+    found, problems = [], []
     for folder in job_folders(Path(root)):
         run = Run(folder)
-        with contextlib.suppress(JobError):
+        try:
             found.append((run.recorded_status.created_at, folder.name, run))
-    return [run for _, _, run in sorted(found, key=lambda item: item[:2], reverse=True)]
+        except JobError as error:
+            if folder.exists():  # otherwise deleted in the meantime
+                problems.append(str(error))
+    runs = [run for _, _, run in sorted(found, key=lambda item: item[:2], reverse=True)]
+    return runs, problems
+
+
+def _metrics_row(line: bytes) -> tuple[dict[str, float], str]:
+    """Return the numbers in a line of metrics.jsonl, with its step, and what is wrong with it."""
+    try:
+        row = json.loads(line) if len(line) <= MAX_LINE else None
+    except (ValueError, RecursionError):
+        row = None
+    if not isinstance(row, dict):
+        return {}, "no JSON object"
+    numbers: dict[str, float] = {}
+    wrong = ""
+    for name, value in row.items():
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        # a loss may be NaN or infinite; a number without end is none
+        if number and (isinstance(value, float) or abs(value) <= MAX_STEP) and len(name) <= 200:
+            numbers[name] = value
+        elif value is not None:
+            wrong = wrong or f"{shown(name)} is {shown(value)}"
+    step = numbers.pop("step", math.nan)
+    if not 0 <= step <= MAX_STEP:
+        return {}, f"step is {shown(row.get('step'))}"
+    return {"step": step, **numbers}, wrong
+
+
+def _thinned(items: list[tuple[int, bytes]], most: int) -> list[tuple[int, bytes]]:
+    stride = -(-len(items) // most)
+    return items[::stride] if stride > 1 else items
 
 
 def _unused(path: Path) -> Path:

@@ -314,7 +314,9 @@ def test_hostile_names_and_broken_folders_are_shown_as_text(open_train, root):
     (broken / "status.json").write_text("{")
     (root / "20260101-000001-odd").mkdir()
     app = open_train()
-    assert "cannot be read: broken" in " ".join(item.value for item in app.warning)
+    warned = " ".join(item.value for item in app.warning)
+    assert "broken/status" in warned
+    assert "is not JSON" in warned
     assert "\\*\\*bold\\*\\*" in app.subheader[0].value
 
 

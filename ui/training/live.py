@@ -10,7 +10,7 @@ from typing import Any
 import streamlit as st
 
 from geoclip_core.jobs import JobError
-from geoclip_core.training.runs import METRICS, Run
+from geoclip_core.training.runs import METRICS, MetricsTable, Run
 from ui.charts import show_chart
 from ui.theme import duration, markdown_text, palette
 from ui.training.charts import Group, best_step, curves_figure, metric_groups
@@ -22,6 +22,7 @@ from ui.training.runs import (
     progress_sentence,
     resume,
     run_views,
+    show_problems,
     stop,
     took,
     view,
@@ -31,6 +32,8 @@ LIVE_SECONDS = 1.0
 CURVE_SECONDS = 3.0
 """Slower than the progress, because drawing curves takes processor time from the training."""
 WATCH_SECONDS = 2.0
+MOST_ROWS = 5000
+"""Rows of metrics.jsonl that are drawn; curves are thinned to fewer points."""
 _LOG_LINES = 12
 _MESSAGE = "train message"
 _STOP_HELP = "Saves and ends after the current step. The run can be resumed at any time."
@@ -140,6 +143,7 @@ def _progress(item: RunView) -> None:
 
 def _curves(item: RunView) -> None:
     rows = run_metrics(item.run)
+    show_problems([problem] if (problem := metrics_problem(item.run)) else [])
     groups = metric_groups(rows)
     if not groups and item.status.state == "running":
         st.caption(
@@ -161,7 +165,7 @@ def _curves(item: RunView) -> None:
     _log(item)
 
 
-def _chart(item: RunView, rows: list[dict[str, Any]], group: Group, best: float | None) -> None:
+def _chart(item: RunView, rows: list[dict[str, float]], group: Group, best: float | None) -> None:
     st.markdown(f"**{group.title}**" + (f" ({group.unit})" if group.unit else ""))
     figure = curves_figure(rows, group, palette(), best)
     show_chart(figure, f"curves {item.name} {group.title}", height=280)
@@ -198,18 +202,30 @@ def _signature(views: Sequence[RunView]) -> tuple[Any, ...]:
     )
 
 
-def run_metrics(run: Run) -> list[dict[str, Any]]:
-    """Return the rows of a run's metrics.jsonl, read again only when the file has changed."""
+def run_metrics(run: Run) -> list[dict[str, float]]:
+    """Return the rows of a run's metrics.jsonl, at most `MOST_ROWS` of training and of validation.
+
+    The file is read again only when it has changed.
+    """
     try:
         known = (run.folder / METRICS).stat()
     except OSError:
         return []
-    return _read_metrics(run.folder, known.st_mtime_ns, known.st_size, known.st_ino)
+    return _read_metrics(run.folder, known.st_mtime_ns, known.st_size, known.st_ino).rows
+
+
+def metrics_problem(run: Run) -> str:
+    """Return which part of a run's metrics.jsonl cannot be read, and why; "" if all can."""
+    try:
+        known = (run.folder / METRICS).stat()
+    except OSError:
+        return ""
+    return _read_metrics(run.folder, known.st_mtime_ns, known.st_size, known.st_ino).problem
 
 
 @st.cache_data(max_entries=64, show_spinner=False)
-def _read_metrics(folder: Path, *_version: int) -> list[dict[str, Any]]:
-    return Run(folder).metrics()
+def _read_metrics(folder: Path, *_version: int) -> MetricsTable:
+    return Run(folder).metrics_table(MOST_ROWS)
 
 
 def _action(word: str, icon: str, act: Callable[[Run], None], item: RunView, **button: Any) -> None:
@@ -226,7 +242,7 @@ def _action(word: str, icon: str, act: Callable[[Run], None], item: RunView, **b
 def _attempt(act: Callable[[], None], done: str) -> None:
     try:
         act()
-    except JobError as error:
+    except (JobError, OSError) as error:
         leave_message("error", str(error))
     else:
         leave_message("done", done)

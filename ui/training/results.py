@@ -1,6 +1,6 @@
 """The results of a run: its metrics, its options, and links to the other pages."""
 
-import json
+import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -8,13 +8,15 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
+from geoclip_core.errors import FileError
 from geoclip_core.jobs import JobError
+from geoclip_core.results import read_results
 from ui.evaluation.sources import find_sources
 from ui.page import PAGES
 from ui.theme import kilometres, markdown_text, percent
 from ui.training.form import label, run_values, shown
 from ui.training.new import fit_on, take_options
-from ui.training.runs import RunView
+from ui.training.runs import RunView, show_problems
 
 _RESULTS = "metrics.json"
 _ACCURACIES = ("25", "200", "750")
@@ -23,7 +25,8 @@ _ACCURACIES = ("25", "200", "750")
 def result_panel(item: RunView) -> None:
     """Draw the metrics of a finished run and the buttons that open its model on other pages."""
     if item.status.state == "finished":
-        metrics = read_results(item.run.folder)
+        metrics, problems = results_of(item.run.folder)
+        show_problems(problems)
         if item.status.task == "fit":
             _fit_numbers(metrics)
         else:
@@ -77,26 +80,31 @@ def run_details(item: RunView) -> None:
         )
 
 
-def read_results(folder: Path) -> dict[str, Any]:
-    """Return a run's metrics.json, or an empty dict if it cannot be read."""
+def results_of(folder: Path) -> tuple[dict[str, Any], list[str]]:
+    """Return a run's metrics.json, {} if it has none, and what cannot be read in a sentence."""
+    problems: list[str] = []
     for path in (folder / _RESULTS, folder / "checkpoint" / _RESULTS):
-        try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+        if not os.path.lexists(path):
             continue
-        if isinstance(content, dict):
-            return content
-    return {}
+        try:
+            return read_results(path), problems
+        except FileError as error:
+            problems.append(str(error))
+    return {}, problems
 
 
 def _number_with_interval(
     metrics: Mapping[str, Any], path: Sequence[str], write: Callable[[float], str]
 ) -> tuple[str, str | None] | None:
     """Return a metric and its 95 % interval as text, or None if it was not measured."""
-    value, bounds = _at(metrics, path), _at(metrics.get("intervals", {}), path)
+    value, bounds = _at(metrics, path), _at(metrics.get("intervals"), path)
     if not isinstance(value, int | float):
         return None
-    if not isinstance(bounds, list) or len(bounds) != 2:
+    if (
+        not isinstance(bounds, list)
+        or len(bounds) != 2
+        or not all(isinstance(bound, int | float) for bound in bounds)
+    ):
         return write(value), None
     return write(value), f"{write(bounds[0])} – {write(bounds[1])}"
 
@@ -113,9 +121,9 @@ def _fit_numbers(metrics: Mapping[str, Any]) -> None:
     if not found:
         return
     _metric_row(found)
-    about = metrics.get("about", {})
+    about = metrics.get("about") or {}
     where = f"the {about['split']} split" if about.get("split") else "held-out photos"
-    text = f"On {metrics.get('n', 0):,} photos of {where}, with 95 % intervals."
+    text = f"On {metrics.get('n') or 0:,} photos of {where}, with 95 % intervals."
     constant = _at(metrics, ["baselines", "constant", "median_km"])
     if isinstance(constant, int | float):
         text += f" Median of the best constant guess: {kilometres(constant)}."
@@ -147,11 +155,12 @@ def _pretrain_numbers(metrics: Mapping[str, Any]) -> None:
         )
     for feature, head in (report.get("zero_shot") or {}).items():
         if isinstance(_at(head, ["top1"]), int | float):
-            always = f"most common class {percent(head['majority'])}"
+            majority = _at(head, ["majority"])
+            always = None if majority is None else f"most common class {percent(majority)}"
             found[f"{label(feature)} from captions alone"] = (percent(head["top1"]), always)
     if found:
         _metric_row(found)
-        st.caption(f"On {report.get('n', 0):,} photos of the {split} split.")
+        st.caption(f"On {report.get('n') or 0:,} photos of the {split} split.")
 
 
 def _metric_row(numbers: Mapping[str, tuple[str, str | None]]) -> None:

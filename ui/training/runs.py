@@ -3,11 +3,12 @@
 All state is in the run folders, so a reload, a second tab and a restarted app show the same.
 """
 
+import contextlib
 import re
 import shutil
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -16,8 +17,8 @@ from typing import Any, Literal
 import streamlit as st
 
 from geoclip_core.files import safe_name
-from geoclip_core.jobs import STATUS, JobError, waits_for
-from geoclip_core.training.runs import Run, RunStatus, list_runs
+from geoclip_core.jobs import JobError, waits_for
+from geoclip_core.training.runs import Run, RunStatus, find_runs
 from ui.page import RUNS_KEY, RUNS_VARIABLE, choose, runs_folder
 from ui.theme import duration, markdown_text
 
@@ -128,13 +129,17 @@ def choose_runs_folder() -> Path:
 
 def run_views(root: Path) -> list[RunView]:
     """Return the runs of a folder, newest first."""
+    return found_runs(root)[0]
+
+
+def found_runs(root: Path) -> tuple[list[RunView], list[str]]:
+    """Return the runs of a folder, newest first, and a sentence for each that cannot be read."""
+    runs, problems = find_runs(root)
     views = []
-    for run in list_runs(root):
-        try:
+    for run in runs:
+        with contextlib.suppress(JobError):  # deleted in the meantime
             views.append(view(run))
-        except JobError:
-            continue  # deleted in the meantime
-    return views
+    return views, problems
 
 
 def view(run: Run) -> RunView:
@@ -233,17 +238,14 @@ def _launch(run: Run, task: str) -> None:
     run.launch(TRAIN, [task, "--resume", str(run.folder.absolute())], in_turn=True)
 
 
-def unreadable_runs(root: Path) -> list[str]:
-    """Return the names of folders that hold a status.json that cannot be read."""
-    names = []
-    for path in sorted(root.glob(f"*/{STATUS}")) if root.is_dir() else []:
-        if path.parent.name.startswith("."):
-            continue
-        try:
-            _ = Run(path.parent).recorded_status
-        except JobError:
-            names.append(path.parent.name)
-    return names
+def show_problems(problems: Sequence[str]) -> None:
+    """Say what cannot be read, a sentence each; after the fifth, only how many more there are."""
+    if not problems:
+        return
+    lines = [f"- {markdown_text(problem)}." for problem in problems[:5]]
+    if len(problems) > 5:
+        lines.append(f"- and {len(problems) - 5:,} more.")
+    st.warning("\n".join(["Some files are left out:", "", *lines]), icon=":material/warning:")
 
 
 def choose_run(views: list[RunView]) -> RunView | None:
