@@ -9,6 +9,7 @@ if TYPE_CHECKING:
         CheckpointError,
         DatasetError,
         DownloadError,
+        HintError,
         PhotoError,
         PlaceError,
     )
@@ -29,6 +30,7 @@ _MODULES = {
     "Explanation": "explain",
     "Failure": "prediction",
     "Geolocator": "locator",
+    "HintError": "errors",
     "PhotoError": "errors",
     "PlaceError": "errors",
     "Prediction": "prediction",
@@ -46,6 +48,7 @@ __all__ = [
     "Explanation",
     "Failure",
     "Geolocator",
+    "HintError",
     "PhotoError",
     "PlaceError",
     "Prediction",

@@ -51,6 +51,12 @@ class Locate:
     """Write to this file instead of the screen."""
     claim: Annotated[str | None, tyro.conf.arg(metavar="PLACE")] = None
     """Check whether the photo fits a claimed place: "Aleppo, Syria" or 36.2,37.16."""
+    given: Annotated[
+        tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="FEATURE=VALUE")
+    ] = ()
+    """What you know: country=Chile, state=Texas, climate=Csb, month=1; repeat the flag for more."""
+    context_off: bool = False
+    """Do not let what the context heads read move the estimate."""
     together: bool = False
     """All photos show one place: give one estimate from all of them."""
     batch_size: int = 8
@@ -65,6 +71,7 @@ class Locate:
             return 2
         from tqdm import tqdm
 
+        from geoclip_core.hints import parse_given
         from geoclip_core.locator import Geolocator
         from geoclip_core.prediction import Failure
 
@@ -77,9 +84,11 @@ class Locate:
 
             claimed = Gazetteer.load().find(self.claim)
         locator = Geolocator.load(self.model, self.device)
+        known = parse_given(self.given)
+        locator.check_hints(known, not self.context_off)  # before the output is opened
         failed = 0
         with _opened(self.output) as out, self._writer(locator.features, out) as write:
-            for row in self._rows(locator, files):
+            for row in self._rows(locator, files, known):
                 if claimed is not None and not isinstance(row, Failure):
                     row = replace(row, claim=row.check(claimed))
                 write(row)
@@ -89,7 +98,9 @@ class Locate:
                         tqdm.write(f"{row.file}: {row.error}", file=sys.stderr)
         return 1 if failed else 0
 
-    def _rows(self, locator: "Geolocator", files: list[Path]) -> "Iterator[Row]":
+    def _rows(
+        self, locator: "Geolocator", files: list[Path], known: "dict[str, str | int]"
+    ) -> "Iterator[Row]":
         from tqdm import tqdm
 
         from geoclip_core.locator import MANY_PHOTOS
@@ -97,7 +108,9 @@ class Locate:
 
         if self.together:
             try:
-                yield locator.locate(files, top_k=self.top_k)
+                yield locator.locate(
+                    files, top_k=self.top_k, given=known, use_context=not self.context_off
+                )
             except PhotoError as error:
                 yield Failure(" + ".join(file.name for file in files), str(error))
             return
@@ -106,7 +119,12 @@ class Locate:
         quiet = not sys.stderr.isatty() or len(files) == 1
         with tqdm(total=len(files), unit="photo", disable=quiet) as bar:
             for row in locator.locate_many(
-                files, batch_size=self.batch_size, top_k=self.top_k, errors="yield"
+                files,
+                batch_size=self.batch_size,
+                top_k=self.top_k,
+                errors="yield",
+                given=known,
+                use_context=not self.context_off,
             ):
                 yield row
                 bar.update()

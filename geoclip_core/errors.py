@@ -52,6 +52,10 @@ class PlaceError(ValueError):
         self.suggestions = suggestions
 
 
+class HintError(ValueError):
+    """What is said to be known about a photo is not understood, or cannot be used."""
+
+
 class DatasetError(ValueError):
     """A dataset cannot be read; the message names file, column and row."""
 

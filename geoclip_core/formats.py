@@ -57,6 +57,7 @@ def _record(row: Row) -> dict[str, Any]:
             for level in row.levels
         ],
         "radius_km": {f"{mass * 100:g}": round(km, 1) for mass, km in row.radius_km.items()},
+        "radius_note": row.radius_note,
         "candidates": [
             {
                 "latitude": round(candidate.latitude, 6),
@@ -74,6 +75,17 @@ def _record(row: Row) -> dict[str, Any]:
             for feature, classes in row.context.items()
         },
         "exif": exif,
+        "given": row.given or None,
+        "moved_km": None if row.moved_km is None else round(row.moved_km, 1),
+        "without_given": None
+        if row.without_given is None
+        else {
+            "latitude": round(row.without_given.latitude, 6),
+            "longitude": round(row.without_given.longitude, 6),
+            "place": row.without_given.place.label,
+        },
+        "unlike_training_photos": None if row.familiarity is None else row.familiarity.unusual,
+        "warning": row.warning,
         "claim": None if row.claim is None else _claim(row.claim),
         "seconds": round(row.seconds, 3),
     }
@@ -108,6 +120,8 @@ def to_text(row: Row) -> str:
         row.file,
         f"  {row.headline}",
     ]
+    if row.warning is not None:
+        lines.append(f"  warning   {row.warning}")
     if row.levels:
         ladder = " > ".join(f"{level.short} {level.percent}" for level in row.levels)
         lines.append(f"  levels    {ladder}")
@@ -121,6 +135,8 @@ def to_text(row: Row) -> str:
         if classes:
             shown = "; ".join(f"{label} {share:.0%}" for label, share in classes[:3])
             lines.append(f"  {feature:<9} {shown}")
+    if row.hint_sentence is not None:
+        lines.append(f"  given     {row.hint_sentence}")
     if row.claim is not None:
         lines.append(f"  claim     {row.claim.name}: {row.claim.verdict}")
         lines += [f"            {sentence}" for sentence in row.claim.sentences]
@@ -138,11 +154,12 @@ def csv_header(features: Sequence[str], candidates: int) -> list[str]:
     for number in range(1, candidates + 1):
         prefix = f"candidate_{number}_"
         columns += [prefix + name for name in ("latitude", "longitude", "probability", "place")]
-    columns.append("headline")
+    columns += ["headline", "warning"]
     for level in UNIT_LEVELS:
         columns += [f"level_{level}", f"level_{level}_probability"]
     for feature in features:
         columns += [feature, f"{feature}_probability"]
+    columns += ["given", "moved_km"]
     columns += [f"claim_{name}" for name in CLAIM_COLUMNS]
     columns += ["exif_latitude", "exif_longitude", "captured_at", "error_km", "seconds", "error"]
     return columns
@@ -154,7 +171,7 @@ def csv_row(row: Row) -> dict[str, Any]:
     if isinstance(row, Failure):
         return record
     cells = {key: record[key] for key in ("file", "model", "latitude", "longitude", "seconds")}
-    cells |= {"place": row.place.label, "headline": row.headline}
+    cells |= {"place": row.place.label, "headline": row.headline, "warning": row.warning}
     for level in record["levels"]:
         cells[f"level_{level['level']}"] = level["name"]
         cells[f"level_{level['level']}_probability"] = level["probability"]
@@ -165,6 +182,9 @@ def csv_row(row: Row) -> dict[str, Any]:
         if classes:
             cells[feature] = classes[0]["label"]
             cells[f"{feature}_probability"] = classes[0]["probability"]
+    if row.given:
+        cells["given"] = "; ".join(f"{feature}={label}" for feature, label in row.given.items())
+        cells["moved_km"] = record["moved_km"]
     if claim := record["claim"]:
         inside = claim.pop("inside")
         claim |= {f"inside_{mass}": within for mass, within in inside.items()}
@@ -216,6 +236,8 @@ def to_kml(rows: Iterable[Row]) -> str:
         placemark = _child(document, "Placemark")
         _child(placemark, "name", _printable(row.file))
         description = f"{row.headline}. Estimate: {row.place.label}. Radius {_radii(row)}."
+        if row.warning is not None:
+            description = f"{row.warning} {description}"
         _child(placemark, "description", description)
         data = _child(placemark, "ExtendedData")
         for level in row.levels:
@@ -234,6 +256,8 @@ def to_kml(rows: Iterable[Row]) -> str:
 
 def _radii(row: Prediction) -> str:
     shown = ", ".join(f"{mass:.0%} within {km:,.0f} km" for mass, km in row.radius_km.items())
+    if row.radius_note is not None:
+        return f"{shown} ({row.radius_note})"
     return shown if row.calibrated else shown + " (not calibrated)"
 
 

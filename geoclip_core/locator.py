@@ -8,9 +8,10 @@ for the estimate.
 import contextlib
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from itertools import islice, repeat
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -23,12 +24,14 @@ from torch import Tensor
 from geoclip_core.data.photos import Photo, open_photo
 from geoclip_core.earth.gazetteer import Gazetteer
 from geoclip_core.earth.sphere import EARTH_RADIUS_KM
-from geoclip_core.errors import CheckpointError, PhotoError, first_line
+from geoclip_core.errors import CheckpointError, HintError, PhotoError, first_line
+from geoclip_core.evaluation.metrics import MeasuredRadius, measured_radius
 from geoclip_core.explain import Explanation, explain_answers
+from geoclip_core.hints import Hints, read_hints
 from geoclip_core.hub.models import load_model
 from geoclip_core.model.backbone import Backbone, Preprocessing
-from geoclip_core.model.geolocation import ContextSource, Estimate, Locatable
-from geoclip_core.model.map_context import map_context
+from geoclip_core.model.geolocation import ContextSource, Estimate, GeolocationModel, Locatable
+from geoclip_core.model.map_context import Region, inside_region, map_context
 from geoclip_core.model.posterior import Posterior
 from geoclip_core.prediction import (
     RADIUS_MASSES,
@@ -85,6 +88,17 @@ def _prepare_or_fail(source: PhotoSource, preprocessing: Preprocessing) -> _Prep
         return Failure(str(named or "photo"), str(error))
 
 
+@dataclass(frozen=True)
+class _Answer:
+    """What the model says about a photo, or several of one place."""
+
+    estimate: Estimate
+    """With the hints in its heads."""
+    without_hints: Estimate
+    unlikeness: float | None
+    """How unlike the training photos it is (of several, the most unlike); None: not known."""
+
+
 @dataclass
 class Geolocator:
     """Estimates where photos were taken, with one model on one device; see `Geolocator.load`.
@@ -115,6 +129,11 @@ class Geolocator:
         """
         choice = load_model(name, device)
         return cls(choice.model, choice.name, device, choice.folder, choice.metrics)
+
+    @cached_property
+    def _measured(self) -> MeasuredRadius:
+        """What the radii were on test photos; it replaces radii that these contradict."""
+        return measured_radius(self.metrics)
 
     @property
     def features(self) -> tuple[str, ...]:
@@ -158,7 +177,13 @@ class Geolocator:
         return self._engine is not None
 
     def locate(
-        self, photo: PhotoSource | Sequence[PhotoSource], top_k: int = 5, name: str | None = None
+        self,
+        photo: PhotoSource | Sequence[PhotoSource],
+        top_k: int = 5,
+        name: str | None = None,
+        *,
+        given: Mapping[str, str | int] | None = None,
+        use_context: bool = True,
     ) -> Prediction:
         """Estimate where a photo, or several photos of one place, were taken.
 
@@ -167,13 +192,20 @@ class Geolocator:
                 show one place.
             top_k: Number of candidate places, 1 or more.
             name: Name of the photo; by default its file name.
+            given: What is known: {"country": "Chile", "climate": "Csb", "month": 1}; also state,
+                county, city. It replaces what the model's heads read in the photo, and leaves on
+                the map only what agrees with it.
+            use_context: False: do not let the context heads move the estimate.
 
         Raises:
             PhotoError: A photo cannot be read, or the sequence is empty.
             CheckpointError: The model's weights give no estimate.
-            ValueError: `top_k` is less than 1.
+            HintError: A hint is not understood, cannot be used, or contradicts another.
+            PlaceError: A given place is not known, or its name fits several.
+            ValueError: `top_k` is less than 1, or the model has no context to switch off.
         """
         _check_top_k(top_k)
+        hints = self.check_hints(given, use_context)
         if isinstance(photo, str | os.PathLike | bytes | Image.Image):
             sources: list[PhotoSource] = [photo]
         else:
@@ -181,7 +213,7 @@ class Geolocator:
         if not sources:
             raise PhotoError("no photo was given")
         prepared = [_prepare(source, self._preprocessing) for source in sources]
-        return self._together(prepared, top_k, name)
+        return self._together(prepared, top_k, name, hints, use_context)
 
     def locate_many(
         self,
@@ -191,6 +223,8 @@ class Geolocator:
         top_k: int = 5,
         errors: Literal["raise", "yield"] = "raise",
         progress: Callable[[int], None] | None = None,
+        given: Mapping[str, str | int] | None = None,
+        use_context: bool = True,
     ) -> Iterator[Prediction | Failure]:
         """Yield a prediction for each of many photos, in order, computed in batches.
 
@@ -201,6 +235,8 @@ class Geolocator:
             errors: "raise" a `PhotoError` at the first photo that cannot be read, or "yield" a
                 `Failure` in its place and go on.
             progress: Called after each batch with the number of photos done.
+            given: What is known about all of them, as in `locate`.
+            use_context: As in `locate`.
 
         Raises:
             PhotoError: A photo cannot be read and `errors` is "raise".
@@ -212,6 +248,7 @@ class Geolocator:
             raise ValueError(f"batch_size must be 1 or more, not {batch_size}")
         if errors not in ("raise", "yield"):
             raise ValueError(f'errors must be "raise" or "yield", not {errors!r}')
+        hints = self.check_hints(given, use_context)
         done = 0
         remaining = iter(photos)
         with ThreadPoolExecutor(max_workers=min(4, os.cpu_count() or 1)) as pool:
@@ -222,12 +259,31 @@ class Geolocator:
                         if isinstance(item, Failure):
                             raise PhotoError(item.error)
                 readable = [item for item in prepared if isinstance(item, _PreparedPhoto)]
-                predicted = iter(self._predict(readable, top_k))
+                predicted = iter(self._predict(readable, top_k, hints, use_context))
                 for item in prepared:
                     yield item if isinstance(item, Failure) else next(predicted)
                 done += len(batch)
                 if progress:
                     progress(done)
+
+    def check_hints(
+        self, given: Mapping[str, str | int] | None = None, use_context: bool = True
+    ) -> Hints | None:
+        """Return hints as the model understands them, or None; `locate` checks them like this.
+
+        Raises:
+            HintError: A hint is not understood or cannot be used by this model.
+            PlaceError: A given place is not known, or its name fits several.
+            ValueError: The model has no context to switch off.
+        """
+        if not use_context and not self.has_context_switch:
+            raise ValueError(f"{self.name} has no context heads that could be switched off")
+        return read_hints(given, self.model.vocabularies, self.name) if given else None
+
+    @property
+    def has_context_switch(self) -> bool:
+        """Whether `use_context` can be False: the model has context heads that move its answer."""
+        return isinstance(self.model, GeolocationModel) and bool(self.model.features)
 
     def explain(
         self,
@@ -270,9 +326,20 @@ class Geolocator:
     def _preprocessing(self) -> Preprocessing:
         return self.backbone.preprocessing
 
-    def _prepared_estimates(self, prepared: Sequence[_PreparedPhoto]) -> list[Estimate]:
+    def _prepared_answers(
+        self, prepared: Sequence[_PreparedPhoto], hints: Hints | None, use_context: bool
+    ) -> list[_Answer]:
         views = [torch.stack(view) for view in zip(*(p.views for p in prepared), strict=True)]
-        return self._estimates(views)
+        embeddings = self._embed(views)
+        plain = self._estimated(embeddings, None, use_context)
+        hinted = plain
+        if hints is not None and hints.heads:
+            hinted = self._estimated(embeddings, hints, use_context)
+        scores = self.model.unlikeness(embeddings) if self.model.domain is not None else None
+        return [
+            _Answer(estimate, before, None if scores is None else float(scores[row]))
+            for row, (estimate, before) in enumerate(zip(hinted, plain, strict=True))
+        ]
 
     def _embed(self, views: Sequence[Tensor]) -> Tensor:
         with torch.inference_mode():
@@ -290,9 +357,18 @@ class Geolocator:
         Raises:
             CheckpointError: The weights give none; those of a stranger may be any numbers.
         """
+        return self._estimated(self._embed(views), None, True)
+
+    def _estimated(
+        self, embeddings: Tensor, hints: Hints | None, use_context: bool
+    ) -> list[Estimate]:
         try:
             with torch.inference_mode():
-                estimates = self.model.predict(self._embed(views))
+                if isinstance(self.model, GeolocationModel):
+                    heads = None if hints is None else hints.heads
+                    estimates = self.model.predict(embeddings, heads, use_context)
+                else:
+                    estimates = self.model.predict(embeddings)
             for feature, shares in (item for e in estimates for item in e.context.items()):
                 if not np.isfinite(shares).all():
                     raise ValueError(f"the probabilities of {feature} are not finite")
@@ -305,41 +381,96 @@ class Geolocator:
                 "damaged or were not trained"
             ) from error
 
-    def _predict(self, prepared: Sequence[_PreparedPhoto], top_k: int) -> list[Prediction]:
+    def _predict(
+        self,
+        prepared: Sequence[_PreparedPhoto],
+        top_k: int,
+        hints: Hints | None,
+        use_context: bool,
+    ) -> list[Prediction]:
         if not prepared:
             return []
         started = time.perf_counter()
-        estimates = self._prepared_estimates(prepared)
+        answers = self._prepared_answers(prepared, hints, use_context)
         share = (time.perf_counter() - started) / len(prepared)
         return [
-            self._prediction(item.file, estimate, top_k, item.exif, item.seconds + share)
-            for item, estimate in zip(prepared, estimates, strict=True)
+            self._hinted(item.file, answer, top_k, item.exif, item.seconds + share, hints)
+            for item, answer in zip(prepared, answers, strict=True)
         ]
 
     def _together(
-        self, prepared: Sequence[_PreparedPhoto], top_k: int, name: str | None
+        self,
+        prepared: Sequence[_PreparedPhoto],
+        top_k: int,
+        name: str | None,
+        hints: Hints | None,
+        use_context: bool,
     ) -> Prediction:
         started = time.perf_counter()
-        estimates = self._prepared_estimates(prepared)
-        first = estimates[0]
-        if len(estimates) > 1:
-            context = {
-                feature: np.mean([e.context[feature] for e in estimates], axis=0)
-                for feature in first.context
-            }
-            posterior = pooled_posterior([e.posterior for e in estimates])
-            first = replace(first, posterior=posterior, context=context)
+        answers = self._prepared_answers(prepared, hints, use_context)
+        scores = [answer.unlikeness for answer in answers if answer.unlikeness is not None]
+        together = _Answer(
+            pooled_estimate([answer.estimate for answer in answers]),
+            pooled_estimate([answer.without_hints for answer in answers]),
+            max(scores, default=None),
+        )
         label = name or " + ".join(item.file for item in prepared)
         exif = next((p.exif for p in prepared if p.exif and p.exif.latitude is not None), None)
         seconds = sum(p.seconds for p in prepared) + time.perf_counter() - started
-        return self._prediction(label, first, top_k, exif or prepared[0].exif, seconds)
+        return self._hinted(label, together, top_k, exif or prepared[0].exif, seconds, hints)
+
+    def _hinted(
+        self,
+        file: str,
+        answer: _Answer,
+        top_k: int,
+        exif: Exif | None,
+        seconds: float,
+        hints: Hints | None,
+    ) -> Prediction:
+        """Return the prediction with hints; it holds the one without."""
+        started = time.perf_counter()
+        plain = self._prediction(file, answer.without_hints, top_k, exif, seconds)
+        domain = self.model.domain
+        if domain is not None:
+            known = None
+            if answer.unlikeness is not None:
+                known = domain.familiarity(answer.unlikeness)
+            prior = domain.prior(plain.posterior.bandwidth_km)
+            plain = replace(plain, domain=domain, familiarity=known, prior=prior)
+        if hints is None:
+            return plain
+        posterior: Posterior | None = answer.estimate.posterior
+        if hints.region is not None:
+            posterior = inside_region(answer.estimate.posterior, hints.region)
+        if posterior is None:
+            raise HintError(f"no place on the map has {hints.words}: they contradict each other")
+        posterior = replace(posterior, held_out_ranks=None)
+        estimate = replace(answer.estimate, posterior=posterior)
+        hinted = self._prediction(file, estimate, top_k, exif, seconds, hints.region)
+        return replace(
+            hinted,
+            given=hints.labels,
+            region=hints.region,
+            without_given=plain,
+            domain=plain.domain,
+            familiarity=plain.familiarity,
+            prior=plain.prior,
+            seconds=seconds + time.perf_counter() - started,
+        )
 
     def _prediction(
-        self, file: str, estimate: Estimate, top_k: int, exif: Exif | None, seconds: float
+        self,
+        file: str,
+        estimate: Estimate,
+        top_k: int,
+        exif: Exif | None,
+        seconds: float,
+        region: Region | None = None,
     ) -> Prediction:
         started = time.perf_counter()
         context = (
-            map_context(estimate.posterior)
+            map_context(estimate.posterior, region=region)
             if self.context_source == "map"
             else {
                 feature: labelled(self.model.vocabularies[feature].labels, probabilities)
@@ -354,7 +485,11 @@ class Geolocator:
             model=self.name,
             latitude=best[0],
             longitude=best[1],
-            radius_km={mass: posterior.radius_km(mass, best) for mass in RADIUS_MASSES},
+            radius_km={
+                mass: self._measured.radius_km(mass, posterior.radius_km(mass, best))
+                for mass in RADIUS_MASSES
+            },
+            radius_note=self._measured.note,
             candidates=tuple(
                 Candidate(lat, lon, probability, place)
                 for (lat, lon, probability), place in zip(places, named[1:], strict=True)
@@ -372,6 +507,20 @@ class Geolocator:
 def _check_top_k(top_k: int) -> None:
     if top_k < 1:
         raise ValueError(f"top_k must be 1 or more, not {top_k}")
+
+
+def pooled_estimate(estimates: Sequence[Estimate]) -> Estimate:
+    """Return one estimate of several photos of one place: `pooled_posterior`, mean context."""
+    first = estimates[0]
+    if len(estimates) == 1:
+        return first
+    context = {
+        feature: np.mean([e.context[feature] for e in estimates], axis=0)
+        for feature in first.context
+    }
+    return replace(
+        first, posterior=pooled_posterior([e.posterior for e in estimates]), context=context
+    )
 
 
 def pooled_posterior(posteriors: Sequence[Posterior]) -> Posterior:

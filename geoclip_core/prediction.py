@@ -1,7 +1,7 @@
 """The estimate for one photo, with named places and radii."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
 from typing import Literal
@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from geoclip_core.earth.gazetteer import Gazetteer, NamedPlace, Place
 from geoclip_core.earth.sphere import haversine_km
-from geoclip_core.model.map_context import LIKELY, Level, place_levels
+from geoclip_core.model.domain import Domain, Familiarity
+from geoclip_core.model.map_context import LIKELY, Level, Region, place_levels
 from geoclip_core.model.posterior import Posterior
 
 Verdict = Literal["fits", "cannot be ruled out", "speaks against it"]
@@ -105,12 +106,16 @@ class Claim:
                 "(or hints were given)."
             )
         else:
-            share = f"{100 * self.p_value:.{'1g' if self.p_value < 0.01 else '0f'}} %"
             said.append(
-                f"If the photo was taken there, a fit this poor would be seen in {share} of photos "
+                "If the photo was taken there, a fit this poor would be seen in "
+                f"{_percent(self.p_value)} of photos "
                 f"(by {self.held_out:,} held-out photos)."
             )
         return tuple(said)
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.{'1g' if share < 0.01 else '0f'}} %"
 
 
 def _times(ratio: float) -> str:
@@ -133,7 +138,13 @@ class Prediction:
         candidates: Distinct places, the most probable first.
         context: Feature -> (label, probability) of every class, the most probable first.
         posterior: The whole distribution, for heatmaps.
+        radius_note: Why the radii are other than the calibration's, or None.
+        given: Feature -> what was given as known ("Chile"); empty without hints.
+        region: Where on the map the hints hold, or None.
+        without_given: The prediction for the same photo without the hints, or None.
         prior: Density of the model's training photos, or None if it is not known.
+        familiarity: How much the photo is like the training photos, or None if it is not known.
+        domain: What the training photos are, or None.
         claim: A claimed place that was checked, or None.
         place: The named place nearest to the point.
         exif: None if the photo has neither position nor time.
@@ -156,7 +167,13 @@ class Prediction:
     seconds: float = 0.0
     calibrated: bool = False
     context_source: Literal["photo", "map"] = "photo"
+    radius_note: str | None = None
+    given: dict[str, str] = field(default_factory=dict)
+    region: Region | None = None
+    without_given: "Prediction | None" = None
     prior: Posterior | None = None
+    familiarity: Familiarity | None = None
+    domain: Domain | None = None
     claim: Claim | None = None
 
     @cached_property
@@ -166,7 +183,26 @@ class Prediction:
         Each lies inside the one before; its probability is the mass of the posterior in the whole
         unit. Empty if all of the mass is at sea.
         """
-        return place_levels(self.posterior)
+        return place_levels(self.posterior, self.region)
+
+    @property
+    def moved_km(self) -> float | None:
+        """How far hints moved the estimate, in km; None without hints."""
+        if self.without_given is None:
+            return None
+        before = (self.without_given.latitude, self.without_given.longitude)
+        return float(haversine_km((self.latitude, self.longitude), before))
+
+    @property
+    def hint_sentence(self) -> str | None:
+        """How far the estimate moved and why: "8,123 km from Eqbaliyeh, ...: country Chile"."""
+        if self.without_given is None or self.moved_km is None:
+            return None
+        known = ", ".join(f"{feature} {label}" for feature, label in self.given.items())
+        return (
+            f"With {known} given, the estimate moved {self.moved_km:,.0f} km, from "
+            f"{self.without_given.place.label}."
+        )
 
     @property
     def unsure(self) -> bool:
@@ -186,6 +222,17 @@ class Prediction:
             return f"Perhaps {first.name} ({first.percent}): not sure even of the continent"
         best = [level for level in self.levels if level.probability >= LIKELY][-1]
         return f"Probably {best.name} ({best.percent})"
+
+    @property
+    def warning(self) -> str | None:
+        """Says that the photo is unlike the training photos, or None."""
+        if self.familiarity is None or not self.familiarity.unusual:
+            return None
+        knows = "" if self.domain is None else f" ({self.model} {self.domain.words})"
+        return (
+            f"Unlike the training photos{knows}: the answer may mean nothing. "
+            f"Only {_percent(self.familiarity.share)} of held-out photos are as unlike."
+        )
 
     def check(self, place: str | Sequence[float] | NamedPlace) -> Claim:
         """Return how well the photo fits a claimed place.

@@ -192,3 +192,28 @@ def test_an_ambiguous_claim_is_refused_before_any_photo_is_read(photos, capsys):
     printed = capsys.readouterr()
     assert printed.out == ""
     assert "names several places: Springfield, " in printed.err
+
+
+def test_hints_move_the_estimate(photos, capsys):
+    photo = str(photos / "a.jpg")
+    hints = ["--given", "country=Chile", "--given", "climate=Csb"]
+    assert main(["locate", photo, *hints, "--format", "json"]) == 0
+    record = json.loads(capsys.readouterr().out)
+    assert record["given"] == {"country": "Chile", "climate": "Csb"}
+    assert record["levels"][2]["name"] == "Chile"
+    assert record["moved_km"] > 0
+    assert set(record["without_given"]) == {"latitude", "longitude", "place"}
+    assert main(["locate", photo, "--given", "country=Chile"]) == 0
+    assert "given     With country Chile given, the estimate moved " in capsys.readouterr().out
+    assert main(["locate", photo, "--given", "month=1"]) == 1
+    assert "mini does not read the month" in capsys.readouterr().err
+
+
+def test_context_can_be_switched_off_where_there_is_one(photos, capsys):
+    photo, answers = str(photos / "a.jpg"), []
+    for flags in ([], ["--context-off"]):
+        assert main(["locate", photo, "--format", "json", *flags]) == 0
+        answers.append(json.loads(capsys.readouterr().out)["candidates"])
+    assert answers[0] != answers[1]
+    assert main(["locate", photo, "--context-off", "--model", "mini-plain"]) == 1
+    assert "mini-plain has no context heads" in capsys.readouterr().err

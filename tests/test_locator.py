@@ -8,9 +8,10 @@ import torch
 from PIL import Image
 
 from geoclip_core.data.vocabulary import month_vocabulary
-from geoclip_core.errors import PhotoError
+from geoclip_core.errors import HintError, PhotoError
 from geoclip_core.locator import Geolocator
 from geoclip_core.model.backbone import Preprocessing
+from geoclip_core.model.domain import Domain
 from geoclip_core.model.geolocation import Estimate
 from geoclip_core.model.posterior import Posterior
 from geoclip_core.prediction import Failure, Prediction
@@ -38,6 +39,7 @@ class RedOrBlue:
 
     calibration = None
     context_source = "photo"
+    domain = None
 
     def __init__(self):
         self.backbone = MeanColour()
@@ -168,3 +170,82 @@ def test_onnx_runtime_gives_the_same_answers_as_torch():
         assert new.radius_km[0.9] == pytest.approx(old.radius_km[0.9], rel=1e-2)
         probabilities = [c.probability for c in new.candidates]
         assert probabilities == pytest.approx([c.probability for c in old.candidates], abs=1e-3)
+
+
+def test_a_hint_moves_the_pin_and_the_old_one_is_kept(locator):
+    source = photo(0.9, blue=0.1)
+    prediction = locator.locate(source, given={"country": "France"})
+    assert prediction.place.country == "FR"
+    assert prediction.given == {"country": "France"}
+    before = prediction.without_given
+    assert before.place.city == "Abilene"
+    assert before.without_given is None
+    assert prediction.moved_km == pytest.approx(8148, rel=0.01)
+    assert "With country France given, the estimate moved 8,1" in prediction.hint_sentence
+    assert prediction.levels[2].name == "France"
+    plain = locator.locate(source)
+    assert (plain.latitude, plain.longitude) == (before.latitude, before.longitude)
+    assert plain.moved_km is None
+    (many,) = locator.locate_many([source], given={"country": "France"})
+    assert (many.latitude, many.longitude) == (prediction.latitude, prediction.longitude)
+    together = locator.locate([source, source], given={"country": "France"})
+    assert together.place.country == "FR"
+
+
+def test_hints_that_cannot_be_used_are_refused(locator):
+    with pytest.raises(HintError, match="contradict"):
+        locator.locate(photo(1), given={"country": "Finland", "climate": "Af"})
+    with pytest.raises(ValueError, match="no context heads that could be switched off"):
+        locator.locate(photo(1), use_context=False)
+
+
+def test_a_radius_that_the_test_photos_contradict_is_not_stated():
+    """30 of 200 photos inside the 50 % radius: far outside 95 % of the binomial distribution."""
+    model = RedOrBlue()
+    honest = Geolocator(model, "tiny").locate(photo(0.9, blue=0.1))
+    coverage = {"50": 0.15, "90": 0.9}
+    check = {
+        "50": {"contradicted": True, "factor": 8.0, "coverage": 0.15},
+        "90": {"contradicted": False, "factor": 1.1, "coverage": 0.9},
+    }
+    metrics = {"n": 200, "coverage": coverage, "radius_check": check}
+    wider = Geolocator(model, "tiny", metrics=metrics).locate(photo(0.9, blue=0.1))
+    assert wider.radius_km[0.5] == pytest.approx(8 * honest.radius_km[0.5])
+    assert wider.radius_km[0.9] == honest.radius_km[0.9]
+    assert wider.radius_note == ("as measured on 200 photos, where the 50 % radius held 15 %")
+    old = {"n": 200, "coverage": coverage, "median_km": 640.0}  # without the check
+    constant = Geolocator(model, "tiny", metrics=old).locate(photo(0.9, blue=0.1))
+    assert constant.radius_km[0.5] == 640.0
+    assert constant.radius_km[0.9] == honest.radius_km[0.9]
+    fine = {"n": 200, "coverage": {"50": 0.46, "90": 0.9}}
+    assert Geolocator(model, "tiny", metrics=fine).locate(photo(1)).radius_note is None
+
+
+def test_a_photo_unlike_the_training_photos_is_said_to_be(locator):
+    prediction = locator.locate(photo(0.9, blue=0.1))
+    assert prediction.warning is None  # nothing is known about the training photos
+    model = RedOrBlue()
+    model.domain = Domain(
+        photos=240,
+        drawn=True,
+        countries={"US": 240},
+        states=10,
+        first=None,
+        last=None,
+        cells=((31.25, -98.75, 240),),
+        held_out_scores=tuple(np.linspace(-1, 1, 200)),
+    )
+    model.unlikeness = lambda embedding: 10 * embedding[:, 1].double().numpy()  # green
+    knowing = Geolocator(model, "tiny")
+    assert knowing.locate(photo(0.9, blue=0.1)).warning is None
+    strange = knowing.locate(photo(0.9, blue=0.1, green=1.0))
+    assert strange.warning == (
+        "Unlike the training photos (tiny knows 240 drawn scenes of 10 US states): the answer may "
+        "mean nothing. Only 0.5 % of held-out photos are as unlike."
+    )
+    assert strange.familiarity.unusual
+    # the prior is the density of the training photos: many near Abilene, none near Paris
+    assert strange.check(ABILENE).likelihood_ratio is not None
+    assert strange.check(PARIS).likelihood_ratio is None
+    both = knowing.locate([photo(0.9, blue=0.1), photo(0.9, blue=0.1, green=1.0)])
+    assert both.warning is not None

@@ -288,6 +288,35 @@ class Gazetteer:
             close,
         )
 
+    def find_level(self, text: str, level: str) -> NamedPlace:
+        """Return the one unit of a level that a text names: "Chile", "CL", "Texas, United States".
+
+        Raises:
+            PlaceError: no unit of this level has the name, or several do; with suggestions.
+        """
+        first, *larger = [folded(part) for part in text.split(",")]
+        units = [unit for unit in self._names.get(first, []) if unit[0] == level]
+        if level == "country" and text.strip().upper() in self.units(level).keys:
+            units = [(level, self.units(level).keys.index(text.strip().upper()))]
+        found = [unit for unit in units if self._inside(unit, larger)]
+        if len(found) == 1:
+            return self._unit_place(*found[0])
+        found.sort(key=lambda unit: -self._prominence(unit))
+        names = tuple(self._unit_place(*unit).name for unit in found[:SUGGESTIONS])
+        if found:
+            raise PlaceError(f"{text!r} names more than one {level}: {'; '.join(names)}", names)
+        close = difflib.get_close_matches(
+            first, [name for name, all_ in self._names.items() if level in dict(all_)], 3, 0.7
+        )
+        names = tuple(
+            self._unit_place(*unit).name
+            for name in close
+            for unit in self._names[name]
+            if unit[0] == level
+        )[:SUGGESTIONS]
+        hint = f": did you mean {' or '.join(names)}?" if names else ""
+        raise PlaceError(f"no {level} is called {text!r}{hint}", names)
+
     def suggestions(self, text: str, limit: int = SUGGESTIONS) -> list[str]:
         """Return names of places that a text may mean: exact matches, beginnings, misspellings."""
         found = self._named(text)

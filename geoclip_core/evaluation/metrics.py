@@ -6,7 +6,7 @@ are those of ``intervals``.
 
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
@@ -353,7 +353,7 @@ def summarise(
         ``n``, the numbers of :func:`distance_metrics`, ``place_accuracy`` and ``place_n``,
         ``context`` (:func:`head_metrics` per feature), ``levels`` (:func:`level_metrics`),
         ``claims`` (:func:`claim_metrics`),
-        ``coverage``,
+        ``coverage``, ``radius_check`` (:func:`radius_check`),
         ``risk_coverage``, ``log_density`` (mean, nats per km²), ``baselines`` (distance metrics
         of each, and the paired ``difference`` of the model from it), and ``intervals``, which
         repeats the paths of the numbers with [low, high]. Shares lie between 0 and 1.
@@ -372,6 +372,7 @@ def summarise(
         "context": {feature: head_metrics(frame, feature) for feature in head_features(frame)},
         "levels": level_metrics(frame),
         "claims": claim_metrics(frame),
+        "radius_check": radius_check(frame),
         "coverage": {mass: _mean(inside) for mass, inside in inside_radius(frame).items()},
         "risk_coverage": risk_coverage(frame).to_dict("list"),
         "log_density": _mean(frame["log_density"].to_numpy(np.float64)),
@@ -614,6 +615,98 @@ def inside_radius(frame: pd.DataFrame) -> dict[str, Floats]:
         radius = frame[column].to_numpy(np.float64)
         inside[mass] = np.where(np.isfinite(radius), (error_km <= radius).astype(float), np.nan)
     return inside
+
+
+def radius_check(frame: pd.DataFrame) -> dict[str, Any]:
+    """Return whether the photos contradict the stated radii.
+
+    Returns:
+        "50" and "90" -> ``n``, ``coverage``, ``low`` and ``high`` (the shares between which 95 % of
+        binomial samples of n lie if the radius is right), ``contradicted``, and ``factor``: by what
+        the radius must be multiplied to hold its share of these photos. Without a mass of which no
+        radius is stated.
+    """
+    error_km = frame["error_km"].to_numpy(np.float64)
+    checks = {}
+    for mass, column in RADIUS_COLUMNS.items():
+        radius = frame[column].to_numpy(np.float64)
+        known = np.isfinite(radius) & (radius > 0)
+        if not known.any():
+            continue
+        ratios = error_km[known] / radius[known]
+        n, share = int(known.sum()), float(mass) / 100
+        low, high = binomial_range(n, share)
+        coverage = float((ratios <= 1).mean())
+        rank = min(int(np.ceil((n + 1) * share)), n)
+        checks[mass] = {
+            "n": n,
+            "coverage": coverage,
+            "low": low,
+            "high": high,
+            "contradicted": not low <= coverage <= high,
+            "factor": float(np.sort(ratios)[rank - 1]),
+        }
+    return checks
+
+
+def binomial_range(n: int, share: float) -> tuple[float, float]:
+    """Return the shares between which 95 % of samples of n lie if each hits with `share`."""
+    low, high = scipy.stats.binom.interval(0.95, n, share)
+    return float(low) / n, float(high) / n
+
+
+@dataclass(frozen=True)
+class MeasuredRadius:
+    """Corrections of radii that measured photos contradict; none by default."""
+
+    factors: dict[float, float] = field(default_factory=dict)
+    """Share of the mass -> factor on the radius."""
+    constants: dict[float, float] = field(default_factory=dict)
+    """Share of the mass -> km that held that share of the measured errors."""
+    note: str | None = None
+    """What was done, in words; None: nothing."""
+
+    def radius_km(self, mass: float, stated_km: float) -> float:
+        """Return the radius to state in place of `stated_km`."""
+        if mass in self.constants:
+            return self.constants[mass]
+        return min(stated_km * self.factors.get(mass, 1.0), ERROR_LIMIT_KM)
+
+
+def measured_radius(report: Mapping[str, Any]) -> MeasuredRadius:
+    """Return what to state instead of radii that the photos of a metrics.json contradict.
+
+    A radius whose coverage lies outside 95 % of the binomial distribution is multiplied by the
+    factor that :func:`radius_check` found on those photos. Reports of older versions have no
+    factor: the quantile of their errors is stated instead, the same for every photo; or, without
+    it, half the circumference of the Earth, which says nothing.
+    """
+    factors, constants, said = {}, {}, []
+    count = report.get("n") or 0
+    checks = report.get("radius_check") or {}
+    for mass, covered in (report.get("coverage") or {}).items():
+        share = float(mass) / 100
+        check = checks.get(mass)
+        if check is not None:
+            contradicted = bool(check.get("contradicted"))
+        elif covered is None or not count:
+            continue
+        else:
+            low, high = binomial_range(int(count), share)
+            contradicted = not low <= covered <= high
+        if not contradicted:
+            continue
+        if check is not None and check.get("factor"):
+            factors[share] = float(check["factor"])
+        else:
+            quantile = report.get("median_km") if mass == "50" else None
+            quantile = quantile or (report.get("quantiles_km") or {}).get(f"{share:g}")
+            constants[share] = float(quantile or ERROR_LIMIT_KM)
+        said.append(f"the {mass} % radius held {covered:.0%}")
+    if not said:
+        return MeasuredRadius()
+    held = " and ".join(said).replace("%", " %").replace("  %", " %")
+    return MeasuredRadius(factors, constants, f"as measured on {count:,} photos, where {held}")
 
 
 def risk_coverage(frame: pd.DataFrame) -> pd.DataFrame:

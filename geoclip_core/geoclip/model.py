@@ -21,6 +21,7 @@ from geoclip_core.files import cache_folders
 from geoclip_core.geoclip.gallery import Gallery, open_gallery
 from geoclip_core.geoclip.weights import GeoClipRelease, read_release, tower_digest
 from geoclip_core.model.calibration import Calibration, read_user_calibration, save_user_calibration
+from geoclip_core.model.domain import Domain
 from geoclip_core.model.geoclip_image import (
     GEOCLIP_IMAGE_CONFIG,
     GeoClipImage,
@@ -60,6 +61,7 @@ class GeoClip(nn.Module):
     """
 
     context_source: ContextSource = "map"
+    domain: Domain | None = None
 
     def __init__(
         self,
@@ -123,6 +125,9 @@ class GeoClip(nn.Module):
                 posterior = self.calibration.apply(posterior)
             estimates.append(Estimate(posterior, {}))
         return estimates
+
+    def unlikeness(self, embedding: Tensor | NDArray[np.floating]) -> None:
+        """Return None: the authors do not publish statistics of their training photos."""
 
     def weights_hash(self) -> str:
         """Return the fingerprint: it covers the image tower even if that is not loaded."""

@@ -28,6 +28,7 @@ from geoclip_core.model.checkpoint import (
     CALIBRATION,
     CARD,
     CONFIG,
+    DOMAIN,
     METRICS,
     VOCABULARIES,
     WEIGHTS,
@@ -38,7 +39,7 @@ from geoclip_core.model.geoclip_image import CLIP_REPOSITORY, is_release
 from geoclip_core.model.geolocation import Locatable
 
 BUNDLED = Path(__file__).resolve().parents[1] / "checkpoints"
-PUSHED = (WEIGHTS, CONFIG, VOCABULARIES, CALIBRATION, METRICS, CARD)
+PUSHED = (WEIGHTS, CONFIG, VOCABULARIES, CALIBRATION, DOMAIN, METRICS, CARD)
 """Files of a checkpoint that are pushed; others in its folder are not."""
 PUBLISHED = {
     "published": {

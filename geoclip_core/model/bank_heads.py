@@ -300,7 +300,9 @@ class BankHead(CoordinateHead[BankOutput]):
             return None
         context = joined[:, -self.block_widths[-1] :]
         agreed = context @ self.get_buffer("known_context").T + self.get_buffer("known_offset")
-        return self.agreement * agreed
+        # a neutral context agrees with nothing
+        said = (context != 0).any(dim=1, keepdim=True)
+        return self.agreement * agreed * said
 
     def loss(self, output: BankOutput, coordinates: Tensor) -> Tensor:
         """Raise a TypeError: a bank is filled, not trained by gradient."""
@@ -561,6 +563,10 @@ class KernelContextJoin(nn.Module):
             self.get_buffer(f"mean_{feature}").copy_(mean)
             self.get_buffer(f"axes_{feature}").zero_()[:, : len(kept)].copy_((kept * signs).T)
         return self
+
+    def neutral(self, joined: Tensor) -> Tensor:
+        """Return a context (b, width × F) that says nothing, in place of `joined`: the mean."""
+        return torch.zeros_like(joined)
 
     @torch.no_grad()
     def known(self, labels: Labels) -> tuple[Tensor, Tensor]:

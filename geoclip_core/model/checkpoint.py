@@ -20,6 +20,7 @@ from geoclip_core.model.backbones import build_backbone
 from geoclip_core.model.bank_heads import KernelContextHeads, KernelContextJoin
 from geoclip_core.model.calibration import Calibration
 from geoclip_core.model.context_heads import ContextHeads, ContextJoin
+from geoclip_core.model.domain import Domain
 from geoclip_core.model.geolocation import COORDINATE_HEADS, GeolocationModel, ModelConfig
 from geoclip_core.model.tensors import Shapes, below, check_shapes, read_shapes, read_tensors
 from geoclip_core.results import read_results
@@ -30,6 +31,7 @@ WEIGHTS, CONFIG, VOCABULARIES = "model.safetensors", "config.json", "vocabularie
 _MAX_VOCABULARIES = 64 * 2**20
 _BACKBONE = "backbone."
 CALIBRATION, METRICS, CARD = "calibration.json", "metrics.json", "README.md"
+DOMAIN = "domain.json"
 
 
 def save_checkpoint(
@@ -85,6 +87,8 @@ def save_checkpoint(
         _write_json(work / METRICS, dict(metrics or {}))
         if model.calibration is not None:
             (work / CALIBRATION).write_text(model.calibration.to_json(), encoding="utf-8")
+        if model.domain is not None:
+            (work / DOMAIN).write_text(model.domain.to_json(), encoding="utf-8")
         (work / CARD).write_text(card, encoding="utf-8")
         for name, path in (files or {}).items():
             shutil.copyfile(path, work / name)
@@ -180,6 +184,8 @@ def _loaded(source: Path, device: str | torch.device, with_backbone: bool) -> Ge
         model.check_weights()
     except ValueError as error:
         raise CheckpointError(f"{weights} cannot be used: {error}") from error
+    if (source / DOMAIN).exists():
+        model.domain = Domain.read(source / DOMAIN)
     if with_backbone:
         _attach_backbone(model, description, below(shapes, _BACKBONE), saved, source)
     return model.to(device).eval()

@@ -14,6 +14,8 @@ from geoclip_core.model.coordinate_heads import Dropout, trunk
 
 HeadKind = Literal["linear", "mlp"]
 JoinWidth = Annotated[int, Interval(ge=1, le=4096)]
+CERTAIN_LOGIT = -12.0
+"""Log-probability of a class that a hint rules out: e^−12, about as sure as trained heads are."""
 HEAD_KINDS: tuple[str, ...] = ("linear", "mlp")
 
 
@@ -131,6 +133,11 @@ class ContextJoin(nn.Module):
         """Width of the joined context: `width` × number of features."""
         return self.width * len(self.projections)
 
+    def neutral(self, joined: Tensor) -> Tensor:
+        """Return the join (b, width × F) of logits that are all equal, in place of `joined`."""
+        biases = [self.projections[feature].bias for feature in self.projections]
+        return torch.cat([torch.as_tensor(bias) for bias in biases]).expand_as(joined)
+
     def forward(self, logits: Mapping[str, Tensor]) -> Tensor:
         """Join {feature: logits (b, C)} to (b, width × F)."""
         joined = []
@@ -141,6 +148,67 @@ class ContextJoin(nn.Module):
             spread = values.square().mean(1, keepdim=True).add(1e-6).sqrt()
             joined.append(projection(values * (torch.log1p(spread) / spread)))
         return torch.cat(joined, dim=1)
+
+
+def overruled(
+    logits: Mapping[str, Tensor], given: Mapping[str, int], vocabularies: Mapping[str, Vocabulary]
+) -> dict[str, Tensor]:
+    """Return logits in which known classes replace what the heads say.
+
+    A known place also rules out the places that do not contain it, or that it does not contain:
+    "Texas" leaves the counties of Texas, "Travis County" leaves the state of Texas.
+
+    Args:
+        logits: feature -> (b, C).
+        given: feature -> index of the class that is true.
+        vocabularies: of the features.
+
+    Raises:
+        ValueError: two given places contradict each other.
+    """
+    allowed = {f: torch.ones(len(v), dtype=torch.bool) for f, v in vocabularies.items()}
+    for feature, index in given.items():
+        only = torch.zeros(len(vocabularies[feature]), dtype=torch.bool)
+        only[index] = True
+        allowed[feature] &= only
+        _narrow_children(feature, only, vocabularies, allowed)
+        current, at = feature, index
+        while (parent := vocabularies[current].parent_feature) in vocabularies:
+            table = vocabularies[current].parent
+            if parent is None or table is None or table[at] < 0:
+                break
+            current, at = parent, table[at]
+            around = torch.zeros(len(vocabularies[current]), dtype=torch.bool)
+            around[at] = True
+            allowed[current] &= around
+    result = {}
+    for feature, values in logits.items():
+        kept = allowed[feature].to(values.device)
+        if feature in given and not kept.any():
+            raise ValueError(f"the given {feature} contradicts another given place")
+        if kept.all() or not kept.any():
+            result[feature] = values
+            continue
+        certain = values.masked_fill(~kept, -torch.inf).log_softmax(dim=1)
+        result[feature] = certain.clamp_min(CERTAIN_LOGIT)
+    return result
+
+
+def _narrow_children(
+    feature: str,
+    kept: Tensor,
+    vocabularies: Mapping[str, Vocabulary],
+    allowed: dict[str, Tensor],
+) -> None:
+    """Rule out the places that lie in none of the kept classes of a feature."""
+    for smaller, vocabulary in vocabularies.items():
+        if vocabulary.parent_feature != feature or vocabulary.parent is None:
+            continue
+        parents = torch.tensor(vocabulary.parent)
+        inside = kept[parents.clamp_min(0)] & (parents >= 0)
+        if inside.any():
+            allowed[smaller] &= inside
+            _narrow_children(smaller, inside, vocabularies, allowed)
 
 
 def _chains(vocabularies: Mapping[str, Vocabulary]) -> list[tuple[str, ...]]:

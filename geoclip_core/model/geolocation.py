@@ -16,8 +16,9 @@ from geoclip_core.data.vocabulary import Vocabulary
 from geoclip_core.model.backbone import Backbone, BackboneConfig, weights_hash
 from geoclip_core.model.bank_heads import BankHead, KernelContextHeads, KernelContextJoin
 from geoclip_core.model.calibration import Calibration
-from geoclip_core.model.context_heads import ContextHeads, ContextJoin
+from geoclip_core.model.context_heads import ContextHeads, ContextJoin, overruled
 from geoclip_core.model.coordinate_heads import CoordinateHead, GeocellHead, RegressionHead
+from geoclip_core.model.domain import Domain
 from geoclip_core.model.posterior import Posterior
 
 ContextSource = Literal["photo", "map"]
@@ -64,6 +65,18 @@ class EmbeddingNormaliser(nn.Module):
         floor = 1e-3 * deviation.mean().clamp_min(1e-12)
         self.scale.copy_(deviation.clamp_min(floor).float())
         return self
+
+    @torch.no_grad()
+    def unlikeness(self, embedding: Tensor) -> Tensor:
+        """Return how unlike the training photos raw embeddings (b, D) are: (b,) float64.
+
+        The logarithm of the mean squared standard score: the Mahalanobis distance to the mean of
+        the training photos with a diagonal covariance (Lee et al., "A Simple Unified Framework for
+        Detecting Out-of-Distribution Samples and Adversarial Attacks", NeurIPS 2018, with one
+        class). It is about 0 for photos of the same kind.
+        """
+        scores = (embedding.to(self.mean.dtype) - self.mean) / self.scale
+        return scores.double().square().mean(dim=1).clamp_min(1e-9).log()
 
     def forward(self, embedding: Tensor) -> Tensor:
         """Standardise raw embeddings (b, D), each block to length √width."""
@@ -163,6 +176,13 @@ class Locatable(Protocol):
     def weights_hash(self) -> str:
         """Return sixteen hexadecimal digits that change with any weight of the model."""
 
+    @property
+    def domain(self) -> Domain | None:
+        """What its training photos are; None: not recorded."""
+
+    def unlikeness(self, embedding: Tensor | NDArray[np.floating]) -> NDArray[np.float64] | None:
+        """Return how unlike the training photos embeddings (b, D) are: (b,); None: unknown."""
+
 
 @dataclass(frozen=True)
 class Output:
@@ -211,6 +231,7 @@ class GeolocationModel(nn.Module):
         self.block_widths = tuple(int(width) for width in block_widths)
         self.calibration = calibration
         self.name = name
+        self.domain: Domain | None = None
         known = dict(vocabularies or {})
         missing = [feature for feature in config.features if feature not in known]
         if config.use_context and missing:
@@ -272,22 +293,53 @@ class GeolocationModel(nn.Module):
         """Return sixteen hexadecimal digits that change with any weight, backbone included."""
         return weights_hash(self)
 
-    def forward(self, embedding: Tensor) -> Output:
-        """Compute context logits and coordinate output of raw embeddings (b, D)."""
+    def unlikeness(self, embedding: Tensor | NDArray[np.floating]) -> NDArray[np.float64]:
+        """Return `EmbeddingNormaliser.unlikeness` (b,) of raw embeddings (b, D)."""
+        values = torch.as_tensor(embedding).to(self.normaliser.mean.device, torch.float32)
+        scores: NDArray[np.float64] = self.normaliser.unlikeness(values).cpu().numpy()
+        return scores
+
+    def forward(
+        self,
+        embedding: Tensor,
+        given: Mapping[str, int] | None = None,
+        use_context: bool = True,
+    ) -> Output:
+        """Compute context logits and coordinate output of raw embeddings (b, D).
+
+        `given` and `use_context` are those of `predict`.
+        """
         normalised = self.normaliser(embedding)
         if self.context_heads is None or self.context_join is None:
             return Output({}, self.coordinate_head(normalised))
         logits = self.context_heads(normalised)
-        joined = torch.cat([normalised, self.context_join(logits)], dim=1)
-        return Output(logits, self.coordinate_head(joined))
+        if given:
+            logits = overruled(logits, given, self.vocabularies)
+        joined = self.context_join(logits)
+        if not use_context:
+            joined = self.context_join.neutral(joined)
+        return Output(logits, self.coordinate_head(torch.cat([normalised, joined], dim=1)))
 
     @torch.no_grad()
-    def predict(self, embedding: Tensor | NDArray[np.floating]) -> list[Estimate]:
+    def predict(
+        self,
+        embedding: Tensor | NDArray[np.floating],
+        given: Mapping[str, int] | None = None,
+        use_context: bool = True,
+    ) -> list[Estimate]:
         """Return one estimate for each raw embedding (b, D), calibrated if the model is.
 
+        Args:
+            embedding: of b photos.
+            given: feature -> class index that is known to be true. It replaces what that head (and
+                the heads of places around and inside it) reads in the photo.
+            use_context: False: the coordinate head gets a context that says nothing.
+
         Raises:
-            ValueError: the embeddings have another width.
+            ValueError: the embeddings have another width, or a feature has no head.
         """
+        if unknown := [feature for feature in given or {} if feature not in self.vocabularies]:
+            raise ValueError(f"the model has no head for {unknown[0]}")
         values = torch.as_tensor(embedding)
         if values.ndim != 2 or values.shape[1] != self.embedding_width:
             raise ValueError(
@@ -295,7 +347,8 @@ class GeolocationModel(nn.Module):
             )
         was_training = self.training
         self.eval()
-        output = self(values.to(self.normaliser.mean.device, torch.float32))
+        values = values.to(self.normaliser.mean.device, torch.float32)
+        output = self(values, given, use_context)
         self.train(was_training)
         posteriors = self.coordinate_head.posteriors(output.coordinates, self.calibration)
         context = {

@@ -8,7 +8,7 @@ sea count for nothing; its mass is that of its samples on land.
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +26,11 @@ LIKELY = 0.5
 FIXED_SAMPLES, MOVING_SAMPLES = 16_384, 4096
 """Samples of a posterior whose points stay the same from photo to photo, looked up once, and of
 others, looked up anew for each photo."""
+
+FEWEST_SAMPLES, LEAST_MASS = 24, 1e-4
+"""Samples and mass in a region from which on they represent the posterior there."""
+NARROWEST_KM = 25.0
+"""Kernel width of a posterior in a region where samples do not say more."""
 
 _KEPT = 4
 _LOOKED_UP: "OrderedDict[tuple[bytes, float], _OnMap]" = OrderedDict()
@@ -60,9 +65,28 @@ class Level:
 
 
 @dataclass(frozen=True)
+class Region:
+    """The part of the land where something known holds: units and a climate, all of them."""
+
+    units: tuple[tuple[str, int], ...] = ()
+    """(level, index) of units that all contain the place."""
+    climate: int | None = None
+    """Class index of its climate."""
+
+    def contains(self, place: NDArray[np.int64], climate: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Return which points are in it, by nearest gazetteer place (m,) and climate class (m,)."""
+        inside = np.ones(len(place), dtype=bool)
+        for level, index in self.units:
+            inside &= Gazetteer.load().units(level).of_place[place] == index
+        return inside if self.climate is None else inside & (climate == self.climate)
+
+
+@dataclass(frozen=True)
 class _OnMap:
     """Samples of a posterior on land."""
 
+    coordinates: NDArray[np.float64]
+    """(m, 2) degrees."""
     point: NDArray[np.int64]
     """(m,) index of the posterior's point."""
     share: NDArray[np.float64]
@@ -77,14 +101,46 @@ class _OnMap:
         return len(self.point)
 
 
-def place_levels(posterior: Posterior) -> tuple[Level, ...]:
+def inside_region(posterior: Posterior, region: Region) -> Posterior | None:
+    """Return a posterior conditioned on a region, or None if no place on the map is in it.
+
+    Its points are the samples of the kernel that lie in the region, with their mass. If there is
+    next to no mass there, they are the gazetteer's places in the region, weighted by the density.
+    The held-out ranks do not hold under the condition and are dropped.
+    """
+    found, mass = _on_map(posterior)
+    kept = region.contains(found.place, found.climate) & (mass > 0)
+    if kept.sum() >= FEWEST_SAMPLES and mass[kept].sum() >= LEAST_MASS:
+        points, weights = found.coordinates[kept], np.log(mass[kept])
+        spacing = posterior.bandwidth_km / np.sqrt(max(found.size / len(posterior), 1.0))
+        bandwidth = max(spacing, min(posterior.bandwidth_km, NARROWEST_KM))
+    else:
+        places = Gazetteer.load().coordinates
+        climates = ClimateRaster.load().indices(places)
+        rows = np.flatnonzero(region.contains(np.arange(len(places)), climates))
+        if not len(rows):
+            return None
+        points = places[rows[:: -(-len(rows) // MOVING_SAMPLES)]]
+        weights = posterior.log_density(points)
+        bandwidth = NARROWEST_KM
+    return replace(
+        posterior,
+        points=points,
+        log_weights=weights,
+        bandwidth_km=bandwidth,
+        scores=None,
+        held_out_ranks=None,
+    )
+
+
+def place_levels(posterior: Posterior, region: Region | None = None) -> tuple[Level, ...]:
     """Return the most probable unit at each of `UNIT_LEVELS`, each inside the one before.
 
-    A level without a name there (many places have no county) is left out; the tuple is empty if
-    all mass is at sea.
+    With a region, kernels end at its border. A level without a name there (many places have no
+    county) is left out; the tuple is empty if all mass is at sea.
     """
     gazetteer = Gazetteer.load()
-    found, mass = _on_map(posterior)
+    found, mass = _on_map(posterior, region)
     kept = np.ones(found.size, dtype=bool)
     levels = []
     for level in UNIT_LEVELS:
@@ -102,7 +158,10 @@ def place_levels(posterior: Posterior) -> tuple[Level, ...]:
 
 
 def map_context(
-    posterior: Posterior, top: int = 10, features: Sequence[str] = MAP_FEATURES
+    posterior: Posterior,
+    top: int = 10,
+    features: Sequence[str] = MAP_FEATURES,
+    region: Region | None = None,
 ) -> dict[str, Labelled]:
     """Return the labels of the map under a posterior, weighted by it.
 
@@ -113,6 +172,7 @@ def map_context(
         posterior: where the photo may have been taken.
         top: largest number of labels per feature.
         features: some of `MAP_FEATURES`.
+        region: where the kernels end, if something is known about the place.
 
     Returns:
         Feature -> (label, probability), most probable first. They sum to less than 1 if there are
@@ -127,7 +187,7 @@ def map_context(
     if unknown := [feature for feature in features if feature not in MAP_FEATURES]:
         raise ValueError(f"the map has no feature {unknown[0]!r}, only {', '.join(MAP_FEATURES)}")
     gazetteer = Gazetteer.load()
-    found, mass = _on_map(posterior)
+    found, mass = _on_map(posterior, region)
     context = {}
     for feature in features:
         if feature == "climate":
@@ -141,7 +201,30 @@ def map_context(
     return {feature: labels for feature, labels in context.items() if labels}
 
 
-def _on_map(posterior: Posterior) -> tuple[_OnMap, NDArray[np.float64]]:
+def _on_map(
+    posterior: Posterior, region: Region | None = None
+) -> tuple[_OnMap, NDArray[np.float64]]:
+    """Return the samples of a posterior on land and in a region, and the mass (m,) of each."""
+    found, mass = _on_land(posterior)
+    if region is None:
+        return found, mass
+    inside = region.contains(found.place, found.climate)
+    whole = np.bincount(found.point, mass, minlength=len(posterior))
+    left = np.bincount(found.point[inside], mass[inside], minlength=len(posterior))
+    point = found.point[inside]
+    # the mass of a point is that of its samples in the region
+    grown = mass[inside] * whole[point] / np.maximum(left[point], 1e-300)
+    part = _OnMap(
+        found.coordinates[inside],
+        point,
+        found.share[inside],
+        found.place[inside],
+        found.climate[inside],
+    )
+    return part, grown / max(grown.sum(), 1e-300)
+
+
+def _on_land(posterior: Posterior) -> tuple[_OnMap, NDArray[np.float64]]:
     """Return the samples of a posterior on land, and the mass (m,) of each."""
     if len(posterior) > EXACT_POINTS:
         samples = posterior.samples(MOVING_SAMPLES)
@@ -170,7 +253,7 @@ def _looked_up(samples: Samples, points: int) -> _OnMap:
     point = samples.point[land]
     on_land = np.bincount(point, minlength=points)
     climate = ClimateRaster.load().indices(samples.coordinates[land])
-    return _OnMap(point, 1 / on_land[point], place[land], climate)
+    return _OnMap(samples.coordinates[land], point, 1 / on_land[point], place[land], climate)
 
 
 def _heaviest(

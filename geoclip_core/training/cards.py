@@ -6,6 +6,7 @@ from typing import Any
 from geoclip_core.data.dataset import PhotoDataset
 from geoclip_core.evaluation.baselines import baseline_title
 from geoclip_core.model.backbone import public_name
+from geoclip_core.model.domain import Domain
 from geoclip_core.model.geolocation import GeolocationModel
 from geoclip_core.training.options import FitOptions, PretrainOptions
 
@@ -38,7 +39,7 @@ def fit_card(
         _fit_summary(model, options),
         f"Training was stopped early: {stopped}." if stopped else "",
         "## Data and licence",
-        _data(options.license, dataset),
+        _data(options.license, dataset, model.domain),
         "## How good it is",
         _fit_numbers(model, report, split)
         if report
@@ -71,7 +72,7 @@ def bank_card(
         f"# {model.name}",
         _bank_summary(model, photos),
         "## Data and licence",
-        _data(options.license, photos),
+        _data(options.license, photos, model.domain),
         "## How good it is",
         _bank_numbers(model, metrics, options),
         "## Limits",
@@ -123,11 +124,13 @@ def _card(license: str, *parts: str) -> str:
     return "\n\n".join(part for part in (front, *parts) if part) + "\n"
 
 
-def _data(license: str, dataset: PhotoDataset) -> str:
+def _data(license: str, dataset: PhotoDataset, domain: Domain | None = None) -> str:
     """Describe the photos, their licence and their authors."""
     counts = dataset.table["split"].value_counts()
     sizes = ", ".join(f"{counts[s]:,} {s}" for s in ("train", "val", "test") if s in counts)
     parts = [f"{dataset.name}: {sizes} photos. None of them is in this checkpoint."]
+    if domain is not None:
+        parts.append(f"The model {domain.words}.")
     if dataset.synthetic:
         parts.append(
             "**These photos are synthetic**: drawn by this project, they show no real "

@@ -25,6 +25,7 @@ from geoclip_core.evaluation.predictions import read_about, read_predictions
 from geoclip_core.model.backbone import Backbone, BackboneConfig, public_name
 from geoclip_core.model.backbones import backbone_config, build_backbone
 from geoclip_core.model.checkpoint import save_checkpoint
+from geoclip_core.model.domain import Domain
 from geoclip_core.model.geolocation import GeolocationModel, ModelConfig
 from geoclip_core.model.losses import balanced_logits, log_priors, masked_cross_entropy
 from geoclip_core.training.cards import fit_card
@@ -440,6 +441,8 @@ def _write(
         run.session.progress("calibrating", 0.96)
         calibration = calibrate(model, splits["val"].photos, splits["val"].embeddings)
         model.calibration = calibration.calibration
+        readable = np.asarray(splits["val"].embeddings)
+        model.domain = Domain.of(dataset.split("train"), model.unlikeness(readable))
         validation = dict(loop.best_values)
         checkpoint = run.folder / "checkpoint"
         if ended:

@@ -32,6 +32,7 @@ from geoclip_core.model.bank_heads import (
 )
 from geoclip_core.model.calibration import MAX_RANKS, Calibration, fit_calibration, rounded_ranks
 from geoclip_core.model.checkpoint import save_checkpoint
+from geoclip_core.model.domain import Domain
 from geoclip_core.model.geolocation import Estimate, GeolocationModel, ModelConfig
 from geoclip_core.training.cards import bank_card
 from geoclip_core.training.options import BankOptions, FitOptions
@@ -106,6 +107,7 @@ def fit_bank(
         data, vocabularies, options, backbone.config, backbone.block_widths, name
     )
     model.calibration = measured.calibration
+    model.domain = Domain.of(photos, measured.unlikeness)
     model.attach_backbone(backbone)
     metrics |= {
         "name": name,
@@ -316,13 +318,19 @@ class CrossValidation:
     """(n,) fold of each photo."""
     ranks: NDArray[np.float64]
     """(n,) `Posterior.misfit` of each photo's true place, calibrated."""
+    unlikeness: NDArray[np.float64]
+    """(n,) how unlike the other folds each photo is."""
 
 
 def hold_out(
     subject: BankSubject, fold_of: NDArray[np.int64], progress: Progress | None = None
-) -> list[Estimate]:
-    """Return uncalibrated estimates (n), each fold by a model that is fitted on the others."""
+) -> tuple[list[Estimate], NDArray[np.float64]]:
+    """Return uncalibrated estimates (n), each fold by a model that is fitted on the others.
+
+    And the unlikeness (n,) of each photo to the training photos of that model.
+    """
     found: dict[int, Estimate] = {}
+    unlikeness = np.empty(len(fold_of))
     folds = np.unique(fold_of)
     for done, fold in enumerate(folds, start=1):
         rest, held = np.flatnonzero(fold_of != fold), np.flatnonzero(fold_of == fold)
@@ -334,17 +342,19 @@ def hold_out(
             subject.block_widths,
         )
         estimates = model.predict(subject.data.embeddings[held])
+        unlikeness[held] = model.unlikeness(subject.data.embeddings[held])
         found |= dict(zip(held.tolist(), estimates, strict=True))
         if progress:
             progress(done, len(folds))
-    return [found[row] for row in range(len(fold_of))]
+    return [found[row] for row in range(len(fold_of))], unlikeness
 
 
 def cross_validate(
     subject: BankSubject, fold_of: NDArray[np.int64], progress: Progress | None = None
 ) -> CrossValidation:
     """Return held-out estimates; each fold is calibrated on the predictions of the others."""
-    raw, coordinates = hold_out(subject, fold_of, progress), subject.data.coordinates
+    raw, unlikeness = hold_out(subject, fold_of, progress)
+    coordinates = subject.data.coordinates
     estimates = list(raw)
     for fold in np.unique(fold_of):
         rest = np.flatnonzero(fold_of != fold)
@@ -365,7 +375,7 @@ def cross_validate(
         for row in np.flatnonzero(fold_of == fold):
             judged = replace(estimates[row].posterior, held_out_ranks=others)
             estimates[row] = replace(estimates[row], posterior=judged)
-    return CrossValidation(raw, estimates, fold_of, ranks)
+    return CrossValidation(raw, estimates, fold_of, ranks, unlikeness)
 
 
 def random_folds(count: int, folds: int, seed: int) -> NDArray[np.int64]:
@@ -409,6 +419,8 @@ class Measurement:
     each repeat, of spatially blocked folds, and of folds that choose their own kernel and ridge."""
     calibration: Calibration
     """Of the model that is fitted on all photos."""
+    unlikeness: NDArray[np.float64]
+    """(repeats × n,) how unlike the other folds each photo is."""
 
 
 def measure(
@@ -439,12 +451,14 @@ def measure(
     metrics["cross_validation"] = {
         "folds": options.bank.folds,
         "geoscore_of_repeats": [mean_score(r.estimates, coordinates) for r in repeats],
-        "geoscore_spatially_blocked": mean_score(hold_out(subject, blocked, tick), coordinates),
+        "geoscore_spatially_blocked": mean_score(hold_out(subject, blocked, tick)[0], coordinates),
         "group_km": GROUP_KM,
     }
     if options.bank.vote == "kernel-ridge":
         free = replace(subject, options=replace(options, bank=replace(options.bank, **CHOICES)))
-        scores = [mean_score(hold_out(free, fold_of, tick), coordinates) for fold_of in partitions]
+        scores = [
+            mean_score(hold_out(free, fold_of, tick)[0], coordinates) for fold_of in partitions
+        ]
         metrics["cross_validation"]["geoscore_chosen_inside_folds"] = float(np.mean(scores))
     calibration = fit_calibration(
         [estimate.posterior for repeat in repeats for estimate in repeat.raw],
@@ -461,7 +475,8 @@ def measure(
         # the repeats of a photo do not count as several photos
         ranks=rounded_ranks(ranks.tolist(), min(len(dataset), MAX_RANKS)),
     )
-    return Measurement(frames[0], metrics, calibration)
+    unlikeness = np.concatenate([repeat.unlikeness for repeat in repeats])
+    return Measurement(frames[0], metrics, calibration, unlikeness)
 
 
 def _ticker(progress: Progress | None, options: FitOptions) -> Progress:

@@ -508,3 +508,32 @@ class TestClaims:
         frame = self.frame(np.random.default_rng(0))
         assert metrics.claim_metrics(frame.assign(truth_p_value=np.nan)) == {}
         assert metrics.claim_metrics(frame[["other_p_value"]]) == {}
+
+
+class TestRadiusCheck:
+    def frame(self, n, inside):
+        errors = np.where(np.arange(n) < inside, 50.0, 300.0)
+        return pd.DataFrame(
+            {
+                "error_km": errors,
+                "radius_50_km": np.full(n, 100.0),
+                "radius_90_km": np.full(n, np.nan),
+            }
+        )
+
+    @pytest.mark.parametrize(("n", "inside", "contradicted"), [
+        (100, 50, False), (100, 42, False), (100, 38, True), (100, 65, True), (10, 3, False),
+    ])  # fmt: skip
+    def test_coverage_outside_the_binomial_interval_contradicts(self, n, inside, contradicted):
+        checks = metrics.radius_check(self.frame(n, inside))
+        assert list(checks) == ["50"]
+        assert checks["50"]["contradicted"] == contradicted
+        assert checks["50"]["coverage"] == inside / n
+
+    def test_the_factor_makes_the_radius_right_on_these_photos(self):
+        rng = np.random.default_rng(0)
+        frame = self.frame(500, 0).assign(error_km=rng.exponential(400, 500))
+        factor = metrics.radius_check(frame)["50"]["factor"]
+        assert (frame["error_km"] <= factor * frame["radius_50_km"]).mean() == pytest.approx(
+            0.5, abs=0.01
+        )

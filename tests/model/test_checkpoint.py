@@ -13,6 +13,7 @@ from geoclip_core.model.backbone import BackboneConfig
 from geoclip_core.model.backbones import build_backbone
 from geoclip_core.model.calibration import Calibration
 from geoclip_core.model.checkpoint import load_checkpoint, read_metrics, save_checkpoint
+from geoclip_core.model.domain import Domain
 from geoclip_core.model.geolocation import GeolocationModel, ModelConfig
 from tests.model.test_geolocation import HEADS, WORDS, _model
 from tests.sphere_points import fibonacci_sphere
@@ -39,10 +40,13 @@ def _same(first, second):
 def test_round_trip_of_every_head(tmp_path, kind, use_context, calibrated):
     model = _model(kind, use_context)
     if calibrated:
-        model.calibration = Calibration(1.7, 90.0, {"50": 0.8, "90": 1.3}, 99, "here")
+        ranks = [0.2, 0.9, 3.5]
+        model.calibration = Calibration(1.7, 90.0, {"50": 0.8, "90": 1.3}, 99, "here", {}, ranks)
+        model.domain = Domain(9, True, {"US": 9}, 2, None, "2024-01-31", ((1.25, 1.25, 9),), (0.5,))
     save_checkpoint(tmp_path / "c", model, {"geoscore": 1.5}, "# card")
     again = load_checkpoint(tmp_path / "c", with_backbone=False)
     assert again.calibration == model.calibration
+    assert again.domain == model.domain
     assert again.config == model.config
     assert again.vocabularies == model.vocabularies
     assert again.name == "test"

@@ -150,3 +150,38 @@ def test_what_does_not_fit_is_refused():
 def test_the_config_makes_itself_again():
     config = ModelConfig(("climate",), True, "bank", {"bank_size": 3}, "linear")
     assert ModelConfig(**config.to_dict()) == config
+
+
+@pytest.mark.parametrize("kind", sorted(HEADS))
+@pytest.mark.parametrize("context_heads", ["linear", "kernel-ridge"])
+def test_a_given_class_replaces_what_its_head_reads(kind, context_heads):
+    if context_heads == "kernel-ridge" and kind != "bank":
+        return
+    model = _model(kind, True, context_heads)
+    if context_heads == "kernel-ridge":
+        model.context_join.fit(model.context_heads.left_out_logits())
+    embedding = torch.randn(4, 10, generator=torch.Generator().manual_seed(1))
+    read = model.predict(embedding)
+    for index in range(3):
+        given = model.predict(embedding, {"climate": index})
+        for before, after in zip(read, given, strict=True):
+            assert after.context["climate"].argmax() == index
+            assert after.context["climate"][index] > 0.999
+            np.testing.assert_allclose(after.context["country"], before.context["country"])
+    answers = [_answer(model.predict(embedding, {"climate": index})[0]) for index in range(3)]
+    assert not np.allclose(answers[0], answers[1])
+    off = model.predict(embedding, use_context=False)
+    assert not np.allclose(_answer(off[0]), _answer(read[0]))
+    # what the heads read no longer matters
+    other = model.predict(embedding, {"climate": 2}, use_context=False)
+    assert np.allclose(_answer(off[0]), _answer(other[0]))
+    with pytest.raises(ValueError, match="no head for month"):
+        model.predict(embedding, {"month": 1})
+
+
+def _answer(estimate):
+    """What the coordinate head says: a regression says it by its points, others by weights."""
+    posterior = estimate.posterior
+    return np.concatenate(
+        [posterior.points.ravel(), posterior.log_weights, [posterior.bandwidth_km]]
+    )

@@ -26,6 +26,7 @@ class FakeModel:
     photos_predicted: int = 0
     backbone = None
     context_source = "photo"
+    domain = None
 
     def weights_hash(self) -> str:
         return f"{self.spread_km}"

@@ -125,8 +125,10 @@ def _errors(subject, estimates):
 )
 def test_held_out_photos_are_located(options):
     subject = _subject(options)
-    estimates = hold_out(subject, random_folds(80, 4, 0))
+    estimates, unlikeness = hold_out(subject, random_folds(80, 4, 0))
     assert np.median(_errors(subject, estimates)) < 150
+    # of held-out photos of the same kind the mean squared standard score is about 1
+    assert np.median(unlikeness) == pytest.approx(0.0, abs=0.5)
     if options.use_context:
         for feature in options.features:
             top = [int(estimate.context[feature].argmax()) for estimate in estimates]
@@ -139,7 +141,7 @@ def test_random_embeddings_locate_no_better_than_chance():
     blind = BankSubject(
         BankData(noise, subject.data.coordinates, {}), {}, subject.options, *_rest(subject)
     )
-    errors = _errors(blind, hold_out(blind, random_folds(80, 4, 0)))
+    errors = _errors(blind, hold_out(blind, random_folds(80, 4, 0))[0])
     # one city in four is right by chance; a leak of the held-out photo would find it every time
     assert (errors < 500).mean() < 0.5
 
