@@ -36,7 +36,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     import tyro
 
     from geoclip_core.commands import CLASSES
+    from geoclip_core.terminal import use_utf8
 
+    use_utf8()
     command = tyro.cli(
         CLASSES[name],
         prog=f"geoclip {name}",

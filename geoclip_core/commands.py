@@ -5,7 +5,6 @@ command that runs, for `--help` must answer at once.
 """
 
 import contextlib
-import csv
 import json
 import sys
 import time
@@ -40,7 +39,8 @@ class Locate:
         tyro.conf.Positional,
         tyro.conf.arg(metavar="PHOTO...", help_behavior_hint="(required)"),
     ]
-    """Photo files, or folders of photos."""
+    """Photo files, or folders of photos. Output names each as given; those of one folder, alone on
+    the command line, by their path below it."""
     model: str = "mini"
     """Bundled name, run or checkpoint folder, or hub id."""
     top_k: int = 5
@@ -77,7 +77,7 @@ class Locate:
 
         if self.top_k < 1 or self.batch_size < 1:
             raise ValueError("--top-k and --batch-size must be 1 or more")
-        files = photo_files(self.photos)
+        files = listed_photos(self.photos)
         claimed = None
         if self.claim is not None:
             from geoclip_core.earth.gazetteer import Gazetteer
@@ -99,34 +99,44 @@ class Locate:
         return 1 if failed else 0
 
     def _rows(
-        self, locator: "Geolocator", files: list[Path], known: "dict[str, str | int]"
+        self,
+        locator: "Geolocator",
+        named: list[tuple[str, Path]],
+        known: "dict[str, str | int]",
     ) -> "Iterator[Row]":
         from tqdm import tqdm
 
         from geoclip_core.locator import MANY_PHOTOS
         from geoclip_core.prediction import Failure
 
+        names, files = [name for name, _ in named], [file for _, file in named]
         if self.together:
+            name = " + ".join(names)
             try:
                 yield locator.locate(
-                    files, top_k=self.top_k, given=known, use_context=not self.context_off
+                    files,
+                    top_k=self.top_k,
+                    name=name,
+                    given=known,
+                    use_context=not self.context_off,
                 )
             except PhotoError as error:
-                yield Failure(" + ".join(file.name for file in files), str(error))
+                yield Failure(name, str(error))
             return
         if len(files) >= MANY_PHOTOS:
             locator.accelerate()
         quiet = not sys.stderr.isatty() or len(files) == 1
         with tqdm(total=len(files), unit="photo", disable=quiet) as bar:
-            for row in locator.locate_many(
+            rows = locator.locate_many(
                 files,
                 batch_size=self.batch_size,
                 top_k=self.top_k,
                 errors="yield",
                 given=known,
                 use_context=not self.context_off,
-            ):
-                yield row
+            )
+            for name, row in zip(names, rows, strict=True):
+                yield replace(row, file=name)
                 bar.update()
 
     @contextlib.contextmanager
@@ -135,12 +145,12 @@ class Locate:
     ) -> "Iterator[Callable[[Row], object]]":
         """Yield a function that writes one row; formats that need all rows are written last."""
         from geoclip_core import formats
+        from geoclip_core.data.tables import csv_line
 
         if self.format == "csv":
             header = formats.csv_header(features, self.top_k)
-            table = csv.DictWriter(out, header, lineterminator="\n")
-            table.writeheader()
-            yield lambda row: table.writerow(formats.csv_row(row))
+            out.write(csv_line(header))
+            yield lambda row: out.write(formats.to_csv_line(row, header))
         elif self.format in ("geojson", "kml"):
             rows: list[Row] = []
             yield rows.append
@@ -150,24 +160,28 @@ class Locate:
             yield lambda row: print(line(row), file=out, flush=True)
 
 
-def photo_files(names: Sequence[str]) -> list[Path]:
-    """Return the named files in order, each folder replaced by the photos in it, sorted.
+def listed_photos(names: Sequence[str]) -> list[tuple[str, Path]]:
+    """Return name in the output and path of photos, each folder replaced by the photos in it.
+
+    The name is the path as given; for one folder alone, the path below it.
 
     Raises:
         ValueError: A folder holds no photo.
     """
-    from geoclip_core.data.photos import PHOTO_SUFFIXES
+    from geoclip_core.data.photos import PHOTO_SUFFIXES, photo_files
 
-    files: list[Path] = []
+    files: list[tuple[str, Path]] = []
     for name in names:
         path = Path(name)
         if not path.is_dir():
-            files.append(path)
+            files.append((name, path))
             continue
-        found = sorted(p for p in path.rglob("*") if p.suffix.lower() in PHOTO_SUFFIXES)
+        found = photo_files(path)
         if not found:
             raise ValueError(f"{path} holds no photo ({', '.join(sorted(PHOTO_SUFFIXES))})")
-        files += found
+        for file in found:
+            below = file.relative_to(path).as_posix()
+            files.append((below if len(names) == 1 else str(file), file))
     return files
 
 
@@ -179,7 +193,10 @@ def _opened(path: Path | None) -> Iterator[TextIO]:
         return
     if not path.parent.is_dir():
         raise ValueError(f"--output: the folder {path.parent} does not exist")
-    with atomic_file(path) as unfinished, unfinished.open("w", encoding="utf-8", newline="") as out:
+    with (
+        atomic_file(path) as unfinished,
+        unfinished.open("w", encoding="utf-8", errors="backslashreplace", newline="") as out,
+    ):
         yield out
 
 

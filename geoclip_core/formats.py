@@ -1,12 +1,12 @@
 """Write predictions as text, JSON lines, CSV, GeoJSON or KML."""
 
-import csv
-import io
 import json
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 from xml.etree import ElementTree
 
+from geoclip_core.data.tables import csv_line, escaped
 from geoclip_core.earth.gazetteer import UNIT_LEVELS
 from geoclip_core.prediction import Claim, Failure, Prediction
 
@@ -27,6 +27,7 @@ CLAIM_COLUMNS = (
     "held_out_photos",
 )
 _KML = "http://www.opengis.net/kml/2.2"
+_NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
 def _record(row: Row) -> dict[str, Any]:
@@ -40,6 +41,7 @@ def _record(row: Row) -> dict[str, Any]:
             "latitude": row.exif.latitude,
             "longitude": row.exif.longitude,
             "captured_at": captured_at.isoformat() if captured_at else None,
+            "source": row.exif.source,
         }
     return {
         "file": row.file,
@@ -109,15 +111,20 @@ def _claim(claim: Claim) -> dict[str, Any]:
 
 def to_json_line(row: Row) -> str:
     """Return the JSON object of a row on one line, without a newline."""
-    return json.dumps(_record(row), ensure_ascii=False)
+    return _json(_record(row))
+
+
+def _json(value: object) -> str:
+    """Return JSON; bytes of names that are not UTF-8 are escaped, and read back by `json.loads`."""
+    return escaped(json.dumps(value, ensure_ascii=False))
 
 
 def to_text(row: Row) -> str:
     """Return a few lines for the terminal, with the radius below the estimate."""
     if isinstance(row, Failure):
-        return f"{row.file}\n  error: {row.error}"
+        return f"{_shown(row.file)}\n  error: {row.error}"
     lines = [
-        row.file,
+        _shown(row.file),
         f"  {row.headline}",
     ]
     if row.warning is not None:
@@ -141,9 +148,10 @@ def to_text(row: Row) -> str:
         lines.append(f"  claim     {row.claim.name}: {row.claim.verdict}")
         lines += [f"            {sentence}" for sentence in row.claim.sentences]
     if row.exif is not None and row.error_km is not None:
+        source = "" if row.exif.source == "EXIF" else f"  from {_shown(row.exif.source)}"
         lines.append(
-            f"  EXIF      {row.exif.latitude:.4f}, {row.exif.longitude:.4f}"
-            f"  (the estimate is {row.error_km:,.0f} km away)"
+            f"  {'GPS' if source else 'EXIF':<9} {row.exif.latitude:.4f}, {row.exif.longitude:.4f}"
+            f"{source}  (the estimate is {row.error_km:,.0f} km away)"
         )
     return "\n".join(lines)
 
@@ -161,7 +169,8 @@ def csv_header(features: Sequence[str], candidates: int) -> list[str]:
         columns += [feature, f"{feature}_probability"]
     columns += ["given", "moved_km"]
     columns += [f"claim_{name}" for name in CLAIM_COLUMNS]
-    columns += ["exif_latitude", "exif_longitude", "captured_at", "error_km", "seconds", "error"]
+    columns += ["exif_latitude", "exif_longitude", "captured_at", "exif_source"]
+    columns += ["error_km", "seconds", "error"]
     return columns
 
 
@@ -193,6 +202,7 @@ def csv_row(row: Row) -> dict[str, Any]:
         cells["exif_latitude"] = record["exif"]["latitude"]
         cells["exif_longitude"] = record["exif"]["longitude"]
         cells["captured_at"] = record["exif"]["captured_at"]
+        cells["exif_source"] = record["exif"]["source"]
     if row.error_km is not None:
         cells["error_km"] = round(row.error_km, 3)
     return cells
@@ -204,11 +214,14 @@ def to_csv(rows: Iterable[Row]) -> str:
     found = [row for row in rows if isinstance(row, Prediction)]
     features = list(dict.fromkeys(feature for row in found for feature in row.context))
     count = max((len(row.candidates) for row in found), default=0)
-    text = io.StringIO()
-    writer = csv.DictWriter(text, csv_header(features, count), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(csv_row(row) for row in rows)
-    return text.getvalue()
+    header = csv_header(features, count)
+    return csv_line(header) + "".join(to_csv_line(row, header) for row in rows)
+
+
+def to_csv_line(row: Row, header: Sequence[str]) -> str:
+    """Return a row below a header of `csv_header`, with its line end and without formulas."""
+    cells = csv_row(row)
+    return csv_line(cells.get(column, "") for column in header)
 
 
 def to_geojson(rows: Iterable[Row]) -> str:
@@ -221,7 +234,7 @@ def to_geojson(rows: Iterable[Row]) -> str:
             geometry = {"type": "Point", "coordinates": point}
             properties = record | {"place": row.place.label, "estimate": True}
             features.append({"type": "Feature", "geometry": geometry, "properties": properties})
-    return json.dumps({"type": "FeatureCollection", "features": features}, ensure_ascii=False)
+    return _json({"type": "FeatureCollection", "features": features})
 
 
 def to_kml(rows: Iterable[Row]) -> str:
@@ -267,6 +280,12 @@ def _child(parent: ElementTree.Element, tag: str, text: str | None = None) -> El
     return child
 
 
+def _shown(text: str) -> str:
+    """Return a file name as one line for a terminal."""
+    text = escaped(text)
+    return "".join(character if character.isprintable() else "?" for character in text)
+
+
 def _printable(text: str) -> str:
-    """Replace control characters, which XML does not allow."""
-    return "".join(character if character.isprintable() else "\ufffd" for character in text)
+    """Replace the characters that XML does not allow, which are control characters."""
+    return _NOT_XML.sub("\ufffd", escaped(text))

@@ -21,7 +21,7 @@ import torch
 from PIL import Image, ImageFile
 from torch import Tensor
 
-from geoclip_core.data.photos import Photo, open_photo
+from geoclip_core.data.photos import Photo, open_photo, with_sidecars
 from geoclip_core.earth.gazetteer import Gazetteer
 from geoclip_core.earth.sphere import EARTH_RADIUS_KM
 from geoclip_core.errors import CheckpointError, HintError, PhotoError, first_line
@@ -60,6 +60,7 @@ class _PreparedPhoto:
     """The views of a photo without the photo itself, so that a batch needs little memory."""
 
     file: str
+    """Its path as it was given, or its name."""
     views: list[Tensor]
     """(3, height, width) each."""
     exif: Exif | None
@@ -71,21 +72,28 @@ def _prepare(source: PhotoSource, preprocessing: Preprocessing) -> _PreparedPhot
     """Read a photo and return the views that the backbone takes."""
     started = time.perf_counter()
     photo = open_photo(source, draft_size=preprocessing.draft_size)
+    if isinstance(source, str | os.PathLike):
+        photo = with_sidecars(photo, Path(source))
     views = preprocessing.pixels(photo.image)
     exif = None
-    if photo.latitude is not None or photo.captured_at is not None:
-        exif = Exif(photo.latitude, photo.longitude, photo.captured_at)
-    return _PreparedPhoto(photo.name, views, exif, time.perf_counter() - started)
+    if photo.source is not None:
+        exif = Exif(photo.latitude, photo.longitude, photo.captured_at, photo.source)
+    return _PreparedPhoto(_file_of(source), views, exif, time.perf_counter() - started)
+
+
+def _file_of(source: PhotoSource) -> str:
+    """Return the path of a photo, untouched, so that results can be joined to files."""
+    if isinstance(source, str | os.PathLike):
+        return os.fspath(source)
+    named = isinstance(source, ImageFile.ImageFile) and source.filename
+    return os.fsdecode(named) if named else "photo"
 
 
 def _prepare_or_fail(source: PhotoSource, preprocessing: Preprocessing) -> _PreparedPhoto | Failure:
     try:
         return _prepare(source, preprocessing)
     except PhotoError as error:
-        if isinstance(source, str | os.PathLike):
-            return Failure(Path(source).name, str(error))
-        named = isinstance(source, ImageFile.ImageFile) and source.filename
-        return Failure(str(named or "photo"), str(error))
+        return Failure(_file_of(source), str(error))
 
 
 @dataclass(frozen=True)
@@ -184,6 +192,7 @@ class Geolocator:
         *,
         given: Mapping[str, str | int] | None = None,
         use_context: bool = True,
+        lock: contextlib.AbstractContextManager[object] | None = None,
     ) -> Prediction:
         """Estimate where a photo, or several photos of one place, were taken.
 
@@ -191,11 +200,12 @@ class Geolocator:
             photo: A path, the bytes of a file, or a PIL image; or a sequence of these that all
                 show one place.
             top_k: Number of candidate places, 1 or more.
-            name: Name of the photo; by default its file name.
+            name: Name of the photo; by default its path as given.
             given: What is known: {"country": "Chile", "climate": "Csb", "month": 1}; also state,
                 county, city. It replaces what the model's heads read in the photo, and leaves on
                 the map only what agrees with it.
             use_context: False: do not let the context heads move the estimate.
+            lock: Held while the model runs, not while the photos are read.
 
         Raises:
             PhotoError: A photo cannot be read, or the sequence is empty.
@@ -213,7 +223,8 @@ class Geolocator:
         if not sources:
             raise PhotoError("no photo was given")
         prepared = [_prepare(source, self._preprocessing) for source in sources]
-        return self._together(prepared, top_k, name, hints, use_context)
+        with lock or contextlib.nullcontext():
+            return self._together(prepared, top_k, name, hints, use_context)
 
     def locate_many(
         self,

@@ -29,11 +29,13 @@ RADIUS_MASSES = (0.5, 0.9)
 
 @dataclass(frozen=True)
 class Exif:
-    """Position (degrees) and time in a photo's EXIF data; never used for the estimate."""
+    """Position (degrees) and time in a photo's metadata; never used for the estimate."""
 
     latitude: float | None
     longitude: float | None
     captured_at: datetime | None
+    source: str = "EXIF"
+    """Where the position, or else the time, was found: "EXIF", "XMP", or the file beside it."""
 
 
 @dataclass(frozen=True)
@@ -130,7 +132,7 @@ class Prediction:
     """An estimate of where a photo was taken, with its uncertainty.
 
     Attributes:
-        file: Name of the photo.
+        file: The path of the photo as it was given, or its name.
         model: Name of the model.
         latitude, longitude: Degrees; the point with the highest expected GeoScore.
         radius_km: Share of the probability (0.5, 0.9) -> radius in km of the circle around the

@@ -1,6 +1,8 @@
 import csv
 import io
 import json
+import os
+from dataclasses import replace
 from datetime import UTC, datetime
 from xml.etree import ElementTree
 
@@ -8,6 +10,7 @@ import numpy as np
 import pytest
 
 from geoclip_core import formats
+from geoclip_core.data.tables import read_csv
 from geoclip_core.earth.gazetteer import UNIT_LEVELS, Gazetteer
 from geoclip_core.model.posterior import Posterior
 from geoclip_core.prediction import Candidate, Exif, Failure, Prediction
@@ -139,3 +142,68 @@ def test_an_uncalibrated_radius_is_marked(prediction):
     from dataclasses import replace
 
     assert "not calibrated" in formats.to_text(replace(prediction, calibrated=False))
+
+
+NAMES = (
+    "100CANON/IMG_0001.jpg",
+    "x" * 90 + ".jpg",
+    "Łódź/café.jpg",
+    "cafe\u0301.jpg",
+    "=cmd|' /C calc'!A0.jpg",
+    "+1+1.jpg",
+    "-2.jpg",
+    "@SUM(A1).jpg",
+    "a;=1+1.jpg",
+    "'=1.jpg",
+    "''quoted'.jpg",
+    "\tx.jpg",
+    'a "b", c.jpg',
+    "line\nbreak.jpg",
+    "zero\u200bwidth.jpg",
+)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_rows_can_be_joined_back_to_files(prediction, name):
+    row = replace(prediction, file=name)
+    assert json.loads(formats.to_json_line(row))["file"] == name
+    assert json.loads(formats.to_geojson([row]))["features"][0]["properties"]["file"] == name
+    tree = ElementTree.fromstring(formats.to_kml([row]))
+    assert [e.text for e in tree.iter() if e.tag.endswith("}name")][1] == name
+    for rows in ([row], [Failure(name, "=1+1")]):
+        frame = read_csv(formats.to_csv(rows).encode())
+        assert frame["file"].tolist() == [name]
+
+
+def test_a_name_that_is_not_utf_8_can_be_joined_back(prediction):
+    name = os.fsdecode(b"caf\xe9.jpg")
+    row = replace(prediction, file=name)
+    for text in (formats.to_json_line(row), formats.to_geojson([row]), formats.to_csv([row])):
+        text.encode()
+    assert json.loads(formats.to_json_line(row))["file"] == name
+    assert "caf\\udce9.jpg" in formats.to_csv([row])
+    assert "caf\\udce9.jpg" in formats.to_kml([row])
+    assert formats.to_text(row).startswith("caf\\udce9.jpg\n")
+
+
+@pytest.mark.parametrize("start", ["=", "+", "-", "@", "\t", "\r", "\uff1d"])
+def test_no_cell_of_the_csv_is_a_formula(prediction, start):
+    context = {f"{start}f": [(f"{start}l", 0.5)]}
+    row = replace(prediction, file=f"{start}1+cmd|x", model=f"{start}m", context=context)
+    lines = csv.reader(io.StringIO(formats.to_csv([row]), newline=""))
+    cells = [cell for line in lines for cell in line]
+    assert {cell for cell in cells if cell.startswith(start)} <= {"-99.7331", "-98.7331"}
+    assert f"'{start}1+cmd|x" in cells
+    assert "-99.7331" in cells  # a number is no formula
+
+
+def test_the_source_of_a_position_is_named(prediction):
+    row = replace(prediction, exif=replace(prediction.exif, source="XMP in a.xmp"))
+    assert json.loads(formats.to_json_line(row))["exif"]["source"] == "XMP in a.xmp"
+    assert "GPS       32.4487, -98.7331  from XMP in a.xmp" in formats.to_text(row)
+    assert "EXIF      32.4487, -98.7331  (" in formats.to_text(prediction)
+    assert read_csv(formats.to_csv([row]).encode())["exif_source"].tolist() == ["XMP in a.xmp"]
+
+
+def test_a_name_cannot_control_the_terminal(prediction):
+    assert "\x1b" not in formats.to_text(replace(prediction, file="a\x1b]0;x\x07.jpg"))

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import subprocess
 import sys
 from xml.etree import ElementTree
@@ -44,7 +45,7 @@ def test_a_broken_photo_does_not_stop_the_others(photos, capsys):
     names = [str(photos / name) for name in ("a.jpg", "broken.jpg", "b.png")]
     assert main(["locate", *names, "--format", "json", "--top-k", "3"]) == 1
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    assert [line["file"] for line in lines] == ["a.jpg", "broken.jpg", "b.png"]
+    assert [line["file"] for line in lines] == names
     assert set(lines[1]) == {"file", "error"}
     assert len(lines[2]["candidates"]) == 3
     assert lines[2]["exif"] is None
@@ -62,7 +63,7 @@ def test_csv_of_a_folder_is_written_to_a_file(photos, capsys):
 def test_geojson_holds_every_readable_photo(photos, capsys):
     assert main(["locate", str(photos / "a.jpg"), "--format", "geojson"]) == 0
     collection = json.loads(capsys.readouterr().out)
-    assert [f["properties"]["file"] for f in collection["features"]] == ["a.jpg"]
+    assert [f["properties"]["file"] for f in collection["features"]] == [str(photos / "a.jpg")]
 
 
 def test_kml_holds_every_readable_photo(photos, capsys):
@@ -76,7 +77,7 @@ def test_photos_of_one_place_give_one_estimate(photos, capsys):
     names = [str(photos / "a.jpg"), str(photos / "b.png")]
     assert main(["locate", *names, "--together", "--format", "json"]) == 0
     (line,) = capsys.readouterr().out.splitlines()
-    assert json.loads(line)["file"] == "a.jpg + b.png"
+    assert json.loads(line)["file"] == " + ".join(names)
 
 
 @pytest.mark.parametrize(
@@ -217,3 +218,44 @@ def test_context_can_be_switched_off_where_there_is_one(photos, capsys):
     assert answers[0] != answers[1]
     assert main(["locate", photo, "--context-off", "--model", "mini-plain"]) == 1
     assert "mini-plain has no context heads" in capsys.readouterr().err
+
+
+def test_photos_of_a_folder_are_named_by_their_path_below_it(photos, capsys):
+    for name in ("100CANON/IMG_1.jpg", "101CANON/IMG_1.jpg", "@eaDir/IMG_1.jpg", ".t/1.jpg"):
+        (photos / name).parent.mkdir(exist_ok=True)
+        (photos / name).write_bytes((photos / "a.jpg").read_bytes())
+    (photos / "._IMG_1.jpg").write_bytes(b"x")
+    (photos / "folder.jpg").mkdir()
+    (photos / "broken.jpg").unlink()
+    found = ["a.jpg", "b.png", "100CANON/IMG_1.jpg", "101CANON/IMG_1.jpg"]
+    assert main(["locate", str(photos), "--format", "json", "--top-k", "1"]) == 0
+    assert [json.loads(line)["file"] for line in capsys.readouterr().out.splitlines()] == found
+    both = [str(photos / "100CANON"), str(photos / "101CANON")]
+    assert main(["locate", *both, "--format", "json", "--top-k", "1"]) == 0
+    rows = [json.loads(line)["file"] for line in capsys.readouterr().out.splitlines()]
+    assert rows == [f"{folder}/IMG_1.jpg" for folder in both]
+
+
+def test_output_is_utf_8_whatever_the_code_page(photos):
+    for name in ("Łódź.jpg", os.fsdecode(b"caf\xe9.jpg")):
+        (photos / name).write_bytes((photos / "a.jpg").read_bytes())
+    for kind in ("text", "csv"):
+        done = subprocess.run(
+            [sys.executable, "-m", "geoclip_core", "locate", str(photos), "--format", kind],
+            capture_output=True,
+            env=os.environ | {"PYTHONIOENCODING": "cp1252"},
+            check=False,
+        )
+        assert done.returncode == 1  # broken.jpg
+        text = done.stdout.decode("utf-8")
+        assert "Łódź.jpg" in text
+        assert "caf\\udce9.jpg" in text
+
+
+def test_a_position_beside_the_photo_is_shown(photos, capsys):
+    place = {"geoData": {"latitude": 48.5, "longitude": 2.25}}
+    (photos / "a.jpg.supplemental-metadata.json").write_text(json.dumps(place))
+    assert main(["locate", str(photos / "a.jpg"), "--format", "json"]) == 0
+    exif = json.loads(capsys.readouterr().out)["exif"]
+    assert (exif["latitude"], exif["longitude"]) == (48.5, 2.25)
+    assert exif["source"] == "Google Takeout (a.jpg.supplemental-metadata.json)"

@@ -1,5 +1,6 @@
 """`Geolocator` with a model whose answers are known: they depend on the colour of the photo."""
 
+import contextlib
 import io
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
+from geoclip_core import locator as locator_module
 from geoclip_core.data.vocabulary import month_vocabulary
 from geoclip_core.errors import HintError, PhotoError
 from geoclip_core.locator import Geolocator
@@ -105,7 +107,7 @@ def test_paths_bytes_and_images_give_the_same_answer(locator, tmp_path):
     ]
     for answer in answers:
         assert (answer.latitude, answer.longitude) == pytest.approx(PARIS)
-    assert answers[0].file == "blue.png"
+    assert [answer.file for answer in answers] == [str(path), str(path), "photo", str(path)]
 
 
 def test_exif_position_is_returned_but_not_used(locator):
@@ -138,7 +140,7 @@ def test_an_unreadable_photo_raises_or_is_yielded(locator, tmp_path):
         list(locator.locate_many(sources))
     rows = list(locator.locate_many(sources, errors="yield"))
     assert [type(row) for row in rows] == [Prediction, Failure, Failure, Prediction]
-    assert rows[1].file == "notes.jpg"
+    assert rows[1].file == str(text)
     assert rows[1].error
     assert rows[3].place.country == "FR"
 
@@ -249,3 +251,30 @@ def test_a_photo_unlike_the_training_photos_is_said_to_be(locator):
     assert strange.check(PARIS).likelihood_ratio is None
     both = knowing.locate([photo(0.9, blue=0.1), photo(0.9, blue=0.1, green=1.0)])
     assert both.warning is not None
+
+
+def test_photos_are_read_before_the_lock_is_taken(locator, monkeypatch):
+    """A slow photo of one session must not stop the others."""
+    held, order = [False], []
+    read, embed = locator_module.open_photo, locator.model.backbone.embed
+
+    class Lock(contextlib.AbstractContextManager):
+        def __enter__(self):
+            held[0] = True
+
+        def __exit__(self, *_):
+            held[0] = False
+
+    def reading(*arguments, **options):
+        order.append(("read", held[0]))
+        return read(*arguments, **options)
+
+    def embedding(views):
+        order.append(("embed", held[0]))
+        return embed(views)
+
+    monkeypatch.setattr(locator_module, "open_photo", reading)
+    monkeypatch.setattr(locator.model.backbone, "embed", embedding)
+    locator.locate([photo(1), photo(0)], lock=Lock())
+    assert order == [("read", False), ("read", False), ("embed", True)]
+    assert held == [False]

@@ -29,6 +29,7 @@ from tyro.constructors import (
     StructTypeInfo,
 )
 
+from geoclip_core.terminal import use_utf8
 from geoclip_core.training.options import OptionsError, help_texts, new_flag, upgraded
 from train.benchmarks import BENCHMARKS
 
@@ -106,6 +107,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Raises:
         SystemExit: after ``--help``, and with status 2 for a wrong option.
     """
+    use_utf8()
     arguments = list(sys.argv[1:] if argv is None else argv)
     program, commands = "python -m train", COMMANDS
     if arguments[:1] == ["benchmark"]:

@@ -69,7 +69,7 @@ class ImportPhotos:
     output: Path
     """dataset to make; photos are added to one that was imported before"""
     positions: Path | None = None
-    """CSV with file, latitude, longitude, captured_at; takes precedence over the EXIF data"""
+    """CSV with file, latitude, longitude, captured_at; takes precedence over metadata"""
     link: bool = False
     """make hard links instead of copies (same disk only)"""
     test_fraction: TestFraction = 0.15
@@ -103,6 +103,8 @@ def import_photos(options: ImportPhotos) -> int:
             f"{report.copies:,} copies, {len(report.skipped):,} not imported"
         )
     print(f"{report.found:,} photos found: {bar.message}")
+    if report.sources:
+        print("positions from " + ", ".join(f"{s}: {n:,}" for s, n in report.sources.items()))
     sizes = ", ".join(f"{split} {count:,}" for split, count in sorted(report.total.items()))
     print(f"{options.output}: {sizes}" + ("" if report.changed else " (unchanged)"))
     for file, reason in report.skipped[:_SHOWN]:

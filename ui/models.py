@@ -61,17 +61,20 @@ class ServedModel:
                 raise PhotoError(reason)
         key = tuple(photo.digest for photo in photos)
         name = " + ".join(photo.name for photo in photos)
-        # One photo at a time: two at once would both take longer.
+        answer = self._answers.get(key)
+        if answer is None:
+            contents = [photo.content for photo in photos]
+            source = contents[0] if len(contents) == 1 else contents
+            # One photo at a time passes through the model: two at once would both take longer. They
+            # are decoded before, so that a slow photo does not stop other sessions.
+            answer = self.locator.locate(source, _TOP_K, name=name, lock=self._lock)
         with self._lock:
-            if key not in self._answers:
-                contents = [photo.content for photo in photos]
-                source = contents[0] if len(contents) == 1 else contents
-                self._answers[key] = self.locator.locate(source, _TOP_K, name=name)
+            self._answers[key] = answer
             self._answers.move_to_end(key)
             while len(self._answers) > _ANSWERS_KEPT:
                 self._answers.popitem(last=False)
-            # The prediction may have been made for the same bytes under another name.
-            return replace(self._answers[key], file=name)
+        # The prediction may have been made for the same bytes under another name.
+        return replace(answer, file=name)
 
     def has_explained(self, photo: TrayPhoto) -> bool:
         """Whether ``explain`` has finished for a photo."""

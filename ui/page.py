@@ -11,6 +11,8 @@ import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 from streamlit.errors import StreamlitPageNotFoundError
 
+from geoclip_core.data.tables import csv_text
+
 T = TypeVar("T")
 
 APP = "GeoCLIP"
@@ -193,7 +195,7 @@ def download(label: str, make: Callable[[], pd.DataFrame], file: str) -> None:
     """Draw a button that downloads a table as CSV; ``make`` is called on the click."""
     st.download_button(
         label,
-        lambda: make().to_csv(index=False).encode("utf-8"),
+        lambda: csv_text(make()).encode("utf-8"),
         file_name=file,
         mime="text/csv",
         key=f"download {file}",

@@ -288,8 +288,10 @@ def _gps_sentence(prediction: Prediction, photos: int) -> str:
     if truth is None or error is None:
         noun = "this photo" if photos == 1 else "these photos"
         return f":gray[:material/location_off: No GPS in {noun}.]"
+    exif = prediction.exif
+    source = " (in its XMP)" if exif is not None and exif.source == "XMP" else ""
     text = (
-        f":green[:material/location_on:] GPS of the photo: {truth[0]:.4f}, {truth[1]:.4f}; "
+        f":green[:material/location_on:] GPS of the photo{source}: {truth[0]:.4f}, {truth[1]:.4f}; "
         f"the guess is **{kilometres(error)}** off."
     )
     # No model guesses this closely unless it has seen the photo.

@@ -9,17 +9,26 @@ import dataclasses
 import functools
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from geoclip_core.data.metadata import NULL_ISLAND_DEGREES
 from geoclip_core.data.splits import spatial_split
+from geoclip_core.data.tables import (
+    MISSING_TEXT,
+    Problems,
+    parse_numbers,
+    read_csv,
+    whole_ids,
+)
 from geoclip_core.data.vocabulary import FIXED_VOCABULARIES, Vocabulary
 from geoclip_core.earth.climate import UNKNOWN, index_of_code
-from geoclip_core.errors import DatasetError
+from geoclip_core.errors import DatasetError, FileError
+from geoclip_core.files import read_json
 
 SPLITS = ("train", "val", "test")
 # Only import-photos writes "buffer": photos too close to both train and test.
@@ -28,6 +37,7 @@ UNKNOWN_REGION = "unknown"  # folder of photos whose region is not known
 DESCRIPTION_FILE = "dataset.json"
 ATTRIBUTION = "Place names: GeoNames (CC BY 4.0). Climate: Beck et al. 2018 (CC BY 4.0)."
 MAX_TEXT = 300  # most characters of an id or place name
+MANY_IDS = 5  # so many long ids that all end with 0 were rounded
 
 Progress = Callable[[int, int], None]
 """Called with the number of steps done and the total."""
@@ -54,9 +64,6 @@ COLUMNS = (
     *("unique_country", "unique_region", "unique_sub-region", "unique_city"),
     *("creator_username", "creator_id"),
 )
-
-MISSING_TEXT = ("", "nan", "NaN", "<NA>")  # not "NA" (Namibia), not "None" (a town in Piedmont)
-_MISSING_NUMBER = (*MISSING_TEXT, "NA", "N/A", "None", "none", "null", "NULL")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -198,10 +205,11 @@ def read_description(root: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        content = read_json(path)
+    except FileError as error:
         raise DatasetError(
-            f"{path}: not JSON ({error}); correct it, or delete it if this is not a demo set"
+            f"{path}: {error.reason.removeprefix('is ')}; correct it, or delete it if this is not "
+            "a demo set"
         ) from error
     if not isinstance(content, dict):
         raise DatasetError(f"{path}: must contain a JSON object with name and synthetic")
@@ -246,148 +254,6 @@ def read_table(root: Path, split: str) -> pd.DataFrame:
     return table.assign(split=split)
 
 
-def read_csv(
-    path: Path, columns: Sequence[str] | None = None, required: Sequence[str] = ()
-) -> pd.DataFrame:
-    """Read a CSV as text, missing values as "".
-
-    Args:
-        path: The file.
-        columns: The columns to return if the file has them; None for all.
-        required: Columns that the file must have.
-
-    Raises:
-        DatasetError: the file is missing, empty, not a CSV in UTF-8, ragged, or lacks a required
-            column.
-    """
-    _check_start(path)
-    try:
-        # Without usecols, because with it pandas accepts rows that have too many fields.
-        frame = pd.read_csv(path, dtype="str", na_filter=False, encoding="utf-8-sig")
-    except pd.errors.EmptyDataError as error:
-        raise DatasetError(f"{path}: the file has no header row") from error
-    except UnicodeDecodeError as error:
-        raise DatasetError(
-            f"{path}: not UTF-8 (byte 0x{error.object[error.start]:02x}); "
-            "save it again as CSV UTF-8"
-        ) from error
-    except pd.errors.ParserError as error:
-        raise DatasetError(
-            f"{path}: not a table: {str(error).strip()}; a text with a comma needs quotes around it"
-        ) from error
-    if not isinstance(frame.index, pd.RangeIndex):
-        raise DatasetError(
-            f"{path}: not a table: its rows have more fields than its header; a text with a comma "
-            "needs quotes around it"
-        )
-    frame.columns = frame.columns.str.strip()
-    missing = [name for name in required if name not in frame]
-    if missing:
-        header = ",".join(frame.columns)[:300]
-        hint = "; the columns must be separated by commas" if ";" in header else ""
-        raise DatasetError(
-            f"{path}: no column {', '.join(map(repr, missing))} in the header {header!r}{hint}"
-        )
-    return frame if columns is None else frame[[name for name in frame if name in columns]]
-
-
-def _check_start(path: Path) -> None:
-    """Refuse files of other kinds, recognised by their first bytes."""
-    try:
-        with path.open("rb") as file:
-            start = file.read(4)
-    except FileNotFoundError as error:
-        raise DatasetError(f"{path}: no such file") from error
-    if not start:
-        raise DatasetError(f"{path}: the file is empty; copy or download it again")
-    if start.startswith(b"PK"):
-        raise DatasetError(f"{path}: this is a ZIP archive or a spreadsheet, not a CSV")
-    if start.startswith(b"\x1f\x8b"):
-        raise DatasetError(f"{path}: this is a gzip archive, not a CSV; unpack it")
-    if start.startswith(b"PAR1"):
-        raise DatasetError(f"{path}: this is a Parquet file, not a CSV; write it as CSV")
-    if start[:2] in (b"\xff\xfe", b"\xfe\xff"):
-        raise DatasetError(f"{path}: this is UTF-16, not UTF-8; save it again as CSV UTF-8")
-
-
-@dataclasses.dataclass(frozen=True)
-class Problem:
-    """Rows of one file whose value in one column cannot be used."""
-
-    file: str  # name of the CSV
-    column: str  # by its name in the file
-    rows: np.ndarray  # (k,) positions in the file, from 0; a spreadsheet counts from 2
-    values: tuple[str, ...]  # the k values as written, cut to 60 characters
-    reason: str  # follows the value in a sentence: what is wrong, and what would be right
-
-    def sentence(self) -> str:
-        """Return one line that names file, column, first row (as spreadsheets count) and value."""
-        more = f" ({len(self.rows):,} such rows)" if len(self.rows) > 1 else ""
-        return (
-            f"{self.file}: column {self.column!r}, row {int(self.rows[0]) + 2}: "
-            f"{self.values[0]!r} {self.reason}{more}"
-        )
-
-
-class Problems:
-    """Collects the problems of one CSV, (n,) rows of text from `read_csv`, while it is parsed."""
-
-    def __init__(self, frame: pd.DataFrame, file: str) -> None:
-        self.frame, self.file = frame, file
-        self.found: list[Problem] = []
-
-    def add(self, column: str, wrong: np.ndarray, reason: str) -> None:
-        """Add the rows under a mask (n,), if there are any."""
-        rows = np.flatnonzero(wrong)
-        if len(rows):
-            values = tuple(str(value)[:60] for value in self.frame[column].iloc[rows])
-            self.found.append(Problem(self.file, column, rows, values, reason))
-
-    def degrees(self, column: str, limit: int, *, required: bool) -> np.ndarray:
-        """Return a column (n,) in degrees, NaN where it is missing or wrong."""
-        number, wrong = parse_numbers(self.frame[column])
-        self.add(column, wrong, "is not a number; degrees are written like -97.7431")
-        if required:
-            missing = np.isnan(number) & ~wrong
-            self.add(column, missing, "is not a coordinate; every photo needs one")
-        outside = np.abs(number) > limit
-        self.add(column, outside, f"is outside -{limit} to {limit} degrees")
-        return np.where(outside, np.nan, number)
-
-    def milliseconds(self, number: np.ndarray) -> np.ndarray:
-        """Return the times (n,) of captured_at, NaN where the unit cannot be milliseconds."""
-        # Accepts 1824 to 1969 and 1971 to 2099: seconds would fall into 1970, microseconds later.
-        outside = (number < -4.6e12) | ((number >= 0) & (number < 31.6e9)) | (number >= 4.1e12)
-        reason = "is not milliseconds since 1970; is it seconds or microseconds?"
-        self.add("captured_at", outside, reason)
-        return np.where(outside, np.nan, number)
-
-    def raise_first(self, advice: str) -> None:
-        """Raise the first problem, if there is any.
-
-        Raises:
-            DatasetError: there is a problem. The message ends with `advice`: what to do.
-        """
-        if self.found:
-            others = len(self.found) - 1
-            more = f" {others} more kinds of problems follow." if others else ""
-            raise DatasetError(f"{self.found[0].sentence()}.{more} {advice}.")
-
-
-def parse_numbers(text: pd.Series) -> tuple[np.ndarray, np.ndarray]:
-    """Return the numbers (n,) in text (n,), NaN where missing or wrong, and a mask (n,) of wrong.
-
-    Infinite numbers are wrong.
-    """
-    number = pd.to_numeric(text, errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
-    number = np.where(np.isinf(number), np.nan, number)
-    wrong = np.isnan(number)
-    if wrong.any():
-        rest = text[wrong].str.strip()
-        wrong[wrong] = ~rest.isin(_MISSING_NUMBER).to_numpy(dtype=bool)
-    return number, wrong
-
-
 def parse(frame: pd.DataFrame, file: str) -> tuple[pd.DataFrame, Problems]:
     """Turn text columns into the columns of `PhotoDataset.table`, and collect the wrong values.
 
@@ -398,12 +264,17 @@ def parse(frame: pd.DataFrame, file: str) -> tuple[pd.DataFrame, Problems]:
     Returns:
         The table (n rows, no path and split), with wrong values set to missing, and the problems.
     """
+    frame = frame.assign(id=whole_ids(frame["id"]))
     problems = Problems(frame, file)
     table = pd.DataFrame(index=frame.index)
     table["id"] = frame["id"]
     _check_ids(problems)
-    table["latitude"] = problems.degrees("latitude", 90, required=True)
-    table["longitude"] = problems.degrees("longitude", 180, required=True)
+    latitude = problems.degrees("latitude", 90, required=True)
+    longitude = problems.degrees("longitude", 180, required=True)
+    nowhere = np.maximum(np.abs(latitude), np.abs(longitude)) < NULL_ISLAND_DEGREES
+    problems.add("latitude", nowhere, "and longitude 0 stand for no position")
+    table["latitude"] = np.where(nowhere, np.nan, latitude)
+    table["longitude"] = np.where(nowhere, np.nan, longitude)
     table["captured_at"] = _times(problems)
     table["climate"] = _climates(problems)
     months = table["captured_at"].dt.month.sub(1).fillna(UNKNOWN)
@@ -424,7 +295,10 @@ def _check_ids(problems: Problems) -> None:
     ids = problems.frame["id"]
     empty = ids.str.strip().eq("").to_numpy()
     problems.add("id", empty, "is not an id; every photo needs one")
-    rounded = ids.str.fullmatch(r"\d(\.\d+)?[eE]\+?\d+").to_numpy()
+    rounded = ids.str.fullmatch(r"\d([.,]\d+)?[eE]\+?\d+|\d{16,}[.,]0+").to_numpy(dtype=bool)
+    long_numbers = ids.str.fullmatch(r"\d{16,}").to_numpy(dtype=bool)
+    if long_numbers.sum() >= MANY_IDS and ids[long_numbers].str.endswith("0").all():
+        rounded |= long_numbers  # spreadsheets keep 15 digits
     problems.add("id", rounded, "was rounded by a spreadsheet; take the original CSV")
     unsafe = ids.str.contains(r"[/\\\x00-\x1f]|^\.", regex=True).to_numpy() & ~empty
     problems.add("id", unsafe, "cannot be a file name")

@@ -9,7 +9,6 @@ import contextlib
 import dataclasses
 import hashlib
 import json
-import os
 import shutil
 import time
 from collections.abc import Callable, Sequence
@@ -25,15 +24,14 @@ from geoclip_core.data.dataset import (
     REQUIRED,
     WANTED,
     PhotoDataset,
-    Problem,
     Progress,
     csv_path,
     parse,
     photo_paths,
-    read_csv,
 )
-from geoclip_core.data.photos import CHECK_DRAFT, PHOTO_SUFFIXES, open_photo
+from geoclip_core.data.photos import CHECK_DRAFT, open_photo, photo_files, read_source
 from geoclip_core.data.splits import MIN_DISTANCE_KM, nearest_km
+from geoclip_core.data.tables import Problem, escaped, read_csv, renamed, whole_ids, write_csv
 from geoclip_core.earth.climate import UNKNOWN, ClimateRaster
 from geoclip_core.earth.gazetteer import Gazetteer
 from geoclip_core.earth.sphere import destination
@@ -187,8 +185,9 @@ def write_report(report: Report, path: Path) -> None:
 def write_clean(root: Path | str, report: Report, folder: Path | str) -> dict[str, int]:
     """Write copies of the CSVs in `root` to `folder`, without the rows that must be fixed.
 
-    All columns are copied as text. A wrong value in one of the columns `BLANKED` (a climate code of
-    99) is emptied and its row kept. Photos are not copied.
+    All columns are copied as text, ids as they were before a spreadsheet changed them. A wrong
+    value in one of the columns `BLANKED` (a climate code of 99) is emptied and its row kept. Photos
+    are not copied.
 
     Returns:
         The number of rows written to each CSV.
@@ -207,6 +206,8 @@ def write_clean(root: Path | str, report: Report, folder: Path | str) -> dict[st
     for split, drop in report.drop.items():
         path = csv_path(root, split)
         frame = read_csv(path)
+        frame.columns = pd.Index(renamed(list(frame.columns), WANTED))
+        frame["id"] = whole_ids(frame["id"])
         if len(frame) != len(drop):
             raise DatasetError(f"{path}: has changed since it was checked; check it again")
         for where, column, rows in report.blank:
@@ -214,7 +215,7 @@ def write_clean(root: Path | str, report: Report, folder: Path | str) -> dict[st
                 frame.loc[frame.index[rows], column] = ""
         frame = frame[~drop]
         with atomic_file(folder / path.name) as unfinished:
-            frame.to_csv(unfinished, index=False, lineterminator="\n")
+            write_csv(frame, unfinished)
         written[path.name] = len(frame)
     if (root / DESCRIPTION_FILE).is_file():
         shutil.copy2(root / DESCRIPTION_FILE, folder)
@@ -279,11 +280,12 @@ class Findings:
         examples: list[dict[str, Any]] = []
         for split, mask in masks.items():
             for row in np.flatnonzero(mask)[: EXAMPLES - len(examples)].tolist():
-                photo = self.tables[split]["id"].iloc[row]
+                table = self.tables[split]
+                photo, number = table["id"].iloc[row], int(table.index[row]) + 2
                 file = csv_path(Path(), split).name
                 value = values(split, row)
                 shown = {} if value is None else {"value": value}
-                examples.append({"file": file, "row": row + 2, "id": str(photo)[:60]} | shown)
+                examples.append({"file": file, "row": number, "id": str(photo)[:60]} | shown)
             if drop or (drop is None and severity == "error"):
                 self.drop[split] |= mask
         self.found.append(Finding(check, severity, message, count, tuple(examples)))
@@ -484,14 +486,9 @@ def _check_copies(findings: Findings, checked: dict[tuple[str, int], FileResult]
 def _check_orphans(findings: Findings, root: Path, listed: set[str]) -> None:
     orphans = []
     for split in findings.tables:
-        for folder, _, names in os.walk(root / f"{split}_images"):
-            relative = Path(folder).relative_to(root).as_posix()
-            orphans += [
-                f"{relative}/{name}"
-                for name in names
-                if Path(name).suffix.lower() in PHOTO_SUFFIXES
-                and f"{relative}/{name}" not in listed
-            ]
+        found = photo_files(root / f"{split}_images")
+        names = [path.relative_to(root).as_posix() for path in found]
+        orphans += [escaped(name) for name in names if name not in listed]
     if orphans:
         message = "photo files that no table lists; they are not used"
         examples = tuple({"file": path} for path in sorted(orphans)[:EXAMPLES])
@@ -508,13 +505,10 @@ def _check_chunk(paths: list[Path]) -> list[FileResult]:
 
 
 def _check_file(path: Path) -> FileResult:
-    try:
-        content = path.read_bytes()
-    except FileNotFoundError:
+    if not path.exists():
         return FileResult(missing=True, error=f"{path.name} does not exist")
-    except OSError as error:
-        return FileResult(error=f"{path.name} cannot be read: {error.strerror or error}")
     try:
+        content, _ = read_source(path, path.name)
         open_photo(content, name=path.name, draft_size=CHECK_DRAFT)
     except PhotoError as error:
         return FileResult(error=str(error))

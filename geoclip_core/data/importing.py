@@ -9,12 +9,15 @@ import contextlib
 import dataclasses
 import hashlib
 import os
+import re
 import shutil
+import unicodedata
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, timedelta
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -22,31 +25,47 @@ import pandas as pd
 from geoclip_core.data.dataset import (
     ATTRIBUTION,
     FILE_SPLITS,
-    MISSING_TEXT,
     REQUIRED,
-    Problems,
     Progress,
     check_output,
     csv_path,
-    parse_numbers,
     photo_paths,
-    read_csv,
     write_description,
 )
-from geoclip_core.data.photos import CHECK_DRAFT, PHOTO_SUFFIXES, Photo, open_photo
+from geoclip_core.data.metadata import valid_position
+from geoclip_core.data.photos import (
+    CHECK_DRAFT,
+    PHOTO_SUFFIXES,
+    Photo,
+    open_photo,
+    photo_files,
+    read_source,
+    with_sidecars,
+)
 from geoclip_core.data.splits import MIN_DISTANCE_KM, nearest_km, spatial_split
+from geoclip_core.data.tables import (
+    MISSING_TEXT,
+    Problems,
+    escaped,
+    parse_numbers,
+    read_csv,
+    write_csv,
+)
 from geoclip_core.earth.climate import ClimateRaster
 from geoclip_core.earth.gazetteer import OFFSHORE_KM, REMOTE_KM, Gazetteer
-from geoclip_core.errors import PhotoError
+from geoclip_core.errors import DatasetError, PhotoError
 from geoclip_core.files import atomic_folder, restore
 
 MADE_BY = "import-photos"
 NOT_IMPORTED_FILE = "not_imported.csv"
 JPEG_QUALITY = 95
+MAX_DOUBTFUL = 100  # photos that are named of those that a row may name
+MAX_PARTS = 30  # last parts of a path that are compared with a CSV
+_ESCAPE = re.compile(r"\\u(d[cC][89a-fA-F][0-9a-fA-F])")
 IMPORT_COLUMNS = (
     *("id", "latitude", "longitude", "country", "captured_at", "region", "sub-region", "city"),
     *("climate", "unique_country", "unique_region", "unique_sub-region", "unique_city"),
-    "source_file",
+    *("source_file", "position_source"),
 )
 
 
@@ -61,6 +80,7 @@ class ImportReport:
     skipped: tuple[tuple[str, str], ...]  # (file, reason); also in `NOT_IMPORTED_FILE`
     total: dict[str, int]  # photos in the dataset now, by split
     changed: bool  # whether the dataset on disk was written
+    sources: dict[str, int]  # photos whose position is from EXIF, XMP, Google Takeout, CSV
 
 
 def import_photos(
@@ -79,7 +99,7 @@ def import_photos(
     Args:
         folder: Searched for photos, including its subfolders.
         output: The dataset to make or to add to.
-        positions: A CSV as `read_positions` reads it, which takes precedence over EXIF.
+        positions: A CSV as `read_positions` reads it, which takes precedence over metadata.
         link: Whether to hard-link the photos instead of copying them, where the disk allows it.
         test_fraction: Share of the new photos that becomes test, by spatial blocks, 0 to 0.5.
         seed: Determines which blocks become test.
@@ -97,9 +117,10 @@ def import_photos(
     restore(output)
     check_output(output, MADE_BY)
     table = None if positions is None else read_positions(Path(positions))
-    paths = photo_files(folder, output)
+    paths = {path.relative_to(folder).as_posix(): path for path in photo_files(folder, output)}
     if not paths:
         raise ValueError(f"{folder}: no photos here ({', '.join(sorted(PHOTO_SUFFIXES)[:6])}, ...)")
+    matches = None if table is None else table.match(list(paths), folder)
     old = _old_rows(output)
     steps = 2 * len(paths)
     sources: dict[str, SourcePhoto] = {}
@@ -107,7 +128,7 @@ def import_photos(
     copies = 0
     known_ids = set(old["id"])
     with ThreadPoolExecutor(workers or os.cpu_count()) as pool:
-        results = pool.map(lambda path: read_photo(path, folder, table, known_ids), paths)
+        results = pool.map(lambda file: read_photo(paths[file], file, matches, known_ids), paths)
         for done, source in enumerate(results, start=1):
             if source.reason:
                 skipped.append((source.file, source.reason))
@@ -117,19 +138,32 @@ def import_photos(
                 sources[source.photo_id] = source
             if progress:
                 progress(done, steps)
-    if table is not None:
-        skipped += [(file, "is in the CSV but not in the folder") for file in table.unused()]
+    if matches is not None:
+        skipped += matches.unused.items()
+    skipped = [(escaped(file), escaped(reason)) for file, reason in skipped]
     # A photo that the dataset already has and the CSV does not list has no position: its row stays.
     rows = imported_rows(
-        [(s.photo_id, s.file, s.position) for s in sources.values() if s.position is not None]
+        [
+            (s.photo_id, escaped(s.file), s.position)
+            for s in sources.values()
+            if s.position is not None
+        ]
     )
     frame = with_splits(old, rows, test_fraction, seed)
     same = list(frame.columns) == list(old.columns) and frame.equals(old.astype("str"))
     changed = not same or skipped != _old_skipped(output)
     if not len(frame):
+        file, reason = skipped[0]
+        hint = ""
+        if matches is not None and not matches.found and matches.unused:
+            row = next(iter(matches.unused))
+            hint = (
+                f". None of the {len(matches.unused):,} rows of {positions} names a photo below "
+                f"the folder: the first is {escaped(row)}; write {escaped(next(iter(paths)))}"
+            )
         raise ValueError(
-            f"{folder}: none of {len(paths):,} photos can be imported; the first: "
-            f"{skipped[0][0]} {skipped[0][1]}"
+            f"{folder}: none of {len(paths):,} photos can be imported; the first: {file} "
+            f"{reason}{hint}"
         )
     if changed:
         _write(output, frame, old, sources, skipped, link, progress, steps)
@@ -142,6 +176,9 @@ def import_photos(
         skipped=tuple(skipped),
         total={str(s): int(n) for s, n in frame["split"].value_counts().items()},
         changed=changed,
+        sources=dict(
+            Counter(s.position.source for s in sources.values() if s.position is not None)
+        ),
     )
 
 
@@ -149,60 +186,183 @@ def import_photos(
 class Position:
     """Where and when a photo was taken."""
 
-    latitude: float | None  # degrees; both are None if the CSV leaves one empty
+    latitude: float | None  # degrees; both are None if the CSV leaves one empty, or has 0, 0
     longitude: float | None
     captured_at: int | None  # milliseconds since 1970, UTC
+    source: str = "CSV"  # or "EXIF", "XMP", "Google Takeout"
+
+
+class _Fit(NamedTuple):
+    """Which photo a row of a CSV names."""
+
+    files: tuple[str, ...] = ()  # more than one: it is not clear which
+    strength: int = 0  # of two rows that name one photo, the stronger one is right
+    reason: str = ""  # why there is none
 
 
 class Positions:
-    """Positions of a CSV, found by a photo's path below the imported folder, or by its name."""
+    """Positions of a CSV by the names of its rows."""
 
     def __init__(self, rows: dict[str, Position]) -> None:
-        self._rows = rows
-        counts = Counter(Path(file).name for file in rows)
-        # Rows without a folder, unless another row has the same name with one.
-        self._names = {file for file in rows if counts[file] == 1}
-        self._used: set[str] = set()
+        self.rows = rows
 
-    def find(self, file: str) -> Position | None:
-        """Return the position of a photo, given its path below the folder."""
-        key = file if file in self._rows else Path(file).name
-        if key != file and key not in self._names:
-            return None
-        self._used.add(key)
-        return self._rows[key]
+    def match(self, files: Sequence[str], folder: Path) -> "Matches":
+        """Find the one photo that each row names.
 
-    def unused(self) -> list[str]:
-        """Return the files in the CSV for which no photo was found, in its order."""
-        return [file for file in self._rows if file not in self._used]
+        A row names a photo by its path below the folder, by a path that ends in it (from another
+        folder or another computer), or by its end: without a folder, if no other photo and no other
+        row has the same name. Names are compared as composed characters (NFC), then without regard
+        to case.
+
+        Args:
+            files: the photos, as paths below the folder with "/".
+            folder: the folder, as an absolute path.
+        """
+        matches = Matches({}, {}, {})
+        waiting = list(self.rows)
+        for key in (_composed, _folded, _from_windows):
+            fits = self._fits(waiting, files, folder, key)
+            claims: dict[str, list[str]] = {}
+            for row, fit in fits.items():
+                if len(fit.files) == 1:
+                    claims.setdefault(fit.files[0], []).append(row)
+                elif fit.files:
+                    shown = " and ".join(fit.files[:3])
+                    matches.unused[row] = (
+                        f"fits several photos ({shown}); write the path below the folder"
+                    )
+                    matches.doubtful.update(dict.fromkeys(fit.files, row))
+                elif fit.reason:
+                    matches.unused[row] = fit.reason
+            for file, rows in claims.items():
+                best = max(fits[row].strength for row in rows)
+                winners = [row for row in rows if fits[row].strength == best]
+                if file not in matches.found and len(winners) == 1:
+                    matches.found[file] = self.rows[winners[0]]
+                    rows.remove(winners[0])
+                elif file not in matches.found:
+                    matches.doubtful[file] = winners[0]
+                for row in rows:
+                    matches.unused[row] = f"names the same photo as another row: {file}"
+            waiting = [row for row in waiting if not fits[row].files and row not in matches.unused]
+        matches.unused.update(dict.fromkeys(waiting, "is in the CSV but not in the folder"))
+        return matches
+
+    def _fits(
+        self, rows: Sequence[str], files: Sequence[str], folder: Path, key: Callable[[str], str]
+    ) -> dict[str, _Fit]:
+        """Return for each row the photos that it may name, with names compared by their `key`."""
+        above = _parts(folder.as_posix())
+        exact: dict[str, list[str]] = {}
+        ends: dict[str, list[str]] = {}  # last parts of absolute paths -> files
+        for file in files:
+            exact.setdefault(key(file), []).append(file)
+            parts = _parts(key("/".join([*above, file])))
+            for number in range(1, min(len(parts), MAX_PARTS) + 1):
+                ends.setdefault("/".join(parts[-number:]), []).append(file)
+        names = Counter(part for row in self.rows for part in _parts(key(_slashes(row)))[-1:])
+        return {row: _fit(row, key, exact, ends, names) for row in rows}
+
+
+@dataclasses.dataclass(frozen=True)
+class Matches:
+    """What the rows of a CSV say about the photos of a folder."""
+
+    found: dict[str, Position]  # by the path of the photo below the folder
+    doubtful: dict[str, str]  # photos that a row might name -> that row
+    unused: dict[str, str]  # rows that name no photo -> why
+
+
+def _composed(name: str) -> str:
+    return unicodedata.normalize("NFC", name)
+
+
+def _folded(name: str) -> str:
+    return _composed(_composed(name).casefold())
+
+
+def _from_windows(name: str) -> str:
+    """Return a folded name, with bytes that are not UTF-8 in the code page of western Windows."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        name = os.fsencode(name).decode("cp1252", "replace")
+    return _folded(name)
+
+
+def _parts(path: str) -> list[str]:
+    return [part for part in path.split("/") if part not in ("", ".")]
+
+
+def _fit(
+    row: str,
+    key: Callable[[str], str],
+    exact: dict[str, list[str]],
+    ends: dict[str, list[str]],
+    names: Counter[str],
+) -> _Fit:
+    for text in (row, _slashes(row)):
+        if files := exact.get(key(text.removeprefix("./"))):
+            return _Fit(tuple(files), 4)
+    parts = _parts(key(_slashes(row)))
+    known = (n for n in range(min(len(parts), MAX_PARTS), 0, -1) if "/".join(parts[-n:]) in ends)
+    number = next(known, 0)
+    if not number:
+        return _Fit()
+    end = "/".join(parts[-number:])
+    files = ends[end]
+    is_whole, depth = number == len(parts), len(_parts(files[0]))
+    if len(files) > 1:
+        # Without these the row names another folder than all of them.
+        return _Fit(tuple(files[:MAX_DOUBTFUL])) if is_whole or end in exact else _Fit()
+    if number > depth:  # the folder above has the same name as well
+        return _Fit(tuple(files), 3)
+    if is_whole and number == 1 and names[end] > 1:
+        return _Fit(reason="names no folder, and another row has the same name with one")
+    if is_whole:
+        return _Fit(tuple(files), 2)
+    if number == depth:  # below another folder
+        others = ends[parts[-1]] if depth == 1 else files
+        return _Fit(tuple(others[:MAX_DOUBTFUL]), 1)
+    return _Fit()
+
+
+def _slashes(row: str) -> str:
+    """Return the path of a row with "/", also if it comes from Windows."""
+    return row.replace("\\", "/")
+
+
+def _unescaped(name: str) -> str:
+    r"""Return a name with the bytes that `escaped` wrote as ``\udce9``."""
+    return _ESCAPE.sub(lambda match: chr(int(match[1], 16)), name)
 
 
 def read_positions(path: Path) -> Positions:
     """Read a CSV of positions.
 
     Its columns are file, latitude, longitude and, if given, captured_at: ISO 8601 (UTC without a
-    zone) or milliseconds since 1970.
+    zone) or milliseconds since 1970. Other names and separators are read as `tables.read_csv` does.
 
     Raises:
         DatasetError: the file is not such a CSV, or a value is wrong (column and row are named).
     """
-    frame = read_csv(path, required=("file", "latitude", "longitude"))
+    required = ("file", "latitude", "longitude")
+    columns = (*required, "captured_at", "latitude_ref", "longitude_ref")
+    frame = read_csv(path, columns, required, errors="surrogateescape")
+    files = [_unescaped(str(file).strip()).removeprefix("./") for file in frame["file"]]
     problems = Problems(frame, str(path))
-    files = frame["file"].str.strip().str.replace("\\", "/").str.removeprefix("./")
-    problems.add("file", files.eq("").to_numpy(), "is not a file name")
-    problems.add("file", files.duplicated().to_numpy(), "is also in an earlier row")
+    problems.add("file", np.array([not file for file in files], dtype=bool), "is not a file name")
+    twice = pd.Series([_slashes(file) for file in files], dtype=object).duplicated()
+    problems.add("file", twice.to_numpy(), "is also in an earlier row")
     latitudes = problems.degrees("latitude", 90, required=False)
     longitudes = problems.degrees("longitude", 180, required=False)
     times = _times(problems)
     problems.raise_first("Correct the CSV and import again")
     rows = {}
     for file, latitude, longitude, time in zip(files, latitudes, longitudes, times, strict=True):
-        known = not (np.isnan(latitude) or np.isnan(longitude))
-        rows[file] = Position(
-            float(latitude) if known else None,
-            float(longitude) if known else None,
-            None if np.isnan(time) else int(time),
-        )
+        position = valid_position(float(latitude), float(longitude)) or (None, None)
+        captured_at = None if np.isnan(time) else int(time)
+        rows[file] = Position(position[0], position[1], captured_at)
     return Positions(rows)
 
 
@@ -236,30 +396,13 @@ class SourcePhoto:
     reason: str | None = None  # why it cannot be imported
 
 
-def photo_files(folder: Path, output: Path) -> list[Path]:
-    """Return all photos below a folder but hidden ones and those in `output`, sorted by path."""
-    found = []
-    for parent, folders, names in os.walk(folder):
-        here = Path(parent)
-        folders[:] = sorted(f for f in folders if not f.startswith(".") and here / f != output)
-        found += [
-            here / name
-            for name in sorted(names)
-            if Path(name).suffix.lower() in PHOTO_SUFFIXES and not name.startswith(".")
-        ]
-    return found
-
-
-def read_photo(
-    path: Path, folder: Path, table: Positions | None, known_ids: set[str]
-) -> SourcePhoto:
+def read_photo(path: Path, file: str, matches: Matches | None, known_ids: set[str]) -> SourcePhoto:
     """Read one file of the imported folder; a photo that the dataset has is not decoded again."""
-    file = path.relative_to(folder).as_posix()
-    given = table.find(file) if table is not None else None
+    given = matches.found.get(file) if matches is not None else None
     try:
-        content = path.read_bytes()
-    except OSError as error:
-        return SourcePhoto(path, file, reason=f"cannot be read: {error.strerror or error}")
+        content, _ = read_source(path, path.name)
+    except PhotoError as error:
+        return SourcePhoto(path, file, reason=str(error))
     digest = hashlib.blake2b(content, digest_size=8).digest()
     # Sixteen digits, as the ids of OSV-5M have.
     photo_id = str(10**15 + int.from_bytes(digest, "big") % (9 * 10**15))
@@ -269,21 +412,26 @@ def read_photo(
         photo = open_photo(content, name=path.name, draft_size=CHECK_DRAFT)
     except PhotoError as error:
         return SourcePhoto(path, file, reason=str(error))
-    position = _position(photo, given)
+    position = _position(with_sidecars(photo, path), given)
     if position is None:
-        reason = "has no position, neither in its EXIF nor in a CSV"
+        reason = "has no position: none in its EXIF, its XMP, a file beside it or a CSV"
+        if given is not None:
+            reason = "has no position: the CSV has none, or 0, 0"
+        elif matches is not None and file in matches.doubtful:
+            reason = f"has no position: the row {matches.doubtful[file]!r} of the CSV is not clear"
         return SourcePhoto(path, file, reason=reason)
     return SourcePhoto(path, file, photo_id, photo.format in ("JPEG", "MPO"), position)
 
 
 def _position(photo: Photo, given: Position | None) -> Position | None:
-    """Return the position in the CSV, completed from the EXIF; None if neither has one."""
+    """Return the position in the CSV, completed from the metadata; None if neither has one."""
     latitude, longitude = photo.position or (None, None)
+    source = re.split(r" in | \(", photo.source or "")[0]
     captured_at = None
     if given is not None:
         captured_at = given.captured_at
         if given.latitude is not None:
-            latitude, longitude = given.latitude, given.longitude
+            latitude, longitude, source = given.latitude, given.longitude, given.source
     if latitude is None or longitude is None:
         return None
     if captured_at is None and photo.captured_at is not None:
@@ -292,7 +440,7 @@ def _position(photo: Photo, given: Position | None) -> Position | None:
             # Without a time zone, local time is taken as solar time: correct to an hour or two.
             moment = moment.replace(tzinfo=UTC) - timedelta(hours=longitude / 15)
         captured_at = round(moment.timestamp() * 1000)
-    return Position(latitude, longitude, captured_at)
+    return Position(latitude, longitude, captured_at, source)
 
 
 def imported_rows(photos: Sequence[tuple[str, str, Position]]) -> pd.DataFrame:
@@ -311,6 +459,7 @@ def imported_rows(photos: Sequence[tuple[str, str, Position]]) -> pd.DataFrame:
     for axis, column in enumerate(("latitude", "longitude")):
         # Seven decimals (1 cm) give the same text at every import.
         frame[column] = [f"{value:.7f}" for value in coordinates[:, axis]]
+    frame["position_source"] = [position.source for _, _, position in photos]
     times = [position.captured_at for _, _, position in photos]
     frame["captured_at"] = ["" if time is None else str(time) for time in times]
     frame["climate"] = [str(code) for code in codes]
@@ -336,7 +485,11 @@ def with_splits(
         return rows.astype("str").reset_index(drop=True)
     # Old rows keep their order, so that importing again gives the same file.
     merged = known.set_index("id").loc[old["id"]].reset_index()
-    return pd.concat([merged[old.columns], rows[fresh]], ignore_index=True).astype("str")
+    merged = merged[old.columns]
+    if not fresh.any():  # so that a dataset of an earlier version keeps its columns
+        return merged.astype("str")
+    joined = pd.concat([merged, rows[fresh]], ignore_index=True)
+    return joined.fillna("").astype("str")
 
 
 def _fresh_splits(new: pd.DataFrame, known: pd.DataFrame, fraction: float, seed: int) -> np.ndarray:
@@ -379,7 +532,10 @@ def _old_skipped(output: Path) -> list[tuple[str, str]]:
     path = output / NOT_IMPORTED_FILE
     if not path.is_file():
         return []
-    frame = read_csv(path, required=("file", "reason"))
+    try:
+        frame = read_csv(path, required=("file", "reason"))
+    except DatasetError:  # it is written again
+        return []
     return list(zip(frame["file"], frame["reason"], strict=True))
 
 
@@ -398,7 +554,7 @@ def _write(
         for split in FILE_SPLITS:
             part = frame[frame["split"] == split].drop(columns="split")
             if len(part) or split != "buffer":
-                part.to_csv(csv_path(folder, split), index=False, lineterminator="\n")
+                write_csv(part, csv_path(folder, split))
         for done, (photo_id, path) in enumerate(_paths(frame).items(), start=1):
             target = folder / path
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -415,7 +571,7 @@ def _write(
             if progress:
                 progress(steps // 2 + min(done, steps // 2), steps)
         listed = pd.DataFrame(skipped, columns=["file", "reason"])
-        listed.to_csv(folder / NOT_IMPORTED_FILE, index=False, lineterminator="\n")
+        write_csv(listed, folder / NOT_IMPORTED_FILE)
         write_description(
             folder,
             {"name": output.name, "synthetic": False, "made_by": MADE_BY, "note": ATTRIBUTION},

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path, PurePosixPath
 
 from geoclip_core.data.dataset import Progress, read_table
-from geoclip_core.data.photos import PHOTO_SUFFIXES
+from geoclip_core.data.photos import is_photo_name
 from geoclip_core.errors import DownloadError
 
 KAGGLE_HANDLE = "josht000/osv-mini-129k"
@@ -136,7 +136,7 @@ def _target(name: str) -> PurePosixPath | None:
     if path.name in _TABLES:
         return PurePosixPath(path.name)
     below = [i for i, part in enumerate(path.parts[:-1]) if part in _FOLDERS]
-    if below and path.suffix.lower() in PHOTO_SUFFIXES and not path.name.startswith("."):
+    if below and is_photo_name(path.name):
         return PurePosixPath(*path.parts[below[-1] :])
     return None
 

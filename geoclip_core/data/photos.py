@@ -1,50 +1,72 @@
-"""Read photos from files that may be damaged, hostile or of any format.
+"""Find photos in a folder, and read them from files that may be damaged, hostile or of any format.
 
-`open_photo` turns bytes into an upright RGB image with position and time from its EXIF, or raises a
-:class:`PhotoError` whose text can be shown to the user. Only camera and web formats are tried, and
-the limits on bytes and pixels are checked before anything is decoded.
+`open_photo` turns bytes into an upright sRGB image with position and time from its metadata, or
+raises a :class:`PhotoError` whose text can be shown to the user. Only camera and web formats are
+tried, and bytes, pixels, memory and work are limited before anything is decoded.
 """
 
+import hashlib
 import io
 import math
 import os
-import re
-import stat
+import threading
 import warnings
-from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta, timezone
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import datetime
+from functools import lru_cache
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageCms, UnidentifiedImageError
 
-from geoclip_core.errors import PhotoError
+from geoclip_core.data.headers import (
+    EOI,
+    JpegHeader,
+    check_structure,
+    jpeg_header,
+    main_page,
+    raw_preview,
+)
+from geoclip_core.data.metadata import (
+    PhotoFacts,
+    image_facts,
+    raw_facts,
+    read_exif,
+    sidecar_facts,
+)
+from geoclip_core.errors import FileError, PhotoError
+from geoclip_core.files import read_bytes
 
 MAX_BYTES = 128 * 2**20
 """Larger files are refused before they are read."""
-MAX_PIXELS = 120_000_000
-"""Above the 108 megapixels of most phones; a pixel takes three bytes of memory."""
-MAX_JPEG_PIXELS = 210_000_000
-"""The same limit for JPEG, because phones write JPEGs of up to 200 megapixels."""
+MAX_PIXELS = 210_000_000
+"""The largest photos of phones have 200 megapixels."""
+MAX_MEMORY = 10**9
+"""Bytes that decoding may take, in all threads together; a photo that needs more is refused."""
+MAX_SCAN_PIXELS = 3 * 10**9
+"""Pixels times scans of a JPEG: 14 scans of 200 megapixels, or about two seconds."""
+MAX_PROFILE = 4 * 2**20
+"""Bytes of a colour profile; larger ones are ignored. Those of cameras have a few hundred."""
 
+READING_VERSION = 2
+"""Increased when the same file gives other pixels; 2: colours are converted to sRGB."""
 CHECK_DRAFT = 64
 """Draft size for checking a file: every block of a JPEG is read, but few pixels are made."""
 
 PHOTO_SUFFIXES = frozenset(
     {".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".webp", ".heic", ".heif", ".hif"}
-    | {".avif", ".gif", ".bmp", ".tif", ".tiff"}
+    | {".avif", ".gif", ".bmp", ".tif", ".tiff", ".dng", ".cr2", ".nef", ".arw"}
 )
 """Suffixes of the photos in a folder; the format itself is recognised by the bytes."""
 
-NULL_ISLAND_DEGREES = 1e-6
-"""Positions closer to (0, 0) than this are dropped: they come from receivers without a fix."""
+SKIPPED_FOLDERS = frozenset({"@eadir", "#recycle", "$recycle.bin", "__macosx", "#snapshot"})
+"""Folders that disks and archivers add, with thumbnails and deleted files, in lower case."""
 
-LARGEST_CLOCK_DIFFERENCE = timedelta(hours=26)
-"""Time zones span −12 to +14 h; a GPS time further from the camera's clock is stale."""
-
-YEARS = range(1826, 2262)
-"""Valid years, from the first photograph to the end of nanosecond timestamps."""
+BYTES_PER_PIXEL = {"WEBP": 18, "AVIF": 16, "HEIF": 16}
+"""Bytes that decoding takes at its peak for each pixel, by format; 8 for the others (measured)."""
 
 # MPO is not listed: Pillow's JPEG reader recognises it.
 _FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "GIF", "BMP", "TIFF")
@@ -59,19 +81,15 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-
-_ORIENTATION, _DATE_TIME, _EXIF_IFD, _GPS_IFD = 0x0112, 0x0132, 0x8769, 0x8825
-_ORIGINAL, _DIGITIZED = 0x9003, 0x9004
-_OFFSET, _OFFSET_ORIGINAL, _OFFSET_DIGITIZED = 0x9010, 0x9011, 0x9012
-_LATITUDE_REF, _LATITUDE, _LONGITUDE_REF, _LONGITUDE = 1, 2, 3, 4
-_GPS_TIME, _GPS_DATE = 7, 29
-
-_DATE = re.compile(r"(\d{4})[:/.-](\d{1,2})[:/.-](\d{1,2})")
-_TIME = re.compile(r"(\d{1,2}):(\d{1,2})(?::(\d{1,2}))?")
-_ZONE = re.compile(r"([+-])(\d{2}):?(\d{2})")
+_NOISE = bytes(np.random.default_rng(0).integers(0, 255, 4096, dtype=np.uint8))
+"""Bytes without 0xFF, as a continuation of the data of a JPEG that no picture has."""
+_MOST_COMPARED = 25_000_000
+"""Pixels up to which the details of a JPEG without an end are compared."""
+_MISSING_GREY = 128
+"""What libjpeg paints where rows are missing."""
 
 # Pillow raises above twice this number; its default is too low for phone photos.
-Image.MAX_IMAGE_PIXELS = MAX_JPEG_PIXELS
+Image.MAX_IMAGE_PIXELS = MAX_PIXELS
 
 # Odd files are normal here and real problems are raised as PhotoError, so Pillow's warnings would
 # only fill the log.
@@ -90,37 +108,58 @@ Source = str | os.PathLike[str] | bytes | bytearray | memoryview | Readable
 
 
 @dataclass(frozen=True)
-class ExifFacts:
-    """Position, time and orientation in an EXIF block; missing or implausible values are None.
-
-    ``captured_at`` is an aware datetime in UTC if a time zone or a GPS time is given, otherwise the
-    naive local time of the camera.
-    """
-
-    latitude: float | None = None  # degrees
-    longitude: float | None = None  # degrees
-    captured_at: datetime | None = None
-    orientation: int = 1  # EXIF code (1-8) of the turn that makes the stored pixels upright
-
-
-@dataclass(frozen=True)
 class Photo:
-    """An upright RGB image, and position and time from its EXIF."""
+    """An upright image in sRGB, and position and time from its metadata."""
 
     image: Image.Image
     name: str  # for messages
-    format: str  # as Pillow calls it, for example "JPEG"
+    format: str  # as Pillow calls it, for example "JPEG"; of a raw file "DNG", "CR2", "NEF" ...
     size: tuple[int, int]  # upright (width, height) of the file; a draft's image is smaller
     latitude: float | None = None  # degrees
     longitude: float | None = None  # degrees
-    captured_at: datetime | None = None  # as in `ExifFacts`
+    captured_at: datetime | None = None  # as in `PhotoFacts`
+    source: str | None = None  # of position or time: "EXIF", "XMP", or the file beside the photo
 
     @property
     def position(self) -> tuple[float, float] | None:
-        """Latitude and longitude in degrees from the EXIF, or None."""
+        """Latitude and longitude in degrees from the metadata, or None."""
         if self.latitude is None or self.longitude is None:
             return None
         return self.latitude, self.longitude
+
+
+def is_photo_name(name: str) -> bool:
+    """Return whether a file name is that of a photo: not hidden, with one of `PHOTO_SUFFIXES`."""
+    return not name.startswith(".") and os.path.splitext(name)[1].lower() in PHOTO_SUFFIXES
+
+
+def photo_files(folder: Path, without: Path | None = None) -> list[Path]:
+    """Return all photos below a folder, sorted by path.
+
+    Hidden files and folders, `SKIPPED_FOLDERS`, the folder `without`, and everything but regular
+    files is left out. Links to folders are not followed.
+    """
+    found = []
+    for parent, folders, names in os.walk(folder):
+        here = Path(parent)
+        folders[:] = sorted(
+            name
+            for name in folders
+            if not name.startswith(".")
+            and name.lower() not in SKIPPED_FOLDERS
+            and here / name != without
+        )
+        found += [
+            here / name for name in sorted(names) if is_photo_name(name) and _is_file(here / name)
+        ]
+    return found
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:
+        return False
 
 
 def open_photo(
@@ -138,19 +177,41 @@ def open_photo(
             the smallest of 1/1, 1/2, 1/4, 1/8 that reaches it (3 times faster for large photos).
 
     Returns:
-        The photo, upright, in 8-bit RGB. 16-bit greys are scaled, transparent parts become white,
-        and an animation gives its first frame.
+        The photo, upright, in 8-bit RGB. Colours are converted to sRGB, 16-bit greys are scaled,
+        transparent parts become white, an animation gives its first frame, and a raw file its
+        full-size preview. A JPEG that lacks only its end marker is read.
 
     Raises:
-        PhotoError: the source is not a readable photo, or exceeds `MAX_BYTES` or the limit on
-            pixels.
+        PhotoError: the source is not a readable photo, rows are missing, or it exceeds `MAX_BYTES`,
+            `MAX_PIXELS`, `MAX_MEMORY` or `MAX_SCAN_PIXELS`.
     """
     if isinstance(source, Image.Image):
         label = printable(name or Path(getattr(source, "filename", "") or "photo").name)
-        return _decoded(source, label, draft_size=None)
+        with _damage_named(label):
+            _check_pixels(source, label)
+            return _photo(source, image_facts(source), label, source.size)
     content, label = read_source(source, name)
-    with _opened(content, label) as image:
-        return _decoded(image, label, draft_size)
+    with _damage_named(label):
+        raw = raw_preview(content, label)
+        if raw is None:
+            return _read(content, label, draft_size)
+        facts = replace(raw_facts(content), orientation=raw.orientation)
+        return replace(_read(raw.jpeg, label, draft_size, facts), format=raw.kind)
+
+
+def with_sidecars(photo: Photo, path: Path) -> Photo:
+    """Return a photo with the position and time that it lacks from the files beside `path`."""
+    facts = PhotoFacts(photo.latitude, photo.longitude, photo.captured_at, source=photo.source)
+    if facts.complete:
+        return photo
+    facts = facts.or_else(sidecar_facts(path))
+    return replace(
+        photo,
+        latitude=facts.latitude,
+        longitude=facts.longitude,
+        captured_at=facts.captured_at,
+        source=facts.source,
+    )
 
 
 def read_source(source: Source, name: str | None) -> tuple[bytes, str]:
@@ -188,25 +249,14 @@ def printable(name: str) -> str:
 
 def _file_content(path: Path, label: str) -> bytes:
     try:
-        status = path.stat()
-        if stat.S_ISDIR(status.st_mode):
-            raise PhotoError(f"{label} is a folder, not a photo.")
-        if not stat.S_ISREG(status.st_mode):
-            raise PhotoError(f"{label} is a device or a pipe, not a photo.")
-        if status.st_size > MAX_BYTES:
-            raise PhotoError(_too_many_bytes(label))
-        with path.open("rb") as stream:
-            return stream.read(MAX_BYTES + 1)
-    except FileNotFoundError as error:
-        raise PhotoError(f"{label} does not exist in {path.absolute().parent}.") from error
-    except PermissionError as error:
-        raise PhotoError(f"{label} cannot be read: permission denied.") from error
-    except PhotoError:
-        raise
-    except OSError as error:
-        raise PhotoError(f"{label} cannot be read: {error.strerror or error}.") from error
-    except ValueError as error:
-        raise PhotoError(f"{label} is not a file name: {error}.") from error
+        return read_bytes(path, MAX_BYTES)
+    except FileError as error:
+        reason = error.reason
+        if reason.startswith("is larger"):
+            raise PhotoError(_too_many_bytes(label)) from error
+        if reason == "does not exist":
+            reason += f" in {path.absolute().parent}"
+        raise PhotoError(f"{label} {reason.replace(', not a file', ', not a photo')}.") from error
 
 
 def _stream_content(stream: Readable, label: str) -> bytes:
@@ -239,7 +289,7 @@ def _opened(content: bytes, label: str) -> Image.Image:
     except UnidentifiedImageError as error:
         raise PhotoError(
             f"{label} is not a photo that can be read here "
-            "(JPEG, PNG, WebP, HEIC, AVIF, GIF, BMP or TIFF)."
+            "(JPEG, PNG, WebP, HEIC, AVIF, GIF, BMP, TIFF, or raw with a preview)."
         ) from error
     except Image.DecompressionBombError as error:
         raise PhotoError(f"{label} has more pixels than can be read: {error}") from error
@@ -249,221 +299,299 @@ def _opened(content: bytes, label: str) -> Image.Image:
         raise PhotoError(f"{label} is damaged: {reason}.") from error
 
 
-def _decoded(image: Image.Image, label: str, draft_size: int | tuple[int, int] | None) -> Photo:
-    size, photo_format = image.size, image.format or image.mode
-    most = MAX_JPEG_PIXELS if photo_format in _DRAFTABLE else MAX_PIXELS
-    if size[0] * size[1] > most:
-        raise PhotoError(
-            f"{label} has {size[0]} × {size[1]} pixels; at most {most / 1e6:,.4g} million are "
-            "allowed."
-        )
-    try:
-        if draft_size is not None and photo_format in _DRAFTABLE:
+def _read(
+    content: bytes,
+    label: str,
+    draft_size: int | tuple[int, int] | None,
+    facts: PhotoFacts | None = None,
+) -> Photo:
+    """Decode the content of a file; `facts` replace its own."""
+    check_structure(content, label)
+    header = jpeg_header(content)
+    if header is not None:
+        _check_work(header, label)
+    page = main_page(content, label)
+    with _opened(content, label) as image:
+        if page:
+            image.seek(page)
+        _check_pixels(image, label)
+        size = image.size
+        if draft_size is not None and image.format in _DRAFTABLE:
             wanted = (draft_size, draft_size) if isinstance(draft_size, int) else draft_size
-            turned = read_exif(image).orientation >= 5
+            turned = (facts or read_exif(image)).orientation >= 5
             image.draft("RGB", wanted[::-1] if turned else wanted)
-        image.load()
-        # Read after decoding, because a PNG may store its EXIF after the pixels.
-        facts = read_exif(image)
-        upright = _rgb(image, label)
-        if facts.orientation in _UPRIGHT:
-            upright = upright.transpose(_UPRIGHT[facts.orientation])
-    except PhotoError:
-        raise
-    except MemoryError as error:
-        raise PhotoError(f"{label} does not fit into memory.") from error
-    except Exception as error:
-        # Errors of any kind, as in `_opened`.
-        reason = str(error) or type(error).__name__
-        if isinstance(error, EOFError) or any(sign in reason.lower() for sign in _TRUNCATED):
-            raise PhotoError(f"{label} is cut off: the file ends before the image.") from error
-        raise PhotoError(f"{label} is damaged: {reason.rstrip('.')}.") from error
+        with _memory.reserved(_decoded_bytes(image, header), label):
+            if header is None:
+                image.load()
+            else:
+                image = _whole_jpeg(image, content, header, label)
+            # Read after decoding, because a PNG may store its EXIF after the pixels.
+            found = facts or image_facts(image)
+            return _photo(image, found, label, size)
+
+
+def _photo(image: Image.Image, facts: PhotoFacts, label: str, size: tuple[int, int]) -> Photo:
+    """Return an upright photo of a loaded image, which is not changed.
+
+    `size` is that of the file, as stored.
+    """
+    upright = _in_srgb(image, label)
+    if facts.orientation in _UPRIGHT:
+        upright = upright.transpose(_UPRIGHT[facts.orientation])
+    elif upright is image:
+        upright = image.copy()
     # Copies of the image must not inherit the file's metadata.
     upright.info = {}
     return Photo(
         image=upright,
         name=label,
-        format=photo_format,
+        format=image.format or image.mode,
         size=size[::-1] if facts.orientation >= 5 else size,
         latitude=facts.latitude,
         longitude=facts.longitude,
         captured_at=facts.captured_at,
+        source=facts.source,
     )
 
 
-def _rgb(image: Image.Image, label: str) -> Image.Image:
-    """Return a new 8-bit RGB image; transparent parts become white."""
+@contextmanager
+def _damage_named(label: str) -> Iterator[None]:
+    """Turn the errors of decoders, of any kind on crafted bytes, into a `PhotoError`."""
+    try:
+        yield
+    except PhotoError:
+        raise
+    except MemoryError as error:
+        raise PhotoError(f"{label} does not fit into memory.") from error
+    except Exception as error:
+        reason = str(error) or type(error).__name__
+        if isinstance(error, EOFError) or any(sign in reason.lower() for sign in _TRUNCATED):
+            raise PhotoError(f"{label} is cut off: the file ends before the image.") from error
+        raise PhotoError(f"{label} is damaged: {reason.rstrip('.')}.") from error
+
+
+# Limits -------------------------------------------------------------------------------------------
+
+
+def _check_pixels(image: Image.Image, label: str) -> None:
+    width, height = image.size
+    if width * height > MAX_PIXELS:
+        raise PhotoError(
+            f"{label} has {width} × {height} pixels; at most {MAX_PIXELS / 1e6:,.4g} million are "
+            "allowed."
+        )
+
+
+def _check_work(header: JpegHeader, label: str) -> None:
+    """Check that a JPEG does not consist of hundreds of scans, each a pass over all pixels."""
+    if header.too_many_segments:
+        raise PhotoError(f"{label} is damaged: it has more segments than any photo.")
+    scans = len(header.scans)
+    if scans > 1 and scans * header.pixels > MAX_SCAN_PIXELS:
+        width, height = header.size
+        raise PhotoError(
+            f"{label} takes too long to decode: {scans:,} scans of {width} × {height} pixels."
+        )
+
+
+def _decoded_bytes(image: Image.Image, header: JpegHeader | None) -> int:
+    """Return the bytes that decoding an opened image takes at its peak."""
+    pixels = image.size[0] * image.size[1]
+    if header is not None:
+        return max(8 * pixels, 4 * pixels + header.buffered_bytes)
+    per_pixel = BYTES_PER_PIXEL.get(image.format or "", 8)
+    if image.has_transparency_data or image.mode.startswith("I"):
+        per_pixel += 5
+    return per_pixel * pixels
+
+
+class _Memory:
+    """Lets threads decode at the same time while they need less than `MAX_MEMORY` together."""
+
+    def __init__(self) -> None:
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget all reservations; a forked process has none."""
+        self._turn = threading.Lock()  # so that a large photo is not overtaken for ever
+        self._change = threading.Condition()
+        self._reserved = 0
+
+    @contextmanager
+    def reserved(self, amount: int, label: str) -> Iterator[None]:
+        """Wait until `amount` bytes are free, and hold them.
+
+        Raises:
+            PhotoError: they are more than `MAX_MEMORY`.
+        """
+        if amount > MAX_MEMORY:
+            raise PhotoError(
+                f"{label} needs {amount / 1e9:.2g} GB of memory to decode; at most "
+                f"{MAX_MEMORY / 1e9:.2g} GB are allowed."
+            )
+        with self._turn, self._change:
+            self._change.wait_for(lambda: self._reserved + amount <= MAX_MEMORY)
+            self._reserved += amount
+        try:
+            yield
+        finally:
+            with self._change:
+                self._reserved -= amount
+                self._change.notify()
+
+
+_memory = _Memory()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_memory.reset)
+
+
+# JPEGs without an end -----------------------------------------------------------------------------
+
+
+def _whole_jpeg(image: Image.Image, content: bytes, header: JpegHeader, label: str) -> Image.Image:
+    """Decode an opened JPEG; return it, or a repaired one that lacks only its end marker.
+
+    Raises:
+        PhotoError: rows are missing.
+    """
+    try:
+        image.load()
+    except Exception:
+        if header.has_end_marker or not header.is_complete:
+            raise
+        size, mode = image.size, image.mode
+        image = _opened(content[: header.end].rstrip(b"\xff") + EOI, label)
+        if image.size != size:
+            image.draft(mode, size)
+        image.load()
+    else:
+        if header.has_end_marker and not _ends_grey(image):
+            return image
+    if not _is_whole(content, header, label):
+        raise PhotoError(f"{label} is cut off: the file ends before the image.")
+    return image
+
+
+def _ends_grey(image: Image.Image) -> bool:
+    """Return whether the last row looks as libjpeg paints missing rows."""
+    width, height = image.size
+    last = image.crop((0, height - 1, width, height)).getextrema()
+    bands = last if isinstance(last[0], tuple) else (last,)
+    return all(band == (_MISSING_GREY, _MISSING_GREY) for band in bands)
+
+
+def _is_whole(content: bytes, header: JpegHeader, label: str) -> bool:
+    """Return whether the data of a JPEG reaches to its last row.
+
+    Zeros at the end may be padding, which decoders take for flat rows. They belong to the picture
+    only if they end where it does.
+    """
+    data = content[: header.end].rstrip(b"\xff")
+    if header.has_end_marker:
+        return _share_changed(data, header, label) <= 1
+    changed = _share_changed(data.rstrip(b"\0\xff"), header, label)
+    if changed <= 1:
+        return True
+    return not _share_changed(data, header, label) and _share_changed(data[:-16], header, label) > 0
+
+
+def _share_changed(data: bytes, header: JpegHeader, label: str) -> float:
+    """Return how much of a picture depends on what follows its data.
+
+    It is decoded twice, once with noise added, which changes the picture only where the data has
+    ended. At most 1 are a unit of the picture, or 1 % of it in the last row of units.
+    """
+    # The last scans of a progressive JPEG change only details, which a small draft does not show.
+    draft = header.size if header.is_progressive else (1, 1)
+    if header.pixels > _MOST_COMPARED:
+        draft = min(draft, (header.size[0] // 2, header.size[1] // 2))
+    pictures = []
+    for tail in (EOI, _NOISE + EOI):
+        with _opened(data + tail, label) as image:
+            image.draft("RGB", draft)
+            factor = header.size[1] / image.size[1]
+            pictures.append(np.asarray(image.convert("RGB")))
+    differs = (pictures[0] != pictures[1]).any(axis=2)
+    # Smoothing reaches one row and column further.
+    columns, rows = (math.ceil(8 * blocks / factor) + 1 for blocks in header.block)
+    if differs[:-rows].any():
+        return math.inf
+    return float(differs.sum() / max(rows * columns, 0.01 * differs.size))
+
+
+# Colours ------------------------------------------------------------------------------------------
+
+
+def _in_srgb(image: Image.Image, label: str) -> Image.Image:
+    """Return a loaded image in 8-bit sRGB, itself if it is; transparent parts become white."""
     if image.mode.startswith("I"):
         # Pillow's own conversion clips at 255, which turns 16-bit greys white.
-        grey = np.asarray(image).clip(0, 65535).astype(np.float32)
-        if image.mode != "I" or grey.max() > 255:
-            grey /= 257
-        return Image.fromarray(grey.round().astype(np.uint8)).convert("RGB")
+        grey = np.asarray(image).clip(0, 65535)
+        divisor = 257 if image.mode != "I" or grey.max() > 255 else 1
+        return Image.fromarray(np.rint(grey / np.float32(divisor)).astype(np.uint8)).convert("RGB")
     if image.mode == "F":
         raise PhotoError(f"{label} contains measurements (floating point), not a photo.")
+    profile = image.info.get("icc_profile")
     if image.has_transparency_data:
-        layered = image.convert("RGBA")
+        layered = image if image.mode == "RGBA" else image.convert("RGBA")
+        alpha = layered.getchannel("A")
         white = Image.new("RGB", image.size, (255, 255, 255))
-        white.paste(layered, mask=layered.getchannel("A"))
+        white.paste(_converted(layered, profile), mask=alpha)
         return white
-    return image.copy() if image.mode == "RGB" else image.convert("RGB")
+    colours = _converted(image, profile)
+    return colours if colours.mode == "RGB" else colours.convert("RGB")
 
 
-def read_exif(image: Image.Image) -> ExifFacts:
-    """Return what the EXIF of an opened image says; never raises, even if the EXIF is damaged."""
-    # Pillow raises a dozen kinds of errors on damaged EXIF; the photo can still be used.
+def _converted(image: Image.Image, profile: object) -> Image.Image:
+    """Return an image in sRGB if it has a usable colour profile, else the image itself."""
+    if not isinstance(profile, bytes) or not 128 < len(profile) <= MAX_PROFILE:
+        return image
+    space = {b"RGB ": "RGB", b"GRAY": "L", b"CMYK": "CMYK"}.get(profile[16:20])
+    if space is None or (space != "RGB" and image.mode != space):
+        return image
+    transform = _transform(_Profile(profile), space)
+    if transform is None:
+        return image
     try:
-        exif = image.getexif()
-        top = dict(exif)
-    except Exception:
-        return ExifFacts()
-    gps = _directory(exif, _GPS_IFD)
-    latitude, longitude = _position(gps) or (None, None)
-    orientation = top.get(_ORIENTATION)
-    if not isinstance(orientation, int) or not 1 <= orientation <= 8:
-        orientation = 1
-    captured_at = _captured_at(top, _directory(exif, _EXIF_IFD), gps)
-    return ExifFacts(latitude, longitude, captured_at, orientation)
+        return transform.apply(image if image.mode == space else image.convert(space))
+    except Exception:  # a profile that cannot be used must not cost the photo
+        return image
 
 
-def _directory(exif: Image.Exif, tag: int) -> dict[int, Any]:
+class _Profile:
+    """The bytes of a colour profile, compared by their hash."""
+
+    def __init__(self, content: bytes) -> None:
+        self.content = content
+        self._digest = hashlib.blake2b(content, digest_size=16).digest()
+
+    def __hash__(self) -> int:
+        return hash(self._digest)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Profile) and self._digest == other._digest
+
+
+@lru_cache(maxsize=16)
+def _transform(profile: _Profile, mode: str) -> ImageCms.ImageCmsTransform | None:
+    """Return the transform from a profile to sRGB; None if there is nothing to do, or it fails."""
     try:
-        return dict(exif.get_ifd(tag))
-    except Exception:  # as in `read_exif`
-        return {}
-
-
-def _position(gps: dict[int, Any]) -> tuple[float, float] | None:
-    latitude = _degrees(gps.get(_LATITUDE), gps.get(_LATITUDE_REF), "N", "S", limit=90)
-    longitude = _degrees(gps.get(_LONGITUDE), gps.get(_LONGITUDE_REF), "E", "W", limit=180)
-    if latitude is None or longitude is None:
+        opened = ImageCms.ImageCmsProfile(io.BytesIO(profile.content))
+        transform = ImageCms.ImageCmsTransform(
+            opened, _srgb(), mode, "RGB", ImageCms.Intent.PERCEPTUAL
+        )
+        if mode == "RGB":
+            # Most profiles say sRGB in other words: a difference of 2 levels is not visible.
+            steps = np.stack(np.meshgrid(*[np.arange(0, 256, 51)] * 3), -1).reshape(1, -1, 3)
+            colours = Image.fromarray(steps.astype(np.uint8))
+            change = np.asarray(transform.apply(colours), dtype=int) - steps
+            if np.abs(change).max() <= 2:
+                return None
+    except Exception:  # lcms raises errors of several kinds on damaged profiles
         return None
-    if max(abs(latitude), abs(longitude)) < NULL_ISLAND_DEGREES:
-        return None
-    return latitude, -180.0 if longitude == 180 else longitude
+    return transform
 
 
-def _degrees(value: Any, reference: Any, positive: str, negative: str, limit: int) -> float | None:
-    """Return signed degrees of (degrees, minutes, seconds), or None.
-
-    A value without a hemisphere is used only if the number itself is negative, because a wrong
-    guess of the sign may be off by half the Earth.
-    """
-    parts = _numbers(value)
-    if parts is None or not 1 <= len(parts) <= 3:
-        return None
-    degrees, minutes, seconds = (*parts, 0.0, 0.0)[:3]
-    if not (0 <= minutes <= 60 and 0 <= seconds <= 60):
-        return None
-    magnitude = abs(degrees) + minutes / 60 + seconds / 3600
-    is_negative = math.copysign(1.0, degrees) < 0  # True for -0.0 as well
-    hemisphere = (_text(reference) or "")[:1].upper()
-    if magnitude > limit or hemisphere not in {positive, negative, ""}:
-        return None
-    if hemisphere == negative:
-        return -magnitude
-    if is_negative:
-        return -magnitude if hemisphere == "" else None
-    return magnitude if hemisphere == positive else None
-
-
-def _captured_at(top: dict[int, Any], exif: dict[int, Any], gps: dict[int, Any]) -> datetime | None:
-    stamps = [
-        (_moment(exif.get(_ORIGINAL)), _zone(exif.get(_OFFSET_ORIGINAL))),
-        (_moment(exif.get(_DIGITIZED)), _zone(exif.get(_OFFSET_DIGITIZED))),
-        # The time of the last change, which is the capture time of an unedited photo.
-        (_moment(top.get(_DATE_TIME)), _zone(exif.get(_OFFSET))),
-    ]
-    local, zone = next(((moment, zone) for moment, zone in stamps if moment), (None, None))
-    if local is not None and zone is not None:
-        return local.replace(tzinfo=zone).astimezone(UTC)
-    satellite = _satellite_time(gps)
-    if satellite is None:
-        return local
-    if local is not None:
-        difference = satellite.replace(tzinfo=None) - local
-        if abs(difference) > LARGEST_CLOCK_DIFFERENCE:
-            return local
-    return satellite
-
-
-def _satellite_time(gps: dict[int, Any]) -> datetime | None:
-    """Return GPSDateStamp with GPSTimeStamp, which are in UTC; None unless both are valid."""
-    date, parts = _DATE.match(_text(gps.get(_GPS_DATE)) or ""), _numbers(gps.get(_GPS_TIME))
-    if date is None or parts is None or len(parts) != 3:
-        return None
-    hours, minutes, seconds = parts
-    if not (0 <= hours < 24 and 0 <= minutes < 60 and 0 <= seconds < 61):
-        return None
-    day = _datetime(*(int(group) for group in date.groups()))
-    if day is None:
-        return None
-    passed = timedelta(hours=int(hours), minutes=int(minutes), seconds=int(min(seconds, 59)))
-    return (day + passed).replace(tzinfo=UTC)
-
-
-def _moment(value: Any) -> datetime | None:
-    """Parse a naive time written as "2021:07:14 09:30:00", or with other separators."""
-    text = _text(value) or ""
-    date = _DATE.match(text)
-    if date is None:
-        return None
-    time = _TIME.match(text[date.end() :].lstrip(" T"))
-    if time is None:
-        return None
-    year, month, day, hour, minute, second = (
-        int(group or 0) for group in (*date.groups(), *time.groups())
-    )
-    # Second 60 is a leap second, which datetime cannot hold.
-    return _datetime(year, month, day, hour, minute, 59 if second == 60 else second)
-
-
-def _datetime(
-    year: int, month: int, day: int, hour: int = 0, minute: int = 0, second: int = 0
-) -> datetime | None:
-    if year not in YEARS:
-        return None
-    try:
-        return datetime(year, month, day, hour, minute, second)
-    except ValueError:  # a day such as 0000:00:00 or February 30
-        return None
-
-
-def _zone(value: Any) -> timezone | None:
-    text = _text(value)
-    if text is None:
-        return None
-    if text.upper() == "Z":
-        return UTC
-    match = _ZONE.fullmatch(text)
-    if match is None:
-        return None
-    offset = timedelta(hours=int(match[2]), minutes=int(match[3]))
-    if offset > timedelta(hours=15) or int(match[3]) >= 60:
-        return None
-    return timezone(-offset if match[1] == "-" else offset)
-
-
-def _text(value: Any) -> str | None:
-    if isinstance(value, bytes):
-        value = value.decode("latin-1")
-    if not isinstance(value, str):
-        return None
-    return value.split("\0")[0].strip() or None
-
-
-def _numbers(value: Any) -> list[float] | None:
-    """Return a rational, or a sequence of them, as finite floats; None if any is undefined."""
-    values = value if isinstance(value, tuple | list) else [value]
-    numbers = []
-    for entry in values:
-        if isinstance(entry, bool | str | bytes) or entry is None:
-            return None
-        try:
-            number = float(entry)
-        except (TypeError, ValueError, ArithmeticError):
-            return None
-        if not math.isfinite(number):
-            return None
-        numbers.append(number)
-    return numbers
+@lru_cache(maxsize=1)
+def _srgb() -> ImageCms.ImageCmsProfile:
+    return ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB"))

@@ -1,6 +1,5 @@
 """The predictions table: made from a model's estimates or a CSV, checked, written and read."""
 
-import io
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -12,9 +11,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from geoclip_core.data.tables import NAMES_AS_IDS, parse_numbers, read_csv, whole_ids
 from geoclip_core.data.vocabulary import Vocabulary
 from geoclip_core.earth.gazetteer import UNIT_LEVELS
 from geoclip_core.earth.sphere import haversine_km
+from geoclip_core.errors import DatasetError
 from geoclip_core.files import atomic_file
 from geoclip_core.model.map_context import place_levels
 
@@ -64,13 +65,7 @@ HEAD_SUFFIXES = ("truth", "top1", "probability", "rank", "truth_probability")
 """One column of each per context head: ``climate_truth``, ``climate_top1``, ..."""
 
 TOP_K = 5
-MAX_BYTES = 200_000_000
 _ABOUT = b"geolocation_predictions"
-_NAMES = {
-    "id": ("id", "photo_id", "image_id", "file"),
-    "latitude": ("latitude", "predicted_latitude", "lat"),
-    "longitude": ("longitude", "predicted_longitude", "lon", "lng", "long"),
-}
 
 
 class PredictionsError(ValueError):
@@ -323,48 +318,24 @@ def read_guesses(source: str | Path | bytes, name: str = "the CSV") -> pd.DataFr
             spreadsheet counts it.
     """
     if not isinstance(source, bytes):
-        name = Path(source).name
-        try:
-            if Path(source).stat().st_size > MAX_BYTES:
-                raise PredictionsError(f"{name} is larger than {MAX_BYTES // 10**6} MB")
-            source = Path(source).read_bytes()
-        except OSError as error:
-            raise PredictionsError(f"{name} cannot be read: {error.strerror}") from error
-    if len(source) > MAX_BYTES:
-        raise PredictionsError(f"{name} is larger than {MAX_BYTES // 10**6} MB")
+        source = Path(source)
+        name = source.name
+    columns = ("id", "latitude", "longitude")
     try:
-        text = source.decode("utf-8-sig")
-        if "\x00" in text:
-            raise PredictionsError(f"{name} is not a text file")
-        table = pd.read_csv(io.StringIO(text), dtype=str, keep_default_na=False)
-    except UnicodeDecodeError as error:
-        raise PredictionsError(f"{name} is not UTF-8 text: save it as CSV UTF-8") from error
-    except pd.errors.EmptyDataError as error:
-        raise PredictionsError(f"{name} is empty") from error
-    except pd.errors.ParserError as error:
-        raise PredictionsError(f"{name} is not a CSV: {error}") from error
-    columns = {column.strip().lower(): column for column in table.columns}
-    found = {
-        wanted: next((columns[alias] for alias in aliases if alias in columns), None)
-        for wanted, aliases in _NAMES.items()
-    }
-    missing = [wanted for wanted, column in found.items() if column is None]
-    if missing:
-        raise PredictionsError(
-            f"{name} has no column {' or '.join(missing)}; its columns are "
-            f"{', '.join(map(str, table.columns))}. It must have id, latitude, longitude"
-        )
-    guesses = pd.DataFrame({"id": table[found["id"]].str.strip()})
+        table = read_csv(source, columns, columns, name=name, aliases=NAMES_AS_IDS)
+    except DatasetError as error:
+        raise PredictionsError(str(error)) from error
+    guesses = pd.DataFrame({"id": whole_ids(table["id"]).str.strip()})
     for column, bound in (("latitude", 90.0), ("longitude", 360.0)):
-        texts = table[found[column]].str.strip()
-        values = pd.to_numeric(texts, errors="coerce").to_numpy(np.float64)
+        texts = table[column].str.strip()
+        values, _ = parse_numbers(texts)
         low = -90.0 if column == "latitude" else -180.0
         wrong = ~((values >= low) & (values <= bound))
         if wrong.any():
             row = int(np.flatnonzero(wrong)[0])
             raise PredictionsError(
-                f"{name}, row {row + 2}: the {column} {texts.iloc[row]!r} is not a number of "
-                f"degrees between {low:g} and {-low:g}"
+                f"{name}, row {table.index[row] + 2}: the {column} {texts.iloc[row]!r} is not a "
+                f"number of degrees between {low:g} and {-low:g}"
             )
         guesses[column] = values
     guesses["longitude"] = guesses["longitude"].where(

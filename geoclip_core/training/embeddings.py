@@ -25,7 +25,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from geoclip_core.data.dataset import PhotoDataset
-from geoclip_core.data.photos import open_photo
+from geoclip_core.data.photos import READING_VERSION, open_photo
 from geoclip_core.errors import PhotoError
 from geoclip_core.files import atomic_file, cache_folders
 from geoclip_core.model.backbone import Backbone, cpu_parts
@@ -68,8 +68,8 @@ class Embeddings:
 class EmbeddingCache:
     """Embeddings of one dataset by one backbone, on disk.
 
-    The key consists of the backbone, its weights and preprocessing, and the photos (path,
-    position, file size).
+    The key consists of the backbone, its weights and preprocessing, the way in which photos are
+    read (`READING_VERSION`), and the photos (path, position, file size).
     """
 
     def __init__(
@@ -120,7 +120,8 @@ class EmbeddingCache:
 def _backbone_key(backbone: Backbone) -> str:
     config = _keyed(backbone.config.to_dict())
     del config["name"]
-    facts = [config, _keyed(backbone.preprocessing.to_dict()), backbone.weights_hash()]
+    preprocessing = _keyed(backbone.preprocessing.to_dict())
+    facts = [config, preprocessing, backbone.weights_hash(), READING_VERSION]
     digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:12]
     name = re.sub(r"[^A-Za-z0-9.-]+", "-", Path(backbone.config.name).name).strip("-.")
     return f"{name or 'backbone'}-{digest}"

@@ -1,4 +1,5 @@
 import json
+import os
 import time
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 from geoclip_core.data import doctor
 from geoclip_core.data.dataset import read_dataset
 from geoclip_core.data.doctor import examine, leakage, write_clean, write_report
+from geoclip_core.data.tables import read_csv
 from geoclip_core.demo.dataset import write_demo
 from geoclip_core.errors import DatasetError
 from tests.data import layout
@@ -257,3 +259,32 @@ def test_leakage_counts_near_photos_and_shared_sequences(tmp_path, monkeypatch):
     assert (found.split, found.photos, found.near, found.same_sequence) == ("test", 2, 1, 1)
     monkeypatch.setattr(doctor, "MIN_DISTANCE_KM", 0.5)
     assert leakage(read_dataset(root, val_fraction=0), "test").near == 0
+
+
+def test_photos_at_null_island_are_found_and_left_out_of_a_cleaned_copy(tmp_path):
+    root = layout.make(tmp_path / "set")
+    table = read_csv(root / "train_mini.csv")
+    table.loc[1, ["latitude", "longitude"]] = ["0.0", "0"]
+    table.to_csv(root / "train_mini.csv", index=False)
+    with pytest.raises(DatasetError, match=r"row 3: '0\.0' and longitude 0 stand for no position"):
+        read_dataset(root)
+    report = examine(root)
+    found = {finding.check: finding for finding in report.findings}
+    assert found["latitude-invalid"].examples[0]["row"] == 3
+    write_clean(root, report, tmp_path / "clean")
+    assert len(read_csv(tmp_path / "clean" / "train_mini.csv")) == 5
+
+
+def test_special_and_hidden_files_do_not_hang_the_check(tmp_path):
+    root = layout.make(tmp_path)
+    folder = root / "train_images"
+    os.mkfifo(folder / "pipe.jpg")
+    (folder / "._IMG.jpg").write_bytes(b"x")
+    listed = read_dataset(root).paths
+    listed[0].unlink()
+    os.mkfifo(listed[0])
+    listed[1].unlink()
+    listed[1].symlink_to("/dev/zero")
+    found = {finding.check: finding for finding in examine(root).findings}
+    assert found["file-unreadable"].count == 2
+    assert "file-unlisted" not in found

@@ -1,5 +1,7 @@
 import hashlib
+import json
 import os
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -9,11 +11,14 @@ from PIL import Image
 from geoclip_core.data import importing
 from geoclip_core.data.dataset import read_dataset
 from geoclip_core.data.doctor import leakage
-from geoclip_core.data.importing import NOT_IMPORTED_FILE, import_photos
+from geoclip_core.data.importing import NOT_IMPORTED_FILE, Position, Positions, import_photos
+from geoclip_core.data.tables import read_csv
 from tests.data.geotagged import write_photo
+from tests.data.test_metadata import xmp
 
 ABILENE = (32.4487, -99.7331)
 VIENNA = (48.2082, 16.3738)
+LATIN = os.fsdecode(b"caf\xe9.jpg")
 
 
 def _content(root):
@@ -174,7 +179,7 @@ def test_a_csv_takes_precedence_over_exif(tmp_path, photos):
         ("file,latitude,longitude\na.jpg,1,1\n./a.jpg,2,2\n", "row 3: './a.jpg' is also in an"),
         ("file,latitude,longitude,captured_at\na.jpg,1,1,soon\n", "'captured_at', row 2: 'soon'"),
         ("file,latitude,longitude,captured_at\na.jpg,1,1,1627776000\n", "seconds"),
-        ("name,lat,lon\na.jpg,1,1\n", "no column 'file', 'latitude', 'longitude'"),
+        ("title,y,x\na.jpg,1,1\n", "no column 'file', 'latitude', 'longitude'"),
         ("", "is empty"),
     ],
 )
@@ -234,3 +239,168 @@ def test_folders_without_importable_photos_are_refused(tmp_path, photos):
     (tmp_path / "other" / "mine.txt").write_text("x")
     with pytest.raises(ValueError, match="not made by import-photos"):
         import_photos(photos, tmp_path / "other")
+
+
+def matched(rows, files, folder="/home/me/photos"):
+    """Return file -> number of the row that names it, and the rows that name none."""
+    positions = Positions({row: Position(float(n), 1.0, None) for n, row in enumerate(rows)})
+    matches = positions.match(files, Path(folder))
+    assert set(matches.found) <= set(files)
+    assert len(rows) == len(matches.found) + len(matches.unused)
+    return {file: int(p.latitude) for file, p in matches.found.items()}, matches
+
+
+@pytest.mark.parametrize(
+    ("rows", "files", "expected"),
+    [
+        # A name without a folder stands for one photo only.
+        (["I.jpg"], ["100/I.jpg", "101/I.jpg"], {}),
+        (["I.jpg"], ["I.jpg", "101/I.jpg"], {"I.jpg": 0}),
+        (["I.jpg"], ["101/I.jpg"], {"101/I.jpg": 0}),
+        (["I.jpg", "100/I.jpg"], ["100/I.jpg", "101/I.jpg"], {"100/I.jpg": 1}),
+        (["I.jpg", "102/I.jpg"], ["101/I.jpg"], {}),
+        (["i.JPG"], ["100/I.jpg", "101/I.jpg"], {}),
+        # From another folder, absolute, Windows, below the folder.
+        (["photos/I.jpg"], ["I.jpg", "old/I.jpg"], {"I.jpg": 0}),
+        (["/home/me/photos/a/I.jpg"], ["a/I.jpg", "I.jpg"], {"a/I.jpg": 0}),
+        (["C:\\Users\\me\\photos\\a\\I.jpg"], ["a/I.jpg", "I.jpg"], {"a/I.jpg": 0}),
+        (["E:\\DCIM\\I.jpg"], ["I.jpg"], {"I.jpg": 0}),
+        (["E:\\DCIM\\I.jpg"], ["I.jpg", "a/I.jpg"], {}),
+        (["../photos/I.jpg"], ["I.jpg"], {"I.jpg": 0}),
+        (["./a/I.jpg"], ["a/I.jpg"], {"a/I.jpg": 0}),
+        (["100/I.jpg"], ["DCIM/100/I.jpg", "DCIM/101/I.jpg"], {"DCIM/100/I.jpg": 0}),
+        (["100/I.jpg"], ["x/100/I.jpg", "y/100/I.jpg"], {}),
+        (["100/I.jpg", "101/I.jpg"], ["I.jpg"], {}),
+        (["old/I.jpg"], ["new/I.jpg"], {}),
+        (["a/I.jpg", "b/I.jpg"], ["b/I.jpg", "a/I.jpg"], {"a/I.jpg": 0, "b/I.jpg": 1}),
+        # Composed and decomposed characters, case.
+        (["caf\u00e9.jpg"], ["cafe\u0301.jpg"], {"cafe\u0301.jpg": 0}),
+        (["cafe\u0301.jpg"], ["caf\u00e9.jpg"], {"caf\u00e9.jpg": 0}),
+        (["CAFÉ.JPG"], ["cafe\u0301.jpg"], {"cafe\u0301.jpg": 0}),
+        (["img.jpg"], ["IMG.JPG", "Img.jpg"], {}),
+        (["IMG.JPG", "img.jpg"], ["IMG.JPG"], {"IMG.JPG": 0}),
+        (["IMG.JPG", "img.jpg"], ["Img.jpg"], {}),
+        (["Trip/I.jpg"], ["trip/i.JPG"], {"trip/i.JPG": 0}),
+        # Bytes that are not UTF-8, and a backslash that is part of a name.
+        ([LATIN], [LATIN, "b.jpg"], {LATIN: 0}),
+        ([LATIN], ["café.jpg"], {"café.jpg": 0}),
+        (["café.jpg"], [LATIN], {LATIN: 0}),
+        (["a\\b.jpg"], ["a\\b.jpg", "b.jpg"], {"a\\b.jpg": 0}),
+        ([], ["I.jpg"], {}),
+        (["I.jpg"], [], {}),
+        (["/", "..", "a/"], ["a/I.jpg"], {}),
+    ],
+)  # fmt: skip
+def test_a_row_names_one_photo(rows, files, expected):
+    found, _ = matched(rows, files)
+    assert found == expected
+
+
+def test_rows_that_fit_several_photos_are_reported(tmp_path):
+    for n, folder in enumerate(("100CANON", "101CANON")):
+        write_photo(tmp_path / "p" / folder / "IMG_0001.jpg", seed=n)
+    write_photo(tmp_path / "p" / "other.jpg", VIENNA, seed=9)
+    csv = tmp_path / "p.csv"
+    csv.write_text("file,latitude,longitude\nIMG_0001.jpg,-33.86,151.2\n")
+    report = import_photos(tmp_path / "p", tmp_path / "set", positions=csv)
+    skipped = dict(report.skipped)
+    assert report.added == 1
+    assert "fits several photos (100CANON/IMG_0001.jpg and 101CANON/" in skipped["IMG_0001.jpg"]
+    assert "the row 'IMG_0001.jpg' of the CSV is not clear" in skipped["101CANON/IMG_0001.jpg"]
+
+
+def test_a_csv_of_another_folder_is_explained(tmp_path):
+    write_photo(tmp_path / "p" / "a.jpg")
+    csv = tmp_path / "p.csv"
+    csv.write_text("file,latitude,longitude\nb/c.jpg,-33.86,151.2\nd.jpg,1,1\n")
+    with pytest.raises(ValueError, match=r"None of the 2 rows .*first is b/c\.jpg; write a\.jpg"):
+        import_photos(tmp_path / "p", tmp_path / "set", positions=csv)
+
+
+def test_ten_thousand_photos_of_one_name_are_matched_quickly():
+    files = [f"{n}/image.jpg" for n in range(10_000)]
+    found, _ = matched([f"other/{file}" for file in files], files)
+    assert found == {file: n for n, file in enumerate(files)}
+
+
+def test_a_name_that_is_not_utf_8_is_imported(tmp_path):
+    for n, name in enumerate((b"fine.jpg", b"caf\xe9.jpg")):
+        path = tmp_path / "p" / os.fsdecode(name)
+        write_photo(tmp_path / "p" / "x.jpg", VIENNA, seed=n).rename(path)
+    (tmp_path / "p" / os.fsdecode(b"caf\xea.jpg")).write_bytes(b"broken")
+    report = import_photos(tmp_path / "p", tmp_path / "set")
+    assert report.added == 2
+    table = read_csv(tmp_path / "set" / "train_mini.csv")
+    assert sorted(table["source_file"]) == ["caf\\udce9.jpg", "fine.jpg"]
+    assert [file for file, _ in report.skipped] == ["caf\\udcea.jpg"]
+    assert not import_photos(tmp_path / "p", tmp_path / "set").changed
+    csv = tmp_path / "p.csv"
+    csv.write_text("file,latitude,longitude\ncaf\\udce9.jpg,32.4487,-99.7331\n")
+    import_photos(tmp_path / "p", tmp_path / "set", positions=csv)
+    assert "Abilene" in set(read_dataset(tmp_path / "set").table["city"])
+
+
+def test_null_island_in_a_csv_is_no_position(tmp_path):
+    write_photo(tmp_path / "p" / "a.jpg")
+    write_photo(tmp_path / "p" / "b.jpg", VIENNA, seed=1)
+    csv = tmp_path / "p.csv"
+    csv.write_text("file,latitude,longitude\na.jpg,0,0\nb.jpg,0.0,-0.0\n")
+    report = import_photos(tmp_path / "p", tmp_path / "set", positions=csv)
+    assert dict(report.skipped) == {"a.jpg": "has no position: the CSV has none, or 0, 0"}
+    assert read_dataset(tmp_path / "set").table["city"].tolist() == ["Vienna"]
+
+
+def test_positions_from_other_sources_are_used_and_counted(tmp_path):
+    place = {"latitude": 32.4487, "longitude": -99.7331}
+    write_photo(tmp_path / "p" / "a.jpg", VIENNA, seed=1)
+    write_photo(tmp_path / "p" / "b.jpg", seed=2)
+    (tmp_path / "p" / "b.jpg.json").write_text(json.dumps({"geoData": place}))
+    write_photo(tmp_path / "p" / "c.jpg", seed=3)
+    (tmp_path / "p" / "c.xmp").write_bytes(
+        xmp('exif:GPSLatitude="45.78" exif:GPSLongitude="-108.5"')
+    )
+    write_photo(tmp_path / "p" / "d.jpg", seed=4)
+    (tmp_path / "p.csv").write_text("file,latitude,longitude\nd.jpg,43.6135,-116.2035\n")
+    report = import_photos(tmp_path / "p", tmp_path / "set", positions=tmp_path / "p.csv")
+    assert report.sources == {"EXIF": 1, "Google Takeout": 1, "XMP": 1, "CSV": 1}
+    rows = pd.concat(read_csv(path) for path in (tmp_path / "set").glob("t*.csv"))
+    sources = rows.set_index("city")["position_source"]
+    assert sources["Abilene"] == "Google Takeout"
+    assert sources["Billings"] == "XMP"
+    assert sources["Boise"] == "CSV"
+
+
+def test_formulas_in_names_are_marked_and_read_back(tmp_path):
+    write_photo(tmp_path / "p" / "=cmd|x.jpg", VIENNA, seed=1)
+    write_photo(tmp_path / "p" / "@none.jpg", seed=2)
+    import_photos(tmp_path / "p", tmp_path / "set")
+    for name, file in (("train_mini.csv", "'=cmd|x.jpg"), (NOT_IMPORTED_FILE, "'@none.jpg")):
+        text = (tmp_path / "set" / name).read_text()
+        assert file in text
+        assert f",{file[1:]}" not in text
+    assert not import_photos(tmp_path / "p", tmp_path / "set").changed
+    assert read_csv(tmp_path / "set" / NOT_IMPORTED_FILE)["file"].tolist() == ["@none.jpg"]
+
+
+def test_pipes_devices_and_huge_files_do_not_stop_an_import(tmp_path):
+    write_photo(tmp_path / "p" / "a.jpg", VIENNA)
+    os.mkfifo(tmp_path / "p" / "pipe.jpg")
+    (tmp_path / "p" / "endless.jpg").symlink_to("/dev/zero")
+    with (tmp_path / "p" / "sparse.jpg").open("wb") as file:
+        file.truncate(10**12)
+    report = import_photos(tmp_path / "p", tmp_path / "set")
+    assert (report.found, report.added) == (2, 1)
+    assert "larger than 128 MB" in dict(report.skipped)["sparse.jpg"]
+
+
+def test_a_dataset_of_an_earlier_version_is_added_to(tmp_path, photos):
+    import_photos(photos, tmp_path / "set", test_fraction=0)
+    path = tmp_path / "set" / "train_mini.csv"
+    pd.read_csv(path, dtype="str", na_filter=False).drop(columns="position_source").to_csv(
+        path, index=False
+    )
+    assert not import_photos(photos, tmp_path / "set").changed
+    write_photo(photos / "new.jpg", VIENNA, seed=9)
+    assert import_photos(photos, tmp_path / "set").added == 1
+    assert "nan" not in set(read_csv(path)["position_source"])
+    assert len(read_dataset(tmp_path / "set")) == 4

@@ -11,10 +11,11 @@ import pillow_heif
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from PIL import Image, TiffImagePlugin
+from PIL import Image, ImageCms, TiffImagePlugin
 
 from geoclip_core.data import photos
-from geoclip_core.data.photos import PHOTO_SUFFIXES, ExifFacts, open_photo, read_exif
+from geoclip_core.data.metadata import PhotoFacts, read_exif
+from geoclip_core.data.photos import PHOTO_SUFFIXES, open_photo, photo_files
 from geoclip_core.errors import PhotoError
 from tests.data.exif_bytes import (
     ASCII,
@@ -28,6 +29,7 @@ from tests.data.exif_bytes import (
     gps_fields,
     hostile_blocks,
 )
+from tests.data.made_photos import display_p3
 
 # pytest resets the warning filter that geoclip_core.data.photos sets.
 pytestmark = pytest.mark.filterwarnings("ignore:::PIL")
@@ -375,10 +377,10 @@ def test_sources_that_cannot_be_read_give_a_short_message(tmp_path):
         (tmp_path / "pipe.jpg", "pipe.jpg is a device or a pipe"),
         (tmp_path / "missing.jpg", "missing.jpg does not exist in"),
         (tmp_path / "lost.jpg", "lost.jpg does not exist in"),
-        (tmp_path / "empty.jpg" / "x.jpg", "x.jpg cannot be read: Not a directory"),
+        (tmp_path / "empty.jpg" / "x.jpg", "x.jpg cannot be read: not a directory"),
         ("", "path of the photo is empty"),
         ("a\0b.jpg", r"a\?b.jpg is not a file name"),
-        ("x" * 5000 + ".jpg", "cannot be read: File name too long"),
+        ("x" * 5000 + ".jpg", "cannot be read: file name too long"),
         (42, "not int"),
         (None, "not NoneType"),
         (io.StringIO("text"), "binary mode"),
@@ -407,9 +409,9 @@ def test_limit_on_bytes(tmp_path, monkeypatch):
 
 
 def test_limit_on_pixels_is_checked_before_decoding(monkeypatch):
-    bomb = encoded(Image.new("1", (13_000, 13_000)), "PNG")
+    bomb = encoded(Image.new("1", (15_000, 15_000)), "PNG")
     assert len(bomb) < 100_000
-    with pytest.raises(PhotoError, match=r"13000 × 13000 pixels; at most 120 million"):
+    with pytest.raises(PhotoError, match=r"15000 × 15000 pixels; at most 210 million"):
         open_photo(bomb)
     monkeypatch.setattr(photos, "MAX_PIXELS", 64 * 48)
     assert open_photo(picture())
@@ -450,7 +452,6 @@ def test_overwritten_bytes_give_a_photo_or_a_photo_error(kind, position, damage)
     with pytest.MonkeyPatch.context() as patch:
         # A damaged header may claim a hundred million pixels, which take long to decode.
         patch.setattr(photos, "MAX_PIXELS", 10_000_000)
-        patch.setattr(photos, "MAX_JPEG_PIXELS", 10_000_000)
         try:
             result = open_photo(bytes(content)).image.mode
         except PhotoError as error:
@@ -507,6 +508,12 @@ def test_references_written_as_bytes_of_undefined_type():
         (degrees(33, 51, 60), 33.866667),
         (degrees(90, 0, 0), 90.0),
         (entry(SHORT, 33, 51, 30), 33.858333),
+        # Text, as exiftool reads it.
+        (entry(ASCII, "33.85 N"), 33.85),
+        (entry(ASCII, "33.85"), 33.85),
+        (entry(ASCII, "33,51.5"), 33.858333),
+        (entry(ASCII, "33,51,30"), 33.858333),
+        (entry(ASCII, "33 51 30"), 33.858333),
     ],
 )
 def test_degrees_in_every_notation(latitude, expected):
@@ -525,7 +532,8 @@ def test_degrees_in_every_notation(latitude, expected):
         degrees(33, 61, 0),
         degrees(33, 0, 61),
         entry(RATIONAL, (33, 1), (51, 1), (30, 1), (1, 1)),
-        entry(ASCII, "33.85 N"),
+        entry(ASCII, "33.85 S"),
+        entry(ASCII, "33 degrees"),
         entry(UNDEFINED, b"\x01\x02\x03"),
     ],
 )
@@ -551,6 +559,8 @@ def test_a_negative_number_replaces_a_missing_hemisphere():
     gps = gps_fields(signed, None, entry(SIGNED_RATIONAL, (-151, 1)), "W")
     assert position_of(gps) == pytest.approx((-33.858333, -151), abs=1e-6)
     assert position_of(gps_fields(signed, "N", degrees(151), "E")) == (None, None)
+    each = entry(SIGNED_RATIONAL, (-33, 1), (-51, 1), (-30, 1))
+    assert position_of(gps_fields(each, "S", degrees(151), "E"))[0] == pytest.approx(-33.858333)
 
 
 def test_a_position_at_null_island_is_dropped():
@@ -674,9 +684,85 @@ def test_flipped_bytes_never_raise(changes):
 @given(st.binary(max_size=200))
 @settings(max_examples=200, deadline=None)
 def test_random_bytes_as_exif_never_raise(garbage):
-    assert isinstance(facts_of(b"Exif\0\0" + garbage), ExifFacts)
+    assert isinstance(facts_of(b"Exif\0\0" + garbage), PhotoFacts)
 
 
 def test_a_directory_that_points_to_itself_is_read_once():
     loop = b"Exif\0\0MM\0*\0\0\0\x08" + struct.pack(">HHHII", 1, 0x8825, 4, 1, 8) + b"\0\0\0\x08"
-    assert facts_of(loop) == ExifFacts()
+    assert facts_of(loop) == PhotoFacts()
+
+
+def test_a_wide_colour_profile_is_converted_to_srgb():
+    """The expected colour follows from the matrices of both spaces (SMPTE EG 432-1, IEC 61966)."""
+    profile = display_p3()
+    for kind, options in (("JPEG", {"quality": 98, "subsampling": 0}), ("PNG", {}), ("TIFF", {})):
+        image = Image.new("RGB", (16, 16), (200, 100, 50))
+        content = encoded(image, kind, icc_profile=profile, **options)
+        assert open_photo(content).image.getpixel((8, 8)) == pytest.approx((215, 93, 31), abs=3)
+        assert open_photo(encoded(image, kind, **options)).image.getpixel((8, 8)) == pytest.approx(
+            (200, 100, 50), abs=2
+        )
+    grey = encoded(Image.new("RGB", (16, 16), (90, 90, 90)), "PNG", icc_profile=profile)
+    assert open_photo(grey).image.getpixel((8, 8)) == pytest.approx((90, 90, 90), abs=1)
+    clear = encoded(Image.new("RGBA", (16, 16), (200, 100, 50, 0)), "PNG", icc_profile=profile)
+    assert open_photo(clear).image.getpixel((8, 8)) == WHITE
+    turned = encoded(
+        picture((64, 32)),
+        "JPEG",
+        icc_profile=profile,
+        exif=exif_block({ORIENTATION: entry(SHORT, 6)}),
+    )
+    assert open_photo(turned, draft_size=8).size == (32, 64)
+
+
+def test_an_srgb_profile_changes_nothing():
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    content = encoded(picture(), "PNG", icc_profile=profile)
+    assert (np.asarray(open_photo(content).image) == np.asarray(picture())).all()
+
+
+@pytest.mark.parametrize(
+    "profile",
+    [
+        b"x",
+        b"not a profile" * 100,
+        display_p3()[:200],
+        display_p3()[:16] + b"CMYK" + display_p3()[20:],
+        display_p3()[:16] + b"GRAY" + display_p3()[20:],
+        display_p3()[:12] + b"link" + display_p3()[16:],
+        display_p3()[:128] + b"\xff" * 400,
+        display_p3() + bytes(photos.MAX_PROFILE),
+    ],
+    ids=["short", "text", "cut", "cmyk", "grey", "link", "table", "large"],
+)
+def test_a_broken_profile_does_not_cost_the_photo(profile):
+    content = encoded(picture(), "TIFF", icc_profile=profile)
+    assert (np.asarray(open_photo(content).image) == np.asarray(picture())).all()
+
+
+@given(st.lists(st.tuples(st.integers(0, 600), st.integers(0, 255)), min_size=1, max_size=8))
+@settings(max_examples=150, deadline=None)
+def test_mutated_profiles_never_raise(changes):
+    profile = bytearray(display_p3())
+    for position, value in changes:
+        profile[position % len(profile)] = value
+    photo = open_photo(encoded(picture((8, 8)), "PNG", icc_profile=bytes(profile)))
+    assert (photo.image.mode, photo.image.size) == ("RGB", (8, 8))
+
+
+def test_one_walk_finds_photos_and_nothing_else(tmp_path):
+    for name in ("b/IMG_2.JPG", "a.heic", "b/raw.dng", "b/IMG_1.jpg"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"x")
+    others = "@eaDir/a.jpg/x.jpg __MACOSX/a.jpg #recycle/a.jpg $RECYCLE.BIN/a.jpg mine/out.jpg"
+    for name in (".hidden.jpg", "._a.jpg", "notes.txt", ".thumbnails/1.jpg", *others.split()):
+        (tmp_path / name).parent.mkdir(exist_ok=True, parents=True)
+        (tmp_path / name).write_bytes(b"x")
+    (tmp_path / "folder.jpg").mkdir()
+    os.mkfifo(tmp_path / "pipe.jpg")
+    (tmp_path / "endless.jpg").symlink_to("/dev/zero")
+    (tmp_path / "lost.jpg").symlink_to("nowhere.jpg")
+    (tmp_path / "loop").symlink_to(tmp_path)
+    (tmp_path / "link.jpg").symlink_to("a.heic")
+    found = [p.relative_to(tmp_path).as_posix() for p in photo_files(tmp_path, tmp_path / "mine")]
+    assert found == ["a.heic", "link.jpg", "b/IMG_1.jpg", "b/IMG_2.JPG", "b/raw.dng"]

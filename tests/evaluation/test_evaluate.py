@@ -167,14 +167,14 @@ class TestImported:
     @pytest.mark.parametrize(
         ("text", "message"),
         [
-            ("id,x,y\n1,2,3\n", "no column latitude or longitude; its columns are id, x, y"),
+            ("id,x,y\n1,2,3\n", "no column 'latitude', 'longitude' in the header 'id,x,y'"),
             ("id,latitude,longitude\n1,95,3\n", "row 2: the latitude '95'"),
             ("id,latitude,longitude\n1,5,3\n2,,3\n", "row 3: the latitude ''"),
             ("id,latitude,longitude\n1,5,nan\n", "row 2: the longitude 'nan'"),
             ("id,latitude,longitude\n1,5,inf\n", "the longitude 'inf'"),
             ("id,latitude,longitude\n1,5,3\n1,5,4\n", "'1' occurs twice"),
             ("", "is empty"),
-            ("id,latitude,longitude\n1,2,3,4,5\n1,2\n1,2,3,4,5,6,7\n", "row 2|not a CSV"),
+            ("id,latitude,longitude\n1,2,3,4,5\n1,2\n1,2,3,4,5,6,7\n", "not a table"),
         ],
     )
     def test_wrong_files_are_explained(self, tmp_path, text, message):

@@ -11,8 +11,10 @@ from geoclip_core.data.captions import caption
 from geoclip_core.data.dataset import PhotoDataset
 from geoclip_core.data.importing import NOT_IMPORTED_FILE
 from geoclip_core.data.splits import MIN_DISTANCE_KM
+from geoclip_core.data.tables import read_csv
 from geoclip_core.data.vocabulary import MONTHS, class_name
 from geoclip_core.earth.climate import climate_classes
+from geoclip_core.errors import DatasetError
 from geoclip_core.evaluation.small_map import thumbnail
 from ui.charts import show_chart
 from ui.dataset.data import (
@@ -267,8 +269,8 @@ def not_imported(dataset: PhotoDataset) -> None:
     if not path.is_file():
         return
     try:
-        table = pd.read_csv(path, dtype="str", na_filter=False)
-    except (OSError, ValueError):
+        table = read_csv(path, required=("file", "reason"))
+    except DatasetError:
         st.warning(f"{NOT_IMPORTED_FILE} cannot be read.", icon=":material/warning:")
         return
     if len(table):

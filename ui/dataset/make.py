@@ -216,7 +216,8 @@ def make(datasets: Path) -> None:
         csv = st.text_input(
             "CSV of positions (optional)",
             key="import csv",
-            help="Columns file, latitude, longitude, captured_at; overrides the EXIF data.",
+            help="Columns file, latitude, longitude, captured_at; overrides EXIF, XMP and Google "
+            "Takeout's JSON files.",
         )
         test = st.slider("Kept for testing", 0, 50, 15, format="%d %%", key="import test")
         link = st.toggle("Link instead of copying", False, key="import link")
