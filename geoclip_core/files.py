@@ -45,6 +45,8 @@ MAX_TEXT = 16 * 2**20
 """Bytes of the largest JSON or text file that is read; those of a model have a few hundred kB."""
 MAX_YAML = 2**15
 """Bytes of the largest YAML file that is read: its parser may take a second for 15 kB."""
+MAX_OPENED = 1000
+"""Folders of datasets that are remembered."""
 MAX_DEPTH = 32
 """Levels of lists and objects in a JSON or YAML file; ours have up to 6."""
 MAX_VALUES = 2_000_000
@@ -398,6 +400,8 @@ class CacheFolders:
     """Encoded galleries of models; may be deleted at any time."""
     calibrations: Path
     """Temperatures and radii fitted on the user's own photos, one file per model."""
+    opened: Path
+    """File with the folders of the datasets that this user has opened."""
 
 
 def cache_folders(root: Path | str | None = None) -> CacheFolders:
@@ -418,7 +422,40 @@ def cache_folders(root: Path | str | None = None) -> CacheFolders:
         embeddings=cache / "embeddings",
         galleries=cache / "galleries",
         calibrations=data / "calibrations",
+        opened=data / "opened-datasets.json",
     )
+
+
+def remember_opened(folder: Path) -> None:
+    """Remember the folder of a dataset that this user opened; see `was_opened`."""
+    known, path = _opened_folders(), folder.resolve()
+    if path in known:
+        return
+    folders = [str(item) for item in (*known, path)][-MAX_OPENED:]
+    with contextlib.suppress(OSError, UnicodeEncodeError):  # photos are then not shown, that is all
+        write_atomically(cache_folders().opened, json.dumps(folders, indent=1) + "\n")
+
+
+def was_opened(folder: str | Path) -> bool:
+    """Return whether a folder is that of a dataset that this user has opened, or lies below one.
+
+    A table of predictions names the folder of its photos. That of a stranger may name any folder;
+    its photos must not be shown, nor embedded in a report.
+    """
+    try:
+        path = Path(folder).expanduser().resolve()
+    except (OSError, RuntimeError, ValueError):  # no such user, a circle of links, a zero byte
+        return False
+    return any(path.is_relative_to(known) for known in _opened_folders())
+
+
+def _opened_folders() -> list[Path]:
+    try:
+        content = read_json(cache_folders().opened, MAX_TEXT)
+    except FileError:
+        return []
+    folders = content if isinstance(content, list) else []
+    return [Path(item) for item in folders if isinstance(item, str) and Path(item).is_absolute()]
 
 
 def downloaded_folder(name: str) -> Path | None:

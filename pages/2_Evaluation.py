@@ -1,5 +1,6 @@
 import streamlit as st
 
+from geoclip_core.evaluation.predictions import PredictionsError
 from ui.evaluation import maps, panels, photos
 from ui.evaluation.sources import (
     View,
@@ -48,7 +49,14 @@ with st.sidebar:
         st.markdown("Download, train, evaluate; each command resumes after an interruption:")
         st.code(OSV_MINI, language="bash", wrap_lines=True)
 
-frame = table(main, main)
+try:
+    frame = table(main, main)
+except PredictionsError as error:
+    st.error(markdown_text(str(error)), icon=":material/error:")
+    st.stop()
+if frame.empty:
+    st.info("This table has no rows.")
+    st.stop()
 filters = choose_filters(frame)
 view = View(main, tuple(compared), filters)
 with st.container(horizontal=True, vertical_alignment="center"):

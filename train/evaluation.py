@@ -6,6 +6,7 @@ What needs torch or plotly is imported inside the functions: ``--help`` needs ne
 import re
 import shutil
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
@@ -26,7 +27,7 @@ from geoclip_core.evaluation.predictions import (
     read_guesses,
     read_predictions,
 )
-from geoclip_core.files import write_atomically
+from geoclip_core.files import was_opened, write_atomically
 from geoclip_core.training.options import options_class
 from train.progress import ProgressBar
 
@@ -395,6 +396,9 @@ class ReportOptions:
     """up to three others on the same photos, drawn in the same figures"""
     photos: bool = False
     """embed small versions of the best and worst photos; mind their licence and their privacy"""
+    data: Path | None = None
+    """folder of the photos to embed; without it, the one that the evaluation names, if it is a
+    dataset that you have opened on this computer"""
 
 
 def report(options: ReportOptions) -> int:
@@ -412,10 +416,26 @@ def report(options: ReportOptions) -> int:
         if model in {table.name for table in tables}:
             model = f"{model} ({name})"
         tables.append(ReportTable(model, frame, about))
-    text = report_html(tables, ROOT / "static", options.photos)
+    root = _photo_folder(tables[0].about, options) if options.photos else ""
+    text = report_html(tables, ROOT / "static", root)
     write_atomically(options.output, text)
     print(f"{options.output} ({len(text.encode()) / 1e6:.1f} MB)", file=sys.stderr)
     return 0
+
+
+def _photo_folder(about: Mapping[str, Any], options: ReportOptions) -> str:
+    """Return the folder of the photos that may be embedded; "" if there is none."""
+    if options.data is not None:
+        if not options.data.is_dir():
+            raise PredictionsError(f"{options.data}: no such folder")
+        return str(options.data)
+    root = str(about.get("root") or "")
+    if root and not was_opened(root):
+        raise PredictionsError(
+            f"the evaluation names {root} as the folder of its photos, which is no dataset that "
+            "you have opened here: name the folder yourself with --data, or leave out --photos"
+        )
+    return root
 
 
 def _read_evaluation(name: str) -> tuple[pd.DataFrame, dict[str, Any]]:

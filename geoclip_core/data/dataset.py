@@ -28,7 +28,7 @@ from geoclip_core.data.tables import (
 from geoclip_core.data.vocabulary import FIXED_VOCABULARIES, Vocabulary
 from geoclip_core.earth.climate import UNKNOWN, index_of_code
 from geoclip_core.errors import DatasetError, FileError
-from geoclip_core.files import read_json
+from geoclip_core.files import read_json, remember_opened
 
 SPLITS = ("train", "val", "test")
 # Only import-photos writes "buffer": photos too close to both train and test.
@@ -142,7 +142,7 @@ class PhotoDataset:
 
 
 def read_dataset(root: Path | str, *, val_fraction: float = 0.1, seed: int = 0) -> PhotoDataset:
-    """Read a folder in the layout of OSV-Mini-129k.
+    """Read a folder in the layout of OSV-Mini-129k, and remember that it was opened.
 
     Args:
         root: Folder with ``train_mini.csv`` or ``test_mini.csv`` or both.
@@ -175,6 +175,7 @@ def read_dataset(root: Path | str, *, val_fraction: float = 0.1, seed: int = 0) 
             seed=seed,
             sequences=part["sequence"],
         )
+    remember_opened(root)
     name = description.get("name")
     return PhotoDataset(
         root=root,

@@ -226,6 +226,8 @@ def class_name(feature: str, key: str | SupportsInt) -> str:
     """
     if feature not in FIXED_VOCABULARIES:
         return place_name(str(key))
-    if isinstance(key, str) and not key.isdigit():
+    names = FIXED_VOCABULARIES[feature]().names
+    if isinstance(key, str) and not (key.isdecimal() and len(key) < 4):
         return key
-    return FIXED_VOCABULARIES[feature]().names[int(key)]
+    index = int(key)
+    return names[index] if 0 <= index < len(names) else str(key)

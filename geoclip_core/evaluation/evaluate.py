@@ -6,13 +6,13 @@ An interrupted evaluation reuses its finished shards.
 
 import hashlib
 import json
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-import pyarrow.parquet as pq
 
 from geoclip_core.data.dataset import PhotoDataset
 from geoclip_core.evaluation import metrics
@@ -21,7 +21,7 @@ from geoclip_core.evaluation.predictions import (
     LEVEL_COLUMNS,
     PredictionsError,
     predictions_frame,
-    read_about,
+    read_header,
     read_predictions,
     write_predictions,
 )
@@ -168,7 +168,7 @@ def predictions_of(place: str | Path) -> Path | None:
     if place.is_file() and place.suffix == ".parquet":
         return place
     for candidate in (place / PREDICTIONS, place / "checkpoint" / PREDICTIONS):
-        if candidate.is_file():
+        if os.path.lexists(candidate):
             return candidate
     return None
 
@@ -179,9 +179,9 @@ def describe(path: Path) -> dict[str, Any]:
     If they are missing, the model is named after its folder, and it used context if the table has
     context heads.
     """
-    about = read_about(path)
+    about, columns = read_header(path)
     folder = path.parent.parent if path.parent.name == "checkpoint" else path.parent
-    about.setdefault("model", folder.name)
-    heads = any(name.endswith("_top1") for name in pq.read_schema(path).names)
+    about["model"] = about.get("model") or folder.name
+    heads = any(name.endswith("_top1") for name in columns)
     about.setdefault("use_context", heads)
     return about

@@ -1,22 +1,28 @@
 """The predictions table: made from a model's estimates or a CSV, checked, written and read."""
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from annotated_types import Len
 from numpy.typing import NDArray
 
+from geoclip_core.checks import checked, shown
 from geoclip_core.data.tables import NAMES_AS_IDS, parse_numbers, read_csv, whole_ids
-from geoclip_core.data.vocabulary import Vocabulary
+from geoclip_core.data.vocabulary import IGNORE_INDEX, Vocabulary
 from geoclip_core.earth.gazetteer import UNIT_LEVELS
 from geoclip_core.earth.sphere import haversine_km
-from geoclip_core.errors import DatasetError
-from geoclip_core.files import atomic_file
+from geoclip_core.errors import DatasetError, FileError, first_line
+from geoclip_core.files import MAX_TEXT, atomic_file, open_file, parse_json, readable
 from geoclip_core.model.map_context import place_levels
 
 if TYPE_CHECKING:  # imports torch, which the Evaluation page must not wait for
@@ -65,6 +71,28 @@ HEAD_SUFFIXES = ("truth", "top1", "probability", "rank", "truth_probability")
 """One column of each per context head: ``climate_truth``, ``climate_top1``, ..."""
 
 TOP_K = 5
+MAX_BYTES = 200_000_000
+"""Bytes of the largest table that is read; 119,008 photos take 30 MB."""
+MAX_ROWS, MAX_COLUMNS, MAX_MEMORY = 2_000_000, 1000, 800_000_000
+"""Rows and columns of the largest table, and bytes that its numbers, or one text column, take."""
+FARTHEST_KM = 20_100.0
+"""Just above half of the Earth's circumference."""
+_Note = Annotated[str, Len(0, 4000)]
+_LIMITS = {
+    "latitude": (-90.0, 90.0, True),
+    "predicted_latitude": (-90.0, 90.0, True),
+    "longitude": (-180.0, 180.0, True),
+    "predicted_longitude": (-180.0, 180.0, True),
+    "error_km": (0.0, FARTHEST_KM, True),
+    "radius_50_km": (0.0, FARTHEST_KM, False),
+    "radius_90_km": (0.0, FARTHEST_KM, False),
+    "log_density": (-1e15, 1e3, False),
+    "climate": (float("-inf"), 29.0, False),
+    "month": (float("-inf"), 11.0, False),
+}
+"""Number column -> lowest and highest value, and whether it may not be missing."""
+_TEXTS = ("id", "path", "sequence")
+_DESCRIPTION = "its description"
 _ABOUT = b"geolocation_predictions"
 
 
@@ -224,27 +252,37 @@ def validate_predictions(frame: pd.DataFrame, source: str = "predictions") -> pd
     missing = [column for column in CORE_COLUMNS if column not in frame]
     if missing:
         raise PredictionsError(f"{source}: the columns {', '.join(missing)} are missing")
+    if frame["id"].isna().any():
+        row = int(np.flatnonzero(frame["id"].isna())[0])
+        raise PredictionsError(f"{source}: row {row + 1} has no id")
     twice = frame["id"].duplicated()
     if twice.any():
-        raise PredictionsError(f"{source}: the id {frame['id'][twice].iloc[0]!r} occurs twice")
-    for column, bound in (
-        ("latitude", 90),
-        ("predicted_latitude", 90),
-        ("longitude", 180),
-        ("predicted_longitude", 180),
-    ):
-        values = pd.to_numeric(frame[column], errors="coerce").to_numpy(np.float64)
-        wrong = ~(np.abs(values) <= bound)
+        raise PredictionsError(f"{source}: the id {shown(frame['id'][twice].iloc[0])} occurs twice")
+    for column, (low, high, required) in _limits(frame).items():
+        values = pd.to_numeric(frame[column], errors="coerce").to_numpy(np.float64, na_value=np.nan)
+        wrong = ~((values >= low) & (values <= high))
+        if not required:
+            wrong &= frame[column].notna().to_numpy()
         if wrong.any():
             row = int(np.flatnonzero(wrong)[0])
             raise PredictionsError(
-                f"{source}: {column} of id {frame['id'].iloc[row]!r} is "
-                f"{frame[column].iloc[row]!r}; it must lie between -{bound} and {bound} degrees"
+                f"{source}: {column} of id {shown(frame['id'].iloc[row])} is "
+                f"{shown(frame[column].iloc[row])}; it must lie between {low:g} and {high:g}"
             )
-    errors = frame["error_km"].to_numpy(np.float64)
-    if not np.all(errors >= 0):
-        raise PredictionsError(f"{source}: error_km has missing or negative values")
     return frame
+
+
+def _limits(frame: pd.DataFrame) -> dict[str, tuple[float, float, bool]]:
+    """Return lowest and highest value of each number column, and whether it may not be missing."""
+    limits = {column: limit for column, limit in _LIMITS.items() if column in frame}
+    for feature in head_features(frame):
+        limits[f"{feature}_probability"] = (0, 1 + 1e-3, False)
+        limits[f"{feature}_truth_probability"] = (0, 1 + 1e-3, False)
+        limits[f"{feature}_rank"] = (1, 1e7, False)
+    for column in frame.columns:
+        if column.startswith("baseline_") and column.endswith("_km"):
+            limits[column] = (0, FARTHEST_KM, False)
+    return limits
 
 
 def write_predictions(
@@ -264,46 +302,208 @@ def write_predictions(
 
 
 def read_predictions(path: str | Path, *, candidates: bool = True) -> pd.DataFrame:
-    """Return a predictions table after checking it.
+    """Return a predictions table after checking it. It may come from a stranger.
 
-    Without ``candidates``, the list columns, which take most of a large table's memory, are left
-    out.
+    Columns of other kinds than numbers, texts and the lists of candidates are left out. Without
+    ``candidates``, the list columns, which take most of a large table's memory, are left out, too.
 
     Raises:
-        PredictionsError: the file is missing, is not Parquet, or cannot be evaluated.
+        PredictionsError: the file is missing, is not Parquet, is too large, or cannot be evaluated.
     """
-    try:
-        names = pq.read_schema(path).names
-        columns = [name for name in names if candidates or name not in CANDIDATE_COLUMNS]
-        frame = pd.read_parquet(path, columns=columns)
-    except (OSError, pa.ArrowException) as error:
-        raise PredictionsError(f"{path}: not a readable predictions table ({error})") from error
+    with _parquet(path) as file:
+        table = _read_columns(file, candidates)
+        ranks = {f"{name.removesuffix('_top1')}_rank" for name in table.column_names}
+        frame = pd.DataFrame(
+            {name: _column(name, table.column(name), name in ranks) for name in table.column_names}
+        )
     return validate_predictions(frame, str(path))
 
 
-def read_about(path: str | Path) -> dict[str, Any]:
-    """Return the ``about`` that :func:`write_predictions` was given; {} if none."""
+@contextmanager
+def _parquet(path: str | Path) -> Iterator[pq.ParquetFile]:
+    """Open a table, whose text columns are read as dictionaries.
+
+    Raises:
+        PredictionsError: it is missing, is not Parquet, or is too large; or the block raised an
+            error of any kind, as the decoders do on crafted bytes.
+    """
     try:
-        text = (pq.read_schema(path).metadata or {}).get(_ABOUT, b"{}")
-    except (OSError, pa.ArrowException) as error:
+        with open_file(path, MAX_BYTES) as stream:
+            schema = pq.ParquetFile(stream).schema_arrow
+            texts = [field.name for field in schema if _is_text(field.type)]
+            file = pq.ParquetFile(stream, read_dictionary=texts)
+            names = schema.names
+            if len(names) > MAX_COLUMNS or len(set(names)) < len(names):
+                raise PredictionsError(
+                    f"a table has up to {MAX_COLUMNS} columns, each of its own name"
+                )
+            if file.metadata.num_rows > MAX_ROWS:
+                raise PredictionsError(
+                    f"it has {file.metadata.num_rows:,} rows; at most {MAX_ROWS:,} are read"
+                )
+            yield file
+    except FileError as error:
         raise PredictionsError(f"{path}: not a readable predictions table ({error})") from error
-    about: dict[str, Any] = json.loads(text)
-    return about
+    except PredictionsError as error:
+        raise PredictionsError(f"{path}: {error}") from error
+    except Exception as error:
+        reason = first_line(error)
+        raise PredictionsError(f"{path}: not a readable predictions table ({reason})") from error
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
+
+
+def _read_columns(file: pq.ParquetFile, candidates: bool) -> pa.Table:
+    """Read numbers, texts and candidates within the limits on memory."""
+    wanted = []
+    for field in file.schema_arrow:
+        kind = field.type.value_type if pa.types.is_dictionary(field.type) else field.type
+        if field.name in CANDIDATE_COLUMNS:
+            if candidates and pa.types.is_list(kind) and pa.types.is_floating(kind.value_type):
+                wanted.append(field.name)
+        elif _is_number(kind) or _is_text(kind) or pa.types.is_boolean(kind):
+            wanted.append(field.name)
+        elif field.name in CORE_COLUMNS or field.name in TRUTH_COLUMNS:
+            raise PredictionsError(f"the column {field.name} holds {shown(str(kind))}")
+    metadata, size, values = file.metadata, 0, 0
+    for group in range(metadata.num_row_groups):
+        for index in range(metadata.num_columns):
+            part = metadata.row_group(group).column(index)
+            if part.path_in_schema.partition(".")[0] in wanted:
+                size += part.total_uncompressed_size
+                values = max(values, part.num_values)
+    if size > MAX_MEMORY or values > 20 * MAX_ROWS:
+        raise PredictionsError(f"it unpacks to more than {readable(MAX_MEMORY)}")
+    table = file.read(columns=wanted).replace_schema_metadata(None)
+    table.validate(full=True)
+    if table.num_rows != metadata.num_rows:
+        raise PredictionsError(f"it has {table.num_rows:,} of {metadata.num_rows:,} rows")
+    return table
+
+
+def _is_number(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind))
+
+
+def _column(name: str, values: pa.ChunkedArray, is_rank: bool) -> "pd.Series[Any]":
+    """Return a column of a table as pandas keeps it, converted to the kind that its name wants."""
+    kind = values.type.value_type if pa.types.is_dictionary(values.type) else values.type
+    text = name in _TEXTS or name.endswith(("_key", "_truth", "_top1"))
+    if text and not (_is_text(kind) or pa.types.is_integer(kind) or pa.types.is_null(kind)):
+        raise PredictionsError(f"the column {name} holds {kind}, not texts")
+    number = name in _LIMITS or name.endswith(("_km", "_probability", "_rank"))
+    if number and not _is_number(kind):
+        raise PredictionsError(f"the column {name} holds {shown(str(kind))}, not numbers")
+    if _is_text(kind):
+        return _texts(name, values)
+    if text:
+        return pd.Series(values.cast(pa.string()).to_pandas(), dtype="str")
+    if name in ("climate", "month") and not (pa.types.is_integer(kind) and not values.null_count):
+        codes = values.cast(pa.float64()).to_numpy()
+        codes = np.where(np.isfinite(codes) & (np.abs(codes) < 2**31), codes, IGNORE_INDEX)
+        if (codes != np.floor(codes)).any():
+            raise PredictionsError(f"the column {name} must hold whole numbers")
+        return pd.Series(codes.astype(np.int64))
+    if is_rank:
+        ranks = values.cast(pa.float64()).to_numpy()
+        if not (np.isnan(ranks) | (np.abs(ranks) < 2**31) & (ranks == np.floor(ranks))).all():
+            raise PredictionsError(f"the column {name} must hold whole numbers")
+        return pd.Series(ranks).astype("Int32")
+    if name in CORE_COLUMNS:
+        return pd.Series(values.cast(pa.float64()).to_numpy())
+    series: pd.Series[Any] = values.to_pandas()
+    return series
+
+
+def _texts(name: str, values: pa.ChunkedArray) -> "pd.Series[Any]":
+    """Unpack a text column, whose texts may be repeated a million times in a few bytes."""
+    size = 0
+    for chunk in values.chunks:
+        if pa.types.is_dictionary(chunk.type):
+            lengths = pc.binary_length(chunk.dictionary).to_numpy(zero_copy_only=False)
+            indices = chunk.indices.drop_null().to_numpy(zero_copy_only=False)
+            if len(lengths):
+                size += int(np.bincount(indices, minlength=len(lengths)) @ lengths)
+    if size > MAX_MEMORY:
+        raise PredictionsError(f"the column {name} unpacks to {readable(size)}")
+    return pd.Series(values.cast(pa.large_string()).to_pandas(), dtype="str")
+
+
+@dataclass(frozen=True)
+class _About:
+    """The description inside a table; further keys are kept as they are."""
+
+    model: _Note | None = None
+    dataset: _Note | None = None
+    split: _Note | None = None
+    note: _Note | None = None
+    warning: _Note | None = None
+    root: _Note | None = None
+    use_context: bool | None = None
+    synthetic: bool | None = None
+
+
+def read_about(path: str | Path) -> dict[str, Any]:
+    """Return the ``about`` that :func:`write_predictions` was given; {} if none.
+
+    Raises:
+        PredictionsError: the file is not Parquet, or a key of ``about`` has another type.
+    """
+    return read_header(path)[0]
+
+
+def read_header(path: str | Path) -> tuple[dict[str, Any], list[str]]:
+    """Return ``about`` and the names of the columns.
+
+    Raises:
+        PredictionsError: as :func:`read_about`.
+    """
+    with _parquet(path) as file:
+        text = (file.schema_arrow.metadata or {}).get(_ABOUT, b"{}")
+        if len(text) > MAX_TEXT:
+            raise PredictionsError("its description is too long")
+        names = list(file.schema_arrow.names)
+        try:
+            value = parse_json(text.decode(), _DESCRIPTION)
+            about = checked(dict[str, Any], value, _DESCRIPTION)
+            checked(_About, about, _DESCRIPTION)
+        except (FileError, UnicodeDecodeError) as error:
+            raise PredictionsError(str(error)) from error
+    return about, names
 
 
 def read_candidates(path: str | Path, photo_id: str) -> list[tuple[float, float, float]]:
     """Return the candidates (latitude, longitude, probability) of one photo.
 
-    Only its row is read. The list is empty if the table has no candidates or no such photo.
+    Only its row is read. The list is empty if the table has no readable candidates, or no such
+    photo.
     """
-    names = pq.read_schema(path).names
-    if not all(column in names for column in CANDIDATE_COLUMNS):
-        return []
-    rows = pq.read_table(path, columns=list(CANDIDATE_COLUMNS), filters=[("id", "=", photo_id)])
-    if rows.num_rows == 0:
-        return []
-    row = rows.slice(0, 1).to_pylist()[0]
-    return list(zip(*(row[column] or [] for column in CANDIDATE_COLUMNS), strict=False))
+    try:
+        with _parquet(path) as file:
+            if not all(column in file.schema_arrow.names for column in CANDIDATE_COLUMNS):
+                return []
+            for group in range(file.num_row_groups):
+                ids = file.read_row_group(group, columns=["id"]).column("id").cast(pa.string())
+                at = pc.index(ids, photo_id).as_py()
+                if at < 0:
+                    continue
+                rows = file.read_row_group(group, columns=list(CANDIDATE_COLUMNS)).slice(at, 1)
+                row = rows.to_pylist()[0]
+                found = zip(*(row[column] or [] for column in CANDIDATE_COLUMNS), strict=False)
+                return [place for place in islice(found, 100) if _is_place(place)]
+    except PredictionsError:
+        pass
+    return []
+
+
+def _is_place(place: tuple[object, ...]) -> bool:
+    """Whether these are latitude and longitude in degrees and a probability."""
+    return all(
+        isinstance(value, float) and abs(value) <= limit
+        for value, limit in zip(place, (90, 180, 1.001), strict=True)
+    )
 
 
 def read_guesses(source: str | Path | bytes, name: str = "the CSV") -> pd.DataFrame:

@@ -221,19 +221,20 @@ def _table_style(colours: Palette) -> str:
     </style>"""
 
 
-def report_html(tables: Sequence[ReportTable], static: Path, photos: bool = False) -> str:
+def report_html(tables: Sequence[ReportTable], static: Path, root: str = "") -> str:
     """Return the report of an evaluation as an HTML page.
 
     Args:
         tables: the model first, then those that it is compared with, on the same photos.
         static: folder with ``borders`` and ``topojson``, as the app serves them.
-        photos: embed thumbnails of the best and worst photos, where they are on this computer.
+        root: folder of the photos, of which thumbnails of the best and worst are embedded; "" for
+            none. Do not take it from a table that a stranger may have written.
     """
     main, about = tables[0], tables[0].about
     data = ", ".join(str(about[k]) for k in ("dataset", "split") if about.get(k))
     told = [f"{len(main.frame):,} photos", data, str(about.get("note") or "")]
     sections = [*_headline(tables), *_errors(tables), *_maps(main), *_groups(main)]
-    sections += [*_heads(main), *_certainty(tables), *_photos(main, static / "borders", photos)]
+    sections += [*_heads(main), *_certainty(tables), *_photos(main, static / "borders", root)]
     names = [html.escape(name) for name, _ in sections]
     links = "".join(f'<a href="#part-{at}">{name}</a>' for at, name in enumerate(names))
     body = "".join(
@@ -354,8 +355,7 @@ def _certainty(tables: Sequence[ReportTable]) -> Iterator[Section]:
     yield "Certainty", words + _side_by_side(*(_chart(figure, 380) for figure in made))
 
 
-def _photos(main: ReportTable, borders: Path, embed: bool) -> Iterator[Section]:
-    root = str(main.about.get("root") or "") if embed else ""
+def _photos(main: ReportTable, borders: Path, root: str) -> Iterator[Section]:
     ordered = main.frame.sort_values("error_km", kind="stable")
     for title, part in (("Best", ordered.head(_PHOTOS)), ("Worst", ordered.tail(_PHOTOS)[::-1])):
         cards = "".join(_card(row, borders, root) for _, row in part.iterrows())

@@ -4,10 +4,13 @@ import re
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from geoclip_core.evaluation.baselines import with_baselines
 from geoclip_core.evaluation.evaluate import save_evaluation
 from geoclip_core.evaluation.metrics import summarise
+from geoclip_core.evaluation.predictions import write_predictions
+from geoclip_core.files import remember_opened, was_opened
 from tests.evaluation.synthetic_predictions import synthetic_predictions
 from train.__main__ import main
 
@@ -96,3 +99,27 @@ def test_mistakes_are_explained(evaluations, tmp_path, capsys):
     assert report(*arguments) == 1
     assert "no photo in common" in capsys.readouterr().err
     assert not (tmp_path / "r.html").exists()
+
+
+def test_photos_of_a_folder_that_the_user_did_not_open_are_not_embedded(tmp_path, capsys):
+    """The folder stands in the table, which may come from a stranger."""
+    private = tmp_path / "private"
+    private.mkdir()
+    frame = synthetic_predictions(30, candidates=False).assign(path="secret.jpg")
+    Image.new("RGB", (64, 64), "red").save(private / "secret.jpg")
+    about = {"model": "m", "dataset": "d", "root": str(private)}
+    path = write_predictions(frame, tmp_path / "sent" / "predictions.parquet", about)
+    output = tmp_path / "report.html"
+    assert report(path, "--output", output, "--photos") != 0
+    assert str(private) in capsys.readouterr().err
+    assert not output.exists()
+    assert report(path, "--output", output) == 0
+    assert "data:image/jpeg" not in output.read_text(encoding="utf-8")
+    assert report(path, "--output", output, "--photos", "--data", private) == 0
+    assert "data:image/jpeg" in output.read_text(encoding="utf-8")
+    assert report(path, "--output", output, "--photos", "--data", tmp_path / "none") != 0
+    remember_opened(tmp_path / "private")
+    assert report(path, "--output", output, "--photos") == 0
+    assert "data:image/jpeg" in output.read_text(encoding="utf-8")
+    for trick in (str(private / ".." / "sent"), "/", str(tmp_path), "~nobody/x", "\0"):
+        assert not was_opened(trick)

@@ -12,6 +12,7 @@ from geoclip_core.earth.gazetteer import Gazetteer
 from geoclip_core.evaluation.baselines import with_baselines
 from geoclip_core.evaluation.metrics import distance_metrics, with_places
 from geoclip_core.evaluation.predictions import read_predictions, write_predictions
+from geoclip_core.files import remember_opened
 from tests.evaluation.synthetic_predictions import synthetic_predictions
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -223,6 +224,11 @@ def test_photos_are_shown_and_missing_ones_named(place, frames):
         (place / "photos" / name).parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (640, 360), "green").save(place / "photos" / name)
     write(place, "with", frame, root=str(place / "photos"))
+    app = open_page("All rows", evaluation_order="By id")
+    assert len(app.get("image")) == 1  # the map alone: nobody has opened that folder
+    assert "no dataset that you have opened" in texts(app)
+    assert "no dataset that you have opened" in texts(open_page("Best and worst"))
+    remember_opened(place / "photos")
     app = open_page("All rows", evaluation_order="By id")
     assert not [e for e in app.info if "no photos" in e.value]
     assert len(app.get("image")) == 2  # the photo, and its map

@@ -65,7 +65,12 @@ def _legend(view: View) -> None:
         f"taken &nbsp; {_dot(colours.best)}best guess &nbsp; {_dot(colours.candidate)}candidates"
         "</div>"
     )
-    if not view.main.root:
+    if view.main.unopened:
+        st.caption(
+            f"The photos are not shown: {markdown_text(view.main.unopened)} is no dataset that you "
+            "have opened here. Open it on the Dataset page."
+        )
+    elif not view.main.root:
         st.caption(
             "This evaluation has predictions only, no photos. Evaluate on a dataset of your own to "
             "see its photos."
@@ -134,6 +139,8 @@ def _detail(view: View, row: pd.Series) -> None:
         elif view.main.root:
             path = markdown_text(str(row.get("path")))
             st.info(f"{path} is no longer in the dataset's folder, or cannot be read.")
+        elif view.main.unopened:
+            st.info("Its folder is no dataset that you have opened here.")
         else:
             st.info("This evaluation has no photos.")
     candidates = read_candidates(view.main.path, str(row["id"]))

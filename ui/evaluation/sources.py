@@ -23,6 +23,7 @@ from geoclip_core.evaluation.predictions import (
     read_guesses,
     read_predictions,
 )
+from geoclip_core.files import was_opened
 from ui.page import choose, kept, runs_folder, wrapping_columns
 from ui.theme import ERROR_LIMIT_KM, kilometres, markdown_text
 
@@ -45,7 +46,9 @@ class Source:
     """When the file was last changed; part of the key of caches."""
     note: str = ""
     root: str = ""
-    """Folder of the photos, if known."""
+    """Folder of the photos: of a dataset that this user has opened; "" if there is none."""
+    unopened: str = ""
+    """The folder that the table names as that of its photos, if this user has not opened it."""
     use_context: bool | None = None
     warning: str = ""
 
@@ -84,7 +87,7 @@ def find_sources() -> tuple[list[Source], list[str]]:
                 continue
             try:
                 found.append(_source(path))
-            except (PredictionsError, ValueError) as error:
+            except (PredictionsError, OSError) as error:
                 problems.append(str(error))
         if place != shipped:  # bundled models stay in the order of their names
             found.sort(key=lambda source: -source.changed)
@@ -95,6 +98,8 @@ def find_sources() -> tuple[list[Source], list[str]]:
 def _source(path: Path) -> Source:
     about = describe(path)
     context = about.get("use_context")
+    root = str(about.get("root") or "")
+    opened = bool(root) and was_opened(root)
     return Source(
         model=str(about["model"]),
         dataset=str(about.get("dataset") or "unnamed dataset"),
@@ -102,7 +107,8 @@ def _source(path: Path) -> Source:
         path=str(path),
         changed=path.stat().st_mtime,
         note=str(about.get("note") or ""),
-        root=str(about.get("root") or ""),
+        root=root if opened else "",
+        unopened="" if opened else root,
         use_context=context if isinstance(context, bool) else None,
         warning=str(about.get("warning") or ""),
     )
