@@ -59,6 +59,11 @@ def test_the_coefficients_of_a_progressive_jpeg_count(monkeypatch):
     assert open_photo(jpeg(smooth((400, 400))))
 
 
+def test_the_memory_of_large_photos_is_given_back():
+    """glibc maps blocks above its largest threshold, 32 MB, and unmaps them when they are freed."""
+    assert Image.core.get_block_size() > 32 * 2**20
+
+
 def test_threads_share_the_memory(monkeypatch):
     from concurrent.futures import ThreadPoolExecutor
 
