@@ -234,7 +234,8 @@ def photo_input() -> None:
         key=key,
         on_change=_take_uploads,
         args=(key,),
-        help="JPEG, PNG, WebP, HEIC, AVIF, GIF, BMP or TIFF; as many as you like.",
+        help="JPEG, PNG, WebP, HEIC, AVIF, GIF, BMP, TIFF, or raw with a preview (DNG, CR2, "
+        "NEF, ARW); as many as you like.",
     )
     with st.container(horizontal=True, vertical_alignment="center"):
         for name, content in _paste_button():

@@ -91,8 +91,8 @@ _MISSING_GREY = 128
 # Pillow raises above twice this number; its default is too low for phone photos.
 Image.MAX_IMAGE_PIXELS = MAX_PIXELS
 
-# Blocks above 32 MB are given back to the system at once; of smaller ones, each thread keeps a heap:
-# four threads that decode photos of 49 megapixels then take 2.2 GB instead of 0.9.
+# Blocks above 32 MB are given back to the system at once; of smaller ones threads keep a heap each.
+# Four threads that decode photos of 49 megapixels take 0.9 GB instead of 2.2.
 Image.core.set_block_size(64 * 2**20)
 
 # Odd files are normal here and real problems are raised as PhotoError, so Pillow's warnings would
