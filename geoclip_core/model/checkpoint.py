@@ -1,8 +1,9 @@
-"""Saves and loads models as folders of safetensors and JSON, never pickle."""
+"""Save and load models as folders of safetensors and JSON, never pickle."""
 
 import json
 import shutil
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from geoclip_core.model.calibration import Calibration
 from geoclip_core.model.geolocation import GeolocationModel, ModelConfig
 
 FORMAT = 2
-"""Format 1 called the coordinate head "bank" by the name "retrieval"; it is still read."""
+"""Format 1, in which the coordinate head "bank" was called "retrieval", is still read."""
 WEIGHTS, CONFIG, VOCABULARIES = "model.safetensors", "config.json", "vocabularies.json"
 CALIBRATION, METRICS, CARD = "calibration.json", "metrics.json", "README.md"
 
@@ -32,14 +33,14 @@ def save_checkpoint(
     save_backbone: bool = False,
     files: Mapping[str, Path] | None = None,
 ) -> Path:
-    """Write a model as a folder, which appears complete or not at all.
+    """Write a model as a folder, atomically, and return the folder.
 
     Args:
-        folder: where; an existing checkpoint is replaced, any other folder is refused.
-        model: the model; its backbone's weights are left out unless `save_backbone`.
-        metrics: numbers for metrics.json.
+        folder: target; an existing checkpoint is replaced, any other non-empty folder refused.
+        model: the model.
+        metrics: content of metrics.json.
         card: text of the model card, README.md.
-        save_backbone: also save the backbone's weights, because they were trained.
+        save_backbone: whether to save the backbone's weights, needed if they were trained.
         files: name -> file to copy into the folder (predictions.parquet).
 
     Raises:
@@ -59,13 +60,13 @@ def save_checkpoint(
     config: dict[str, Any] = {
         "format": FORMAT,
         "name": model.name,
-        "model": model.config.to_dict(),
-        "backbone": model.backbone_config.to_dict(),
+        "model": asdict(model.config),
+        "backbone": asdict(model.backbone_config),
         "block_widths": list(model.block_widths),
         "backbone_saved": save_backbone,
     }
     if model.backbone is not None:
-        config["preprocessing"] = model.backbone.preprocessing.to_dict()
+        config["preprocessing"] = asdict(model.backbone.preprocessing)
         config["architecture"] = model.backbone.architecture()
         if not save_backbone:
             config["backbone_hash"] = model.backbone.weights_hash()
@@ -81,7 +82,7 @@ def save_checkpoint(
         for name, path in (files or {}).items():
             shutil.copyfile(path, work / name)
         for path in work.iterdir():
-            path.chmod(0o644)  # safetensors writes for the owner alone
+            path.chmod(0o644)  # safetensors creates files that only the owner can read
     return target
 
 
@@ -92,11 +93,11 @@ def load_checkpoint(
 
     Args:
         folder: the checkpoint.
-        device: where to put the model.
-        with_backbone: also build the backbone; without it the model reads cached embeddings only.
+        device: device of the model.
+        with_backbone: whether to build the backbone; without it the model reads embeddings only.
 
     Raises:
-        CheckpointError: naming the file that is missing, damaged or does not fit.
+        CheckpointError: a file is missing, damaged or does not fit; the message names it.
         BackboneError: the backbone cannot be built.
     """
     source = Path(folder)
@@ -105,8 +106,8 @@ def load_checkpoint(
     config = _read_json(source / CONFIG)
     if config.get("format") not in (1, FORMAT):
         raise CheckpointError(
-            f"{source / CONFIG} has format {config.get('format')!r}; this version reads "
-            f"1 to {FORMAT}"
+            f"{source / CONFIG} has format {config.get('format')!r}; this version reads 1 to "
+            f"{FORMAT}"
         )
     try:
         model_config = ModelConfig(**_upgraded(config["model"]))
@@ -140,7 +141,7 @@ def read_metrics(folder: str | Path) -> dict[str, Any]:
     """Read the metrics.json of a checkpoint.
 
     Raises:
-        CheckpointError: it is missing or damaged.
+        CheckpointError: the file is missing or damaged.
     """
     return _read_json(Path(folder) / METRICS)
 
@@ -149,7 +150,7 @@ def _attach_backbone(
     model: GeolocationModel, config: dict[str, Any], tensors: dict[str, torch.Tensor], source: Path
 ) -> None:
     saved = bool(config.get("backbone_saved"))
-    # with saved weights the network is built from its description, without a download
+    # with saved weights, the network is built from its description, without a download
     architecture = config.get("architecture") if saved else None
     backbone = build_backbone(model.backbone_config, architecture=architecture)
     if saved:
@@ -159,8 +160,8 @@ def _attach_backbone(
         _load(backbone, weights, source / WEIGHTS)
     elif (wanted := config.get("backbone_hash")) and backbone.weights_hash() != wanted:
         raise CheckpointError(
-            f"backbone {model.backbone_config.name} has other weights than those that {source} was "
-            "trained on: install the version that its README.md names"
+            f"backbone {model.backbone_config.name} has other weights than the one that {source} "
+            "was trained on: install the version that its README.md names"
         )
     try:
         model.attach_backbone(backbone)
@@ -169,7 +170,7 @@ def _attach_backbone(
 
 
 def _upgraded(model: dict[str, Any]) -> dict[str, Any]:
-    """Return the description of a model with the names of this version."""
+    """Rename what format 1 called differently in the description of a model."""
     head = model.get("coordinate_head")
     return {**model, "coordinate_head": "bank" if head == "retrieval" else head}
 
@@ -178,14 +179,14 @@ def _load(module: torch.nn.Module, tensors: dict[str, torch.Tensor], path: Path)
     own = module.state_dict()
     for name, tensor in own.items():
         if name not in tensors:
-            raise CheckpointError(f"{path} lacks the weights {name}")
+            raise CheckpointError(f"{path} lacks the weights {name}; copy or download it again")
         if tensors[name].shape != tensor.shape:
             raise CheckpointError(
                 f"{path}: {name} has shape {tuple(tensors[name].shape)}, "
                 f"config.json says {tuple(tensor.shape)}"
             )
     if extra := sorted(set(tensors) - set(own)):
-        raise CheckpointError(f"{path} holds {extra[0]}, which config.json does not describe")
+        raise CheckpointError(f"{path} contains {extra[0]}, which config.json does not describe")
     module.load_state_dict(tensors)
 
 
@@ -196,7 +197,7 @@ def _read_tensors(path: Path) -> dict[str, torch.Tensor]:
         raise CheckpointError(f"{path} cannot be read as safetensors: {error}") from error
     for name, tensor in tensors.items():
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
-            raise CheckpointError(f"{path}: {name} holds numbers that are not finite")
+            raise CheckpointError(f"{path}: {name} contains numbers that are not finite")
     return tensors
 
 
@@ -213,7 +214,7 @@ def _read_json(path: Path) -> dict[str, Any]:
     except json.JSONDecodeError as error:
         raise CheckpointError(f"{path} is not JSON: {error}") from error
     if not isinstance(value, dict):
-        raise CheckpointError(f"{path} must hold a JSON object")
+        raise CheckpointError(f"{path} must contain a JSON object")
     return value
 
 

@@ -1,7 +1,7 @@
 """Context from the map: climate, country, state, county and city under a posterior.
 
-It stands in for context heads in models without them. Pages that show it say that it comes from
-the map, not from the photo.
+It replaces context heads in models without them. Pages must say that it comes from the map, not
+from the photo.
 """
 
 from collections.abc import Hashable, Sequence
@@ -18,7 +18,7 @@ MAP_FEATURES = ("climate", "country", "state", "county", "city")
 """Features that the map has; the month is not one of them."""
 
 MAX_POINTS = 2048
-"""Number of the heaviest points that are looked up; the rest of the mass counts as unknown."""
+"""Number of heaviest points that are looked up; the rest of the mass counts as unknown."""
 
 Labelled = list[tuple[str, float]]
 Key = TypeVar("Key", bound=Hashable)
@@ -27,20 +27,20 @@ Key = TypeVar("Key", bound=Hashable)
 def map_context(
     posterior: Posterior, top: int = 10, features: Sequence[str] = MAP_FEATURES
 ) -> dict[str, Labelled]:
-    """Return the labels of the map under a posterior, weighted by it.
+    """Return the labels on the map under a posterior, weighted by it.
 
     Args:
         posterior: where the photo may have been taken.
-        top: largest number of labels per feature.
+        top: most labels per feature.
         features: some of `MAP_FEATURES`.
 
     Returns:
         Feature -> (label, probability), most probable first. They sum to less than 1 if there are
-        further labels, open water (climate) or places without such a level (county). A feature
-        without a label is left out.
+        further labels, open water, or places without such a level (county). Features without a
+        label are left out.
 
     Raises:
-        ValueError: a feature is not one of `MAP_FEATURES`.
+        ValueError: `top` is below 1, or a feature is not one of `MAP_FEATURES`.
     """
     if top < 1:
         raise ValueError(f"top must be at least 1, not {top}")
@@ -53,7 +53,7 @@ def map_context(
     if "climate" in features:
         context["climate"] = _climates(points, weights, top)
     if levels := [feature for feature in features if feature != "climate"]:
-        # by the full key, so that two places of the same name stay separate
+        # summed by key, so that two places of the same name stay separate
         places = Gazetteer.load().places(points)
         for level in levels:
             keys = [_key(place, level) for place in places]

@@ -14,7 +14,7 @@ import shutil
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -118,9 +118,9 @@ class EmbeddingCache:
 
 
 def _backbone_key(backbone: Backbone) -> str:
-    config = _keyed(backbone.config.to_dict())
+    config = _keyed(asdict(backbone.config))
     del config["name"]
-    facts = [config, _keyed(backbone.preprocessing.to_dict()), backbone.weights_hash()]
+    facts = [config, _keyed(asdict(backbone.preprocessing)), backbone.weights_hash()]
     digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:12]
     name = re.sub(r"[^A-Za-z0-9.-]+", "-", Path(backbone.config.name).name).strip("-.")
     return f"{name or 'backbone'}-{digest}"

@@ -197,7 +197,7 @@ def fit_bank_model(
             _choose_context(heads, data, options)
             left_out = heads.left_out_logits()
             joined = torch.cat([normalised, join.fit(left_out)(left_out)], dim=1)
-            head.know_context(*join.known(data.labels))
+            head.set_known_context(*join.known(data.labels))
             context_options = heads.options
         head.fit(joined, data.coordinates)
         if options.bank.vote == "kernel-ridge":

@@ -49,8 +49,8 @@ def checkpoint(tmp_path):
         backbone.block_widths,
         {"month": month_vocabulary()},
         name="mine",
-        backbone=backbone,
     )
+    model.attach_backbone(backbone)
     return save_checkpoint(tmp_path / "mine", model, {"n": 3}, "# mine\n\nMade of noise.\n")
 
 

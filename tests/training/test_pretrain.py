@@ -97,7 +97,7 @@ def test_a_clip_checkpoint_trains_its_own_two_towers(data, tmp_path):
     dataset = read_dataset(data)
     from geoclip_core.data.captions import captions
 
-    tokenizer = build_tokenizer(captions(dataset.table), 600)
+    tokenizer = build_tokenizer(captions(dataset.table))
     torch.manual_seed(0)
     tiny_networks.clip(vocabulary=len(tokenizer)).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
