@@ -43,7 +43,7 @@ def quick(photos, tmp_path, *arguments):
 
 
 @pytest.mark.slow
-def test_every_row_is_measured_on_the_test_split(photos, tmp_path, capsys):
+def test_every_row_is_measured_on_the_test_split(few_steps, photos, tmp_path, capsys):
     output = tmp_path / "ablation.json"
     assert main(quick(photos, tmp_path, "--output", str(output))) == 0
     found = json.loads(output.read_text())
