@@ -1,4 +1,4 @@
-"""Model cards: the README.md of a checkpoint of `fit` and `pretrain`."""
+"""Model cards: the README.md of the checkpoints of `fit` and `pretrain`."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -10,8 +10,9 @@ from geoclip_core.model.geolocation import GeolocationModel
 from geoclip_core.training.options import FitOptions, PretrainOptions
 
 ATTRIBUTION = "ATTRIBUTION.md"
-"""File of a dataset that says who took the photos; cards quote it."""
+"""File of a dataset that names the photographers; cards quote it."""
 WITHIN_KM = (25, 200, 750, 2500)
+"""Distances for which the tables give the share of photos."""
 _TRAINED = {
     "none": "frozen",
     "last-block": "with its last block trained",
@@ -30,12 +31,12 @@ def fit_card(
     """Return the card of a model that was trained by gradient descent, as Markdown.
 
     Args:
-        model: the model.
-        options: with which it was trained.
+        model: the trained model.
+        options: its training options.
         dataset: all photos, with their splits.
-        split: that was measured.
-        report: `metrics.summarise`; None if the run was stopped before it was evaluated.
-        stopped: where training was stopped, in words; empty if it was not.
+        split: the split that was evaluated.
+        report: `metrics.summarise` on that split; None if the run was stopped before it.
+        stopped: when training was stopped ("after 3 of 9 steps"); empty if it was not.
     """
     return _card(
         options.license,
@@ -65,11 +66,11 @@ def bank_card(
     """Return the card of a bank model, as Markdown.
 
     Args:
-        model: the model.
-        metrics: as `fit_bank` returns them.
-        photos: that are in the bank.
-        options: with which it was fitted.
-        command: that was run.
+        model: the fitted model, with its backbone.
+        metrics: the result of `fit_bank`.
+        photos: the photos in the bank.
+        options: options of the fit.
+        command: command line of the fit.
     """
     return _card(
         options.license,
@@ -96,11 +97,11 @@ def pretrain_card(
     """Return the card of a pretrained pair of towers, as Markdown.
 
     Args:
-        name: of the model.
-        options: with which it was trained.
-        dataset: all photos.
-        reports: split -> `PairEncoder.measure`.
-        stopped: where training was stopped, in words; empty if it was not.
+        name: name of the model.
+        options: its training options.
+        dataset: all photos, with their splits.
+        reports: split -> result of `PairEvaluator.measure`.
+        stopped: when training was stopped ("after 3 of 9 steps"); empty if it was not.
     """
     return _card(
         options.license,
@@ -123,7 +124,7 @@ def pretrain_card(
 
 
 def _card(license: str, *parts: str) -> str:
-    """Join paragraphs, after the licence in the form that model hubs read."""
+    """Join paragraphs below a header with the licence, as model hubs read it."""
     front = f"---\nlicense: {license.lower().replace(' ', '-')}\n---" if license else ""
     return "\n\n".join(part for part in (front, *parts) if part) + "\n"
 
@@ -208,7 +209,7 @@ def _bank_summary(model: GeolocationModel, photos: PhotoDataset) -> str:
 
 def _fit_numbers(model: GeolocationModel, report: Mapping[str, Any], split: str) -> str:
     chosen = (
-        "The best epoch was chosen by the median error on the val split, not on these photos."
+        "The best epoch was chosen by the median error on val, not on these photos."
         if split == "test"
         else "There is no test split: the best epoch was chosen on these same photos."
     )

@@ -1,7 +1,7 @@
-"""Run folders: everything a training reports is on disk, so that a crash loses nothing.
+"""Run folders: the files of a training, written by its process and read by others.
 
 `runs/{time}-{name}/` holds config.yaml, status.json, metrics.jsonl, log.txt, checkpoint/,
-predictions.parquet, metrics.json and TensorBoard events. One process writes a run; others read it.
+predictions.parquet, metrics.json and TensorBoard events.
 """
 
 import contextlib
@@ -27,14 +27,14 @@ _RESERVE, _RESERVED_BYTES = ".reserve", 64 * 1024
 
 @dataclass(frozen=True)
 class RunStatus(JobStatus):
-    """What the status.json of a training holds. Times are seconds since 1970."""
+    """The fields of the status.json of a training. Times are seconds since 1970."""
 
     task: str
     """"pretrain" or "fit"."""
     progress: float = 0.0
     """Share of the whole run, 0 to 1."""
     phase: str = ""
-    """What it is doing: "embedding", "training", "evaluating"."""
+    """"embedding", "training, epoch 2 of 9", "evaluating", ..."""
     step: int = 0
     total_steps: int = 0
     eta_seconds: float | None = None
@@ -54,7 +54,7 @@ class Run(Job[RunStatus]):
 
     @property
     def status(self) -> RunStatus:
-        """The content of status.json, but "failed" if the process has died.
+        """The content of status.json, but "failed" if its process no longer runs.
 
         Raises:
             JobError: status.json cannot be read.
@@ -71,14 +71,14 @@ class Run(Job[RunStatus]):
         task: str,
         folder: str | Path | None = None,
     ) -> Self:
-        """Create the folder of a new run, completely or not at all.
+        """Create the folder of a new run, atomically.
 
         Args:
             root: folder of all runs; the run becomes `root/{time}-{name}`.
-            name: of the run.
+            name: name of the run.
             config: the options (JSON types), written to config.yaml as a recipe.
             task: "pretrain" or "fit".
-            folder: takes the place of `root/{time}-{name}`; it must be empty or not exist.
+            folder: replaces `root/{time}-{name}`; must be empty or not exist.
 
         Raises:
             JobError: the folder is not empty.
@@ -136,7 +136,7 @@ class Run(Job[RunStatus]):
 
     @property
     def config(self) -> dict[str, Any]:
-        """The options with which the run was started.
+        """The options of the run, from config.yaml.
 
         Raises:
             JobError: config.yaml cannot be read.
@@ -153,7 +153,7 @@ class Run(Job[RunStatus]):
             file.write(json.dumps(dict(values)) + "\n")
 
     def metrics(self) -> list[dict[str, Any]]:
-        """Return the lines of metrics.jsonl without one that is half written."""
+        """Return the lines of metrics.jsonl; one that is half written is left out."""
         try:
             text = (self.folder / METRICS).read_text(encoding="utf-8")
         except FileNotFoundError:
@@ -169,7 +169,7 @@ class Run(Job[RunStatus]):
         return rows
 
     def forget_metrics_after(self, step: int) -> None:
-        """Remove lines of later steps, which a resumed run writes again."""
+        """Remove the lines of later steps from metrics.jsonl; a resumed run writes them again."""
         rows = [row for row in self.metrics() if row.get("step", 0) <= step]
         write_atomically(self.folder / METRICS, "".join(json.dumps(row) + "\n" for row in rows))
 
@@ -178,11 +178,11 @@ class Run(Job[RunStatus]):
         return tail(self.folder / LOG, lines)
 
     def request_stop(self) -> None:
-        """Ask the run to stop after its current step; it writes a checkpoint and can be resumed."""
+        """Ask the run to write a checkpoint and stop after its step, so that it can be resumed."""
         (self.folder / STOP).touch()
 
     def stop_requested(self) -> bool:
-        """Return whether the run was asked to stop."""
+        """Return whether a stop was requested."""
         return (self.folder / STOP).exists()
 
     def clear_stop(self) -> None:
@@ -193,13 +193,13 @@ class Run(Job[RunStatus]):
         try:
             super()._write(text)
         except OSError:
-            # the disk may be full: free the reserved bytes, so that the reason can be written
+            # the disk may be full: free the reserved bytes for the status
             (self.folder / _RESERVE).unlink(missing_ok=True)
             super()._write(text)
 
 
 def list_runs(root: str | Path = "runs") -> list[Run]:
-    """Return the runs in a folder, newest first; folders that are not runs are left out."""
+    """Return the runs in a folder, newest first; other folders are left out."""
     found = []
     for folder in job_folders(Path(root)):
         run = Run(folder)

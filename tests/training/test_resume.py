@@ -171,7 +171,7 @@ def test_a_run_that_cannot_be_resumed_is_an_error(tmp_path, capsys):
     assert "leave out epochs" in capsys.readouterr().err
 
 
-def test_a_damaged_state_is_named(tmp_path):
+def test_a_damaged_state_is_an_error_that_names_the_file(tmp_path):
     folder = tmp_path / "resume" / "step-000000003"
     folder.mkdir(parents=True)
     (folder / "state.json").write_text('{"step": 3}')

@@ -36,12 +36,11 @@ from geoclip_core.model.geolocation import GeolocationModel
 from geoclip_core.training.distributed import build_accelerator
 from geoclip_core.training.fit import (
     FitTask,
-    TrainingPhotos,
     build_model,
     fit_backbone,
     learnable_vocabularies,
 )
-from geoclip_core.training.fit_bank import BankData, fit_bank_model, random_folds
+from geoclip_core.training.fit_bank import BankData, BankInputs, fit_bank_model, random_folds
 from geoclip_core.training.inputs import CachedEmbeddings, Embedder
 from geoclip_core.training.loop import TrainingLoop
 from geoclip_core.training.options import (
@@ -322,8 +321,8 @@ def _fit_heads(
     task = FitTask(
         model,
         options,
-        TrainingPhotos.of(split.train, vocabularies),
-        TrainingPhotos.of(split.val, vocabularies),
+        split.train,
+        split.val,
         CachedEmbeddings(embeddings["train"]),
         lambda: embeddings["val"],
     )
@@ -352,7 +351,9 @@ def _fit_bank(
         features=tuple(vocabularies) or options.features,
     )
     backbone = split.backbones[variant.features]
-    return fit_bank_model(data, vocabularies, chosen, backbone.config, backbone.block_widths)
+    return fit_bank_model(
+        BankInputs(data, vocabularies, chosen, backbone.config, backbone.block_widths)
+    )
 
 
 def _hits(split: AblationSplit, guesses: Mapping[str, Any]) -> dict[str, tuple[int, int]]:

@@ -31,7 +31,13 @@ from geoclip_core.model.bank_heads import BankHead
 from geoclip_core.model.geolocation import GeolocationModel
 from geoclip_core.training.distributed import build_accelerator
 from geoclip_core.training.fit import fit_backbone
-from geoclip_core.training.fit_bank import BankData, choose_field, fit_bank_model, random_folds
+from geoclip_core.training.fit_bank import (
+    BankData,
+    BankInputs,
+    choose_field,
+    fit_bank_model,
+    random_folds,
+)
 from geoclip_core.training.inputs import Embedder
 from geoclip_core.training.options import FitOptions, Views, options_class
 from geoclip_core.training.session import RunSession
@@ -241,7 +247,7 @@ class NestedSelection:
     ) -> GeolocationModel:
         data = BankData(self._columns(features)[rows], self.data.coordinates[rows], {})
         widths = tuple(self._all_widths[i] for i in features.blocks(len(self.view_blocks)))
-        return fit_bank_model(data, {}, options, self.backbone, widths)
+        return fit_bank_model(BankInputs(data, {}, options, self.backbone, widths))
 
     def _columns(self, features: Features) -> torch.Tensor:
         blocks = self.data.embeddings.split(self._all_widths, dim=1)
