@@ -85,8 +85,7 @@ def test_evaluation_of_a_model(command, demo, checkpoints, capsys):
 
 
 def test_an_interrupted_evaluation_continues_where_it_stopped(command, checkpoints, monkeypatch):
-    defaults = {**loop.predict_in_shards.__kwdefaults__, "shard_photos": 5}
-    monkeypatch.setattr(loop.predict_in_shards, "__kwdefaults__", defaults)
+    monkeypatch.setattr(loop, "SHARD_PHOTOS", 5)
     whole, calls = loop.write_predictions, []
 
     def killed(*arguments, **options):

@@ -40,7 +40,7 @@ def test_processes_and_parts_cover_a_batch(processes, accumulation):
 def test_more_processes_than_photos_are_an_error():
     with pytest.raises(ValueError, match="larger batch size"):
         parts_of(np.arange(3), 0, 4, 1)
-    with pytest.raises(ValueError, match="no batches"):
+    with pytest.raises(ValueError, match="cannot make batches"):
         EpochBatches(0, 4, 0)
 
 
