@@ -125,7 +125,7 @@ def test_comparison_with_the_model_without_context(command, checkpoints, capsys)
     assert command(*arguments, "--resamples", 20, "--compare", plain) == 0
 
 
-def test_csv_of_another_system(command, demo, capsys):
+def test_a_csv_of_another_system_can_be_evaluated(command, demo, capsys):
     rows = read_dataset(demo).split("test").table
     theirs = rows[["id", "latitude", "longitude"]].iloc[:10].copy()
     theirs["latitude"] += 1.0
@@ -139,7 +139,7 @@ def test_csv_of_another_system(command, demo, capsys):
     assert "theirs" in capsys.readouterr().out
 
 
-def test_memorised_answers_cause_a_warning(command, demo, capsys):
+def test_memorised_photos_cause_a_warning(command, demo, capsys):
     rows = read_dataset(demo).split("test").table
     rows[["id", "latitude", "longitude"]].to_csv("copied.csv", index=False)
     assert command("evaluate", "--predictions", "copied.csv", "--output", "out") == 0
@@ -155,7 +155,7 @@ def test_memorised_answers_cause_a_warning(command, demo, capsys):
         (["--model", "folder"], "neither a checkpoint"),
     ],
 )
-def test_mistakes_are_explained(command, capsys, arguments, message):
+def test_errors_are_explained(command, capsys, arguments, message):
     Path("folder").mkdir()
     assert command("evaluate", *arguments) == 1
     assert message in capsys.readouterr().err
