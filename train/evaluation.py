@@ -13,9 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 from annotated_types import Ge, Interval, MaxLen
 from tyro.conf import Positional
 
-from geoclip_core.files import write_atomically
 from geoclip_core.training.options import options_class
-from train.progress import ProgressBar
 
 if TYPE_CHECKING:
     import numpy as np
@@ -126,6 +124,7 @@ def _evaluate_model(
 ) -> Evaluation:
     from geoclip_core.evaluation.baselines import baseline_guesses, with_baselines
     from geoclip_core.evaluation.evaluate import SHARDS, predict_in_shards
+    from train.progress import ProgressBar
 
     choice = _load(name, options)
     folder = output or _default_folder(choice.name, options, dataset)
@@ -280,6 +279,7 @@ def calibrate(options: CalibrateOptions) -> int:
     """
     from geoclip_core.data.dataset import read_dataset
     from geoclip_core.evaluation import calibrate as calibration
+    from train.progress import ProgressBar
 
     dataset = read_dataset(options.data, val_fraction=options.val_fraction, seed=options.split_seed)
     choice = _load(options.model, options)
@@ -363,6 +363,7 @@ def _embed(
 ) -> tuple["PhotoDataset", "NDArray[np.floating]"]:
     """Return the n readable photos and their embeddings (n, D)."""
     from geoclip_core.training.embeddings import embed_dataset
+    from train.progress import ProgressBar
 
     backbone = choice.model.backbone
     assert backbone is not None  # `load_model` attaches it
@@ -402,6 +403,7 @@ class ReportOptions:
 def report(options: ReportOptions) -> int:
     """Write an evaluation as one HTML file that opens without a server or the internet."""
     from geoclip_core.evaluation.report import ReportTable, report_html
+    from geoclip_core.files import write_atomically
 
     tables: list[ReportTable] = []
     for name in (options.evaluation, *options.beside):
