@@ -83,8 +83,8 @@ class Locate:
     def _rows(self, locator: "Geolocator", files: list[Path]) -> "Iterator[Row]":
         from tqdm import tqdm
 
-        from geoclip_core.locator import MANY_PHOTOS
         from geoclip_core.prediction import Failure
+        from geoclip_core.training.embeddings import MANY_PHOTOS
 
         if self.together:
             try:

@@ -40,6 +40,8 @@ SHARD_PHOTOS = 512
 _ARRAY, _FAILURES, _PHOTOS = "embeddings.npy", "failures.json", "photos.npy"
 MOST_PARAMETERS = 250_000_000
 """Larger networks run in torch: an export needs several times the memory of the network."""
+MANY_PHOTOS = 40
+"""Number of photos from which ONNX Runtime saves more time than the export takes."""
 TOLERANCE = 1e-3
 """Largest accepted difference from torch, relative to the largest value of the embeddings."""
 
@@ -247,7 +249,8 @@ def embed_dataset(
         cache_dir: folder of the cache; None: the platform's.
         batch_size: photos that go through the network together.
         progress: called with (photos done, all photos).
-        engine: "onnx", "torch", or "auto": ONNX Runtime on a CPU if it agrees with torch.
+        engine: "onnx", "torch", or "auto": ONNX Runtime on a CPU if it agrees with torch and
+            there are at least `MANY_PHOTOS`.
         workers: threads that read photos.
         share: (process, processes) of a distributed run, which share the shards.
         barrier: waits for all processes of a distributed run.
@@ -266,6 +269,8 @@ def embed_dataset(
     ends = [min(start + SHARD_PHOTOS, len(dataset)) for start in starts]
     total = sum(ends) - sum(starts)
     missing = [not cache.has_shard(start) for start in starts]
+    if engine == "auto" and len(dataset) < MANY_PHOTOS:
+        engine = "torch"
     run = _engine_named(engine, backbone) if any(missing) else None
     sources, done = dataset.paths, 0
     for start, end, absent in zip(starts, ends, missing, strict=True):

@@ -210,6 +210,17 @@ def test_a_network_that_is_too_large_to_export_runs_in_torch(backbone, monkeypat
     assert chosen_engine(backbone) is None
 
 
+@pytest.mark.parametrize(("least", "exported"), [(1, True), (1000, False)])
+def test_few_photos_are_embedded_in_torch(
+    backbone, dataset, tmp_path, monkeypatch, least, exported
+):
+    asked = []
+    monkeypatch.setattr(embeddings, "MANY_PHOTOS", least)
+    monkeypatch.setattr(embeddings, "chosen_engine", asked.append)
+    embed_dataset(backbone, dataset, tmp_path)
+    assert bool(asked) == exported
+
+
 def test_failures_are_saved_as_json(backbone, dataset, tmp_path):
     embed_dataset(backbone, dataset, tmp_path, engine="torch")
     place = embeddings.EmbeddingCache(backbone, dataset, tmp_path).place
