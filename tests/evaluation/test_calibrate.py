@@ -20,6 +20,7 @@ def result():
     return fit()
 
 
+@pytest.mark.slow
 def test_calibrated_radii_have_the_stated_coverage_on_new_photos(result, tmp_path):
     photos = photo_dataset(500, "test", seed=9)
     model = FakeModel(calibration=result.calibration)

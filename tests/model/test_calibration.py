@@ -43,6 +43,7 @@ def test_over_and_underconfidence_are_corrected(sharpness):
         assert low < np.mean(inside) < high
 
 
+@pytest.mark.slow
 def test_calibrated_density_beats_the_raw_one():
     truth, posteriors = _truth_and_posteriors(100, 5.0)
     calibration = fit_calibration(posteriors, truth, measure_coverage=False)

@@ -199,6 +199,7 @@ def test_the_last_block_of_the_image_tower_can_be_trained_alone(clip_folder):
     assert any("visual_projection" in name for name in learning)
 
 
+@pytest.mark.slow
 def test_a_clip_without_its_text_tower_is_refused(clip_folder, tmp_path):
     transformers.CLIPVisionModel.from_pretrained(clip_folder).save_pretrained(tmp_path)
     with pytest.raises(BackboneError):

@@ -139,6 +139,7 @@ def test_the_degrees_model_without_context_has_no_logits(few_steps):
     assert logits == {}
 
 
+@pytest.mark.slow
 def test_unknown_labels_are_left_out(few_steps):
     embeddings, coordinates, state = examples(100)
     unknown = np.full_like(state, -100)
@@ -147,6 +148,7 @@ def test_unknown_labels_are_left_out(few_steps):
     assert np.isfinite(logits["state"]).all()
 
 
+@pytest.mark.slow
 def test_the_epoch_is_chosen_on_val(few_steps):
     embeddings, coordinates, _ = examples(200)
     train, elsewhere = (embeddings, coordinates), (embeddings, np.zeros_like(coordinates))

@@ -45,6 +45,7 @@ def test_blocks_are_in_the_order_of_the_embedding():
     assert Features((1, 2), (0, 2)).blocks(per_view=4) == [4, 5, 7, 8, 9, 11]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("informative", [0, 1])
 def test_the_informative_view_is_chosen(informative):
     result = selection(subject(informative=informative), candidate_features(2, 1)).measure()

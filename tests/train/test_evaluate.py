@@ -16,6 +16,8 @@ from geoclip_core.model.checkpoint import save_checkpoint
 from tests.ui.conftest import ABIDJAN, ABILENE, make_model
 from train.__main__ import main
 
+pytestmark = pytest.mark.slow  # every test waits for the drawn photos or their embeddings
+
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory):

@@ -30,6 +30,7 @@ def report(*arguments):
     return main(["report", *map(str, arguments)])
 
 
+@pytest.mark.slow
 def test_the_report_has_every_section(evaluations, tmp_path):
     output = tmp_path / "deep" / "report.html"
     assert report(evaluations / "one", "--beside", evaluations / "two", "--output", output) == 0
@@ -50,6 +51,7 @@ def test_the_report_has_every_section(evaluations, tmp_path):
     assert len(text) < 12e6
 
 
+@pytest.mark.slow
 def test_the_report_needs_no_network(evaluations, tmp_path):
     output = tmp_path / "report.html"
     assert report(evaluations / "one", "--output", output) == 0
@@ -57,6 +59,7 @@ def test_the_report_needs_no_network(evaluations, tmp_path):
     assert not re.findall(r"(?:src|href)=[\"'](?!data:|#)", own)
 
 
+@pytest.mark.slow
 def test_text_from_files_is_escaped(tmp_path):
     frame = synthetic_predictions(40, candidates=False)
     for column in ("id", "city_key", "state_key", "state_truth", "state_top1"):
@@ -68,6 +71,7 @@ def test_text_from_files_is_escaped(tmp_path):
     assert "<img src=x" not in text
 
 
+@pytest.mark.slow
 def test_a_bundled_model_can_be_named(tmp_path):
     assert report("mini", "--output", tmp_path / "mini.html") == 0
     assert "Errors by country" in (tmp_path / "mini.html").read_text(encoding="utf-8")

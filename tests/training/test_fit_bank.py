@@ -171,6 +171,7 @@ def test_spatial_folds_keep_neighbours_together():
     assert len({folds[0], folds[2], folds[5]}) == 3
 
 
+@pytest.mark.slow
 def test_the_checkpoint_holds_model_metrics_and_predictions(tmp_path):
     dataset, embeddings = _dataset(tmp_path)
     (tmp_path / "ATTRIBUTION.md").write_text("# title\nPhotos by Ada, CC BY-SA 4.0.\n")
@@ -213,6 +214,7 @@ def test_the_checkpoint_holds_model_metrics_and_predictions(tmp_path):
     assert haversine_km(np.array(estimate.posterior.mode()), dataset.coordinates[0]) < 200
 
 
+@pytest.mark.slow
 def test_test_rows_and_unreadable_photos_are_left_out(tmp_path):
     dataset, embeddings = _dataset(tmp_path)
     embeddings[[3, 7]] = np.nan

@@ -146,6 +146,7 @@ def test_a_stopped_run_has_a_checkpoint_and_can_be_resumed(how, data, networks, 
         assert _numbers(run) == _numbers(whole("heads"))
 
 
+@pytest.mark.slow
 def test_metrics_of_steps_after_the_saved_state_are_removed(data, networks, tmp_path):
     run = Run.create(tmp_path, "x", {}, "fit", tmp_path / "run")
     run.log_metrics({"step": 7, "train/loss": 1.0})
