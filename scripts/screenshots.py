@@ -1,7 +1,7 @@
 """Take the screenshots in docs/: `python scripts/screenshots.py`.
 
-Starts the app on a free loopback port, drops the two openly licensed photos in scikit-learn's wheel
-(china.jpg and flower.jpg, CC BY 2.0), and takes screenshots of the pages with Chromium. The Train,
+Runs the app on a free loopback port and takes screenshots of its pages with Chromium, with the two
+openly licensed photos in scikit-learn's wheel (china.jpg and flower.jpg, CC BY 2.0). The Train,
 Dataset and Evaluation pages show a synthetic dataset and a model trained on it with the recipe
 demo. Needs `requirements-dev.txt` and Debian's chromium (or CHROMIUM set to its path).
 """
@@ -27,7 +27,7 @@ from playwright.sync_api import Page, sync_playwright
 ROOT = Path(__file__).resolve().parent.parent
 MAP = "iframe[title^='streamlit_folium']"
 PATIENCE_MS = 600_000
-"""Longest wait; finding the reasons takes minutes on a busy machine."""
+"""Longest wait: finding the reasons takes minutes on a busy machine."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Shot:
 
 
 def drop(*names: str, shown: str = "") -> Callable[[Page], None]:
-    """Return a step that drops photos and waits for their cards or for the text ``shown``."""
+    """Return a step that uploads photos and waits for their cards, or for the text ``shown``."""
 
     def prepare(page: Page) -> None:
         wait_for_map(page)
@@ -58,7 +58,7 @@ def drop(*names: str, shown: str = "") -> Callable[[Page], None]:
 
 
 def drop_with_heatmap(page: Page) -> None:
-    """Drop the photo of the Summer Palace and switch the heatmap on."""
+    """Upload the photo of the Summer Palace and switch on the heatmap."""
     drop("china.jpg")(page)
     page.get_by_text("Heatmap", exact=True).click()
     page.frame_locator(MAP).first.locator(".leaflet-images-pane img").first.wait_for(

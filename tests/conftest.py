@@ -1,6 +1,7 @@
 """Settings of every test process."""
 
 import os
+from collections import Counter
 
 import pytest
 from hypothesis import settings
@@ -21,3 +22,12 @@ def _own_folders(tmp_path_factory):
 # pytest --hypothesis-profile=default
 settings.register_profile("repeatable", derandomize=True)
 settings.load_profile("repeatable")
+
+
+def pytest_collection_modifyitems(items):
+    """Put slow files first: one that begins last would run alone while the other workers wait."""
+    slow = Counter()
+    for item in items:
+        slow[item.path] += 10 * bool(item.get_closest_marker("browser"))
+        slow[item.path] += bool(item.get_closest_marker("slow"))
+    items.sort(key=lambda item: -slow[item.path])

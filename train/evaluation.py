@@ -1,6 +1,7 @@
-"""The commands that measure models: evaluate, calibrate, report.
+"""The commands that evaluate models: evaluate, calibrate, report.
 
-What needs torch or plotly is imported inside the functions: ``--help`` needs neither.
+Torch, pandas, scipy and plotly take seconds to load, so they are imported inside the functions:
+``--help`` does not need them.
 """
 
 import re
@@ -10,45 +11,34 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
-import numpy as np
-import pandas as pd
 from annotated_types import Ge, Interval, MaxLen
-from numpy.typing import NDArray
 from tyro.conf import Positional
 
-from geoclip_core.data.dataset import PhotoDataset, read_dataset
-from geoclip_core.earth.gazetteer import Gazetteer
-from geoclip_core.evaluation import evaluate as evaluation
-from geoclip_core.evaluation.baselines import baseline_guesses, with_baselines
-from geoclip_core.evaluation.metrics import seen_before, summarise, with_places
-from geoclip_core.evaluation.predictions import (
-    PredictionsError,
-    imported_predictions,
-    read_guesses,
-    read_predictions,
-)
-from geoclip_core.files import was_opened, write_atomically
 from geoclip_core.training.options import options_class
-from train.progress import ProgressBar
 
 if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
+    from numpy.typing import NDArray
+
+    from geoclip_core.data.dataset import PhotoDataset
     from geoclip_core.evaluation.calibrate import CalibrationResult
     from geoclip_core.hub.models import LoadedModel
 
 ROOT = Path(__file__).resolve().parent.parent
 BUNDLED = ROOT / "geoclip_core" / "checkpoints"
 _SHOWN = 5
-"""How many unreadable photos are named on the terminal."""
+"""Number of unreadable photos that are named on the terminal."""
 
 
 @options_class
 class MeasuringOptions:
-    """What `evaluate` and `calibrate` have in common."""
+    """Options of both `evaluate` and `calibrate`."""
 
     data: Path
     """dataset folder (OSV-Mini-129k, a demo set, imported photos)"""
     split_seed: Annotated[int, Ge(0)] = 0
-    """seed of the val split; the one the model was trained with"""
+    """seed of the val split, as in training"""
     batch_size: Annotated[int, Ge(1)] = 32
     """photos that go through the backbone together"""
     workers: Annotated[int, Ge(1)] = 2
@@ -68,16 +58,16 @@ class EvaluateOptions(MeasuringOptions):
     split: Literal["test", "val", "train"] = "test"
     """photos to predict; train only shows how much the model has memorised"""
     output: Path | None = None
-    """folder for the results; by default evaluations/MODEL-on-DATASET-SPLIT"""
+    """folder of the results; by default evaluations/MODEL-on-DATASET-SPLIT"""
     predictions: Path | None = None
     """CSV (id, latitude, longitude) of another system to evaluate instead of a model"""
     compare: tuple[str, ...] = ()
-    """what to compare with on the same photos: models, evaluation folders, predictions.parquet
-    files, or CSVs; the same model trained without context shows what context is worth"""
+    """models, evaluation folders, predictions.parquet files or CSVs to compare with on the same
+    photos; a model trained without context shows what context is worth"""
     neighbours: bool = True
-    """also measure nearest neighbours, for which the training photos are embedded once"""
+    """also evaluate nearest neighbours, which embeds the training photos"""
     val_fraction: Annotated[float, Interval(ge=0, lt=1)] = 0.1
-    """share of the training photos that is val; the one the model was trained with"""
+    """share of the training photos that is val, as in training"""
     resamples: Annotated[int, Ge(0)] = 1000
     """bootstrap resamples of the 95 % intervals"""
     seed: Annotated[int, Ge(0)] = 0
@@ -85,14 +75,14 @@ class EvaluateOptions(MeasuringOptions):
 
 
 class Evaluation(NamedTuple):
-    """What one model, or one CSV of another system, did on the photos."""
+    """The evaluation of a model, or of a CSV of another system."""
 
     folder: Path
-    """Where the results go."""
-    frame: pd.DataFrame
+    """Folder of the results."""
+    frame: "pd.DataFrame"
     """The predictions table."""
     report: dict[str, Any]
-    """What metrics.json holds."""
+    """The content of metrics.json."""
     about: dict[str, Any]
     """Model, dataset, split and notes."""
 
@@ -100,13 +90,16 @@ class Evaluation(NamedTuple):
 def evaluate(options: EvaluateOptions) -> int:
     """Predict the photos of a dataset and measure the errors.
 
-    Writes predictions.parquet and metrics.json, which the Evaluation page finds by itself. An
-    interrupted command continues where it stopped when it is run again.
+    Writes predictions.parquet and metrics.json, which the Evaluation page lists. An interrupted
+    command continues where it stopped when it is run again.
     """
+    from geoclip_core.data.dataset import read_dataset
+    from geoclip_core.evaluation.evaluate import METRICS, PREDICTIONS, compare
+
     dataset = read_dataset(options.data, val_fraction=options.val_fraction, seed=options.split_seed)
     photos = dataset.split(options.split)
     if not len(photos):
-        raise PredictionsError(f"{dataset.name} has no photo in its {options.split} split")
+        raise ValueError(f"{dataset.name} has no photo in its {options.split} split")
     if options.predictions is not None:
         result = _evaluate_csv(options.predictions, options, dataset, photos)
     else:
@@ -114,36 +107,35 @@ def evaluate(options: EvaluateOptions) -> int:
     result.report["comparisons"] = {}
     for other in options.compare:
         name, table = _other(other, options, dataset, photos)
-        result.report["comparisons"][name] = evaluation.compare(
+        result.report["comparisons"][name] = compare(
             result.frame, table, resamples=options.resamples, seed=options.seed
         )
     _save(result)
     print(headline(result.about["model"], result.report))
-    folder = result.folder
-    print(f"\n{folder / evaluation.METRICS}\n{folder / evaluation.PREDICTIONS}", file=sys.stderr)
+    print(f"\n{result.folder / METRICS}\n{result.folder / PREDICTIONS}", file=sys.stderr)
     return 0
 
 
 def _evaluate_model(
     name: str,
     options: EvaluateOptions,
-    dataset: PhotoDataset,
-    photos: PhotoDataset,
+    dataset: "PhotoDataset",
+    photos: "PhotoDataset",
     output: Path | None = None,
 ) -> Evaluation:
+    from geoclip_core.evaluation.baselines import baseline_guesses, with_baselines
+    from geoclip_core.evaluation.evaluate import SHARDS, predict_in_shards
+    from train.progress import ProgressBar
+
     choice = _load(name, options)
     folder = output or _default_folder(choice.name, options, dataset)
     readable, embeddings = _embed(choice, photos, options, options.split)
     with ProgressBar("predicting", "photos") as bar:
-        frame = evaluation.predict_in_shards(
-            choice.model,
-            readable,
-            embeddings,
-            folder / evaluation.SHARDS,
-            progress=bar.update,
+        frame = predict_in_shards(
+            choice.model, readable, embeddings, folder / SHARDS, progress=bar.update
         )
-    train = _training_photos(options, dataset)
-    if len(train):
+    train = dataset.split("train")
+    if len(train) and options.split != "train":
         known: NDArray[np.floating] | None = None
         if options.neighbours:
             train, known = _embed(choice, train, options, "train")
@@ -162,11 +154,14 @@ def _evaluate_model(
 
 
 def _evaluate_csv(
-    path: Path, options: EvaluateOptions, dataset: PhotoDataset, photos: PhotoDataset
+    path: Path, options: EvaluateOptions, dataset: "PhotoDataset", photos: "PhotoDataset"
 ) -> Evaluation:
+    from geoclip_core.evaluation.baselines import baseline_guesses, with_baselines
+    from geoclip_core.evaluation.predictions import imported_predictions, read_guesses
+
     frame = imported_predictions(read_guesses(path), photos.table)
-    train = _training_photos(options, dataset)
-    if len(train):
+    train = dataset.split("train")
+    if len(train) and options.split != "train":
         answered = photos.select(photos.table["id"].isin(frame["id"]).to_numpy())
         frame = with_baselines(frame, baseline_guesses(train.table, answered.table))
     about = _about(path.stem, options, dataset)
@@ -176,8 +171,11 @@ def _evaluate_csv(
 
 
 def _measured(
-    folder: Path, frame: pd.DataFrame, about: dict[str, Any], options: EvaluateOptions
+    folder: Path, frame: "pd.DataFrame", about: dict[str, Any], options: EvaluateOptions
 ) -> Evaluation:
+    from geoclip_core.earth.gazetteer import Gazetteer
+    from geoclip_core.evaluation.metrics import seen_before, summarise, with_places
+
     frame = with_places(frame, Gazetteer.load())
     numbers = summarise(frame, resamples=options.resamples, seed=options.seed)
     if options.split != "train":
@@ -188,52 +186,54 @@ def _measured(
 
 
 def _other(
-    name: str, options: EvaluateOptions, dataset: PhotoDataset, photos: PhotoDataset
-) -> tuple[str, pd.DataFrame]:
-    """Return a name and a predictions table for one entry of --compare."""
+    name: str, options: EvaluateOptions, dataset: "PhotoDataset", photos: "PhotoDataset"
+) -> tuple[str, "pd.DataFrame"]:
+    """Return the name and the predictions table of one entry of --compare."""
+    from geoclip_core.evaluation.evaluate import describe, predictions_of
+    from geoclip_core.evaluation.predictions import (
+        imported_predictions,
+        read_guesses,
+        read_predictions,
+    )
+
     if name.lower().endswith(".csv"):
         return Path(name).stem, imported_predictions(read_guesses(name), photos.table)
-    path = evaluation.predictions_of(name)
-    if path is not None and evaluation.describe(path).get("split") == options.split:
-        model = str(evaluation.describe(path)["model"])
-        return model, read_predictions(path, candidates=False)
+    path = predictions_of(name)
+    if path is not None and (about := describe(path)).get("split") == options.split:
+        return str(about["model"]), read_predictions(path, candidates=False)
     result = _evaluate_model(name, options, dataset, photos)
     _save(result)
     return str(result.about["model"]), result.frame
 
 
 def _save(result: Evaluation) -> None:
-    evaluation.save_evaluation(result.folder, result.frame, result.report, result.about)
-    shutil.rmtree(result.folder / evaluation.SHARDS, ignore_errors=True)
+    from geoclip_core.evaluation.evaluate import SHARDS, save_evaluation
+
+    save_evaluation(result.folder, result.frame, result.report, result.about)
+    shutil.rmtree(result.folder / SHARDS, ignore_errors=True)
 
 
-def _training_photos(options: EvaluateOptions, dataset: PhotoDataset) -> PhotoDataset:
-    """Return the photos that baselines are made from; none when they are the measured ones."""
-    train = dataset.split("train")
-    return train.select(np.arange(0)) if options.split == "train" else train
-
-
-def _about(model: str, options: EvaluateOptions, dataset: PhotoDataset) -> dict[str, Any]:
+def _about(model: str, options: EvaluateOptions, dataset: "PhotoDataset") -> dict[str, Any]:
     return {
         "model": model,
         "dataset": dataset.name,
         "split": options.split,
         "root": str(dataset.root.resolve()),
         "synthetic": dataset.synthetic,
-        "note": "synthetic photos: the numbers tell nothing about real ones"
+        "note": "synthetic photos: the numbers say nothing about real ones"
         if dataset.synthetic
         else "",
     }
 
 
-def _default_folder(model: str, options: EvaluateOptions, dataset: PhotoDataset) -> Path:
-    """Return the folder of a model's results; always the same, so that work can be resumed."""
+def _default_folder(model: str, options: EvaluateOptions, dataset: "PhotoDataset") -> Path:
+    """Return the folder of a model's results, always the same, so that work can be resumed."""
     name = f"{model}-on-{dataset.name}-{options.split}"
     return Path("evaluations") / re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.")
 
 
 def headline(model: str, report: dict[str, Any]) -> str:
-    """Return the main numbers of metrics.json as a table for the terminal."""
+    """Return the main metrics as a table for the terminal."""
     lines = [f"{'':<28}{'GeoScore':>10}{'median km':>12}{'< 25 km':>10}{'< 200 km':>10}"]
     rows = {model: report} | report["baselines"]
     for name, numbers in rows.items():
@@ -268,18 +268,19 @@ class CalibrateOptions(MeasuringOptions):
     model: str
     """run or checkpoint folder, or geoclip; a bundled model needs --output"""
     output: Path | None = None
-    """folder for a calibrated copy of the checkpoint; by default the checkpoint itself changes"""
+    """folder for a calibrated copy of the checkpoint; by default the checkpoint is changed"""
     val_fraction: Annotated[float, Interval(gt=0, lt=1)] = 0.1
-    """share of the training photos that is val; the one the model was trained with. Only val
-    photos are used"""
+    """share of the training photos that is val, as in training; only val photos are used"""
 
 
 def calibrate(options: CalibrateOptions) -> int:
-    """Fit temperature and radius of a model on validation photos, which it was not trained on.
+    """Fit the temperature and radii of a model on validation photos, which it was not trained on.
 
-    The numbers and a diagram of before and after go into the checkpoint and its model card.
+    The calibration and a diagram of before and after are saved in the checkpoint and its card.
     """
+    from geoclip_core.data.dataset import read_dataset
     from geoclip_core.evaluation import calibrate as calibration
+    from train.progress import ProgressBar
 
     dataset = read_dataset(options.data, val_fraction=options.val_fraction, seed=options.split_seed)
     choice = _load(options.model, options)
@@ -293,7 +294,7 @@ def calibrate(options: CalibrateOptions) -> int:
 
 
 def _check_target(choice: "LoadedModel", output: Path | None) -> None:
-    """Raise ValueError if the result could not be written."""
+    """Raise ValueError if the result cannot be written."""
     from geoclip_core.geoclip.model import GeoClip
 
     if output is not None and output.exists() and any(output.iterdir()):
@@ -324,7 +325,9 @@ def _save_calibration(
 
 
 def _calibration_table(numbers: dict[str, Any]) -> str:
-    lines = [f"{numbers['n']:,} validation photos{'':<11}{'before':>10}{'after':>10}{'honest':>10}"]
+    lines = [
+        f"{numbers['n']:,} validation photos{'':<11}{'before':>10}{'after':>10}{'held out':>10}"
+    ]
     for mass in ("50", "90"):
         crossed = numbers["cross_validated_coverage"].get(mass)
         lines.append(
@@ -336,12 +339,12 @@ def _calibration_table(numbers: dict[str, Any]) -> str:
         f"log density at the truth       {numbers['before']['log_density']:>10.2f}"
         f"{numbers['after']['log_density']:>10.2f}"
     )
-    lines.append("honest: each photo judged by a calibration on the others")
+    lines.append("held out: each photo judged by a calibration on the others")
     return "\n".join(lines)
 
 
 def _load(name: str, options: MeasuringOptions) -> "LoadedModel":
-    """Load the model of a name on the chosen device."""
+    """Load a model by name on the chosen device."""
     import torch
 
     from geoclip_core.hub.models import load_model
@@ -357,10 +360,11 @@ def _load(name: str, options: MeasuringOptions) -> "LoadedModel":
 
 
 def _embed(
-    choice: "LoadedModel", photos: PhotoDataset, options: MeasuringOptions, split: str
-) -> tuple[PhotoDataset, NDArray[np.floating]]:
-    """Return the photos that can be read, and their embeddings (n, D)."""
+    choice: "LoadedModel", photos: "PhotoDataset", options: MeasuringOptions, split: str
+) -> tuple["PhotoDataset", "NDArray[np.floating]"]:
+    """Return the n readable photos and their embeddings (n, D)."""
     from geoclip_core.training.embeddings import embed_dataset
+    from train.progress import ProgressBar
 
     backbone = choice.model.backbone
     assert backbone is not None  # `load_model` attaches it
@@ -380,8 +384,7 @@ def _embed(
         print(f"left out {len(failures):,} unreadable photos in total", file=sys.stderr)
     if not failures:
         return photos, embedded.values
-    rows = np.flatnonzero(embedded.readable)
-    return photos.select(rows), embedded.values[rows]
+    return photos.select(embedded.readable), embedded.values[embedded.readable]
 
 
 @options_class
@@ -393,9 +396,9 @@ class ReportOptions:
     output: Path = Path("report.html")
     """the HTML file; an existing file is replaced"""
     beside: Annotated[tuple[str, ...], MaxLen(3)] = ()
-    """up to three others on the same photos, drawn in the same figures"""
+    """up to three others on the same photos, for the same figures"""
     photos: bool = False
-    """embed small versions of the best and worst photos; mind their licence and their privacy"""
+    """embed thumbnails of the best and worst photos; mind their licence and privacy"""
     data: Path | None = None
     """folder of the photos to embed; without it, the one that the evaluation names, if it is a
     dataset that you have opened on this computer"""
@@ -404,6 +407,7 @@ class ReportOptions:
 def report(options: ReportOptions) -> int:
     """Write an evaluation as one HTML file that opens without a server or the internet."""
     from geoclip_core.evaluation.report import ReportTable, report_html
+    from geoclip_core.files import write_atomically
 
     tables: list[ReportTable] = []
     for name in (options.evaluation, *options.beside):
@@ -411,7 +415,7 @@ def report(options: ReportOptions) -> int:
         if tables:
             frame = frame[frame["id"].isin(set(tables[0].frame["id"]))].reset_index(drop=True)
             if frame.empty:
-                raise PredictionsError(f"{name} has no photo in common with {options.evaluation}")
+                raise ValueError(f"{name} has no photo in common with {options.evaluation}")
         model = str(about["model"])
         if model in {table.name for table in tables}:
             model = f"{model} ({name})"
@@ -425,29 +429,36 @@ def report(options: ReportOptions) -> int:
 
 def _photo_folder(about: Mapping[str, Any], options: ReportOptions) -> str:
     """Return the folder of the photos that may be embedded; "" if there is none."""
+    from geoclip_core.files import was_opened
+
     if options.data is not None:
         if not options.data.is_dir():
-            raise PredictionsError(f"{options.data}: no such folder")
+            raise ValueError(f"{options.data}: no such folder")
         return str(options.data)
     root = str(about.get("root") or "")
     if root and not was_opened(root):
-        raise PredictionsError(
+        raise ValueError(
             f"the evaluation names {root} as the folder of its photos, which is no dataset that "
             "you have opened here: name the folder yourself with --data, or leave out --photos"
         )
     return root
 
 
-def _read_evaluation(name: str) -> tuple[pd.DataFrame, dict[str, Any]]:
-    path = evaluation.predictions_of(name) or evaluation.predictions_of(BUNDLED / name)
+def _read_evaluation(name: str) -> tuple["pd.DataFrame", dict[str, Any]]:
+    from geoclip_core.earth.gazetteer import Gazetteer
+    from geoclip_core.evaluation.evaluate import describe, predictions_of
+    from geoclip_core.evaluation.metrics import with_places
+    from geoclip_core.evaluation.predictions import read_predictions
+
+    path = predictions_of(name) or predictions_of(BUNDLED / name)
     if path is None:
-        raise PredictionsError(
-            f"{name} holds no predictions.parquet: give a run or evaluation folder, or make one "
+        raise ValueError(
+            f"{name} has no predictions.parquet: give a run or evaluation folder, or make one "
             "with python -m train evaluate"
         )
     frame = read_predictions(path, candidates=False)
     if frame.empty:
-        raise PredictionsError(f"{path} holds no photo")
+        raise ValueError(f"{path} holds no photo")
     if "country_key" in frame and "predicted_country_key" not in frame:
         frame = with_places(frame, Gazetteer.load())
-    return frame, evaluation.describe(path)
+    return frame, describe(path)

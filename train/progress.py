@@ -1,4 +1,4 @@
-"""Progress of a command: a bar in the terminal, and a status file for the Dataset page."""
+"""Show the progress of a command in the terminal and in a status file for the Dataset page."""
 
 from pathlib import Path
 from types import TracebackType
@@ -9,7 +9,7 @@ from geoclip_core.jobs import StatusWriter
 
 
 class ProgressBar(StatusWriter):
-    """A status writer that shows a bar in the terminal as well."""
+    """A status writer that also shows a bar in the terminal."""
 
     def __init__(self, title: str, unit: str, status: Path | None = None) -> None:
         super().__init__(status, title, unit)

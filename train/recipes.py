@@ -1,8 +1,8 @@
-"""Recipes: options that belong together, as YAML files beside this module.
+"""Read recipes: YAML files with the options of a command.
 
-A recipe is a mapping with ``command`` (one name or a list), ``description`` and, under the name of
-each command, its options. A run's config.yaml is one too; a file of options alone works for any
-command.
+A recipe is a mapping with ``command`` (a name or a list), ``description`` and, under the name of
+each command, its options. A run's config.yaml is a recipe too, and a file with only options works
+for any command.
 """
 
 from collections.abc import Mapping
@@ -18,14 +18,14 @@ T = TypeVar("T")
 
 
 def recipe_names(command: str) -> list[str]:
-    """Return the names of the recipes that ship for a command, sorted."""
+    """Return the names of the bundled recipes for a command, sorted."""
     return [
         path.stem for path in sorted(RECIPES.glob("*.yaml")) if command in _read(path)["command"]
     ]
 
 
 def recipe_description(name: str) -> str:
-    """Return what a recipe that ships is for, in a sentence or two."""
+    """Return the description of a bundled recipe."""
     return str(_read(RECIPES / f"{name}.yaml")["description"])
 
 
@@ -33,13 +33,13 @@ def recipe_options(cls: type[T], name: str, changes: Mapping[str, Any] | None = 
     """Return the options of a recipe, with some changed.
 
     Args:
-        cls: options dataclass of a command; its COMMAND names the section of the recipe.
-        name: of a recipe that ships, or the path of a YAML file.
-        changes: option ("epochs", "bank.folds") -> another value.
+        cls: options dataclass of a command; its COMMAND is the name of the recipe's section.
+        name: name of a bundled recipe, or path of a YAML file.
+        changes: option ("epochs", "bank.folds") -> value that replaces that of the recipe.
 
     Raises:
-        OptionsError: there is no such recipe, it has no section for the command, or its values
-            cannot be used.
+        OptionsError: the recipe does not exist, has no section for the command, or has invalid
+            values.
     """
     path = Path(name) if name.endswith((".yaml", ".yml")) else RECIPES / f"{name}.yaml"
     if not path.is_file():

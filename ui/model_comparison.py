@@ -82,12 +82,11 @@ def comparison_map(predictions: Sequence[Prediction]) -> OfflineMap:
         focus += geometry.around(point, prediction.radius_km[0.5])
     world = OfflineMap(focus, middle_longitude([point[1] for point in points]))
     colours = _model_colours(world.colours)
-    for letter, prediction, point, colour in zip(
-        LETTERS, predictions, points, colours, strict=False
-    ):
+    for i, prediction in enumerate(predictions):
         half = prediction.radius_km[0.5]
-        world.add_circle(point, half, colour, f"{prediction.model}: 50 % within {kilometres(half)}")
-        world.legend[f"{letter}: {prediction.model}"] = colour
+        label = f"{prediction.model}: 50 % within {kilometres(half)}"
+        world.add_circle(points[i], half, colours[i], label)
+        world.legend[f"{LETTERS[i]}: {prediction.model}"] = colours[i]
     for (i, a), (j, b) in combinations(enumerate(points), 2):
         world.add_line(a, b, f"{LETTERS[i]} and {LETTERS[j]}: {_apart(a, b)}")
     if (truth := exif_position(predictions[0])) is not None:
@@ -119,7 +118,7 @@ def distances(predictions: Sequence[Prediction]) -> str:
 
 def apart_sentence(first: Prediction, second: Prediction) -> str:
     """Say how far apart two models' guesses are, in Markdown."""
-    apart = _apart(*((prediction.latitude, prediction.longitude) for prediction in (first, second)))
+    apart = _apart((first.latitude, first.longitude), (second.latitude, second.longitude))
     if apart == _SAME:
         return "Both models chose the same place."
     return f"The two guesses are **{apart}** apart."

@@ -20,9 +20,10 @@ from geoclip_core.hub.catalogue import CATALOGUE, CatalogueEntry, installed_mode
 from geoclip_core.hub.download import download_status, start_download
 from geoclip_core.hub.models import bundled_models, checkpoint_folder
 from geoclip_core.jobs import JobError, WorkStatus
-from geoclip_core.locator import MANY_PHOTOS, Geolocator, upright_photo
+from geoclip_core.locator import Geolocator, upright_photo
 from geoclip_core.model.checkpoint import CONFIG
 from geoclip_core.prediction import Failure, Prediction
+from geoclip_core.training.embeddings import MANY_PHOTOS
 from ui.page import choose, runs_folder, with_typed
 from ui.photos import TrayPhoto, problem
 from ui.theme import duration, kilometres, markdown_text, percent

@@ -85,13 +85,7 @@ class Vocabulary:
 
     def to_json(self) -> dict[str, Any]:
         """Return the vocabulary as a mapping that ``json.dump`` takes."""
-        return {
-            "feature": self.feature,
-            "keys": list(self.keys),
-            "names": list(self.names),
-            "parent": None if self.parent is None else list(self.parent),
-            "parent_feature": self.parent_feature,
-        }
+        return dataclasses.asdict(self)
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> "Vocabulary":
@@ -110,10 +104,8 @@ class Vocabulary:
         for part, kind, values in (
             ("keys", str, keys),
             ("names", str, names),
-            ("parent", int, parent),
+            ("parent", int, () if parent is None else parent),
         ):
-            if part == "parent" and values is None:
-                continue
             if not isinstance(values, list | tuple) or not all(type(v) is kind for v in values):
                 raise VocabularyError(
                     f"vocabulary of {feature!r}: {part} must be a list of {kind.__name__}"

@@ -185,10 +185,9 @@ class ClimateRaster:
         column = ((points[..., 1] + 180) * (self.columns / 360)).astype(np.int64)
         row, column = row.clip(0, self.rows - 1), column.clip(0, self.columns - 1)
         position = (row * self.columns + column).astype(np.uint32)
-        found: NDArray[np.uint8] = self._codes[
-            np.searchsorted(self._starts, position, side="right") - 1
-        ]
-        return found
+        run = np.searchsorted(self._starts, position, side="right") - 1
+        codes: NDArray[np.uint8] = self._codes[run]
+        return codes
 
     def indices(self, coordinates: Any) -> NDArray[np.int64]:
         """Return class indices (...) 1-29 at coordinates (..., 2); ``UNKNOWN`` on water, in Dsd."""

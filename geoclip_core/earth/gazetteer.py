@@ -192,9 +192,6 @@ class Gazetteer:
                 _CACHE["gazetteer"] = cls(source.tree, source.locations)
             return _CACHE["gazetteer"]
 
-    def __len__(self) -> int:
-        return len(self._locations)
-
     def places(self, coordinates: Any) -> list[Place]:
         """Return the place of each of the coordinates (n, 2); a single (2,) gives a list of one.
 
@@ -440,14 +437,11 @@ class Gazetteer:
         """
         index: NDArray[np.int64]
         distance, index = self._tree.query(points)
-        for turn in (-360.0, 360.0):
-            shifted = points + np.array([0.0, turn])
-            reaches = 180 - np.abs(points[:, 1]) < distance
-            reaches &= np.sign(points[:, 1]) == -np.sign(turn)
-            if reaches.any():
-                other_distance, other_index = self._tree.query(shifted[reaches])
-                closer = other_distance < distance[reaches]
-                index[np.flatnonzero(reaches)[closer]] = other_index[closer]
+        across = np.flatnonzero(180 - np.abs(points[:, 1]) < distance)
+        shifted = points[across] - np.sign(points[across, 1:]) * [0.0, 360.0]
+        other_distance, other_index = self._tree.query(shifted)
+        closer = other_distance < distance[across]
+        index[across[closer]] = other_index[closer]
         return index, haversine_km(points, self.coordinates[index])
 
     def _place(self, index: int, distance_km: float = 0.0, on_water: bool = False) -> Place:

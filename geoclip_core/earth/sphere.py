@@ -68,7 +68,7 @@ def unit_vectors(coordinates: Any) -> Any:
     latitude, longitude = xp.deg2rad(coordinates[..., 0]), xp.deg2rad(coordinates[..., 1])
     across = xp.cos(latitude)
     return xp.stack(
-        [across * xp.cos(longitude), across * xp.sin(longitude), xp.sin(latitude)], **_last(xp)
+        [across * xp.cos(longitude), across * xp.sin(longitude), xp.sin(latitude)], axis=-1
     )
 
 
@@ -78,7 +78,7 @@ def coordinates_of(vectors: Any) -> Any:
     x, y, z = vectors[..., 0], vectors[..., 1], vectors[..., 2]
     latitude = xp.rad2deg(xp.arctan2(z, _root(xp, x * x + y * y)))
     longitude = xp.rad2deg(xp.arctan2(y, x))
-    return xp.stack([latitude, longitude - 360 * (longitude >= 180)], **_last(xp))
+    return xp.stack([latitude, longitude - 360 * (longitude >= 180)], axis=-1)
 
 
 def spherical_mean(coordinates: Any) -> NDArray[np.float64]:
@@ -116,7 +116,7 @@ def destination(coordinate: Any, bearing_degrees: Any, distance_km: Any) -> Any:
     new_longitude = xp.rad2deg(longitude + xp.arctan2(east, across))
     broadcast = xp.broadcast_arrays if xp is np else xp.broadcast_tensors
     new_latitude, new_longitude = broadcast(new_latitude, new_longitude)
-    return xp.stack([xp.rad2deg(new_latitude), _wrapped(new_longitude)], **_last(xp))
+    return xp.stack([xp.rad2deg(new_latitude), _wrapped(new_longitude)], axis=-1)
 
 
 def bearing(a: Any, b: Any) -> Any:
@@ -152,7 +152,7 @@ def normalise(coordinates: Any) -> Any:
             f"Coordinate {first} is ({float(pair[0])}, {float(pair[1])}): latitude must lie in "
             "[-90, 90] and both numbers must be finite."
         )
-    return xp.stack([latitude, _wrapped(longitude)], **_last(xp))
+    return xp.stack([latitude, _wrapped(longitude)], axis=-1)
 
 
 def longitude_near(longitude: float, middle: float) -> float:
@@ -190,10 +190,6 @@ def _root(xp: ModuleType, value: Any) -> Any:
     """Return the square root, and 0 with gradient 0 (not NaN) where rounding made it negative."""
     positive = value > 0
     return xp.where(positive, xp.sqrt(xp.where(positive, value, 1.0)), 0.0)
-
-
-def _last(xp: ModuleType) -> dict[str, int]:
-    return {"axis": -1} if xp is np else {"dim": -1}
 
 
 def _arrays(*values: Any) -> tuple[ModuleType, list[Any]]:

@@ -1,1 +1,1 @@
-"""Predictions of a dataset, and how good they are."""
+"""Predictions of a dataset, and their evaluation."""

@@ -1,7 +1,7 @@
-"""Baselines: guesses that need no model, or almost none.
+"""Baselines: guesses that need no model, or only its embeddings.
 
-All of them are made from training rows alone. On photos of ten states a constant guess already
-scores about 3,000 GeoScore, so every report shows it.
+They are made from training photos alone. On photos of ten states a constant guess already has a
+GeoScore of about 3,000, so every report shows it.
 """
 
 from collections.abc import Mapping
@@ -20,6 +20,7 @@ from geoclip_core.earth.sphere import (
 
 NEIGHBOURS = 10
 _CHUNK = 512
+_MOST_POINTS = 20_000
 _PREFIX, _SUFFIX = "baseline_", "_km"
 _TITLES = {
     "constant": "best constant guess",
@@ -41,7 +42,7 @@ def baseline_title(name: str) -> str:
 def with_baselines(frame: pd.DataFrame, guesses: Mapping[str, np.ndarray]) -> pd.DataFrame:
     """Return a predictions table with the error of each (n, 2) guess in ``baseline_{name}_km``.
 
-    In the table, baselines can be filtered and paired row by row like the model itself.
+    There, baselines can be filtered and paired row by row like the model.
     """
     truth = frame[["latitude", "longitude"]].to_numpy(np.float64)
     errors = {
@@ -61,14 +62,15 @@ def baseline_errors(frame: pd.DataFrame) -> dict[str, np.ndarray]:
 
 
 class BaselineError(ValueError):
-    """Rows cannot be used to make a baseline; the message says why."""
+    """A baseline cannot be made from these rows; the message says why."""
 
 
 def check_training_rows(train: pd.DataFrame, rows: pd.DataFrame) -> None:
-    """Check that a table has training rows only, and no photo of the other table.
+    """Check that `train` has only training rows, and no photo of `rows`.
 
     Raises:
-        BaselineError: it does not; the message names the split or the photo.
+        BaselineError: it has no row, or rows of another split or of `rows`; the message names the
+            split or the photo.
     """
     if not len(train):
         raise BaselineError("a baseline needs training rows, and there are none")
@@ -82,16 +84,16 @@ def check_training_rows(train: pd.DataFrame, rows: pd.DataFrame) -> None:
         raise BaselineError(f"the photo {photo!r} is both in train and among the evaluated rows")
 
 
-def constant_guess(coordinates: np.ndarray, most: int = 20_000, seed: int = 0) -> np.ndarray:
-    """Return the point (2,) of the highest mean GeoScore over (n, 2) coordinates.
+def constant_guess(coordinates: np.ndarray) -> np.ndarray:
+    """Return the point (2,) of the highest mean GeoScore over (n, 2) coordinates in degrees.
 
     The best of up to 500 of the points is refined by steps in eight directions that halve from
-    500 km to 1 km. Of more than ``most`` points a sample is used.
+    500 km to 1 km. Of more than 20,000 points a random sample is used.
     """
     coordinates = np.asarray(coordinates, dtype=np.float64)
-    generator = np.random.default_rng(seed)
-    if len(coordinates) > most:
-        coordinates = coordinates[generator.choice(len(coordinates), most, replace=False)]
+    generator = np.random.default_rng(0)
+    if len(coordinates) > _MOST_POINTS:
+        coordinates = coordinates[generator.choice(len(coordinates), _MOST_POINTS, replace=False)]
     start = coordinates
     if len(start) > 500:
         start = start[generator.choice(len(start), 500, replace=False)]
@@ -114,8 +116,8 @@ def centroid_of_true(
 ) -> np.ndarray:
     """Return the spherical mean (n, 2) of the training photos that share each row's true class.
 
-    This is what a perfect classifier of ``column`` alone could answer. A row without a class, or
-    with one that no training photo has, gets ``fallback``.
+    A perfect classifier of ``column`` could answer this. Rows without a class, or with one that no
+    training photo has, get ``fallback`` (2,).
     """
     guess = np.tile(np.asarray(fallback, dtype=np.float64), (len(rows), 1))
     coordinates = train[["latitude", "longitude"]].to_numpy(np.float64)
@@ -132,17 +134,17 @@ def nearest_neighbours(
     queries: np.ndarray,
     k: int = NEIGHBOURS,
 ) -> np.ndarray:
-    """Return, of the k most similar training photos, the place of the highest expected GeoScore.
+    """Return the place of the highest expected GeoScore among the k most similar training photos.
 
-    Embeddings are standardised with the bank's mean and spread and compared by cosine; each
-    neighbour's vote is its softmax weight exp((cos − best cos) / 0.05). k = 1 is the place of the
-    most similar photo.
+    Embeddings are standardised with the bank's mean and standard deviation and compared by cosine;
+    a neighbour's weight is exp((cos − best cos) / 0.05). With k = 1 this is the place of the most
+    similar photo.
 
     Args:
         bank: (m, D) embeddings of training photos.
         bank_coordinates: (m, 2) degrees.
         queries: (n, D) embeddings.
-        k: neighbours, at most m.
+        k: number of neighbours; if above m, all.
 
     Returns:
         (n, 2) degrees.
@@ -151,7 +153,7 @@ def nearest_neighbours(
         BaselineError: the embeddings have different widths.
     """
     if bank.ndim != 2 or queries.ndim != 2 or bank.shape[1] != queries.shape[1]:
-        raise BaselineError(f"embeddings of shape {queries.shape} and {bank.shape} do not compare")
+        raise BaselineError(f"embeddings of shapes {queries.shape} and {bank.shape} do not match")
     k = min(k, len(bank))
     mean, spread = bank.mean(axis=0, dtype=np.float64), bank.std(axis=0, dtype=np.float64)
     scale = 1.0 / np.maximum(spread, 1e-6)
@@ -183,23 +185,21 @@ def baseline_guesses(
     *,
     train_embeddings: np.ndarray | None = None,
     embeddings: np.ndarray | None = None,
-    k: int = NEIGHBOURS,
 ) -> dict[str, np.ndarray]:
-    """Return all baselines that the data allow, for the rows of a dataset or predictions table.
+    """Return the baselines that the data allow, for rows of a dataset or predictions table.
 
     Args:
         train: training rows: ``id``, ``latitude``, ``longitude``, ``state_key``, ``country_key``.
         rows: the evaluated rows, with the same columns.
         train_embeddings: (len(train), D), for the nearest neighbours.
         embeddings: (len(rows), D).
-        k: neighbours.
 
     Returns:
         Guesses (n, 2) by name: ``constant``; ``true_state_centroid`` and ``true_country_centroid``
-        where the truth is known; ``nearest_photo`` and ``nearest_{k}`` with embeddings.
+        if the truth is known; ``nearest_photo`` and ``nearest_10`` if there are embeddings.
 
     Raises:
-        BaselineError: ``train`` has rows of another split, or the embeddings are of other rows.
+        BaselineError: see `check_training_rows`; or the embeddings are of other rows.
     """
     check_training_rows(train, rows)
     coordinates = train[["latitude", "longitude"]].to_numpy(np.float64)
@@ -220,5 +220,7 @@ def baseline_guesses(
         guesses["nearest_photo"] = nearest_neighbours(
             train_embeddings, coordinates, embeddings, k=1
         )
-        guesses[f"nearest_{k}"] = nearest_neighbours(train_embeddings, coordinates, embeddings, k)
+        guesses[f"nearest_{NEIGHBOURS}"] = nearest_neighbours(
+            train_embeddings, coordinates, embeddings
+        )
     return guesses

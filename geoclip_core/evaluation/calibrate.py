@@ -1,7 +1,7 @@
-"""Calibration of a trained model on the validation split, and its record in the checkpoint.
+"""Calibrate a trained model on the validation split, and record it in the checkpoint.
 
 The fit itself is in :mod:`geoclip_core.model.calibration`. This module checks the photos, measures
-the change, and writes the numbers, the diagram and the section of the model card.
+the effect, and writes the numbers, the diagram and the section of the model card.
 """
 
 import math
@@ -16,7 +16,6 @@ import pandas as pd
 from geoclip_core.data.dataset import PhotoDataset
 from geoclip_core.earth.sphere import haversine_km
 from geoclip_core.evaluation import metrics
-from geoclip_core.evaluation.metrics import coverage_at_scales
 from geoclip_core.evaluation.predictions import predictions_frame
 from geoclip_core.files import write_atomically
 from geoclip_core.model.calibration import MAX_FIT_PHOTOS, Calibration, fit_calibration
@@ -32,7 +31,7 @@ _TICKS = (0.1, 0.3, 1.0, 3.0, 10.0)
 
 
 class CalibrationError(ValueError):
-    """Photos cannot be used to fit a calibration; the message says why."""
+    """A calibration cannot be fitted on these photos; the message says why."""
 
 
 @dataclass(frozen=True)
@@ -43,34 +42,30 @@ class CalibrationResult:
     before: pd.DataFrame
     """Predictions of the photos, uncalibrated."""
     after: pd.DataFrame
-    """The same, calibrated. Its coverage is that of the photos that it was fitted on; the
-    cross-validated coverage is ``calibration.coverage``."""
+    """The same, calibrated. Their coverage is too good, because the calibration was fitted on them;
+    the cross-validated coverage is ``calibration.coverage``."""
 
 
 def calibrate(
     model: Locatable,
     photos: PhotoDataset,
     embeddings: np.ndarray,
-    *,
-    source: str | None = None,
-    max_photos: int = MAX_FIT_PHOTOS,
     progress: Callable[[int, int], None] | None = None,
 ) -> CalibrationResult:
     """Fit temperature, bandwidth and radius factors on validation photos.
 
-    The model keeps its present calibration; assign ``result.calibration`` to use the new one.
+    Of more than ``MAX_FIT_PHOTOS`` every k-th photo is used. The model keeps its own calibration;
+    assign ``result.calibration`` to use the new one.
 
     Args:
         model: any model.
         photos: photos of the validation split.
         embeddings: (n, D), in the order of the photos.
-        source: description of the photos; by default the dataset's name.
-        max_photos: of a larger split every k-th photo is used; three numbers do not need more.
-        progress: called with (photos predicted, photos in all).
+        progress: called with (photos predicted, all photos).
 
     Raises:
-        CalibrationError: a photo is not of the validation split, there are fewer than 10, or the
-            model was trained on them.
+        CalibrationError: a photo is not of the validation split, there are fewer than 10, the
+            embeddings do not fit, or the model was trained on the photos.
     """
     others = sorted(set(photos.table["split"]) - {"val"})
     if others:
@@ -84,7 +79,7 @@ def calibrate(
         )
     if len(embeddings) != len(photos):
         raise CalibrationError(f"{len(embeddings)} embeddings for {len(photos)} photos")
-    rows = np.arange(0, len(photos), -(-len(photos) // max_photos))
+    rows = np.arange(0, len(photos), -(-len(photos) // MAX_FIT_PHOTOS))
     photos = photos.select(rows)
     previous, model.calibration = model.calibration, None
     try:
@@ -101,7 +96,7 @@ def calibrate(
     calibration = fit_calibration(
         [estimate.posterior for estimate in estimates],
         photos.coordinates,
-        source=source or f"validation split of {photos.name}",
+        source=f"validation split of {photos.name}",
     )
     before = predictions_frame(photos, estimates, model.vocabularies)
     calibrated = (Estimate(calibration.apply(e.posterior), e.context) for e in estimates)
@@ -111,7 +106,7 @@ def calibrate(
 
 
 def summary(result: CalibrationResult) -> dict[str, Any]:
-    """Return coverage, median radii and mean log density at the truth, before and after."""
+    """Return coverage, median radii (km) and mean log density at the truth, before and after."""
     rows: dict[str, Any] = {"n": len(result.before)}
     for name, frame in (("before", result.before), ("after", result.after)):
         inside = metrics.inside_radius(frame)
@@ -128,9 +123,9 @@ def summary(result: CalibrationResult) -> dict[str, Any]:
 
 
 def save_calibration(folder: str | Path, result: CalibrationResult) -> Path:
-    """Write numbers, diagram and model card section of a calibration to a checkpoint folder.
+    """Write a calibration, its diagram and its model card section to a checkpoint folder.
 
-    The part of the model card between two comment lines is replaced; the rest is kept.
+    An older section in the model card is replaced; the rest is kept.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -181,9 +176,9 @@ def _with_section(card: str, section: str) -> str:
 
 
 def coverage_diagram(before: pd.DataFrame, after: pd.DataFrame) -> str:
-    """Return an SVG with the coverage of predictions before and after their calibration.
+    """Return an SVG of the coverage of scaled radii before and after calibration.
 
-    Each of its two panels has curves of the 50 % and the 90 % radius.
+    Both panels have curves of the 50 % and the 90 % radius.
     """
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {_HEIGHT}" '
@@ -198,7 +193,7 @@ def coverage_diagram(before: pd.DataFrame, after: pd.DataFrame) -> str:
 
 def _panel(left: float, title: str, frame: pd.DataFrame, legend: bool) -> list[str]:
     bottom = _TOP + _DEEP
-    curve = coverage_at_scales(frame)
+    curve = metrics.coverage_at_scales(frame)
 
     def x(scale: float) -> float:
         return left + _PANEL * (math.log10(scale) + 1) / 2

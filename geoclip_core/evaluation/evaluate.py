@@ -1,7 +1,6 @@
-"""Evaluation of a model on a dataset: predict in shards, compare, write the results.
+"""Evaluate a model on a dataset: predict in shards, compare, write the results.
 
-Each shard of predictions is written atomically, in a folder named after model, photos and settings.
-An interrupted evaluation reuses its finished shards.
+An interrupted evaluation reuses its finished shards, in a folder named after model and photos.
 """
 
 import hashlib
@@ -32,12 +31,12 @@ if TYPE_CHECKING:  # imports torch, which the Evaluation page must not wait for
 
 PREDICTIONS, METRICS, SHARDS = "predictions.parquet", "metrics.json", "shards"
 SHARD_PHOTOS = 1024
-BATCH = 32  # a bank head answers with as many points a photo as its bank has
+BATCH = 32  # small, because a bank head returns a point per bank photo for every photo
 Progress = Callable[[int, int], None]
 
 
 def model_fingerprint(model: "Locatable") -> str:
-    """Return sixteen hexadecimal digits that change with weights, vocabularies or calibration."""
+    """Return 16 hexadecimal digits that depend on weights, vocabularies and calibration."""
     digest = hashlib.sha256(model.weights_hash().encode())
     for feature, vocabulary in model.vocabularies.items():
         digest.update(json.dumps([feature, list(vocabulary.keys)]).encode())
@@ -50,21 +49,16 @@ def predict_in_shards(
     dataset: PhotoDataset,
     embeddings: np.ndarray,
     folder: str | Path,
-    *,
-    shard_photos: int = SHARD_PHOTOS,
-    batch: int = BATCH,
     progress: Progress | None = None,
 ) -> pd.DataFrame:
-    """Return predictions of every photo; shards that are already in ``folder`` are reused.
+    """Return the predictions of every photo; finished shards in ``folder`` are reused.
 
     Args:
         model: any model.
         dataset: n photos.
         embeddings: (n, D), in the order of the photos.
-        folder: where shards are kept; shards of other models or photos are left alone.
-        shard_photos: photos of a shard.
-        batch: photos that go through the heads together.
-        progress: called with (photos done, photos in all).
+        folder: folder of the shards; those of other models or photos are left alone.
+        progress: called with (photos done, all photos).
 
     Returns:
         The predictions table of the n photos.
@@ -74,20 +68,20 @@ def predict_in_shards(
     """
     if len(embeddings) != len(dataset):
         raise PredictionsError(f"{len(embeddings)} embeddings for {len(dataset)} photos")
-    key = hashlib.sha256(f"{model_fingerprint(model)}{dataset.fingerprint}{shard_photos}".encode())
+    key = hashlib.sha256(f"{model_fingerprint(model)}{dataset.fingerprint}{SHARD_PHOTOS}".encode())
     place = Path(folder) / key.hexdigest()[:16]
     frames = []
-    for start in range(0, len(dataset), shard_photos):
-        rows = np.arange(start, min(start + shard_photos, len(dataset)))
+    for start in range(0, len(dataset), SHARD_PHOTOS):
+        rows = np.arange(start, min(start + SHARD_PHOTOS, len(dataset)))
         path = place / f"{start:09d}.parquet"
         frame = _finished_shard(path, dataset.table["id"].iloc[rows])
         if frame is None:
             part = dataset.select(rows)
             estimates = (
                 estimate
-                for at in range(0, len(rows), batch)
+                for at in range(0, len(rows), BATCH)
                 for estimate in model.predict(
-                    np.array(embeddings[rows[at] : rows[0] + min(at + batch, len(rows))])
+                    np.array(embeddings[rows[at] : rows[0] + min(at + BATCH, len(rows))])
                 )
             )
             frame = predictions_frame(part, estimates, model.vocabularies)
@@ -101,7 +95,7 @@ def predict_in_shards(
 
 
 def _finished_shard(path: Path, ids: pd.Series) -> pd.DataFrame | None:
-    """Return the shard if it exists and can be read, else None."""
+    """Return the shard if it exists, can be read and is of these photos, else None."""
     if not path.exists():
         return None
     try:
@@ -116,14 +110,14 @@ def _finished_shard(path: Path, ids: pd.Series) -> pd.DataFrame | None:
 def compare(
     frame: pd.DataFrame, other: pd.DataFrame, *, resamples: int = 1000, seed: int = 0
 ) -> dict[str, Any]:
-    """Return the metrics of two predictions tables on the photos that both have, paired by id.
+    """Return the metrics of two predictions tables on the photos in both, paired by id.
 
     Returns:
-        ``n`` photos in both, ``this`` and ``other`` (distance metrics of each on those photos) and
-        ``difference`` (:func:`metrics.paired_difference`, this minus other; None for none).
+        ``n`` photos in both, ``this`` and ``other`` (distance metrics on those photos) and
+        ``difference`` (:func:`metrics.paired_difference`, this minus other).
 
     Raises:
-        PredictionsError: no photo is in both, or the two disagree on where a photo was taken.
+        PredictionsError: no photo is in both, or the two have different true places.
     """
     both = frame.merge(other, on="id", suffixes=("", "_other"), how="inner")
     if both.empty:
@@ -150,9 +144,9 @@ def compare(
 def save_evaluation(
     folder: str | Path, frame: pd.DataFrame, report: Mapping[str, Any], about: Mapping[str, Any]
 ) -> Path:
-    """Write ``predictions.parquet`` and ``metrics.json``, the latter last and each whole.
+    """Write ``predictions.parquet``, then ``metrics.json``, each atomically; return the folder.
 
-    ``report`` is that of :func:`metrics.summarise`, with comparisons if there are any. ``about``
+    ``report`` is the result of :func:`metrics.summarise` and possibly comparisons. ``about``
     (``model``, ``dataset``, ``split``, ``root``, ``synthetic``, ``note``) is written to both.
     """
     folder = Path(folder)
@@ -163,7 +157,7 @@ def save_evaluation(
 
 
 def predictions_of(place: str | Path) -> Path | None:
-    """Return the predictions table at a path or in a run or evaluation folder; None if none."""
+    """Return the path of the predictions at a path or in a run or evaluation folder, or None."""
     place = Path(place).expanduser()
     if place.is_file() and place.suffix == ".parquet":
         return place
@@ -174,9 +168,9 @@ def predictions_of(place: str | Path) -> Path | None:
 
 
 def describe(path: Path) -> dict[str, Any]:
-    """Return the ``about`` of a predictions table, with ``model`` and ``use_context`` filled in.
+    """Return the ``about`` of a predictions table, with ``model`` and ``use_context``.
 
-    If they are missing, the model is named after its folder, and it used context if the table has
+    If missing, ``model`` is the name of the folder, and ``use_context`` tells whether the table has
     context heads.
     """
     about, columns = read_header(path)

@@ -1,7 +1,6 @@
-"""Plotly figures that the report and the Evaluation page share.
+"""Plotly figures of the report and the Evaluation page.
 
-Every figure takes a :class:`Palette`; those of several models take a table for each model by its
-name, the first one being the model that is evaluated.
+Figures of several models take a table for each model; the first is that of the evaluated model.
 """
 
 import html
@@ -35,7 +34,7 @@ from geoclip_core.evaluation.style import (
 )
 
 Tables = Mapping[str, pd.DataFrame]
-"""A table for each model, by the name of the model."""
+"""Name of a model -> its table."""
 
 Figure = go.Figure
 
@@ -43,6 +42,7 @@ MOST_GROUPS = 25
 MOST_AREAS = 900
 MOST_POINTS = 1500
 MOST_ARROWS = 300
+"""Most of each that a figure shows clearly."""
 
 ERROR_COLORSCALE = [
     [place / (len(ERROR_SCALE) - 1), colour] for place, colour in enumerate(ERROR_SCALE)
@@ -67,11 +67,11 @@ _SCALE_TICKS = (0.1, 0.3, 1, 3, 10)
 
 
 def histogram_figure(tables: Tables, colours: Palette) -> go.Figure:
-    """Draw the first model's ``metrics.error_bins`` as bars, those of the others as outlines."""
+    """Draw ``metrics.error_bins``: the first model as bars, the others as outlines."""
     figure = go.Figure()
     for index, (name, table, line) in enumerate(_lines(tables, colours, 2)):
         high = table["high_km"].to_numpy()
-        # the first bin starts at 0 km, which a log axis cannot show: draw it as wide as the second
+        # a log axis cannot show 0 km, the start of the first bin: draw it as wide as the second
         low = np.maximum(table["low_km"].to_numpy(), FIRST_KM * high[0] / high[1])
         if index > 0:
             figure.add_scatter(
@@ -144,13 +144,13 @@ def cumulative_figure(curves: Tables, baselines: Tables, colours: Palette) -> go
 def group_figure(
     table: pd.DataFrame, column: str, colours: Palette, others: Tables | None = None
 ) -> go.Figure:
-    """Draw a row for each group: the middle 80 % thin, the middle half thick, the median a dot.
+    """Draw a row per group: the middle 80 % thin, the middle half thick, the median a dot.
 
     Args:
         table: ``metrics.group_errors``, in the order to draw from the top.
-        column: the column that the groups are of; climate classes get the raster's colours.
+        column: column of the groups; climate classes get the raster's colours.
         colours: colours of the chart.
-        others: the same groups of other models, whose medians are drawn as open diamonds.
+        others: the same groups of other models; their medians are drawn as open diamonds.
     """
     names = [group_name(column, key) for key in table["group"]]
     place = list(range(len(table)))
@@ -230,7 +230,7 @@ def group_figure(
 
 
 def coverage_figure(curves: Tables, colours: Palette) -> go.Figure:
-    """Draw ``metrics.coverage_curve``: the share of photos inside radii of similar size."""
+    """Draw ``metrics.coverage_curve``: the coverage of radii of similar size."""
     figure = _target_lines(colours)
     for name, curve, line in _lines(curves, colours, 2):
         for mass, symbol in (("90", "circle-open"), ("50", "circle")):
@@ -266,9 +266,9 @@ def coverage_figure(curves: Tables, colours: Palette) -> go.Figure:
 
 
 def scales_figure(curves: Tables, colours: Palette) -> go.Figure:
-    """Draw ``metrics.coverage_at_scales``: the coverage that multiplied radii would have.
+    """Draw ``metrics.coverage_at_scales``: the coverage of scaled radii.
 
-    Calibrated radii cross their target at 1.
+    The curves of calibrated radii cross their target at 1.
     """
     figure = _target_lines(colours)
     figure.add_vline(1, line={"color": colours.border, "width": 1.5})
@@ -317,7 +317,7 @@ def risk_figure(curves: Tables, colours: Palette) -> go.Figure:
 
 
 def reliability_figure(curves: Tables, colours: Palette) -> go.Figure:
-    """Draw ``metrics.reliability_curve``; calibrated heads lie on the diagonal."""
+    """Draw ``metrics.reliability_curve``; a calibrated head lies on the diagonal."""
     figure = go.Figure()
     figure.add_scatter(
         x=[0, 1],
@@ -348,9 +348,9 @@ def reliability_figure(curves: Tables, colours: Palette) -> go.Figure:
 
 
 def confusion_figure(counts: pd.DataFrame, feature: str, colours: Palette) -> go.Figure:
-    """Draw ``metrics.confusion_counts`` of a head, coloured by the share of the row.
+    """Draw ``metrics.confusion_counts`` of a head, coloured by share of the row.
 
-    Rows are the truth, columns the guess.
+    Rows are true classes, columns guessed classes.
     """
     photos = counts.to_numpy()
     totals = photos.sum(axis=1, keepdims=True)
@@ -404,7 +404,7 @@ def confusion_figure(counts: pd.DataFrame, feature: str, colours: Palette) -> go
 
 
 def pairs_figure(pairs: pd.DataFrame, feature: str, colours: Palette) -> go.Figure:
-    """Draw ``metrics.confused_pairs`` of a head as bars, the most frequent on top."""
+    """Draw ``metrics.confused_pairs`` of a head as bars, the most frequent at the top."""
     place = list(range(len(pairs)))
     names = [
         f"{class_name(feature, truth)} → {class_name(feature, guess)}"
@@ -445,8 +445,8 @@ def area_figure(
 ) -> go.Figure:
     """Draw the areas of ``metrics.group_errors``, coloured by median error.
 
-    The ids of the GeoJSON ``shapes`` are the groups; shapes without a group are not drawn. With
-    ``usa``, the map is that of the USA instead of the world.
+    The ids in the GeoJSON ``shapes`` are the groups; shapes without a group are not drawn.
+    ``names`` are those of the groups. With ``usa``, the map shows the USA, not the world.
     """
     wanted = set(table["group"])
     kept = [feature for feature in shapes["features"] if feature["id"] in wanted]
@@ -473,8 +473,8 @@ def area_figure(
 def difference_figure(table: pd.DataFrame, colours: Palette, usa: bool) -> go.Figure:
     """Draw hexagons coloured by the mean GeoScore that the first model gains over the second.
 
-    The table has ``group`` (H3 cells), ``gain`` and ``photos``. With ``usa``, the map is that of
-    the USA instead of the world.
+    The table has ``group`` (H3 cells), ``gain`` and ``photos``. With ``usa``, the map shows the
+    USA, not the world.
     """
     limit = max(float(table["gain"].abs().quantile(0.95)), 1.0) if len(table) else 1.0
     hover = [
@@ -503,10 +503,10 @@ def difference_figure(table: pd.DataFrame, colours: Palette, usa: bool) -> go.Fi
 
 
 def points_figure(frame: pd.DataFrame, colours: Palette, usa: bool, arrows: bool) -> go.Figure:
-    """Draw photos where they were taken: coloured by error, or with an arrow to the guess.
+    """Draw photos where they were taken, coloured by error or with a line to the guess.
 
-    The predictions should be at most ``MOST_POINTS``, or ``MOST_ARROWS`` with arrows. The map is
-    that of the USA, or else the part of the world with the points in it.
+    There should be at most ``MOST_POINTS`` predictions, or ``MOST_ARROWS`` with ``arrows``. The map
+    shows the USA or the part of the world with the points.
     """
     figure = _map(colours, usa)
     rim = {"width": 1, "color": colours.paper}
@@ -560,10 +560,9 @@ def points_figure(frame: pd.DataFrame, colours: Palette, usa: bool, arrows: bool
 
 
 def hexagon_resolution(coordinates: NDArray[np.float64]) -> int:
-    """Return the finest H3 resolution (1 to 5) at which points (n, 2) fill ``MOST_AREAS`` cells.
+    """Return the finest H3 resolution (1 to 5) with at most ``MOST_AREAS`` cells for points (n, 2).
 
-    A resolution is passed over if its cells hold fewer than eight points on average: cells with a
-    photo or two show noise.
+    Its cells hold at least eight points on average, because cells with few photos show noise.
     """
     sample = coordinates[:: max(1, len(coordinates) // 20_000)]
     for resolution in (5, 4, 3, 2):
@@ -580,7 +579,7 @@ def hexagons(coordinates: NDArray[np.float64], resolution: int) -> list[str]:
 
 
 def hexagon_shapes(cells: Sequence[str]) -> dict[str, Any]:
-    """Return GeoJSON of H3 cells, with the cell as ``id``."""
+    """Return GeoJSON of H3 cells, with the cells as ``id``."""
     features = []
     for cell in cells:
         ring = [[round(lon, 3), round(lat, 3)] for lat, lon in h3.cell_to_boundary(cell)]
@@ -601,7 +600,7 @@ def clockwise(ring: list[list[float]]) -> list[list[float]]:
 
 
 def in_united_states(frame: pd.DataFrame) -> bool:
-    """Return whether nearly all photos were taken in the USA, so that its map is drawn."""
+    """Return whether over 98 % of the photos were taken in the USA."""
     if "country_key" in frame and frame["country_key"].notna().any():
         inside = frame["country_key"] == "US"
     else:
@@ -611,9 +610,9 @@ def in_united_states(frame: pd.DataFrame) -> bool:
 
 
 def world_figure(colours: Palette, **geo: Any) -> go.Figure:
-    """Return an empty world with coastlines and countries, to add ``Scattergeo`` traces to.
+    """Return an empty map with coastlines and countries.
 
-    ``geo`` is further settings of ``layout.geo``, such as ``scope="usa"`` or ``fitbounds``.
+    ``geo`` holds more settings of ``layout.geo``, such as ``scope="usa"``.
     """
     settings: dict[str, Any] = {
         "projection": {"type": "natural earth"},
@@ -649,7 +648,7 @@ def error_axis(title: str = "Error (km)") -> dict[str, Any]:
 
 
 def figure_html(figure: go.Figure, colours: Palette, height: int | None = None) -> str:
-    """Return a figure as a piece of an HTML page that holds :func:`figure_scripts`."""
+    """Return a figure as HTML for a page that holds :func:`figure_scripts`."""
     figure.update_layout(
         template="plotly_white",
         font={"family": "system-ui, sans-serif", "color": colours.ink, "size": 13},
@@ -672,9 +671,9 @@ def figure_html(figure: go.Figure, colours: Palette, height: int | None = None) 
 
 
 def figure_scripts(topojson: Path) -> str:
-    """Return plotly's code and the outlines of its maps, for a page that fetches nothing.
+    """Return plotly's code and the outlines of its maps, for a page without network access.
 
-    The folder holds ``world_110m.json`` and ``usa_110m.json``.
+    ``topojson`` is a folder with ``world_110m.json`` and ``usa_110m.json``.
     """
     outlines = {
         path.stem: json.loads(path.read_text(encoding="utf-8"))
@@ -691,7 +690,7 @@ def _map(colours: Palette, usa: bool) -> go.Figure:
 
 
 def _fit(figure: go.Figure, frame: pd.DataFrame, guesses: bool) -> None:
-    """Show only the part of the world with the points in it, across the date line if need be."""
+    """Show only the part of the world with the points, across the date line if needed."""
     pairs = [("latitude", "longitude")]
     pairs += [("predicted_latitude", "predicted_longitude")] if guesses else []
     latitude, longitude = (
@@ -748,9 +747,9 @@ def _model_colours(colours: Palette) -> tuple[str, ...]:
 def _lines(
     tables: Tables, colours: Palette, width: float
 ) -> Iterator[tuple[str, pd.DataFrame, dict[str, Any]]]:
-    """Yield name (escaped), table and line style of each model; at most five are drawn.
+    """Yield escaped name, table and line style of each model, five at most.
 
-    Models differ in dashes as well as in colour, for readers who cannot tell the colours apart.
+    Models differ in dashes too, for readers who cannot tell the colours apart.
     """
     styles = zip(_model_colours(colours), _DASHES, strict=True)
     for (name, table), (colour, dash) in zip(tables.items(), styles, strict=False):
@@ -766,7 +765,7 @@ def _target_lines(colours: Palette) -> go.Figure:
 
 
 def _on_error_axis(figure: go.Figure, colours: Palette) -> go.Figure:
-    """Make x a log axis in km with the benchmark thresholds marked."""
+    """Make x a log axis in km that marks the benchmark thresholds."""
     for mark in ERROR_MARKS_KM:
         line = {"width": 1, "dash": "dot", "color": colours.border}
         figure.add_vline(mark, line=line, layer="below")
@@ -781,7 +780,7 @@ def _on_error_axis(figure: go.Figure, colours: Palette) -> go.Figure:
 
 
 def _with_legend(figure: go.Figure) -> go.Figure:
-    """Put the legend into a line above the figure."""
+    """Put the legend in a line above the figure."""
     figure.update_layout(
         legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0},
         margin={"l": 8, "r": 16, "t": 34, "b": 8},

@@ -1,13 +1,13 @@
-"""Bootstrap intervals: how far a number could move with another draw of test photos.
+"""Bootstrap intervals: how much a metric could change with another draw of test photos.
 
 The percentile bootstrap (Efron and Tibshirani, An Introduction to the Bootstrap, 1993, chapter 13):
-draw as many photos as there are, with replacement, measure again, and take the central 95 % of the
-results. Photos of one capture sequence resemble each other, so where sequences are known they are
-drawn whole (the cluster bootstrap), which keeps the intervals from being too narrow.
+draw as many photos as there are, with replacement, compute the metric again, and take the central
+95 % of the results. Photos of one capture sequence are alike, so known sequences are drawn whole
+(the cluster bootstrap); otherwise the intervals would be too narrow.
 
-Of more than ``MOST_UNITS`` photos or sequences, random bundles are drawn instead. That leaves the
-variance of a mean unchanged (the random group method: Wolter, Introduction to Variance Estimation,
-2007, chapter 2), moves the width of an interval by about 1 %, and takes a fraction of the time.
+With more than ``MOST_UNITS`` photos or sequences, random bundles of them are drawn, which takes a
+fraction of the time. The variance of a mean stays the same (the random group method: Wolter,
+Introduction to Variance Estimation, 2007, chapter 2); widths change by about 1 %.
 """
 
 from collections.abc import Iterator, Sequence
@@ -20,26 +20,25 @@ from scipy.stats import binomtest
 CONFIDENCE = 0.95
 RESAMPLES = 1000
 MOST_UNITS = 5000
-_BLOCK = 32  # resamples in one matrix product: many times faster than one by one
-_PART = 512  # rows of which a resample counts the sum first
+_BLOCK = 32  # resamples per matrix product: many times faster than one by one
+_PART = 512  # rows per part of the ordered values, see `median_samples`
 
 Interval = tuple[float, float]
-"""Lower and upper bound; NaN where nothing can be said."""
+"""Lower and upper bound; NaN if unknown."""
 
 
 def resampled(units: NDArray[np.intp], resamples: int, seed: int) -> Iterator[NDArray[np.int32]]:
     """Yield how often each unit is drawn, for blocks of resamples.
 
-    The same seed and units give the same resamples, so that the difference of two models is a
-    paired one.
+    The same seed and units give the same resamples, which pairs the models of a comparison.
 
     Args:
-        units: (n,) unit of each row, as in :func:`units_of`.
-        resamples: number of resamples in all.
-        seed: of the draw.
+        units: (n,) unit of each row, from :func:`units_of`.
+        resamples: number of resamples.
+        seed: seed of the draw.
 
     Yields:
-        (at most 32, number of units) counts.
+        (resamples of the block, number of units) counts.
     """
     generator = np.random.default_rng(seed)
     count = int(units.max(initial=-1)) + 1
@@ -51,7 +50,7 @@ def resampled(units: NDArray[np.intp], resamples: int, seed: int) -> Iterator[ND
 
 
 def group_codes(groups: Sequence[object] | NDArray[np.generic]) -> NDArray[np.intp]:
-    """Return the group number of each row (n,); a row without a label is a group of its own."""
+    """Return the group number of each row (n,); rows without a label are groups of their own."""
     codes, names = pd.factorize(np.asarray(groups, dtype=object))
     alone = codes < 0
     codes[alone] = len(names) + np.arange(int(alone.sum()))
@@ -61,7 +60,7 @@ def group_codes(groups: Sequence[object] | NDArray[np.generic]) -> NDArray[np.in
 def units_of(
     n: int, groups: Sequence[object] | NDArray[np.generic] | None, seed: int
 ) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """Return the group and the unit of each of n rows; a unit is a group, or a bundle of groups."""
+    """Return the group and the unit (a group or bundle of groups) of each row, (n,) each."""
     codes = np.arange(n) if groups is None else group_codes(groups)
     count = int(codes.max(initial=-1)) + 1
     if count <= MOST_UNITS:
@@ -70,7 +69,7 @@ def units_of(
 
 
 def percentile_interval(samples: ArrayLike) -> Interval:
-    """Return the bounds of the central 95 % of bootstrap samples; NaN where none is finite."""
+    """Return the bounds of the central 95 % of bootstrap samples; NaN if none is finite."""
     finite = np.asarray(samples, dtype=np.float64)
     finite = finite[np.isfinite(finite)]
     if not len(finite):
@@ -88,31 +87,30 @@ def mean_intervals(
     groups: Sequence[object] | NDArray[np.generic] | None = None,
     shares: Sequence[bool] | None = None,
 ) -> list[Interval]:
-    """Return bootstrap intervals of the means of columns, each over its rows that are not missing.
+    """Return bootstrap intervals of the means of columns, each over its rows that are not NaN.
 
-    A share of yes and no that is 0 or 1 on every row has no spread to resample; there the exact
-    binomial interval (Clopper and Pearson, 1934) is given, so that "0 of 70" is not shown as
-    certainly zero.
+    A share that is 0 or 1 on every row has no spread to resample. Its interval is the exact
+    binomial one (Clopper and Pearson, 1934), so that "0 of 70" is not shown as certainly zero.
 
     Args:
-        values: (n, m) floats, NaN where a row does not take part in a column.
+        values: (n, m) floats, NaN where a row does not count in a column.
         resamples: number of resamples.
-        seed: of the draw.
-        groups: (n,) labels of rows that are drawn together; None or missing labels: each by itself.
-        shares: (m,) which columns are yes (1) or no (0); none by default.
+        seed: seed of the draw.
+        groups: (n,) labels of rows that are drawn together; rows without a label are drawn alone.
+        shares: (m,) which columns hold only 0 and 1; none by default.
 
     Returns:
-        m intervals; NaN for a mean over fewer than two groups, which has no known spread.
+        m intervals; NaN for a mean over fewer than two groups, whose spread is unknown.
 
     Raises:
-        ValueError: if ``values`` does not have two axes.
+        ValueError: ``values`` does not have two axes.
     """
     values = np.asarray(values, dtype=np.float64)
     if values.ndim != 2:
         raise ValueError(f"values must be (rows, columns), got shape {values.shape}")
     known = np.isfinite(values)
     codes, units = units_of(len(values), groups, seed)
-    # Sums per unit, so that a resample costs one product over units and not over rows.
+    # Sums per unit, so that a resample is a product over units, not over rows.
     sums, counts = (
         np.stack([np.bincount(units, column) for column in part.T], axis=1)
         for part in (np.where(known, values, 0.0), known)
@@ -150,7 +148,7 @@ def median_samples(
         return np.full(resamples, np.nan)
     order = np.argsort(values, kind="stable")
     ordered, units = values[order], units_of(len(values), groups, seed)[1][order]
-    # Counts per unit and part of the ordered rows: a resample then looks into one part only.
+    # Counts per unit and part of the ordered rows, so that a resample reads only one part.
     part = np.arange(len(values)) // _PART
     parts, count = int(part[-1]) + 1, int(units.max()) + 1
     counts = np.bincount(units * parts + part, minlength=count * parts).reshape(count, parts)

@@ -1,7 +1,7 @@
-"""Every number of an evaluation: errors, places, context heads, stated radii, groups.
+"""Compute the metrics of an evaluation: errors, places, context heads, radii, groups.
 
-All functions read a predictions table (see ``predictions``) or an array of errors in km. Intervals
-are those of ``intervals``.
+All functions take a predictions table (see ``predictions``) or an array of errors in km. Intervals
+come from ``intervals``.
 """
 
 import itertools
@@ -19,7 +19,7 @@ from geoclip_core.data.vocabulary import class_name
 from geoclip_core.earth.gazetteer import UNIT_LEVELS, part_of_the_world
 from geoclip_core.earth.sphere import geoscore, haversine_km
 from geoclip_core.evaluation import intervals
-from geoclip_core.evaluation.baselines import baseline_errors, baseline_title, with_baselines
+from geoclip_core.evaluation.baselines import baseline_errors, baseline_title
 from geoclip_core.evaluation.predictions import head_features
 from geoclip_core.evaluation.style import ERROR_LIMIT_KM, ERROR_MARKS_KM
 from geoclip_core.model.map_context import LIKELY
@@ -45,7 +45,7 @@ GROUPS = {
     "Month": "month",
     "Stated radius": "radius_50_km",
 }
-"""What errors are grouped by, and the column of a predictions table that holds it."""
+"""Title of a grouping of errors -> its column in a predictions table."""
 
 RADIUS_EDGES_KM = (0, 25, 100, 200, 400, 750, 1500, 2500, 5000, ERROR_LIMIT_KM)
 """Edges of the groups of stated radii."""
@@ -59,13 +59,12 @@ FIRST_KM = 1.0
 _BINS_PER_DECADE = 10
 _RISK_SHARES = tuple(np.round(np.arange(0.05, 1.0001, 0.05), 2).tolist())
 _SEEN_KM, _SEEN_SHARE = 0.05, 0.1
-# Smallest probability in a log loss, that of a float32: a truth with probability 0 costs 16 nats
-# instead of making the mean infinite.
+# Least probability in a log loss, so that a truth with probability 0 costs 16 nats, not infinity.
 _SMALLEST = float(np.finfo(np.float32).eps)
 
 
 class PlaceNames(Protocol):
-    """What :func:`with_places` asks of a gazetteer."""
+    """The part of a gazetteer that :func:`with_places` needs."""
 
     def frame(self, coordinates: Floats, /) -> pd.DataFrame:
         """Return the ``unique_*`` columns of the nearest places of coordinates (n, 2)."""
@@ -80,7 +79,7 @@ def mean_geoscore(error_km: ArrayLike) -> float:
 def distance_metrics(error_km: ArrayLike) -> dict[str, Any]:
     """Return GeoScore, median, mean and quantiles in km, and accuracies, of (n,) errors in km.
 
-    All numbers are None for an empty array.
+    All are None for an empty array.
     """
     errors = np.asarray(error_km, dtype=np.float64)
     if not len(errors):
@@ -100,17 +99,17 @@ def distance_metrics(error_km: ArrayLike) -> dict[str, Any]:
 
 
 def errors_km(frame: pd.DataFrame, guess: ArrayLike) -> Floats:
-    """Return (n,) errors of guesses, (n, 2) or one (2,) for all rows, from the truth of a table."""
+    """Return the errors (n,) in km of guesses, (n, 2) or (2,) for all rows, in degrees."""
     truth = frame[["latitude", "longitude"]].to_numpy(np.float64)
     guesses = np.broadcast_to(np.asarray(guess, dtype=np.float64), truth.shape)
     return np.asarray(haversine_km(truth, guesses), dtype=np.float64)
 
 
 def with_places(frame: pd.DataFrame, gazetteer: PlaceNames) -> pd.DataFrame:
-    """Return a predictions table with the names of the predicted points.
+    """Return a predictions table with the places nearest to the predicted points.
 
-    The names are in ``predicted_country_key``, ``predicted_state_key``, ``predicted_county_key``
-    and ``predicted_city_key``.
+    They are in ``predicted_country_key``, ``predicted_state_key``, ``predicted_county_key`` and
+    ``predicted_city_key``.
     """
     guess = frame[["predicted_latitude", "predicted_longitude"]].to_numpy(np.float64)
     places = gazetteer.frame(guess)
@@ -121,12 +120,11 @@ def with_places(frame: pd.DataFrame, gazetteer: PlaceNames) -> pd.DataFrame:
 def place_hits(frame: pd.DataFrame) -> pd.DataFrame:
     """Return whether the predicted point lies in the true place, as OSV-5M counts it.
 
-    The names of :func:`with_places` (those of the nearest GeoNames place) are compared with the
-    dataset's. A row without a true name leaves the denominator of that level only; a predicted
-    point without a name at that level is wrong.
+    The names of :func:`with_places` (those of the nearest GeoNames place) are compared with those
+    of the dataset. A predicted point without a name at a level is wrong there.
 
     Returns:
-        (n, levels) floats, 1 right, 0 wrong, NaN no truth. A level that no row knows is left out.
+        (n, levels) floats: 1 right, 0 wrong, NaN no truth. Levels without any truth are left out.
     """
     hits = {}
     for level, (truth_column, named, _) in PLACE_LEVELS.items():
@@ -262,15 +260,15 @@ def _reliability(claimed: Floats, right: Floats) -> dict[str, Any]:
 
 
 def distance_hits(error_km: Floats) -> pd.DataFrame:
-    """Return the columns of :func:`share_hits` that need the errors alone."""
+    """Return the columns of :func:`share_hits` that need only errors (n,) in km."""
     within = {f"accuracy_at_km:{t}": (error_km < t).astype(np.float64) for t in THRESHOLDS_KM}
     return pd.DataFrame({"geoscore": geoscore(error_km), "mean_km": error_km, **within})
 
 
 def share_hits(frame: pd.DataFrame, *, context: bool = True) -> pd.DataFrame:
-    """Return one column per reported mean or share, NaN where a row takes no part in it.
+    """Return a column for each reported mean or share, NaN where a row does not count in it.
 
-    Names are the path of the number in ``metrics.json``, joined by a colon: ``geoscore``,
+    Names are the path of the metric in ``metrics.json``, joined by colons: ``geoscore``,
     ``accuracy_at_km:25``, ``place_accuracy:city``, ``context:climate:top1``, ``coverage:90``.
     Without ``context``, the context heads are left out.
     """
@@ -305,8 +303,7 @@ def measure(
 ) -> Measures:
     """Return the mean of every column of :func:`share_hits`, and the median error, with intervals.
 
-    A number over no row at all is left out of the values. Rows of one group (:func:`sequences`)
-    are drawn together.
+    Means over no rows are left out. Rows of one group (:func:`sequences`) are drawn together.
     """
     if hits.empty:
         return Measures(0, {}, {})
@@ -326,40 +323,31 @@ def measure(
 
 
 def sequences(frame: pd.DataFrame) -> NDArray[np.generic] | None:
-    """Return the capture sequence of each row, whose photos are drawn together; None if unknown."""
+    """Return the capture sequence of each row (n,), or None if the table has none."""
     return frame["sequence"].to_numpy() if "sequence" in frame else None
 
 
 def summarise(
     frame: pd.DataFrame,
     *,
-    baselines: Mapping[str, Floats] | None = None,
-    gazetteer: PlaceNames | None = None,
     resamples: int = intervals.RESAMPLES,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Return every number of ``metrics.json`` on one predictions table, as JSON values.
+    """Return every metric of ``metrics.json`` for a predictions table, as JSON values.
 
     Args:
-        frame: a predictions table.
-        baselines: guesses (n, 2) for the same rows, by name (``baselines.baseline_guesses``), on
-            top of those that the table already holds (``baselines.with_baselines``).
-        gazetteer: for place accuracies, if the table does not have the names of the predicted
-            points; None then leaves them out.
-        resamples: bootstrap resamples of the 95 % intervals; 0 leaves the intervals out.
-        seed: of the bootstrap.
+        frame: predictions table; see ``with_places`` and ``baselines.with_baselines``.
+        resamples: bootstrap resamples of the 95 % intervals; 0: no intervals.
+        seed: seed of the bootstrap.
 
     Returns:
-        ``n``, the numbers of :func:`distance_metrics`, ``place_accuracy`` and ``place_n``,
+        ``n``, the metrics of :func:`distance_metrics`, ``place_accuracy`` and ``place_n``,
         ``context`` (:func:`head_metrics` per feature), ``levels`` (:func:`level_metrics`),
-        ``claims`` (:func:`claim_metrics`),
-        ``coverage``, ``radius_check`` (:func:`radius_check`),
-        ``risk_coverage``, ``log_density`` (mean, nats per km²), ``baselines`` (distance metrics
-        of each, and the paired ``difference`` of the model from it), and ``intervals``, which
-        repeats the paths of the numbers with [low, high]. Shares lie between 0 and 1.
+        ``claims`` (:func:`claim_metrics`), ``coverage``, ``radius_check`` (:func:`radius_check`),
+        ``risk_coverage``, ``log_density`` (mean of ln density per km²), ``baselines`` (distance
+        metrics of each, and the paired ``difference`` of the model from it), and ``intervals``,
+        which has [low, high] at the paths of the metrics. Shares lie between 0 and 1.
     """
-    if gazetteer is not None and "predicted_country_key" not in frame:
-        frame = with_places(frame, gazetteer)
     error_km = frame["error_km"].to_numpy(np.float64)
     groups = sequences(frame)
     draw: dict[str, Any] = {"resamples": resamples, "seed": seed, "groups": groups}
@@ -379,7 +367,7 @@ def summarise(
         "baselines": {},
         "intervals": {},
     }
-    for name, other in baseline_errors(with_baselines(frame, baselines or {})).items():
+    for name, other in baseline_errors(frame).items():
         report["baselines"][name] = distance_metrics(other)
         if resamples and len(frame):
             report["baselines"][name]["difference"] = paired_difference(error_km, other, **draw)
@@ -400,24 +388,24 @@ def paired_difference(
     seed: int = 0,
     groups: NDArray[np.generic] | None = None,
 ) -> dict[str, dict[str, float | None]]:
-    """Return first minus second on the same photos, with bootstrap intervals.
+    """Return the differences of metrics, first minus second, with bootstrap intervals.
 
     The same photos are drawn for both, so that their difficulty cancels out.
 
     Args:
-        error_km: (n,) errors of the first.
-        other_km: (n,) errors of the second on the same photos.
+        error_km: (n,) errors of the first in km.
+        other_km: (n,) errors of the second in km, on the same photos.
         measures: ``geoscore`` (more is better), ``median_km``, ``mean_km`` (less is better) and
             ``within_{r}_km`` for any radius (more is better).
-        resamples: bootstrap resamples.
-        seed: of the bootstrap.
+        resamples: number of bootstrap resamples.
+        seed: seed of the bootstrap.
         groups: (n,) labels of rows that are drawn together.
 
     Returns:
         ``difference``, ``low`` and ``high`` of each measure; bounds are None if n < 2.
 
     Raises:
-        ValueError: the two are not of the same shape.
+        ValueError: the two have different shapes.
     """
     first, second = (np.asarray(errors, dtype=np.float64) for errors in (error_km, other_km))
     if first.shape != second.shape:
@@ -449,7 +437,7 @@ def _measured(error_km: Floats, measure: str) -> Floats:
 
 
 def _mean(values: Floats) -> float | None:
-    """Return the mean of the values that are numbers; None if there are none."""
+    """Return the mean of the finite values; None if there are none."""
     values = values[np.isfinite(values)]
     return float(values.mean()) if len(values) else None
 
@@ -472,26 +460,25 @@ def rank_hits(frame: pd.DataFrame, feature: str) -> dict[str, Floats]:
 
 
 def unseen(frame: pd.DataFrame, feature: str) -> NDArray[np.bool_]:
-    """Return (n,) which truths the dataset names but the vocabulary of the model does not hold."""
+    """Return (n,) whether the truth is known but missing from the model's vocabulary."""
     missing = frame[f"{feature}_truth"].isna().to_numpy()
     key = f"{feature}_key"
     if key in frame:
         return missing & frame[key].notna().to_numpy()
-    if feature in frame:  # climate and month are class indices; negative is unknown
+    if feature in frame:  # climate and month are class indices; negative: unknown
         values = pd.to_numeric(frame[feature], errors="coerce").to_numpy(np.float64, na_value=-1.0)
         return missing & (values >= 0)
     return np.zeros(len(frame), dtype=bool)
 
 
 def head_metrics(frame: pd.DataFrame, feature: str) -> dict[str, Any]:
-    """Return the numbers of one head.
+    """Return the metrics of one context head.
 
     Returns:
-        ``n`` photos counted, ``unseen``, ``top1``, ``top3``, ``top5``, ``top1_with_unseen``,
-        ``macro_f1`` (:func:`macro_f1`), ``log_loss`` (mean −ln p of the truth, nats),
-        ``expected_calibration_error`` (:func:`expected_calibration_error`) and ``majority``
-        (share of the most frequent true class: the accuracy of always giving that answer).
-        Numbers are None where no photo is known.
+        ``n`` photos counted, ``unseen`` (:func:`unseen`), ``top1``, ``top3``, ``top5``,
+        ``top1_with_unseen``, ``macro_f1``, ``log_loss`` (mean −ln p of the truth),
+        ``expected_calibration_error`` and ``majority`` (share of the most frequent true class:
+        the accuracy of always giving that answer). All but the counts are None if ``n`` is 0.
     """
     truth = frame[f"{feature}_truth"]
     known = truth.notna().to_numpy()
@@ -516,8 +503,8 @@ def head_metrics(frame: pd.DataFrame, feature: str) -> dict[str, Any]:
 def macro_f1(truth: pd.Series, guess: pd.Series) -> float:
     """Return the mean over classes of F1 = 2·TP / (2·TP + FP + FN).
 
-    The classes are those that occur as truth or as guess among the rows (as in scikit-learn's
-    ``f1_score(average="macro")``), each with the same weight however rare.
+    The classes are those that occur as truth or as guess, as in scikit-learn's
+    ``f1_score(average="macro")``, all with the same weight.
     """
     codes, classes = pd.factorize(np.concatenate([truth.to_numpy(object), guess.to_numpy(object)]))
     if not len(classes):
@@ -529,22 +516,22 @@ def macro_f1(truth: pd.Series, guess: pd.Series) -> float:
 
 
 def head_reliability(frame: pd.DataFrame, feature: str) -> pd.DataFrame:
-    """Return :func:`reliability_curve` of a head over the rows whose truth it can name."""
+    """Return :func:`reliability_curve` of a head over the rows whose truth is in its vocabulary."""
     rows = frame[frame[f"{feature}_truth"].notna()]
     hit = rows[f"{feature}_truth"] == rows[f"{feature}_top1"]
     return reliability_curve(rows[f"{feature}_probability"], hit)
 
 
 def reliability_curve(probability: ArrayLike, hit: ArrayLike) -> pd.DataFrame:
-    """Return stated against reached accuracy in equal-width bins of the stated probability.
+    """Return the accuracy in ten equal-width bins of the stated probability.
 
     Args:
         probability: (n,) probability of the answer.
         hit: (n,) whether the answer is right.
 
     Returns:
-        One row per bin that holds a photo: ``low``, ``high`` (edges), ``claimed`` (mean
-        probability), ``reached`` (share right), ``n``.
+        One row per bin with photos: ``low``, ``high`` (edges), ``claimed`` (mean probability),
+        ``reached`` (share right), ``n``.
     """
     bins = 10
     stated = np.clip(np.asarray(probability, dtype=np.float64), 0.0, 1.0)
@@ -561,10 +548,10 @@ def reliability_curve(probability: ArrayLike, hit: ArrayLike) -> pd.DataFrame:
 
 
 def expected_calibration_error(curve: pd.DataFrame) -> float:
-    """Return the mean distance of stated and reached accuracy over bins, weighted by photos.
+    """Return the mean gap between stated and reached accuracy over bins, weighted by photos.
 
-    ECE of Guo et al., On Calibration of Modern Neural Networks, ICML 2017, equation 3, of a
-    :func:`reliability_curve` of at least one photo.
+    This is the ECE of Guo et al., On Calibration of Modern Neural Networks, ICML 2017, equation 3,
+    for a :func:`reliability_curve` of at least one photo.
     """
     gap = (curve["claimed"] - curve["reached"]).abs()
     return float((gap * curve["n"]).sum() / curve["n"].sum())
@@ -576,8 +563,8 @@ def confusion_counts(
     """Return counts of (true class, guessed class), most frequent true classes first.
 
     Returns:
-        A square table (rows truth, columns guess) of ``limit`` classes and "other", the sum of
-        the rest; and the number of classes that were summed up.
+        A square table (rows truth, columns guess) of ``limit`` classes and, if there are more,
+        "other" for the rest; and the number of classes in "other".
     """
     rows = frame[frame[f"{feature}_truth"].notna()]
     truth, guess = (rows[f"{feature}_{name}"].astype(object) for name in ("truth", "top1"))
@@ -594,8 +581,8 @@ def confusion_counts(
 def confused_pairs(frame: pd.DataFrame, feature: str, limit: int = 20) -> pd.DataFrame:
     """Return the most frequent mistakes of a head: ``truth``, ``guess``, ``n``, ``share``.
 
-    The share is that of the photos with this truth. Pairs with equally many photos are in
-    alphabetical order.
+    ``share`` is that of the photos with this truth. Pairs with equal ``n`` are in alphabetical
+    order.
     """
     columns = {f"{feature}_truth": "truth", f"{feature}_top1": "guess"}
     rows = frame[list(columns)].rename(columns=columns).dropna(subset="truth").astype(object)
@@ -608,7 +595,7 @@ def confused_pairs(frame: pd.DataFrame, feature: str, limit: int = 20) -> pd.Dat
 
 
 def inside_radius(frame: pd.DataFrame) -> dict[str, Floats]:
-    """Return ``{"50": (n,), "90": (n,)}``: 1 if the error is within the radius, NaN unstated."""
+    """Return ``{"50": (n,), "90": (n,)}``: 1 if the error is within the radius, NaN if none."""
     error_km = frame["error_km"].to_numpy(np.float64)
     inside = {}
     for mass, column in RADIUS_COLUMNS.items():
@@ -710,15 +697,14 @@ def measured_radius(report: Mapping[str, Any]) -> MeasuredRadius:
 
 
 def risk_coverage(frame: pd.DataFrame) -> pd.DataFrame:
-    """Return the error of the photos with the smallest stated radii, by their share.
+    """Return the error of the share of photos with the smallest 50 % radii.
 
-    The photos are ordered by the stated 50 % radius, equal radii by error from worst to best, so
-    that a tie never flatters. An answer is kept for the given share of the photos with the
-    smallest radius (selective prediction, Geifman and El-Yaniv, 2017).
+    This is selective prediction (Geifman and El-Yaniv, Selective Classification for Deep Neural
+    Networks, NeurIPS 2017). Among equal radii the worst errors come first.
 
     Returns:
         ``share`` of photos kept, ``radius_50_km`` (largest radius kept), ``median_km``,
-        ``mean_km``, ``n``; empty if no photo states a radius.
+        ``mean_km``, ``n``; empty if no photo has a radius.
     """
     rows = frame[["radius_50_km", "error_km"]].astype(np.float64)
     rows = rows[np.isfinite(rows["radius_50_km"])]
@@ -734,12 +720,12 @@ def risk_coverage(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def coverage_curve(frame: pd.DataFrame, bins: int = 10) -> pd.DataFrame:
-    """Return the coverage of both radii in groups of photos with a similar stated radius.
+    """Return the coverage of both radii in groups of photos with similar radii.
 
-    A model whose total coverage is right can still be overconfident where its radii are smallest.
+    A model whose overall coverage is right can still be overconfident where its radii are small.
 
     Returns:
-        One row per group of equally many photos: ``radius_50_km`` (median of the group),
+        One row per group of equal size: ``radius_50_km`` (median of the group),
         ``coverage_50``, ``coverage_90``, ``n``.
     """
     rows = frame[["error_km", *RADIUS_COLUMNS.values()]].astype(np.float64)
@@ -763,7 +749,7 @@ def coverage_at_scales(frame: pd.DataFrame, scales: ArrayLike | None = None) -> 
     """Return the coverage that radii multiplied by factors, by default 0.1 to 10, would have.
 
     Returns:
-        ``scale``, ``coverage_50``, ``coverage_90``; NaN if no photo states a radius.
+        ``scale``, ``coverage_50``, ``coverage_90``; NaN if no photo has a radius.
     """
     factors = np.geomspace(0.1, 10, 81) if scales is None else np.asarray(scales, dtype=np.float64)
     error_km = frame["error_km"].to_numpy(np.float64)
@@ -779,9 +765,9 @@ def coverage_at_scales(frame: pd.DataFrame, scales: ArrayLike | None = None) -> 
 
 
 def seen_before(error_km: ArrayLike) -> str:
-    """Return a warning if the model has probably been trained on these photos, else "".
+    """Return a warning if a model with these errors was probably trained on the photos, else "".
 
-    A model that gives more than one photo in ten its exact place (to 50 m) has memorised them.
+    It is if more than one photo in ten is located to within 50 m.
     """
     errors = np.asarray(error_km)
     exact = float(np.mean(errors < _SEEN_KM)) if len(errors) else 0.0
@@ -789,14 +775,14 @@ def seen_before(error_km: ArrayLike) -> str:
         return ""
     return (
         f"{exact:.0%} of the guesses are exact to {_SEEN_KM * 1000:.0f} m: the model has probably "
-        "been trained on these photos, and the numbers say nothing about new ones"
+        "been trained on these photos, so the numbers say nothing about other photos"
     )
 
 
 def error_bins(error_km: Floats) -> pd.DataFrame:
-    """Return photos in error bins: ``low_km``, ``high_km``, ``photos``, ``share``.
+    """Return a histogram of errors: ``low_km``, ``high_km``, ``photos``, ``share``.
 
-    Bins have equal width in log km; the first one holds everything below 1 km.
+    Bins have equal width in log km; the first holds everything below 1 km.
     """
     steps = int(np.ceil(np.log10(ERROR_LIMIT_KM) * _BINS_PER_DECADE))
     edges = FIRST_KM * 10 ** (np.arange(steps + 1) / _BINS_PER_DECADE)
@@ -811,7 +797,7 @@ def error_bins(error_km: Floats) -> pd.DataFrame:
 
 
 def cumulative_curve(error_km: Floats) -> pd.DataFrame:
-    """Return the share of photos below an error: ``error_km`` (with the thresholds), ``share``."""
+    """Return the share of photos below an error: ``error_km`` (incl. the thresholds), ``share``."""
     grid = np.unique([*np.geomspace(FIRST_KM, ERROR_LIMIT_KM, 160), *map(float, THRESHOLDS_KM)])
     ordered = np.sort(error_km)
     share = np.searchsorted(ordered, grid, side="left") / max(len(ordered), 1)
@@ -827,7 +813,7 @@ def baseline_curves(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
 
 
 def group_keys(frame: pd.DataFrame, column: str) -> pd.Series:
-    """Return the group of every row by one of :data:`GROUPS`; missing where it is not known."""
+    """Return the group of every row for a column of :data:`GROUPS`; missing if unknown."""
     keys = frame[column]
     if column == "radius_50_km":
         return radius_group(keys)
@@ -837,7 +823,7 @@ def group_keys(frame: pd.DataFrame, column: str) -> pd.Series:
 
 
 def radius_group(radius_km: pd.Series) -> pd.Series:
-    """Return the bin of the stated 50 % radius as ordered text; missing if none is stated."""
+    """Return the bin of each 50 % radius as ordered text; missing if there is no radius."""
     edges = list(RADIUS_EDGES_KM)
     labels = [f"{short_km(a)}–{short_km(b)} km" for a, b in itertools.pairwise(edges)]
     labels[-1] = f"over {short_km(edges[-2])} km"
@@ -845,7 +831,7 @@ def radius_group(radius_km: pd.Series) -> pd.Series:
 
 
 def group_name(column: str, key: str | float) -> str:
-    """Return the name of a group of one of :data:`GROUPS`."""
+    """Return the display name of a group for a column of :data:`GROUPS`."""
     feature = column.removesuffix("_key")
     return class_name(feature, key) if feature in KNOWN_FEATURES else str(key)
 
@@ -853,7 +839,7 @@ def group_name(column: str, key: str | float) -> str:
 def group_errors(frame: pd.DataFrame, keys: pd.Series) -> pd.DataFrame:
     """Return errors by group: ``group``, ``photos``, ``p10`` … ``p90`` in km, ``geoscore``.
 
-    Rows whose key is missing are left out; groups are ordered by photos, the largest first.
+    Rows without a key are left out; the largest group comes first.
     """
     columns = ["group", "photos", "p10", "p25", "median", "p75", "p90", "geoscore"]
     if not keys.notna().any():
@@ -870,10 +856,10 @@ def group_errors(frame: pd.DataFrame, keys: pd.Series) -> pd.DataFrame:
 
 
 def errors_by(frame: pd.DataFrame, column: str, truth: pd.DataFrame | None = None) -> pd.DataFrame:
-    """Return :func:`group_errors` by one of :data:`GROUPS`.
+    """Return :func:`group_errors` for a column of :data:`GROUPS`.
 
-    Months and stated radii are in their order, other groups the largest first. ``truth`` is a table
-    of the same rows that has the column; by default ``frame``.
+    Months and radii are in their order, other groups the largest first. ``truth`` is a table of the
+    same rows with the column; by default ``frame``.
     """
     found = group_errors(frame, group_keys(frame if truth is None else truth, column))
     if column in ("radius_50_km", "month"):
@@ -882,5 +868,5 @@ def errors_by(frame: pd.DataFrame, column: str, truth: pd.DataFrame | None = Non
 
 
 def short_km(value: float) -> str:
-    """Return kilometres without their unit, as short as possible."""
+    """Return a distance in km as text without its unit: "0.5", "12", "1,500"."""
     return f"{value:.1f}" if 0 < value < 10 and value % 1 else f"{value:,.0f}"

@@ -1,4 +1,4 @@
-"""The predictions table: made from a model's estimates or a CSV, checked, written and read."""
+"""Make, check, write and read predictions tables."""
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -41,7 +41,7 @@ CORE_COLUMNS = (
     "radius_90_km",
     "log_density",
 )
-"""Every predictions table has these columns; anything else is optional."""
+"""Columns that every predictions table has."""
 
 CANDIDATE_COLUMNS = ("candidate_latitudes", "candidate_longitudes", "candidate_probabilities")
 
@@ -65,10 +65,10 @@ TRUTH_COLUMNS = (
     "month",
     "sequence",
 )
-"""What the dataset knows about a photo; columns that it lacks are left out."""
+"""Columns copied from the dataset, as far as it has them."""
 
 HEAD_SUFFIXES = ("truth", "top1", "probability", "rank", "truth_probability")
-"""One column of each per context head: ``climate_truth``, ``climate_top1``, ..."""
+"""Suffixes of the columns of a context head: ``climate_truth``, ``climate_top1``, ..."""
 
 TOP_K = 5
 MAX_BYTES = 200_000_000
@@ -97,7 +97,7 @@ _ABOUT = b"geolocation_predictions"
 
 
 class PredictionsError(ValueError):
-    """A predictions table cannot be used; the message names the column or row that is wrong."""
+    """A predictions table cannot be used; the message names the wrong column or row."""
 
 
 def predictions_frame(
@@ -110,18 +110,18 @@ def predictions_frame(
     Args:
         dataset: n photos.
         estimates: n estimates in the order of the photos, calibrated if the model is.
-        vocabularies: the vocabularies of the model, by context feature.
+        vocabularies: context feature -> vocabulary of the model.
 
     Returns:
         n rows with :data:`CORE_COLUMNS`, :data:`CANDIDATE_COLUMNS`, :data:`LEVEL_COLUMNS`,
-        :data:`CLAIM_COLUMNS`, the five columns of each head and those of :data:`TRUTH_COLUMNS` that
-        the dataset has. ``f_rank`` counts from 1 and agrees with ``f_top1`` (ties go to the lower
-        class index, as in argmax); a truth that is missing, or not in the vocabulary, leaves
-        ``f_truth``, ``f_rank`` and ``f_truth_probability`` empty.
+        :data:`CLAIM_COLUMNS`, the five columns of each head (:data:`HEAD_SUFFIXES`) and
+        :data:`TRUTH_COLUMNS`. ``rank`` counts from 1; ties go to the lower class index, as in
+        ``top1``. If the truth is missing, or not in the vocabulary, ``truth``, ``rank`` and
+        ``truth_probability`` are missing.
 
     Raises:
-        PredictionsError: the number of estimates differs from the number of rows, or a head gives
-            probabilities of another length than its vocabulary.
+        PredictionsError: the number of estimates differs from the number of photos, or a head has
+            no vocabulary or one of another length.
     """
     table = dataset.table.reset_index(drop=True)
     truth = np.asarray(dataset.coordinates, dtype=np.float64)
@@ -213,7 +213,7 @@ def _head_columns(
     labels: NDArray[np.int64],
     vocabulary: Vocabulary,
 ) -> pd.DataFrame:
-    """Return the five columns of a head from its probabilities (classes,) for each photo."""
+    """Return the five columns of a head from its probabilities, (classes,) for each photo."""
     for row in rows:
         if row.shape != (len(vocabulary),):
             raise PredictionsError(
@@ -237,21 +237,21 @@ def _head_columns(
 
 
 def head_features(frame: pd.DataFrame) -> list[str]:
-    """Return the context features of which a predictions table has all :data:`HEAD_SUFFIXES`."""
+    """Return the context features for which a table has all :data:`HEAD_SUFFIXES`."""
     names = [column.removesuffix("_top1") for column in frame.columns if column.endswith("_top1")]
     return [n for n in names if all(f"{n}_{suffix}" in frame for suffix in HEAD_SUFFIXES)]
 
 
 def validate_predictions(frame: pd.DataFrame, source: str = "predictions") -> pd.DataFrame:
-    """Return the table unchanged if it can be evaluated.
+    """Return the table if it can be evaluated; ``source`` is its name in error messages.
 
     Raises:
         PredictionsError: a core column is missing, an id occurs twice, a coordinate is missing or
-            out of range, or an error is not a distance.
+            out of range, or an error is missing or negative.
     """
     missing = [column for column in CORE_COLUMNS if column not in frame]
     if missing:
-        raise PredictionsError(f"{source}: the columns {', '.join(missing)} are missing")
+        raise PredictionsError(f"{source}: columns are missing: {', '.join(missing)}")
     if frame["id"].isna().any():
         row = int(np.flatnonzero(frame["id"].isna())[0])
         raise PredictionsError(f"{source}: row {row + 1} has no id")
@@ -288,9 +288,9 @@ def _limits(frame: pd.DataFrame) -> dict[str, tuple[float, float, bool]]:
 def write_predictions(
     frame: pd.DataFrame, path: str | Path, about: Mapping[str, Any] | None = None
 ) -> Path:
-    """Write a predictions table as Parquet, atomically; return the path.
+    """Write a predictions table as Parquet, atomically, and return the path.
 
-    ``about`` describes the table (model, dataset, split, note, ...) in JSON values.
+    ``about`` (JSON values) describes the table: model, dataset, split, note, ...
     """
     path = Path(path)
     table = pa.Table.from_pandas(frame, preserve_index=False)
@@ -305,7 +305,7 @@ def read_predictions(path: str | Path, *, candidates: bool = True) -> pd.DataFra
     """Return a predictions table after checking it. It may come from a stranger.
 
     Columns of other kinds than numbers, texts and the lists of candidates are left out. Without
-    ``candidates``, the list columns, which take most of a large table's memory, are left out, too.
+    ``candidates``, those lists, most of the memory of a large table, are left out, too.
 
     Raises:
         PredictionsError: the file is missing, is not Parquet, is too large, or cannot be evaluated.
@@ -477,8 +477,7 @@ def read_header(path: str | Path) -> tuple[dict[str, Any], list[str]]:
 def read_candidates(path: str | Path, photo_id: str) -> list[tuple[float, float, float]]:
     """Return the candidates (latitude, longitude, probability) of one photo.
 
-    Only its row is read. The list is empty if the table has no readable candidates, or no such
-    photo.
+    The list is empty if the table has no readable candidates or no such photo.
     """
     try:
         with _parquet(path) as file:
@@ -507,22 +506,25 @@ def _is_place(place: tuple[object, ...]) -> bool:
 
 
 def read_guesses(source: str | Path | bytes, name: str = "the CSV") -> pd.DataFrame:
-    """Return the guesses of another system from a CSV file, or its content called ``name``.
+    """Return the guesses of another system from a CSV file, or from the content of one.
+
+    Args:
+        source: path or content.
+        name: name of the content in error messages.
 
     Returns:
         ``id`` (text), ``latitude``, ``longitude`` (degrees). Longitudes between 180 and 360 are
         accepted and wrapped.
 
     Raises:
-        PredictionsError: the file cannot be used; the message names the column, or the row as a
-            spreadsheet counts it.
+        PredictionsError: the file cannot be used; the message names the column or row, counted as
+            in a spreadsheet.
     """
     if not isinstance(source, bytes):
         source = Path(source)
         name = source.name
-    columns = ("id", "latitude", "longitude")
     try:
-        table = read_csv(source, columns, columns, name=name, aliases=NAMES_AS_IDS)
+        table = _read_guess_columns(source, name)
     except DatasetError as error:
         raise PredictionsError(str(error)) from error
     guesses = pd.DataFrame({"id": whole_ids(table["id"]).str.strip()})
@@ -549,18 +551,31 @@ def read_guesses(source: str | Path | bytes, name: str = "the CSV") -> pd.DataFr
     return guesses
 
 
+def _read_guess_columns(source: Path | bytes, name: str) -> pd.DataFrame:
+    """Return `id`, `latitude` and `longitude` of the guesses as text; may raise DatasetError."""
+    columns = ("id", "latitude", "longitude")
+    guessed = {"predicted_latitude": "latitude", "predicted_longitude": "longitude"}
+    try:  # predicted first: in a table with both, latitude and longitude are the truth
+        table = read_csv(
+            source, ("id", *guessed), ("id", *guessed), name=name, aliases=NAMES_AS_IDS
+        )
+    except DatasetError:
+        return read_csv(source, columns, columns, name=name, aliases=NAMES_AS_IDS)
+    return table.rename(columns=guessed)
+
+
 def imported_predictions(guesses: pd.DataFrame, photos: pd.DataFrame) -> pd.DataFrame:
-    """Return a predictions table of another system's guesses, for the photos that it answered.
+    """Return a predictions table of another system's guesses, for the photos that have one.
 
     Args:
-        guesses: :func:`read_guesses`.
-        photos: rows with ``id``, ``latitude``, ``longitude``: a dataset's table or a predictions
-            table. Ids in the CSV may have a folder or an extension (``a/b/123.jpg`` is ``123``).
+        guesses: result of :func:`read_guesses`; ids may have a folder and an extension
+            (``a/b/123.jpg`` for ``123``).
+        photos: a dataset's table or a predictions table.
 
     Returns:
-        The matched rows in the order of ``photos``; radii and density are missing, and there are
-        no heads. ``attrs["unmatched"]`` is the number of guesses without a photo, and
-        ``attrs["unanswered"]`` that of photos without a guess.
+        The matched rows in the order of ``photos``, without radii, density and heads.
+        ``attrs["unmatched"]`` is the number of guesses without a photo, ``attrs["unanswered"]``
+        that of photos without a guess.
 
     Raises:
         PredictionsError: no id matches, or two guesses are for the same photo.

@@ -1,6 +1,6 @@
-"""An evaluation as one HTML file that needs neither a server nor the internet.
+"""Write an evaluation as one HTML file that needs neither a server nor the internet.
 
-The headline tables are also those of the Evaluation page.
+The Evaluation page shows the same headline tables.
 """
 
 import base64
@@ -22,10 +22,10 @@ from geoclip_core.evaluation.small_map import small_map, thumbnail
 from geoclip_core.evaluation.style import LIGHT, Palette, kilometres, translucent
 
 RESAMPLES = 400
-"""Resamples of an interval: enough for its ends to be right to a few percent of its width."""
+"""Bootstrap resamples: the ends of an interval are right to a few percent of its width."""
 
 MEASURES = {"geoscore": 1, "mean_km": -1, "within_200_km": 1}
-"""Measures of a difference, and whether more (1) or less (-1) of it is better."""
+"""Measures of a difference -> whether more (1) or less (-1) is better."""
 
 DIFFERENCE_COLUMNS = ("other", "measure", "n", "difference", "low", "high", "verdict")
 PLACES = {"country": "Country", "region": "State", "sub-region": "County", "city": "City"}
@@ -39,7 +39,7 @@ _PHOTOS = 6
 
 @dataclass(frozen=True)
 class ReportTable:
-    """A predictions table, the name of its model, and its ``about`` (``evaluate.describe``)."""
+    """A predictions table, the name of its model, and the result of ``evaluate.describe``."""
 
     name: str
     frame: pd.DataFrame
@@ -48,7 +48,7 @@ class ReportTable:
 
 @dataclass(frozen=True)
 class HeadlineRow:
-    """One line of the headline table."""
+    """A row of the headline table."""
 
     name: str
     kind: str
@@ -57,14 +57,14 @@ class HeadlineRow:
 
 
 def model_row(frame: pd.DataFrame, name: str, kind: str) -> HeadlineRow:
-    """Return the headline numbers of a predictions table."""
+    """Return the headline row of a predictions table."""
     hits = metrics.share_hits(frame, context=False)
     groups = metrics.sequences(frame)
     return HeadlineRow(name, kind, metrics.measure(hits, resamples=RESAMPLES, groups=groups))
 
 
 def baseline_rows(frame: pd.DataFrame) -> list[HeadlineRow]:
-    """Return the numbers of the baselines that a predictions table holds, best GeoScore first."""
+    """Return the headline rows of the baselines in a predictions table, best GeoScore first."""
     rows = []
     for name, error_km in baseline_errors(frame).items():
         known = np.isfinite(error_km)
@@ -81,8 +81,8 @@ def difference_rows(frame: pd.DataFrame, others: Mapping[str, metrics.Floats]) -
     """Return what a model gains over others on the same photos, with paired 95 % intervals.
 
     Args:
-        frame: predictions of the model; it is also compared with the baselines in the table.
-        others: (n,) errors in km of other models on the same rows, NaN where one has no answer.
+        frame: predictions of the model, which is also compared with the baselines in the table.
+        others: name -> (n,) errors in km of another model on the same rows, NaN if unanswered.
 
     Returns:
         One row per other and measure, with :data:`DIFFERENCE_COLUMNS`. The verdict is "better",
@@ -112,7 +112,7 @@ def difference_rows(frame: pd.DataFrame, others: Mapping[str, metrics.Floats]) -
 
 
 def headline_html(rows: Sequence[HeadlineRow], colours: Palette) -> str:
-    """Return the headline table: models in the colours of the charts, baselines below them."""
+    """Return the headline table as HTML, with models in the colours of the charts."""
     columns = [
         ("", [("geoscore", "GeoScore"), ("median_km", "Median km"), ("mean_km", "Mean km")]),
         (
@@ -140,7 +140,7 @@ def headline_html(rows: Sequence[HeadlineRow], colours: Palette) -> str:
 
 
 def _headline_row(row: HeadlineRow, paths: Mapping[str, str], colours: Palette) -> str:
-    """Return a line of the table; ``paths`` are its columns and their CSS classes."""
+    """Return a row of the table; ``paths`` maps its columns to CSS classes."""
     dot = {"model": colours.best, "other": colours.other}.get(row.kind)
     mark = f'<i style="background:{dot}"></i>' if dot else ""
     cells = ""
@@ -159,7 +159,7 @@ def _headline_row(row: HeadlineRow, paths: Mapping[str, str], colours: Palette) 
 
 
 def differences_html(table: pd.DataFrame, name: str, colours: Palette) -> str:
-    """Return :func:`difference_rows` as an HTML table: a line per other, a column per measure."""
+    """Return :func:`difference_rows` as an HTML table: a row per model, a column per measure."""
     titles = {"geoscore": "GeoScore", "mean_km": "Mean error, km", "within_200_km": "Within 200 km"}
     tone = {"better": (colours.truth, "▲ "), "worse": (colours.ink, "▼ ")}
     body = ""
@@ -225,8 +225,8 @@ def report_html(tables: Sequence[ReportTable], static: Path, root: str = "") -> 
     """Return the report of an evaluation as an HTML page.
 
     Args:
-        tables: the model first, then those that it is compared with, on the same photos.
-        static: folder with ``borders`` and ``topojson``, as the app serves them.
+        tables: the model first, then up to four others, on the same photos.
+        static: the app's static folder, with ``borders`` and ``topojson``.
         root: folder of the photos, of which thumbnails of the best and worst are embedded; "" for
             none. Do not take it from a table that a stranger may have written.
     """
@@ -319,7 +319,7 @@ def _heads(main: ReportTable) -> Iterator[Section]:
             continue
         words = (
             f"<p>{numbers['n']:,} photos with a known truth, {numbers['unseen']:,} more with one "
-            f"that no training photo has. Top-1 {numbers['top1']:.1%}, top-3 "
+            f"that the model has not learned. Top-1 {numbers['top1']:.1%}, top-3 "
             f"{numbers['top3']:.1%}, top-5 {numbers['top5']:.1%}; always the most frequent class "
             f"{numbers['majority']:.1%}. Macro-F1 {numbers['macro_f1']:.2f}, log loss "
             f"{numbers['log_loss']:.2f}, calibration error "
@@ -341,9 +341,9 @@ def _certainty(tables: Sequence[ReportTable]) -> Iterator[Section]:
     if not stated:
         return
     words = (
-        "<p>Left: calibrated radii contain the truth as often as they say, small or large (dots "
+        "<p>Left: calibrated radii contain the truth as often as they state, small or large (dots "
         "50 %, rings 90 %). Middle: they cross their dotted line at 1× (thick 50 %, thin 90 %). "
-        "Right: error if only the photos with the smallest radii are answered.</p>"
+        "Right: the error if only photos with small radii are answered.</p>"
     )
     coverage = {t.name: metrics.coverage_curve(t.frame) for t in stated}
     scales = {t.name: metrics.coverage_at_scales(t.frame) for t in stated}
@@ -381,7 +381,7 @@ def _card(row: pd.Series, borders: Path, root: str) -> str:
 
 
 def place_of(row: pd.Series, prefix: str = "") -> str | None:
-    """Return the most exact place name of a photo; with ``predicted_``, that of the guess."""
+    """Return the most specific place name of a row; with ``predicted_``, that of the guess."""
     for level in ("city", "county", "state", "country"):
         key = row.get(f"{prefix}{level}_key")
         if pd.notna(key):
@@ -390,7 +390,7 @@ def place_of(row: pd.Series, prefix: str = "") -> str | None:
 
 
 def _image(content: bytes, kind: str, alt: str) -> str:
-    """Return an image that is embedded in the page; ``kind`` is its MIME type."""
+    """Return an embedded image; ``kind`` is its MIME type."""
     return f"<img alt='{alt}' src='data:{kind};base64,{base64.b64encode(content).decode()}'>"
 
 
@@ -399,7 +399,7 @@ def _chart(figure: figures.Figure, height: int | None = None) -> str:
 
 
 def _side_by_side(*contents: str) -> str:
-    """Return pieces beside each other where there is room, else below each other."""
+    """Return pieces of HTML side by side, or stacked on narrow screens."""
     return f"<div class='pair'>{''.join(f'<div>{content}</div>' for content in contents)}</div>"
 
 

@@ -1,8 +1,8 @@
-"""A photo's thumbnail, and a small map of its true place and the guess.
+"""Make a photo's thumbnail, and a small map of its true place and the guess.
 
-The small map is an SVG: the page shows a dozen of them at once, and a report embeds them. It is
-centred between truth and guess in the azimuthal equidistant projection, so that the line between
-the two is straight and true to scale, also across the date line and the poles.
+The map is an SVG, because a page shows a dozen and a report embeds them. It is an azimuthal
+equidistant projection centred between truth and guess, so that the line between them is straight
+and true to scale, even across the date line and the poles.
 """
 
 import functools
@@ -39,7 +39,7 @@ _FINE_BELOW_KM = 1200.0
 
 
 def thumbnail(root: str, path: object) -> Image.Image | None:
-    """Return the photo of a row, small; None if it is missing, unreadable or outside ``root``."""
+    """Return a small version of a photo; None if missing, unreadable or outside ``root``."""
     if not root or not isinstance(path, str) or not path:
         return None
     folder = Path(root).resolve()
@@ -63,8 +63,8 @@ def small_map(
 ) -> str:
     """Return an SVG of the true place (green), the best guess (orange) and candidates (blue).
 
-    ``borders`` is a folder with ``countries110.geojson``, ``countries50.geojson`` and
-    ``us_states.geojson``; a candidate is (latitude, longitude, probability).
+    ``borders`` is the folder of ``countries110.geojson``, ``countries50.geojson`` and
+    ``us_states.geojson``; candidates are (latitude, longitude, probability).
     """
     distance = float(haversine_km(truth, guess))
     centre = truth
@@ -133,7 +133,7 @@ def _path(ring: Floats, centre: Point, scale: float) -> str:
         # A ring that winds around a centre without enclosing it encloses the antipode.
         if abs(turned[-1] - turned[0]) > np.pi:
             return ""
-    # Points far outside the frame are pulled in, only as far as the shape needs to stay closed.
+    # Points far outside the frame are pulled closer; the shape stays closed.
     away = np.maximum(np.hypot(*offset.T), 1e-9)
     pixels = (_WIDTH / 2, _HEIGHT / 2) + offset * np.minimum(1, 2.5 * _WIDTH / away)[:, None]
     rounded = np.round(pixels).astype(int)
@@ -144,7 +144,7 @@ def _path(ring: Floats, centre: Point, scale: float) -> str:
 
 
 def _encloses(ring: Floats, point: Point) -> bool:
-    """Return whether a ring (latitude, unwrapped longitude) holds a point, by the even-odd rule."""
+    """Return whether a ring (n, 2), longitudes unwrapped, encloses a point: the even-odd rule."""
     latitude, longitude = ring[:, 0], ring[:, 1]
     inside = False
     for x in (point[1] - 360, point[1], point[1] + 360):
@@ -159,9 +159,9 @@ def _encloses(ring: Floats, point: Point) -> bool:
 
 @functools.cache
 def _rings(file: Path) -> tuple[list[Floats], Floats, Floats]:
-    """Return the outer rings of a border file, and the circle (centre, km) that each lies in.
+    """Return the outer rings of a border file, and centre and radius (km) of a circle around each.
 
-    A ring is (n, 2) latitude and longitude, unwrapped; one that goes round a pole is closed there.
+    A ring is (n, 2) latitude and unwrapped longitude; one around a pole is closed there.
     """
     shapes = json.loads(file.read_text(encoding="utf-8"))
     rings, middles, reaches = [], [], []
@@ -181,6 +181,6 @@ def _rings(file: Path) -> tuple[list[Floats], Floats, Floats]:
 
 
 def _round_distance(limit_km: float) -> float:
-    """Return the largest of 1, 2, 5 × 10ⁿ km below a limit, for the scale bar."""
+    """Return the largest of 1, 2, 5 × 10ⁿ km up to a limit, for the scale bar."""
     power = 10 ** np.floor(np.log10(min(limit_km, np.pi * EARTH_RADIUS_KM)))
     return float(next(power * step for step in (5, 2, 1) if power * step <= limit_km))

@@ -1,8 +1,8 @@
 """Colours and distance texts that the report and the app share.
 
-Truth is green, the best guess orange, candidates blue. Errors in km run through one scale that is
-even in perceived lightness (short is dark, far is bright) on a log axis. Climate classes have the
-colours of their raster and are not listed here.
+Truth is green, the best guess orange, candidates blue. Errors have a perceptually uniform scale
+from dark (near) to bright (far) on a log axis. The colours of climate classes are those of the
+raster.
 """
 
 import math
@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 ERROR_MARKS_KM = (1, 25, 200, 750, 2500)
-"""The benchmark thresholds: street, city, region, country, continent (Vo et al., IM2GPS 2017)."""
+"""The benchmark thresholds: street, city, region, country, continent (Vo et al., ICCV 2017)."""
 
 ERROR_LIMIT_KM = 20_015.0
-"""Half the Earth's circumference, the largest possible error."""
+"""The largest possible error: half the Earth's circumference."""
 
 ERROR_SCALE = (
     "#4147b4",

@@ -1,8 +1,8 @@
 """GeoCLIP's location encoder, and the gallery: places that are encoded once for all photos.
 
 On disk the normalised matrix is float16 (102 MB for 100,000 places), in memory float32. Half
-precision changes a cosine by less than 0.0003, which is enough to swap neighbours in the ranking.
-`Gallery.top_k` therefore encodes the places within the largest rounding error again in float32.
+precision changes a cosine by less than 0.0003, which can swap neighbours in the ranking.
+`Gallery.top_k` therefore encodes the candidates again in float32.
 """
 
 import hashlib
@@ -26,10 +26,10 @@ from geoclip_core.files import atomic_file
 GEOCLIP_SCALE = 66.50336
 """GeoCLIP multiplies x and y by this number and divides them by 180."""
 DEFAULT_SIGMAS = (2.0**0, 2.0**4, 2.0**8)
-"""Standard deviations of the frequencies of the three branches."""
+"""Standard deviation of the frequencies of each of the three branches."""
 ENCODE_BATCH = 2048
 _FLOAT32_SLACK = 1e-6
-"""Rounding of a float32 cosine of 512 terms, on top of that of the matrix."""
+"""Rounding error of a float32 cosine of 512 terms, beside that of the matrix."""
 # coefficients of the Equal Earth projection (Šavrič, Patterson & Jenny 2019, table 1)
 _A1, _A2, _A3, _A4 = 1.340264, -0.081106, 0.000893, 0.003796
 
@@ -39,9 +39,9 @@ class GalleryError(ValueError):
 
 
 def equal_earth(coordinates: Tensor) -> Tensor:
-    """Project coordinates (..., 2) in degrees onto the Equal Earth plane of the unit sphere.
+    """Project coordinates (..., 2) in degrees to Equal Earth x and y (..., 2) of the unit sphere.
 
-    The whole Earth spans ±2.7066 by ±1.3174.
+    The Earth spans ±2.7066 by ±1.3174 (Šavrič, Patterson & Jenny 2019).
     """
     latitude, longitude = torch.deg2rad(coordinates).unbind(-1)
     root3 = math.sqrt(3.0)
@@ -64,20 +64,23 @@ class FourierFeatures(nn.Module):
 
     def __init__(self, sigma: float, count: int) -> None:
         super().__init__()
-        # weights that are not trained
         self.register_buffer("frequencies", torch.randn(count, 2) * sigma)
 
     def forward(self, plane: Tensor) -> Tensor:
         """Turn plane coordinates (b, 2) into features (b, 2 × count)."""
-        # At σ = 256 the phases reach 1,600 radians, where float32 has four decimals. The weights
-        # were trained with this order of operations (2π first); another order changes the result by
-        # more than 1e-5.
+        # At σ = 256 the phases reach thousands of radians, where float32 has few decimals. The
+        # weights were trained with this order of operations (2π first); another order changes the
+        # result by more than 1e-5.
         phases = (2 * math.pi * plane) @ self.frequencies.T
         return torch.cat([phases.cos(), phases.sin()], dim=-1)
 
 
 class LocationEncoder(nn.Module):
-    """Coordinates (b, 2) in degrees -> raw location vectors (b, width), the sum of all branches."""
+    """Turns coordinates (b, 2) in degrees into location vectors (b, width), summed over branches.
+
+    Raises:
+        ValueError: there are no sigmas.
+    """
 
     def __init__(
         self,
@@ -109,7 +112,7 @@ class LocationEncoder(nn.Module):
     def forward(self, coordinates: Tensor) -> Tensor:
         """Return location vectors (b, width), not normalised, of coordinates (b, 2) in degrees."""
         plane = geoclip_plane(coordinates)
-        # in this order, as the sum of float32 numbers depends on it
+        # from zero and in this order, because the sum of float32 numbers depends on it
         total = torch.zeros(len(plane), self.width, dtype=plane.dtype, device=plane.device)
         for branch in self.branches:
             total = total + branch(plane)
@@ -120,10 +123,13 @@ class Gallery(nn.Module):
     """Encoded places of one location encoder; made by `encode_gallery` and `open_gallery`.
 
     Args:
-        encoder: by which the places were encoded, for exact ranking.
+        encoder: the encoder of the places, for exact ranking.
         coordinates: (n, 2) in degrees.
         half: (n, d) float16, rows of length one.
-        rounding_error: the largest Euclidean distance of a row from its float32 original.
+        rounding_error: largest Euclidean distance of a row from its float32 original.
+
+    Raises:
+        GalleryError: `coordinates` and `half` have different lengths.
     """
 
     matrix: Tensor
@@ -159,33 +165,35 @@ class Gallery(nn.Module):
         """Return the k places with the highest cosine for each query, ranked as in float32.
 
         Args:
-            queries: (b, d) of any length.
-            k: how many, 1 to n.
+            queries: (b, d) vectors of any length.
+            k: number of places, 1 to n.
 
         Returns:
             Indices (b, k) and their float32 cosines (b, k), best first.
+
+        Raises:
+            ValueError: `k` is out of range.
         """
         if not 1 <= k <= len(self):
-            raise ValueError(f"k must lie between 1 and {len(self)} places, not {k}")
+            raise ValueError(f"k must be between 1 and {len(self)}, not {k}")
         unit = normalize(queries.float(), dim=1)
         approximate = unit @ self.matrix.T
         last = approximate.topk(k, dim=1).values[:, -1]
-        # a place of the exact top k is at most one rounding error too low here, the k-th best at
-        # most one too high
+        # the true top k may be one rounding error too low here, the k-th best one too high
         floor = last - 2 * (self.rounding_error + _FLOAT32_SLACK)
         indices, cosines = [], []
         for row in range(len(unit)):
             candidates = torch.nonzero(approximate[row] >= floor[row]).squeeze(1)
             places = self.places[candidates].float()
             exact = encode(self.encoder, places) @ unit[row]
-            # stable, so that places that occur twice keep their order
+            # stable, so that duplicate places keep their order
             values, order = exact.sort(descending=True, stable=True)
             indices.append(candidates[order[:k]])
             cosines.append(values[:k])
         return torch.stack(indices), torch.stack(cosines)
 
     def save(self, path: Path, key: str) -> None:
-        """Write the matrix; the file appears complete or not at all."""
+        """Write the matrix atomically; `key` is from `gallery_key`."""
         with atomic_file(path) as unfinished:
             save_file(
                 {"places": self.matrix.cpu().half()},
@@ -200,7 +208,7 @@ class Gallery(nn.Module):
         """Read what `save` wrote.
 
         Raises:
-            GalleryError: the file is damaged, or of another encoder or other places.
+            GalleryError: the file is damaged, or its encoder or places are different.
         """
         try:
             with safe_open(path, framework="pt") as stored:
@@ -212,7 +220,7 @@ class Gallery(nn.Module):
         if metadata.get("key") != key or half.shape != (len(coordinates), encoder.width):
             raise GalleryError(f"{path} belongs to another model")
         if half.dtype != torch.float16 or not torch.isfinite(half).all():
-            raise GalleryError(f"{path} is damaged: it does not hold finite float16 numbers")
+            raise GalleryError(f"{path} is damaged: its numbers are not finite float16")
         return cls(encoder, coordinates, half, error)
 
 
@@ -236,7 +244,11 @@ def encode_gallery(
     coordinates: NDArray[np.float64],
     progress: Progress | None = None,
 ) -> Gallery:
-    """Encode coordinates (n, 2); 100,000 take about half a minute on two cores."""
+    """Encode coordinates (n, 2) in degrees; 100,000 take about half a minute on two cores.
+
+    Raises:
+        GalleryError: there are no coordinates.
+    """
     if not len(coordinates):
         raise GalleryError("a gallery needs at least one place")
     rows = encode(encoder, torch.from_numpy(coordinates).float(), progress).cpu()
@@ -263,17 +275,13 @@ def open_gallery(
     folder: Path,
     progress: Progress | None = None,
 ) -> Gallery:
-    """Read the gallery from `folder`, or encode it and save it there for the next time.
-
-    If the folder cannot be written to, it warns and the gallery is encoded at every start.
-    """
+    """Read the gallery from `folder`, or encode it and save it there; warn if saving fails."""
     key = gallery_key(encoder, coordinates)
     path = folder / f"{key}.safetensors"
     if path.is_file():
         try:
             return Gallery.load(path, key, encoder, coordinates)
         except GalleryError:
-            # it is derived from the model, so it is simply made again
             path.unlink(missing_ok=True)
     gallery = encode_gallery(encoder, coordinates, progress)
     try:

@@ -1,4 +1,4 @@
-"""GeoCLIP: a photo and every place of a gallery in one space, compared by their cosine.
+"""GeoCLIP: compares a photo with every place of a gallery by the cosine of their vectors.
 
 Vivanco Cepeda, Nayak and Shah, "GeoCLIP: Clip-Inspired Alignment between Locations and Images for
 Effective Worldwide Geo-localization", NeurIPS 2023. The softmax over exp(logit scale) × cosine
@@ -33,14 +33,14 @@ from geoclip_core.model.geolocation import ContextSource, Estimate
 from geoclip_core.model.posterior import Posterior
 
 KIND = "geoclip"
-"""Under which name its calibrations are kept."""
+"""Name under which the user's calibrations are saved."""
 
 MERGE_KM = 10.0
-"""Places of the gallery in one cube of this size become one place of the posterior: half of the
-100,000 lie within 400 m of another one, and 5,877 occur twice."""
+"""Places of the gallery in one cube of this size become one point of the posterior: half of the
+100,000 are within 400 m of another one, and 5,877 occur twice."""
 
 UNCALIBRATED_BANDWIDTH_KM = 25.0
-"""Kernel width of a place without a calibration: the size of a city."""
+"""Kernel width without a calibration: the size of a city."""
 
 
 class GeoClip(nn.Module):
@@ -51,13 +51,13 @@ class GeoClip(nn.Module):
 
     Args:
         backbone: the image side.
-        gallery: the places among which it chooses.
+        gallery: the places to choose from.
         logit_scale: natural logarithm of the factor on the cosines.
-        calibration: temperature and radius, or None.
-        fingerprint: sixteen digits that tell these weights from others.
+        calibration: applied by `predict`; None: uncalibrated.
+        fingerprint: sixteen hexadecimal digits that identify the weights.
 
     Raises:
-        CheckpointError: image side and location side give vectors of different width.
+        CheckpointError: the location vectors of photos and places have different widths.
     """
 
     context_source: ContextSource = "map"
@@ -75,7 +75,7 @@ class GeoClip(nn.Module):
         super().__init__()
         if backbone.block_widths[-1] != gallery.encoder.width:
             raise CheckpointError(
-                f"the image side gives blocks of {backbone.block_widths}, "
+                f"the image side has blocks of {backbone.block_widths}, "
                 f"the location side vectors of {gallery.encoder.width}"
             )
         self.vocabularies: dict[str, Vocabulary] = {}
@@ -86,7 +86,11 @@ class GeoClip(nn.Module):
         self._merging = _Merging(gallery.coordinates)
 
     def queries(self, embedding: Tensor | NDArray[np.floating]) -> Tensor:
-        """Return the location vectors (b, d) inside backbone embeddings (b, D)."""
+        """Return the location vectors (b, d) that are part of backbone embeddings (b, D).
+
+        Raises:
+            ValueError: the embeddings have another width.
+        """
         values, width = torch.as_tensor(embedding), self.backbone.embedding_width
         if values.ndim != 2 or values.shape[1] != width:
             raise ValueError(f"expected embeddings (b, {width}), got {tuple(values.shape)}")
@@ -102,7 +106,7 @@ class GeoClip(nn.Module):
     def top_places(
         self, embedding: Tensor | NDArray[np.floating], k: int
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Return the k most probable places as the paper ranks them, near-duplicates included.
+        """Return the k most probable places as ranked in the paper, including near-duplicates.
 
         Returns:
             Coordinates (b, k, 2) and probabilities (b, k), best first.
@@ -130,11 +134,11 @@ class GeoClip(nn.Module):
         """Return None: the authors do not publish statistics of their training photos."""
 
     def weights_hash(self) -> str:
-        """Return the fingerprint: it covers the image tower even if that is not loaded."""
+        """Return the fingerprint."""
         return self.fingerprint
 
     def keep_calibration(self, calibration: Calibration) -> Path:
-        """Use a calibration from now on and at later loads of these weights; return its file."""
+        """Set a calibration and save it for later loads of these weights; return its file."""
         self.calibration = calibration
         return save_user_calibration(KIND, self.fingerprint, calibration)
 
@@ -152,7 +156,7 @@ class _Merging:
         self._coordinates = coordinates[self._order]
 
     def posterior(self, log_weights: NDArray[np.float64]) -> Posterior:
-        """Sum the log weights (n,) of all places of a cube at the likeliest of them."""
+        """Return a posterior of the likeliest place of each cube, with the cube's whole weight."""
         weights = log_weights[self._order]
         highest = np.maximum.reduceat(weights, self._starts)
         first_best = np.full(len(highest), len(weights))
@@ -167,11 +171,11 @@ def load_geoclip(folder: str | Path | None = None, device: str | torch.device = 
     """Load GeoCLIP with its image tower. Encoding the gallery takes half a minute the first time.
 
     Args:
-        folder: a release; None: the downloaded one.
-        device: where to put the model.
+        folder: folder of a release; None: the downloaded one.
+        device: device of the model.
 
     Raises:
-        CheckpointError: naming what is missing or damaged and what to do.
+        CheckpointError: a file is missing or damaged; the message names it and says what to do.
     """
     source = geoclip_folder() if folder is None else Path(folder).expanduser()
     release = read_release(source)
@@ -192,7 +196,7 @@ def load_geoclip(folder: str | Path | None = None, device: str | torch.device = 
 
 
 def _fingerprint(release: GeoClipRelease, tower: Path) -> str:
-    """Return digits that change with any weight of GeoCLIP, its gallery, or the image tower."""
+    """Return digits that change with GeoCLIP's weights, its gallery, or the image tower."""
     digest = hashlib.sha256(f"{release.logit_scale!r} {tower_digest(tower)}".encode())
     digest.update(np.ascontiguousarray(release.coordinates).tobytes())
     for module in (release.image_mlp, release.location_encoder):

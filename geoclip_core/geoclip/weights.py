@@ -1,4 +1,4 @@
-"""GeoCLIP's files: the release, its gallery, and the image tower beside it."""
+"""Read GeoCLIP's files: the release, its gallery, and the image tower."""
 
 import hashlib
 import json
@@ -47,7 +47,7 @@ _TOWER_PARTS = ("vision_model.", "visual_projection.")
 
 @dataclass(frozen=True)
 class GeoClipRelease:
-    """The parts of a release without the image tower."""
+    """The parts of a release, without the image tower."""
 
     folder: Path
     location_encoder: LocationEncoder
@@ -78,7 +78,7 @@ def read_release(folder: str | Path) -> GeoClipRelease:
     image = _section(tensors, "image_encoder.mlp.")
     location = _section(tensors, "location_encoder.")
     if tensors:
-        raise GeoClipFilesError(f"{source / WEIGHTS} holds the unknown weights {min(tensors)}")
+        raise GeoClipFilesError(f"{source / WEIGHTS} contains unknown weights {min(tensors)}")
     if not abs(float(scale)) <= MAX_LOGIT_SCALE:
         raise GeoClipFilesError(f"{source / WEIGHTS}: logit_scale is out of range: {float(scale)}")
     encoder = _location_encoder(location, sigmas, source / WEIGHTS)
@@ -105,22 +105,22 @@ class _Sigmas:
     sigma: Annotated[tuple[Positive, ...], Len(1, 16)] = DEFAULT_SIGMAS
 
 
-def release_config(sigmas: tuple[float, ...] = DEFAULT_SIGMAS) -> dict[str, Any]:
-    """Return the config.json of the published model."""
+def release_config() -> dict[str, Any]:
+    """Return the content of the published model's config.json."""
     return {
         "model_type": MODEL_TYPE,
         "format_version": FORMAT_VERSION,
-        "sigma": list(sigmas),
+        "sigma": list(DEFAULT_SIGMAS),
         "gallery_file": GALLERY,
         "backbone": {"repo_id": CLIP_REPOSITORY, "revision": "main"},
     }
 
 
 def read_gallery_csv(path: Path) -> NDArray[np.float64]:
-    """Read coordinates (n, 2) from a CSV with the columns LAT and LON.
+    """Read coordinates (n, 2) in degrees from a CSV with the columns LAT and LON.
 
     Raises:
-        GeoClipFilesError: it cannot be read, or a line is no place on Earth; the line is named.
+        GeoClipFilesError: the file cannot be read, or a line is invalid; the line is named.
     """
     try:
         with open_file(path, MAX_GALLERY_BYTES) as stream:
@@ -129,25 +129,25 @@ def read_gallery_csv(path: Path) -> NDArray[np.float64]:
     except FileError as error:
         raise GeoClipFilesError(str(error)) from error
     except (OSError, ValueError, OverflowError, pd.errors.ParserError) as error:
-        raise GeoClipFilesError(f"{path} needs number columns LAT and LON: {error}") from error
+        raise GeoClipFilesError(f"{path} needs numeric columns LAT and LON: {error}") from error
     if not len(values):
-        raise GeoClipFilesError(f"{path} holds no places")
+        raise GeoClipFilesError(f"{path} contains no places")
     wrong = ~(np.isfinite(values).all(axis=1) & (np.abs(values) <= (90, 180)).all(axis=1))
     if wrong.any():
         line = int(np.flatnonzero(wrong)[0])
-        raise GeoClipFilesError(f"{path}, line {line + 2}: {values[line].tolist()} is no place")
+        raise GeoClipFilesError(f"{path}, line {line + 2}: {values[line].tolist()} is invalid")
     return values
 
 
 def _gallery_name(config: Mapping[str, Any], source: Path) -> str:
     name = config.get("gallery_file")
     if not isinstance(name, str) or not name.endswith(".csv") or Path(name).name != name:
-        raise GeoClipFilesError(f"{source / CONFIG}: gallery_file must name a CSV of that folder")
+        raise GeoClipFilesError(f"{source / CONFIG}: gallery_file must name a CSV in that folder")
     return name
 
 
 def _section(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """Take the tensors under a prefix out of the mapping, without the prefix."""
+    """Remove the tensors under a prefix from the mapping, and return them without the prefix."""
     names = [name for name in tensors if name.startswith(prefix)]
     return {name.removeprefix(prefix): tensors.pop(name) for name in names}
 
@@ -167,7 +167,7 @@ def _location_encoder(
 
 
 def _our_name(name: str) -> str:
-    """Translate a released weight's name: LocEnc1.capsule.3.bias -> branches.1.3.bias."""
+    """Translate the name of a published weight: LocEnc1.capsule.3.bias -> branches.1.3.bias."""
     branch, _, rest = name.partition(".")
     number = branch.removeprefix("LocEnc")
     if rest == "capsule.0.b":
@@ -179,10 +179,10 @@ def _our_name(name: str) -> str:
 
 @quietly()
 def extract_tower(source: Path, target: Path) -> None:
-    """Write the vision tower of a whole CLIP into a folder of its own.
+    """Read the vision tower of a whole CLIP in `source` and write it to the folder `target`.
 
     Raises:
-        GeoClipFilesError: the source holds no tower, or cannot be read.
+        GeoClipFilesError: the tower cannot be read.
     """
     tower: Any = read_tower(source)
     tower.save_pretrained(target)
@@ -193,10 +193,10 @@ def extract_tower(source: Path, target: Path) -> None:
 
 
 def tower_digest(folder: Path) -> str:
-    """Return hexadecimal digits that tell a tower's weights from another's, in a quick way.
+    """Return hexadecimal digits that identify a tower's weights, without reading all of them.
 
-    Reads biases, norms and the projection, 10 MB of the 1.2 GB of ViT-L/14: any training changes
-    them.
+    Only tensors of up to a million numbers (biases, norms, the projection) are read, 10 MB of the
+    1.2 GB of ViT-L/14: any training changes them.
 
     Raises:
         GeoClipFilesError: a file is missing or damaged.

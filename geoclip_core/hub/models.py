@@ -1,4 +1,4 @@
-"""Load models by name: bundled, trained here, downloaded, or on a hub; and push them to a hub."""
+"""Load models by name (bundled, trained, downloaded, or on a hub), and push them to a hub."""
 
 import os
 import re
@@ -40,7 +40,7 @@ from geoclip_core.model.geolocation import Locatable
 
 BUNDLED = Path(__file__).resolve().parents[1] / "checkpoints"
 PUSHED = (WEIGHTS, CONFIG, VOCABULARIES, CALIBRATION, DOMAIN, METRICS, CARD)
-"""Files of a checkpoint that are pushed; others in its folder are not."""
+"""The files of a checkpoint that are pushed."""
 PUBLISHED = {
     "published": {
         "source": "Vivanco Cepeda et al., NeurIPS 2023",
@@ -48,12 +48,12 @@ PUBLISHED = {
         "accuracy_at_km": {"1": 0.141, "25": 0.345, "200": 0.507, "750": 0.697, "2500": 0.838},
     }
 }
-"""What the authors of GeoCLIP report for it."""
+"""Metrics that the authors of GeoCLIP published."""
 
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A model that is ready to locate photos.
+    """A loaded model.
 
     Attributes:
         model: The model, with its backbone.
@@ -74,7 +74,7 @@ def bundled_models() -> list[str]:
 
 
 def checkpoint_folder(name: str | os.PathLike[str]) -> Path | None:
-    """Return the checkpoint folder of a bundled name, a checkpoint or a run, or None."""
+    """Return the folder of a checkpoint, given as bundled name, checkpoint or run, or None."""
     text = os.fspath(name)
     if text in bundled_models():
         return BUNDLED / text
@@ -89,12 +89,13 @@ def load_model(name: str | os.PathLike[str], device: str = "cpu") -> LoadedModel
     """Load a model with its backbone.
 
     Args:
-        name: Tried in this order: bundled name, checkpoint or run folder, downloaded name, hub id
-            (downloaded first if needed).
+        name: Bundled name, checkpoint or run folder, downloaded name, or hub id, tried in this
+            order; a hub id is downloaded if needed.
         device: Torch device.
 
     Raises:
-        CheckpointError: No model has this name, or its files are incomplete.
+        CheckpointError: No model has this name, or it cannot be loaded or downloaded; the message
+            lists the models to choose from.
     """
     text = os.fspath(name)
     folder = checkpoint_folder(text)
@@ -114,14 +115,14 @@ def load_model(name: str | os.PathLike[str], device: str = "cpu") -> LoadedModel
 def _load_remote(name: str, device: str) -> LoadedModel:
     """Load a downloaded model, or download "user/name" first.
 
-    A model of the catalogue may weigh gigabytes and is not downloaded unasked: the error gives the
-    command.
+    A model of the catalogue may be gigabytes large and is not downloaded without being asked for:
+    the error gives the command.
     """
     try:
         present = installed_model(name) if name == GEOCLIP or is_hub_id(name) else None
         if present is None:
             if (entry := catalogue_entry(name)) is not None:
-                # Not `geoclip`, which a checkout without installation does not have.
+                # Not `geoclip`, which exists only after an installation.
                 raise CheckpointError(
                     f"{name} is not on this computer: download it once with `python -m "
                     f"geoclip_core download {name}` ({readable(entry.bytes)}, licence "
@@ -142,7 +143,7 @@ def _load_remote(name: str, device: str) -> LoadedModel:
 def _load_installed(present: Installed, device: str) -> LoadedModel:
     if present.kind == "geoclip":
         folder = None if present.name == GEOCLIP else present.folder
-        # The published accuracy holds for the published image tower alone.
+        # The published accuracy is that of the published image tower.
         metrics = PUBLISHED if f"with {CLIP_REPOSITORY} at" in present.source else {}
         return LoadedModel(load_geoclip(folder, device), present.name, present.folder, metrics)
     if present.kind == "checkpoint":
@@ -155,7 +156,7 @@ def _load_installed(present: Installed, device: str) -> LoadedModel:
 
 
 def _choices() -> str:
-    """Return the end of an error message: which models are here, which can be downloaded."""
+    """Return the models on this computer and those to download, for error messages."""
     downloaded = (item.name for item in installed_models() if item.kind != "backbone")
     here = [*bundled_models(), *downloaded]
     rest = [entry.name for entry in CATALOGUE if entry.kind == "model" and entry.name not in here]
@@ -167,8 +168,8 @@ def model_rows(root: Path | str | None = None) -> list[dict[str, Any]]:
     """Return every bundled, downloaded and downloadable model.
 
     Returns:
-        Rows with "name", "kind" ("model" or "backbone"), "state" ("bundled", "downloaded", "to be
-        had"), "bytes", "licence", "good_for" and, if it is on this computer, "folder".
+        Rows with "name", "kind" ("model" or "backbone"), "state" ("bundled", "downloaded" or
+        "available"), "bytes", "licence", "good_for" and, if on this computer, "folder".
     """
     rows = []
     for name in bundled_models():
@@ -186,7 +187,7 @@ def model_rows(root: Path | str | None = None) -> list[dict[str, Any]]:
     names = {item.name for item in here}
     for entry in CATALOGUE:
         if entry.name not in names:
-            about = entry.kind, "to be had", entry.bytes, entry.licence, entry.good_for
+            about = entry.kind, "available", entry.bytes, entry.licence, entry.good_for
             rows.append(_row(entry.name, *about))
     return rows
 
@@ -205,7 +206,7 @@ def _row(
 
 
 def _card_facts(folder: Path) -> tuple[str | None, str]:
-    """Return the licence and the first sentence of a model card, as far as it has them."""
+    """Return the licence and the first line of text of a model card, or None and ""."""
     card = folder / CARD
     if not card.is_file():
         return None, ""
@@ -223,17 +224,17 @@ def push(
     """Upload a checkpoint with its model card, and return the address of the commit.
 
     Args:
-        checkpoint: A folder that `save_checkpoint` wrote, or the run that holds it.
+        checkpoint: A checkpoint folder, or the run folder that holds it.
         repository: "user/name"; created if it does not exist.
         private: Whether a new repository is visible to its owner only.
-        licence: The hub's identifier of a licence ("mit", "cc-by-4.0") for the card.
+        licence: The hub's identifier of a licence ("mit", "cc-by-4.0"), for a card without header.
 
     Raises:
         CheckpointError: The checkpoint cannot be loaded.
         DownloadError: The hub refuses the upload or cannot be reached.
     """
     if not is_hub_id(repository):
-        raise DownloadError(f'{repository!r} is no repository: write "user/name"')
+        raise DownloadError(f'{repository!r} is not a repository: write "user/name"')
     if is_offline():
         raise DownloadError("nothing can be pushed: the network is switched off")
     folder = checkpoint if (checkpoint / CONFIG).is_file() else checkpoint / "checkpoint"
@@ -256,14 +257,14 @@ def push(
             if error.response.status_code not in (401, 403):
                 raise
             raise DownloadError(
-                f"the hub does not let you write to {repository}: log in with `hf auth login` "
-                "with a token that may write, or set HF_TOKEN"
+                f"you may not write to {repository}: log in with `hf auth login` with a token that "
+                "has write access, or set HF_TOKEN"
             ) from error
     return str(commit.commit_url)
 
 
 def _card(folder: Path, name: str, licence: str | None) -> str:
-    """Return the model card with the header that hubs read, added if the card has none."""
+    """Return the model card; a card without the header that hubs read gets one."""
     card = folder / CARD
     text = card.read_text(encoding="utf-8") if card.is_file() else f"# {name}\n"
     if text.startswith("---\n"):

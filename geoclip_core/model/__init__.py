@@ -1,1 +1,1 @@
-"""Floor 3: backbones, context heads, coordinate heads, posteriors, checkpoints."""
+"""Models: backbones, context heads, coordinate heads, posteriors, calibration, checkpoints."""

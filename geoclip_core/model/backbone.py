@@ -1,13 +1,13 @@
-"""The interface of backbones: from a photo's pixels to one embedding.
+"""The interface of backbones, which turn a photo's pixels into one embedding.
 
-A backbone returns raw features. They are standardised with the statistics of the training photos in
-`geoclip_core.model.geolocation`, so that one cached embedding serves every head.
+A backbone returns raw features, so that one cached embedding serves every head;
+`geoclip_core.model.geolocation` standardises them with the statistics of the training photos.
 """
 
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -28,15 +28,15 @@ MAX_VIEW_PIXELS = 1_500_000
 """Pixels of the largest view; the published networks read up to 0.6 million."""
 MAX_VIEWS = 16
 CPU_PIXELS = 600_000
-"""Pixels that go through a network together on a CPU."""
+"""Most pixels that are passed through a network at once on a CPU."""
 
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """How a decoded photo becomes the tensors of a backbone, one tensor per view.
+    """Resizing and normalisation of a photo for a backbone, giving one tensor per view.
 
     Raises:
-        ValueError: naming the field that is out of range.
+        ValueError: a field is out of range; the message names it.
     """
 
     views: Views
@@ -54,7 +54,7 @@ class Preprocessing:
         object.__setattr__(self, "mean", tuple(float(value) for value in self.mean))
         object.__setattr__(self, "std", tuple(float(value) for value in self.std))
         if not self.views:
-            raise ValueError("views must hold at least one size")
+            raise ValueError("views must contain at least one size")
         check_views(self.views)
         if self.framing not in ("squash", "crop"):
             raise ValueError(f'framing must be "squash" or "crop", not {shown(self.framing)}')
@@ -67,14 +67,11 @@ class Preprocessing:
 
     @property
     def draft_size(self) -> tuple[int, int]:
-        """Least (width, height) at which a photo can be decoded without enlarging it for a view."""
+        """Smallest (width, height) to decode a photo at, so that no view enlarges it."""
         return max(width for _, width in self.views), max(height for height, _ in self.views)
 
     def pixels(self, image: Image.Image) -> list[Tensor]:
-        """Return one tensor (3, height, width) float32 per view.
-
-        Each view is resized from the decoded photo, as resizing a resized picture blurs it.
-        """
+        """Return one tensor (3, height, width) float32 per view, each resized from the photo."""
         if image.mode != "RGB":
             image = image.convert("RGB")
         method = Image.Resampling[self.resample.upper()]
@@ -92,15 +89,15 @@ class Preprocessing:
         return torch.from_numpy(np.ascontiguousarray(((values - mean) / std).transpose(2, 0, 1)))
 
     def batch(self, images: Sequence[Image.Image]) -> list[Tensor]:
-        """Return one tensor (b, 3, height, width) per view, for `Backbone.embed`."""
+        """Return one tensor (b, 3, height, width) per view, for `Backbone.embed`.
+
+        Raises:
+            ValueError: there are no images.
+        """
         if not images:
             raise ValueError("a batch needs at least one photo")
         per_image = [self.pixels(image) for image in images]
         return [torch.stack(view) for view in zip(*per_image, strict=True)]
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return a JSON-ready description; `Preprocessing(**description)` builds it again."""
-        return asdict(self)
 
 
 @dataclass(frozen=True)
@@ -114,12 +111,12 @@ class BackboneConfig:
     kind: Name
     """The family: "efficientnet-lite", "transformers", "image-text" or "geoclip-image"."""
     views: Views = ()
-    """(height, width) of each view; empty: the backbone's own size."""
+    """(height, width) in pixels of each view; empty: the backbone's own size."""
     framing: Framing = "squash"
     depths: Annotated[tuple[Annotated[int, Interval(ge=0, le=1000)], ...], Len(0, 64)] = ()
     """Indices of inner blocks whose pooled features follow those of the head, in this order."""
     depth_pooling: DepthPooling = "mean-std"
-    """How an inner block's feature map is pooled: to its mean, or mean and standard deviation."""
+    """Pool an inner block's feature map to its mean, or to mean and standard deviation."""
     projection: bool = False
     """Use the projected embedding of a CLIP tower instead of its pooled output."""
     revision: Name | None = None
@@ -134,13 +131,9 @@ class BackboneConfig:
             raise ValueError(f"a depth occurs twice in {self.depths}")
         check_views(self.views)
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return a JSON-ready description for `from_dict`."""
-        return asdict(self)
-
     @classmethod
     def from_dict(cls, description: Mapping[str, Any]) -> "BackboneConfig":
-        """Build a config from the description that this or an earlier version wrote."""
+        """Build a config from the fields that this or an earlier version saved (`asdict`)."""
         values = dict(description)
         if "fit" in values:  # earlier name of the field
             values["framing"] = values.pop("fit")
@@ -178,16 +171,16 @@ def check_views(views: Views) -> None:
 def cpu_parts(pixels: Tensor) -> tuple[Tensor, ...]:
     """Split a batch (b, 3, h, w) into parts of at most `CPU_PIXELS` pixels.
 
-    The features of larger parts do not fit a CPU's caches: with efficientnet-lite2, a photo of
-    380 × 380 pixels takes three times as long in a batch of 32 as in one of 4.
+    The features of larger parts exceed a CPU's caches: with efficientnet-lite2, a photo of
+    380 × 380 pixels takes three times as long in a batch of 32 as in a batch of 4.
     """
     return torch.split(pixels, max(1, CPU_PIXELS // (pixels.shape[2] * pixels.shape[3])))
 
 
 class Backbone(nn.Module, ABC):
-    """Base class. A subclass sets `preprocessing` and `view_block_widths`.
+    """Base class of backbones. A subclass sets `preprocessing` and `view_block_widths`.
 
-    The order of an embedding: for each view, the head's features, then each depth's.
+    An embedding lists, for each view, the features of the head and then those of each depth.
     """
 
     preprocessing: Preprocessing
@@ -238,12 +231,13 @@ class Backbone(nn.Module, ABC):
 
     @abstractmethod
     def last_block(self) -> list[nn.Module]:
-        """Return the modules that `set_trainable("last-block")` trains; each has parameters."""
+        """Return the modules that `set_trainable("last-block")` trains, each with parameters."""
 
     def architecture(self) -> dict[str, Any]:
-        """Return a JSON description for `build_backbone(config, architecture=...)`.
+        """Return a JSON-ready description for `build_backbone(config, architecture=...)`.
 
-        It builds the same network without its pretrained weights, for checkpoints with their own.
+        It builds the same network without reading pretrained weights, for checkpoints that contain
+        their own.
         """
         return {}
 
@@ -251,7 +245,10 @@ class Backbone(nn.Module, ABC):
         """Choose which part of the weights is trained: "none", the "last-block" or "all".
 
         Parts that are not trained stay in evaluation mode after `train()`, so that their BatchNorm
-        statistics do not drift.
+        statistics do not change.
+
+        Raises:
+            ValueError: `part` is none of these.
         """
         if part not in get_args(Trained):
             raise ValueError(f"part must be one of {', '.join(get_args(Trained))}, not {part!r}")
@@ -264,7 +261,7 @@ class Backbone(nn.Module, ABC):
         self.train(self.training)
 
     def train(self, mode: bool = True) -> "Backbone":
-        """As `nn.Module.train`, except that parts that are not trained stay in evaluation mode."""
+        """Set the mode like `nn.Module.train`, but keep untrained parts in evaluation mode."""
         super().train(mode and self._trained == "all")
         if mode and self._trained == "last-block":
             for module in self.last_block():
@@ -304,7 +301,7 @@ def _centre_box(
 
 
 def public_name(name: str) -> str:
-    """Return a backbone's name for a checkpoint: of a folder only its name, not its path."""
+    """Return a backbone's name for a checkpoint: a folder's path is reduced to its name."""
     path = Path(name).expanduser()
     if not path.is_dir():
         return name

@@ -29,8 +29,6 @@ from geoclip_core.model.tensors import below, check_shapes, read_shapes
 from geoclip_core.model.transformers_backbone import TransformersBackbone
 
 BUNDLED = ("efficientnet-lite0", "efficientnet-lite1", "efficientnet-lite2")
-
-
 SUGGESTED = (
     "efficientnet-lite2",  # bundled, needs no download
     "openai/clip-vit-base-patch32",
@@ -51,12 +49,12 @@ def backbone_config(name: str | Path, **changes: Any) -> BackboneConfig:
     """Return the config of a backbone by its name.
 
     Args:
-        name: a bundled name, "geoclip-image", a hub id, or a folder: a transformers model, a
-            GeoCLIP release, or a pretraining run or its checkpoint.
+        name: a bundled name, "geoclip-image", a hub id, or the folder of a transformers model, a
+            GeoCLIP release, a pretraining run or its checkpoint.
         changes: fields of `BackboneConfig` to set (views, framing, depths, ...).
 
     Raises:
-        BackboneError: the name is empty, or a folder that holds no model.
+        BackboneError: the name is none of these, or the folder contains no image model.
     """
     text = str(name).strip()
     if text in BUNDLED:
@@ -73,15 +71,15 @@ def backbone_config(name: str | Path, **changes: Any) -> BackboneConfig:
             config = BackboneConfig(str(folder), "transformers")
         else:
             raise BackboneError(
-                f"{folder} holds no image backbone: give the folder of a transformers model or of "
-                "a finished pretraining run"
+                f"{folder} contains no image backbone: give the folder of a transformers model or "
+                "of a finished pretraining run"
             )
     elif _looks_like_hub_id(text):
         config = BackboneConfig(text, "transformers")
     else:
         raise BackboneError(
-            f"no backbone {text!r}: there is no such folder, it is not a hub id (owner/name), and "
-            f"bundled are {', '.join(BUNDLED)}"
+            f"no backbone {text!r}: it is not a folder, not a hub id (owner/name), and not one of "
+            f"the bundled {', '.join(BUNDLED)}"
         )
     return replace(config, **changes)
 
@@ -95,20 +93,21 @@ def build_backbone(
     """Build a backbone with its pretrained weights, in evaluation mode.
 
     Args:
-        config: a config, or a name as `backbone_config` takes it.
-        device: where to put it.
+        config: a config, or a name for `backbone_config`.
+        device: device of the weights.
         architecture: from `Backbone.architecture`; builds the network with random weights, for a
             checkpoint that contains its own. It may come from a stranger.
         local: never use the network, as for a config from a checkpoint.
 
     Raises:
-        BackboneError: it cannot be built; the message says what to do.
+        BackboneError: the backbone cannot be built; the message says what to do.
+        ValueError: the config asks for depths or views that the backbone does not have.
     """
     if not isinstance(config, BackboneConfig):
         config = backbone_config(config)
     if config.kind not in _BUILDERS:
         kinds = ", ".join(_BUILDERS)
-        raise BackboneError(f"no kind of backbone {config.kind!r}: there are {kinds}")
+        raise BackboneError(f"unknown kind of backbone {config.kind!r}; use one of {kinds}")
     try:
         backbone = _BUILDERS[config.kind](config, architecture, local)
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
@@ -123,7 +122,7 @@ def load_image_text(folder: Path) -> ImageTextModel:
     """Read both towers that a pretraining saved, in evaluation mode.
 
     Raises:
-        BackboneError: naming the file that is missing or damaged.
+        BackboneError: a file is missing or damaged; the message names it.
     """
     description = image_tower_description(folder)
     backbone = build_backbone(
@@ -133,7 +132,7 @@ def load_image_text(folder: Path) -> ImageTextModel:
 
 
 def model_folder(name: str | Path) -> Path | None:
-    """Return the folder with config.json that a path means: itself, or the checkpoint of a run."""
+    """Return the folder that contains config.json: the path itself or its subfolder checkpoint."""
     path = Path(name).expanduser()
     for folder in (path, path / "checkpoint"):
         if (folder / "config.json").is_file():

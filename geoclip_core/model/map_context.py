@@ -163,24 +163,24 @@ def map_context(
     features: Sequence[str] = MAP_FEATURES,
     region: Region | None = None,
 ) -> dict[str, Labelled]:
-    """Return the labels of the map under a posterior, weighted by it.
+    """Return the labels on the map under a posterior, weighted by it.
 
     It stands in for context heads in models without them. Pages that show it say that it comes from
     the map, not from the photo.
 
     Args:
         posterior: where the photo may have been taken.
-        top: largest number of labels per feature.
+        top: most labels per feature.
         features: some of `MAP_FEATURES`.
         region: where the kernels end, if something is known about the place.
 
     Returns:
         Feature -> (label, probability), most probable first. They sum to less than 1 if there are
-        further labels, open water or places without such a level (county). A feature without a
-        label is left out.
+        further labels, open water, or places without such a level (county). Features without a
+        label are left out.
 
     Raises:
-        ValueError: a feature is not one of `MAP_FEATURES`.
+        ValueError: `top` is below 1, or a feature is not one of `MAP_FEATURES`.
     """
     if top < 1:
         raise ValueError(f"top must be at least 1, not {top}")

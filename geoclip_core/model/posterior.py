@@ -1,7 +1,8 @@
-"""A probability distribution over the Earth: weighted points, each smoothed by a round kernel.
+"""A probability distribution over the Earth: weighted points, each smoothed by a kernel.
 
-The kernel is that of the von Mises-Fisher distribution: close to a Gaussian with the bandwidth in
-km as its standard deviation, and correct across the date line and at the poles.
+The kernel is the von Mises–Fisher distribution (Mardia and Jupp, "Directional Statistics", 2000):
+close to a Gaussian with the bandwidth in km as standard deviation in each direction, and valid
+across the date line and at the poles.
 """
 
 from collections.abc import Sequence
@@ -26,28 +27,28 @@ from geoclip_core.earth.sphere import (
 Floats = NDArray[np.float64]
 HALF_CIRCUMFERENCE_KM = float(np.pi * EARTH_RADIUS_KM)
 EXACT_POINTS = 512
-"""Up to this many points everything is computed exactly; beyond it the mass is condensed."""
+"""Up to this many points the mode is computed exactly; with more, the mass is condensed first."""
 DISTINCT_KM = 150.0
-"""Least distance between two of the top places."""
+"""Smallest distance between two of the top places."""
 RING_SAMPLES = 96
-"""Samples of the kernel around a point."""
+"""Number of samples of the kernel around a point."""
 DENSITY_POINTS, RANK_SAMPLES = 2048, 1024
 """Heaviest points whose density counts when places are ranked, and places that they are ranked
 against."""
 _GOLDEN_ANGLE = np.pi * (3 - np.sqrt(5))
 SAMPLED_POINTS = 1024
-"""Number of the heaviest points that get all samples; the others get one each."""
+"""Number of heaviest points that get all samples; the others get one each."""
 
 
 def kernel(bandwidth_km: float) -> tuple[float, float]:
-    """Return the concentration κ, and the log of the density per km² at the kernel's centre."""
+    """Return the concentration κ and the log density per km² at the kernel's centre."""
     kappa = (EARTH_RADIUS_KM / bandwidth_km) ** 2
     area = 2 * np.pi * EARTH_RADIUS_KM**2
     return kappa, float(np.log(kappa) - np.log(area) - np.log(-np.expm1(-2 * kappa)))
 
 
 def kernel_samples(bandwidth_km: float) -> tuple[Floats, Floats]:
-    """Sample the kernel: angles from its centre (radians) and cosines of the bearings."""
+    """Sample the kernel: angles from its centre in radians and cosines of bearings, (96,) each."""
     index = np.arange(RING_SAMPLES)
     angles = kernel_angles(bandwidth_km, (index + 0.5) / RING_SAMPLES)
     return angles, np.cos(index * _GOLDEN_ANGLE)
@@ -65,18 +66,17 @@ def kernel_angles(bandwidth_km: float, share: Floats) -> Floats:
 def smoothed_distances(
     points: Floats, weights: Floats, bandwidth_km: float, centre: Floats
 ) -> tuple[Floats, Floats]:
-    """Return distances in km of the smoothed mass from a centre, with the mass at each.
+    """Return ascending distances (m,) in km of the smoothed mass from a centre, and masses (m,).
 
-    Takes points (n, 2) and centre (2,) in degrees, and the points' masses (n,); returns distances
-    (m,), ascending, and masses (m,) with the same sum.
+    Takes points (n, 2) and centre (2,) in degrees, and the points' weights (n,); the masses have
+    the same sum.
     """
     offsets, bearings = kernel_samples(bandwidth_km)
-    # each point becomes samples of its kernel; if there are many points, only the heaviest
     heavy = np.argsort(-weights, kind="stable")[:SAMPLED_POINTS]
     light = np.setdiff1d(np.arange(len(points)), heavy)
-    every = np.tile(np.arange(RING_SAMPLES), len(heavy))
+    all_samples = np.tile(np.arange(RING_SAMPLES), len(heavy))
     point = np.concatenate([np.repeat(heavy, RING_SAMPLES), light])
-    sample = np.concatenate([every, np.arange(len(light)) * 37 % RING_SAMPLES])
+    sample = np.concatenate([all_samples, np.arange(len(light)) * 37 % RING_SAMPLES])
     mass = np.concatenate([np.repeat(weights[heavy] / RING_SAMPLES, RING_SAMPLES), weights[light]])
     # distances by the spherical law of cosines
     angle = (haversine_km(points, centre) / EARTH_RADIUS_KM)[point]
@@ -110,24 +110,24 @@ class DensityGrid:
 
 @dataclass(frozen=True, eq=False)
 class Posterior:
-    """Where a photo may have been taken.
+    """The probability distribution of where a photo was taken.
 
     Raises:
-        ValueError: there are no points, coordinates are impossible, weights are not numbers or all
-            zero, or the bandwidth is not positive.
+        ValueError: there are no points, a coordinate is not valid, the weights are not numbers or
+            all zero, or the bandwidth is not positive.
     """
 
     points: Floats
     """(n, 2) latitude and longitude in degrees."""
     log_weights: Floats
-    """(n,) natural logarithms of weights, which are normalised to sum to one; −inf is zero."""
+    """(n,) natural logarithms of the weights, which are normalised to sum to one; −inf is zero."""
     bandwidth_km: float = 100.0
     """Kernel width of each point."""
     scores: Floats | None = None
-    """(n,) expected score of answering with each point, from heads that fit it themselves (kernel
-    ridge onto the score field); None: it is computed from the weights."""
+    """(n,) expected score of answering with each point, if a head computes it (kernel ridge); None:
+    computed from the weights."""
     radius_scale: tuple[tuple[float, float], ...] = ()
-    """(mass, factor) pairs, ascending, by which calibration corrects the radius."""
+    """(mass, factor) pairs, ascending, by which calibration scales the radius."""
     held_out_ranks: Floats | None = None
     """(r,) `misfit` of the true places of held-out photos, ascending; None: not measured."""
 
@@ -158,7 +158,11 @@ class Posterior:
         return np.exp(self.log_weights)
 
     def tempered(self, temperature: float) -> "Posterior":
-        """Return the same points with flatter weights (temperature above 1) or sharper ones."""
+        """Return the posterior with flatter weights (temperature above 1) or sharper ones.
+
+        Raises:
+            ValueError: the temperature is not a positive number.
+        """
         if not (np.isfinite(temperature) and temperature > 0):
             raise ValueError(f"temperature must be a positive number, not {temperature}")
         return replace(self, log_weights=self.log_weights / temperature)
@@ -207,7 +211,7 @@ class Posterior:
             return int(self.scores.argmax())
         if len(self) <= EXACT_POINTS:
             return int(self.expected_scores(self.points).argmax())
-        # find the best neighbourhoods with condensed mass, then compare the points in them
+        # find the best neighbourhoods with condensed mass, then compare their points exactly
         coarse = self.condensed(EXACT_POINTS)
         best = coarse.points[np.argsort(-coarse.expected_scores(coarse.points))[:4]]
         heavy = np.argpartition(-self.log_weights, 63)[:64]
@@ -223,10 +227,13 @@ class Posterior:
     def top_k(self, k: int) -> list[tuple[float, float, float]]:
         """Return up to k distinct places, best answer first: (latitude, longitude, probability).
 
-        The first is `mode()`; each next one is the centre of the most mass that is farther than
-        150 km (or the bandwidth, if that is more) from the places before. A place's probability is
-        the mass of the points within that distance that no earlier place has, so that probabilities
+        The first is `mode()`; each further one is the centre of the most mass that is over 150 km
+        (or the bandwidth, if larger) from all earlier places. A place's probability is the mass of
+        the points within that distance that no earlier place has counted, so that probabilities
         decrease from the second place on.
+
+        Raises:
+            ValueError: `k` is below 1.
         """
         if k < 1:
             raise ValueError(f"k must be at least 1, not {k}")
@@ -235,12 +242,12 @@ class Posterior:
         vectors, remaining = unit_vectors(mass.points), mass.weights.copy()
         alive = np.ones(len(mass), dtype=bool)
         distances = pairwise_km(mass.points, mass.points)
-        # among places that gather the same mass, prefer the one in its middle
+        # among places that gather the same mass, the one in the middle is preferred
         gathers = (distances <= reach) + 1e-6 * np.exp(-distances / max(reach, 1.0))
         places: list[tuple[float, float, float]] = []
         centre = np.asarray(self.mode())
         while len(places) < k:
-            # comparing chords is as exact as comparing kilometres, and quicker
+            # chords are faster to compare than kilometres
             chord = np.linalg.norm(vectors - unit_vectors(centre), axis=1)
             near = chord <= 2 * np.sin(min(reach / EARTH_RADIUS_KM, np.pi) / 2) + 1e-12
             places.append((float(centre[0]), float(centre[1]), float(remaining[near].sum())))
@@ -320,8 +327,8 @@ class Posterior:
             bounds: (south, west, north, east) in degrees; west > east crosses the date line.
                 None: the whole Earth.
 
-        A kernel narrower than 0.6 grid steps is widened to that, so that no point is missed between
-        two grid centres. Longitudes continue past 180 if the date line is crossed.
+        A kernel narrower than 0.6 grid steps is widened to that, so that no point falls between the
+        cell centres. Longitudes continue past 180 if the date line is crossed.
 
         Raises:
             ValueError: the step is not positive, or too small for the area.
@@ -336,7 +343,7 @@ class Posterior:
         latitudes = np.asarray(south + step_degrees * (np.arange(rows) + 0.5), np.float64)
         longitudes = np.asarray(west + step_degrees * (np.arange(columns) + 0.5), np.float64)
         if len(latitudes) * len(longitudes) > 2_000_000:
-            raise ValueError("the grid would have over 2,000,000 cells: take a larger step")
+            raise ValueError("the grid would have over 2,000,000 cells: use a larger step")
         latitudes = latitudes[np.abs(latitudes) <= 90]
         mass = self.condensed(1024)
         kept = mass.weights > 1e-7 * mass.weights.max()
@@ -356,15 +363,15 @@ class Posterior:
         return DensityGrid(latitudes, longitudes, density.reshape(mesh.shape[:2]))
 
     def radius_km(self, mass: float, centre: Sequence[float] | None = None) -> float:
-        """Return the radius of the circle around `centre` (default: the mode) with `mass` in it.
+        """Return the radius of the circle around `centre` (default: the mode) that holds `mass`.
 
-        Calibrated posteriors multiply it by a factor that was fitted on held-out photos.
+        A calibrated posterior multiplies it by its `radius_scale`, interpolated at `mass`.
 
         Raises:
             ValueError: `mass` is not between 0 and 1.
         """
         if not 0 < mass < 1:
-            raise ValueError(f"mass must lie between 0 and 1, not {mass}")
+            raise ValueError(f"mass must be between 0 and 1, not {mass}")
         where = np.asarray(self.mode() if centre is None else centre, dtype=np.float64)
         distances, weights = smoothed_distances(self.points, self.weights, self.bandwidth_km, where)
         cumulative = np.cumsum(weights)
@@ -373,9 +380,9 @@ class Posterior:
         return min(max(radius, 1e-3), HALF_CIRCUMFERENCE_KM)
 
     def condensed(self, max_points: int = 2 * EXACT_POINTS) -> "Posterior":
-        """Return at most `max_points` points with the same mass in about the same places.
+        """Return an approximation with at most `max_points` points and without scores.
 
-        Points in one cube of the smallest sufficient size become their weighted mean.
+        Points in one cube become their weighted mean; the cubes grow until `max_points` suffice.
         """
         if len(self) <= max_points:
             return self

@@ -25,11 +25,11 @@ from geoclip_core.model.tensors import MAX_WEIGHTS
 CLASS_TOKENS = {"clip_vision_model": 1, "vit": 1, "deit": 2, "dinov2": 1, "beit": 1}
 """Tokens before the patches, by model type."""
 RANDOM_POOLER = ("vit", "deit")
-"""Types whose classifiers are published without the weights of their pooler."""
+"""Types whose classifiers are published without the pooler's weights."""
 INTERPOLATES = ("clip_vision_model", "siglip_vision_model", "vit", "deit")
 """Types that accept photos of other sizes only if told to interpolate their position embedding."""
 LAST_NORMS = ("post_layernorm", "layernorm", "norm", "head", "visual_projection")
-"""Names of modules behind the last layer."""
+"""Names of modules after the last layer."""
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -58,7 +58,7 @@ def quietly() -> Iterator[None]:
     """Silence transformers' loading bars and its list of weights that a model does not use."""
     from transformers.utils import logging
 
-    functions: Any = logging  # no types
+    functions: Any = logging  # untyped
     verbosity, bars = functions.get_verbosity(), functions.is_progress_bar_enabled()
     functions.set_verbosity_error()
     functions.disable_progress_bar()
@@ -74,11 +74,11 @@ def preprocessing_facts(settings: dict[str, Any], network_config: Any) -> dict[s
     """Read input size, normalisation and resampling from a preprocessor_config.json.
 
     Args:
-        settings: its content; {} if there is none.
-        network_config: config of the network, for what the settings leave out.
+        settings: content of the file; {} if there is none.
+        network_config: config of the network, for values that the settings omit.
 
     Returns:
-        size (height, width), mean, std (on the 0-1 scale), resample.
+        "size" (height, width), "mean" and "std" (on the 0-1 scale), "resample".
     """
     vision = getattr(network_config, "vision_config", network_config)
     clip_like = "clip" in str(network_config.model_type)
@@ -93,7 +93,7 @@ def preprocessing_facts(settings: dict[str, Any], network_config: Any) -> dict[s
     if settings.get("do_normalize") is False:
         mean, std = (0.0,) * 3, (1.0,) * 3
     if settings.get("include_top") and "efficientnet" in str(network_config.model_type):
-        # EfficientNet's processor divides by the deviation a second time for classifiers
+        # for classifiers, EfficientNet's processor divides by the deviation twice
         std = [float(value) ** 2 for value in std]
     scale = 255 * float(settings.get("rescale_factor") or 1 / 255)
     if settings.get("do_rescale") is False:
@@ -106,10 +106,18 @@ def preprocessing_facts(settings: dict[str, Any], network_config: Any) -> dict[s
     }
 
 
+def preprocessing_from(config: BackboneConfig, facts: dict[str, Any]) -> Preprocessing:
+    """Return the preprocessing of a backbone, given `preprocessing_facts`."""
+    views = config.views or (facts["size"],)
+    return Preprocessing(
+        views, config.framing, facts["mean"], facts["std"], resample=facts["resample"]
+    )
+
+
 def source_of(
     name: str, revision: str | None = None, local: bool = False
 ) -> tuple[str, dict[str, Any]]:
-    """Return the arguments of `from_pretrained`; a downloaded model comes before the hub.
+    """Return the arguments of `from_pretrained`; a downloaded model is preferred to the hub.
 
     Args:
         name: folder or hub id.
@@ -124,7 +132,7 @@ def source_of(
     """
     folder = None if revision else downloaded_folder(name)
     path = folder or Path(name).expanduser()
-    # Without a value, transformers asks on a terminal whether a repository's code may run.
+    # By default, transformers asks on the terminal whether a repository's code may run.
     where: dict[str, Any] = {"trust_remote_code": False}
     if revision:
         where["revision"] = revision
@@ -152,10 +160,10 @@ def check_model_files(folder: Path) -> int:
 
 @quietly()
 def model_type(config: BackboneConfig) -> str:
-    """Return the type of a hub id's or folder's model in transformers ("clip", "resnet", ...).
+    """Return the transformers type ("clip", "resnet", ...) of the model in a hub id or folder.
 
     Raises:
-        BackboneError: it cannot be found.
+        BackboneError: the model cannot be found.
     """
     from transformers import AutoConfig
 
@@ -180,7 +188,7 @@ def pretrained_network(
         Its config, `preprocessing_facts`, and the network in float32.
 
     Raises:
-        BackboneError: it cannot be found, is not an image model, or lacks weights.
+        BackboneError: the network cannot be found, is not an image model, or lacks weights.
     """
     from transformers import AutoConfig, AutoModel
 
@@ -249,7 +257,7 @@ def empty_network(description: dict[str, Any], projection: bool) -> nn.Module:
     """Build the network of a config with random weights, without the network or other files.
 
     Raises:
-        BackboneError: the config describes no image model, or one that is too large.
+        BackboneError: the config does not describe an image model, or one that is too large.
     """
     from transformers import AutoConfig, AutoModel
 
@@ -347,7 +355,7 @@ def forward_costs(
 
 
 def network_config(network: nn.Module) -> Any:
-    """Return the config of a transformers network, which its attributes' types do not tell."""
+    """Return the config of a transformers network, which `nn.Module` does not declare."""
     return network.config
 
 
@@ -382,14 +390,14 @@ def image_config(whole: Any) -> Any:
 
 
 def _tower_class(vision: Any, projection: bool) -> Callable[..., nn.Module] | None:
-    import transformers
+    """Return the class of a CLIP or SigLIP tower; None for other models."""
+    import transformers as hf  # its attributes are imported only when they are used
 
     if vision.model_type == "clip_vision_model":
-        clip = transformers
-        return clip.CLIPVisionModelWithProjection if projection else clip.CLIPVisionModel
+        return hf.CLIPVisionModelWithProjection if projection else hf.CLIPVisionModel
     if projection:
         raise BackboneError(f"only CLIP towers have a projection, a {vision.model_type} has none")
-    return transformers.SiglipVisionModel if vision.model_type == "siglip_vision_model" else None
+    return hf.SiglipVisionModel if vision.model_type == "siglip_vision_model" else None
 
 
 def _is_random_pooler(key: str, vision: Any) -> bool:
@@ -401,17 +409,18 @@ class TransformersBackbone(Backbone):
 
     Features of the head: the pooled output; for ViT and DeiT the class token; for DINOv2 the class
     token and the mean of the patches, as in its own linear evaluation (Oquab et al., 2023). With
-    `config.projection` a CLIP tower gives its projected embedding instead.
+    `config.projection`, a CLIP tower returns its projected embedding instead.
 
     Args:
-        config: which model, views, depths.
+        config: model, views and depths.
         architecture: from `architecture()`; builds the network with random weights, for a
             checkpoint that contains its own. None: the pretrained weights are read.
         local: never use the network.
 
     Raises:
-        BackboneError: it cannot be found, is not an image model, lacks weights, or a photo would
-            take more than `MAX_OPERATIONS` or `MAX_ACTIVATION`.
+        BackboneError: the model cannot be found, is not an image model, lacks weights, has no
+            block at one of the depths, or would take more than `MAX_OPERATIONS` or
+            `MAX_ACTIVATION` for a photo.
     """
 
     def __init__(
@@ -431,13 +440,7 @@ class TransformersBackbone(Backbone):
         if self._type in RANDOM_POOLER:
             self.network.register_module("pooler", None)
         self._pixels = pixels
-        self.preprocessing = Preprocessing(
-            views=config.views or (tuple(pixels["size"]),),
-            framing=config.framing,
-            mean=tuple(pixels["mean"]),
-            std=tuple(pixels["std"]),
-            resample=pixels["resample"],
-        )
+        self.preprocessing = preprocessing_from(config, pixels)
         self.view_block_widths = self._measured_widths()
         self.eval()
 
@@ -485,7 +488,7 @@ class TransformersBackbone(Backbone):
         blocks = self._head(output)
         if not depths:
             return blocks
-        # the first hidden state is the embedding layer's; depth 0 is the first block after it
+        # the first hidden state is that of the embedding layer; depth 0 is the block after it
         states = output.hidden_states[1:]
         if wrong := [depth for depth in depths if not 0 <= depth < len(states)]:
             raise BackboneError(
@@ -508,7 +511,7 @@ class TransformersBackbone(Backbone):
         return [state[:, 0] if self._class_tokens() else state.mean(1)]
 
     def _pool(self, state: Tensor) -> Tensor:
-        """Pool a map (b, c, h, w) or tokens (b, t, c) to its mean, and its deviation if wanted."""
+        """Pool a map (b, c, h, w) or tokens (b, t, c) as `config.depth_pooling` says."""
         patches = state if state.ndim == 4 else state[:, self._class_tokens() :].transpose(1, 2)
         flat = patches.flatten(2)
         mean = flat.mean(2)
@@ -530,7 +533,7 @@ class TransformersBackbone(Backbone):
 
 
 def find_last_block(network: nn.Module) -> list[nn.Module]:
-    """Return the last layer with parameters in the network's main list, and the modules after it.
+    """Return the last layer with parameters in the network's last list, and the modules after it.
 
     Raises:
         BackboneError: the network has no list of layers, so there is no last block.
@@ -540,16 +543,12 @@ def find_last_block(network: nn.Module) -> list[nn.Module]:
     lists = [child for child in inner.children() if isinstance(child, nn.ModuleList) and len(child)]
     if not lists:
         raise BackboneError(
-            f"{type(network).__name__} has no list of layers: train backbone=none or backbone=all"
+            f"{type(network).__name__} has no list of layers: train_backbone must be none or all"
         )
     last = [layer for layer in lists[-1] if any(True for _ in layer.parameters())][-1]
-    seen_list = False
-    behind: list[nn.Module] = []
-    for child in inner.children():  # EfficientNet ends its encoder with one more convolution
-        seen_list = seen_list or child is lists[-1]
-        if seen_list and child is not lists[-1]:
-            behind.append(child)
-    for owner in dict.fromkeys((tower, network)):
-        behind += [getattr(owner, n) for n in LAST_NORMS if getattr(owner, n, None) is not None]
-    kept = [module for module in dict.fromkeys(behind) if any(True for _ in module.parameters())]
+    children = list(inner.children())
+    after = children[children.index(lists[-1]) + 1 :]  # EfficientNet has one more convolution
+    for owner in (tower, network):
+        after += [getattr(owner, n) for n in LAST_NORMS if getattr(owner, n, None) is not None]
+    kept = [module for module in dict.fromkeys(after) if any(True for _ in module.parameters())]
     return [last, *kept]

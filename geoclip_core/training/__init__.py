@@ -1,1 +1,1 @@
-"""Training: embeddings, the loops, runs."""
+"""Train models: embeddings, training loops, run folders."""

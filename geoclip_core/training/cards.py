@@ -1,4 +1,4 @@
-"""Model cards: the README.md of a checkpoint of `fit` and `pretrain`."""
+"""Model cards: the README.md of the checkpoints of `fit` and `pretrain`."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -11,8 +11,14 @@ from geoclip_core.model.geolocation import GeolocationModel
 from geoclip_core.training.options import FitOptions, PretrainOptions
 
 ATTRIBUTION = "ATTRIBUTION.md"
-"""File of a dataset that says who took the photos; cards quote it."""
+"""File of a dataset that names the photographers; cards quote it."""
 WITHIN_KM = (25, 200, 750, 2500)
+"""Distances for which the tables give the share of photos."""
+_TRAINED = {
+    "none": "frozen",
+    "last-block": "with its last block trained",
+    "all": "trained as a whole",
+}
 
 
 def fit_card(
@@ -26,12 +32,12 @@ def fit_card(
     """Return the card of a model that was trained by gradient descent, as Markdown.
 
     Args:
-        model: the model.
-        options: with which it was trained.
+        model: the trained model.
+        options: its training options.
         dataset: all photos, with their splits.
-        split: that was measured.
-        report: `metrics.summarise`; None if the run was stopped before it was evaluated.
-        stopped: where training was stopped, in words; empty if it was not.
+        split: the split that was evaluated.
+        report: `metrics.summarise` on that split; None if the run was stopped before it.
+        stopped: when training was stopped ("after 3 of 9 steps"); empty if it was not.
     """
     return _card(
         options.license,
@@ -61,11 +67,11 @@ def bank_card(
     """Return the card of a bank model, as Markdown.
 
     Args:
-        model: the model.
-        metrics: as `fit_bank` returns them.
-        photos: that are in the bank.
-        options: with which it was fitted.
-        command: that was run.
+        model: the fitted model, with its backbone.
+        metrics: the result of `fit_bank`.
+        photos: the photos in the bank.
+        options: options of the fit.
+        command: command line of the fit.
     """
     return _card(
         options.license,
@@ -92,18 +98,18 @@ def pretrain_card(
     """Return the card of a pretrained pair of towers, as Markdown.
 
     Args:
-        name: of the model.
-        options: with which it was trained.
-        dataset: all photos.
-        reports: split -> `PairEncoder.measure`.
-        stopped: where training was stopped, in words; empty if it was not.
+        name: name of the model.
+        options: its training options.
+        dataset: all photos, with their splits.
+        reports: split -> result of `PairEvaluator.measure`.
+        stopped: when training was stopped ("after 3 of 9 steps"); empty if it was not.
     """
     return _card(
         options.license,
         f"# {name}",
         "An image tower and a text tower, trained so that a photo and a caption of where, when and "
         "in which climate it was taken have similar vectors. Image tower: "
-        f"{public_name(options.backbone)}, trained part: {options.train_backbone}.",
+        f"{public_name(options.backbone)}, {_TRAINED[options.train_backbone]}.",
         f"Training was stopped early: {stopped}." if stopped else "",
         "## Data and licence",
         _data(options.license, dataset),
@@ -111,7 +117,7 @@ def pretrain_card(
         _pretrain_numbers(reports),
         "## Use",
         "`python -m train fit --backbone FOLDER` trains geolocation heads on the image tower; with "
-        "`--projection` on the space that it shares with captions.",
+        "`--projection`, on the space that it shares with captions.",
         "## Made by",
         "`python -m train pretrain --recipe config.yaml`, with the `config.yaml` of its run "
         "folder.",
@@ -119,7 +125,7 @@ def pretrain_card(
 
 
 def _card(license: str, *parts: str) -> str:
-    """Join paragraphs, after the licence in the form that model hubs read."""
+    """Join paragraphs below a header with the licence, as model hubs read it."""
     front = f"---\nlicense: {license.lower().replace(' ', '-')}\n---" if license else ""
     return "\n\n".join(part for part in (front, *parts) if part) + "\n"
 
@@ -128,13 +134,13 @@ def _data(license: str, dataset: PhotoDataset, domain: Domain | None = None) -> 
     """Describe the photos, their licence and their authors."""
     counts = dataset.table["split"].value_counts()
     sizes = ", ".join(f"{counts[s]:,} {s}" for s in ("train", "val", "test") if s in counts)
-    parts = [f"{dataset.name}: {sizes} photos. None of them is in this checkpoint."]
+    parts = [f"{sizes} photos of {dataset.name}. None is included."]
     if domain is not None:
         parts.append(f"The model {domain.words}.")
     if dataset.synthetic:
         parts.append(
-            "**These photos are synthetic**: drawn by this project, they show no real "
-            "place, and a model trained on them knows nothing of real photos."
+            "**These photos are synthetic**: they were drawn by this project and show no real "
+            "places. A model trained on them cannot locate real photos."
         )
     attribution = dataset.root / ATTRIBUTION
     if attribution.is_file():
@@ -150,11 +156,6 @@ def _data(license: str, dataset: PhotoDataset, domain: Domain | None = None) -> 
 
 
 def _fit_summary(model: GeolocationModel, options: FitOptions) -> str:
-    trained = {
-        "none": "frozen",
-        "last-block": "its last block trained",
-        "all": "trained as a whole",
-    }[options.train_backbone]
     head = {
         "geocells": f"geocells, {model.config.head_options.get('cells')} of them, with an offset",
         "regression": "regression on the sphere",
@@ -167,8 +168,8 @@ def _fit_summary(model: GeolocationModel, options: FitOptions) -> str:
         [
             "Estimates where a photo was taken.",
             "",
-            f"- Backbone: {model.backbone_config.name}, {trained}; {model.embedding_width:,} "
-            "numbers a photo.",
+            f"- Backbone: {model.backbone_config.name}, {_TRAINED[options.train_backbone]}; "
+            f"{model.embedding_width:,} numbers a photo.",
             f"- Context heads: {context}.",
             f"- Coordinate head: {head}.",
         ]
@@ -179,13 +180,16 @@ def _bank_summary(model: GeolocationModel, photos: PhotoDataset) -> str:
     backbone, head = model.backbone_config, model.coordinate_head.options
     assert model.backbone is not None  # attached by `fit_bank`
     views = ", ".join(f"{width} × {height}" for height, width in model.backbone.preprocessing.views)
+    weights = ", ImageNet weights" if backbone.kind == "efficientnet-lite" else ""
+    frame = {"squash": "whole frame", "crop": "centre"}[model.backbone.preprocessing.framing]
     lines = [
-        f"Estimates where a photo was taken. A small model: it has seen {len(photos)} photos, so "
-        "it can tell a region more often than a place. Read each answer together with its radius.",
+        f"Estimates where a photo was taken. A small model, trained on {len(photos)} photos. It "
+        "usually identifies a region rather than a place: read every answer together with its "
+        "radius.",
         "",
-        f"- Backbone: {backbone.name}, frozen, at {views} px; features of its end and of blocks "
-        f"{', '.join(map(str, backbone.depths)) or 'none'} ({model.embedding_width:,} numbers a "
-        "photo).",
+        f"- Backbone: {backbone.name}, frozen{weights}; {frame} at {views} px; features of the "
+        f"head and of blocks {', '.join(map(str, backbone.depths)) or 'none'} "
+        f"({model.embedding_width:,} numbers a photo).",
     ]
     if head["vote"] == "kernel-ridge":
         lines.append(
@@ -208,7 +212,7 @@ def _bank_summary(model: GeolocationModel, photos: PhotoDataset) -> str:
 
 def _fit_numbers(model: GeolocationModel, report: Mapping[str, Any], split: str) -> str:
     chosen = (
-        "The best epoch was chosen by the median error on the val split, not on these photos."
+        "The best epoch was chosen by the median error on val, not on these photos."
         if split == "test"
         else "There is no test split: the best epoch was chosen on these same photos."
     )
@@ -233,7 +237,7 @@ def _bank_numbers(model: GeolocationModel, metrics: Mapping[str, Any], options: 
     lines = [
         f"{options.bank.folds}-fold cross-validation over the {metrics['photos']} photos, repeated "
         f"{options.bank.repeats} times with other folds: each photo was located by models that "
-        "were fitted without it. In brackets: 95 % bootstrap intervals over photos. Baselines were "
+        "were not trained on it. In brackets: 95 % bootstrap intervals over photos. Baselines were "
         "fitted on the same training folds.",
         "",
         *([f"**{options.bank.note}**", ""] if options.bank.note else []),
@@ -244,8 +248,8 @@ def _bank_numbers(model: GeolocationModel, metrics: Mapping[str, Any], options: 
         "",
         f"GeoScore of each repeat: {repeats} (predictions.parquet holds the first). With photos "
         f"closer than {validation['group_km']:g} km kept in one fold: "
-        f"{validation['geoscore_spatially_blocked']:,.0f}: a photo far from every training photo "
-        "is harder.",
+        f"{validation['geoscore_spatially_blocked']:,.0f}; photos far from every training photo "
+        "are harder.",
     ]
     if "geoscore_chosen_inside_folds" in validation:
         lines.append(
@@ -256,14 +260,14 @@ def _bank_numbers(model: GeolocationModel, metrics: Mapping[str, Any], options: 
     if metrics["context"]:
         lines += [
             "",
-            "| context | top-1 | top-3 | always the commonest class |",
+            "| context | top-1 | top-3 | always the most common class |",
             "|---|---|---|---|",
         ]
     for feature, numbers in metrics["context"].items():
         bounds = intervals.get("context", {}).get(feature, {})
         shares = [_percent(numbers[key], bounds.get(key)) for key in ("top1", "top3")]
-        commonest = _percent(numbers["majority"])
-        lines.append(f"| {feature} ({numbers['n']} photos) | {' | '.join(shares)} | {commonest} |")
+        shares.append(_percent(numbers["majority"]))
+        lines.append(f"| {feature} ({numbers['n']} photos) | {' | '.join(shares)} |")
     inside = "; ".join(
         f"the {mass} % circle held {_percent(share, intervals['coverage'].get(mass))}"
         for mass, share in metrics["coverage"].items()
@@ -379,19 +383,20 @@ def _percent(share: float | None, interval: list[float] | None = None) -> str:
 def _fit_limits(dataset: PhotoDataset) -> str:
     train = dataset.table[dataset.table["split"] == "train"]
     return (
-        f"It has seen photos of {train['state'].nunique()} states in {train['country'].nunique()} "
-        "countries and answers with places among them, wherever a photo was taken. Its answers are "
-        "estimates: read each one together with its radius. Do not use it to find people."
+        f"It was trained on photos from {train['state'].nunique()} states (countries: "
+        f"{train['country'].nunique()}). It cannot locate photos from elsewhere. Its answers are "
+        "estimates: read every answer together with its radius. Do not use it to find people."
     )
 
 
 def _bank_limits(count: int) -> str:
     return (
-        f"- It answers with one of {count} known places, so it cannot be nearer than the nearest "
-        "of them.\n"
-        "- It was made from street-level photos taken from roads. Indoor pictures, portraits, "
-        "drawings and aerial pictures get an answer too, but the answer means nothing.\n"
+        f"- Every answer is one of {count} known places, so its error is at least the distance to "
+        "the nearest of them.\n"
+        "- It was trained on street-level photos taken from roads. It also answers for indoor "
+        "pictures, portraits, drawings and aerial pictures, and those answers are meaningless.\n"
         "- Countries with few or no training photos are named rarely or never.\n"
-        "- The radius is right on average over photos of the same kind, not for each photo.\n"
+        "- The radius is calibrated on average over photos of the same kind, not for each single "
+        "photo.\n"
         "- It is an estimate, never evidence of where somebody was."
     )

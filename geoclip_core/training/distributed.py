@@ -1,4 +1,4 @@
-"""Training in one process or many: the accelerator, and rows that processes exchange."""
+"""Distributed training: build the accelerator, and exchange rows between processes."""
 
 from datetime import timedelta
 
@@ -13,7 +13,7 @@ def build_accelerator(options: TrainingOptions) -> Accelerator:
     """Return the accelerator for the device and precision of the options.
 
     Raises:
-        ValueError: this computer lacks the device or the precision.
+        ValueError: this computer does not support the device or the precision.
     """
     if options.device == "cuda" and not torch.cuda.is_available():
         raise ValueError("device cuda: this computer has no CUDA GPU that torch can use")
@@ -24,7 +24,7 @@ def build_accelerator(options: TrainingOptions) -> Accelerator:
     if precision == "auto":
         precision = "bf16" if has_gpu and torch.cuda.is_bf16_supported() else "no"
     if precision == "fp16" and not has_gpu:
-        raise ValueError("precision fp16 needs a GPU: take bf16 or no")
+        raise ValueError("precision fp16 needs a GPU: use bf16 or no")
     return Accelerator(
         cpu=options.device == "cpu",
         mixed_precision=precision,
@@ -55,10 +55,10 @@ def same_text_everywhere(accelerator: Accelerator, text: str) -> str:
 
 
 def gather_rows(values: Tensor, counts: list[int], process: int) -> Tensor:
-    """Return the rows of every process, in the order of processes.
+    """Return the rows of all processes, in process order.
 
     Only the rows of this process carry a gradient. If every process computes the same loss on the
-    result, that is the whole gradient of the loss for them, so nothing is sent back.
+    result, that gradient is complete, so no gradients need to be exchanged here.
 
     Args:
         values: (rows of this process, ...).
@@ -78,7 +78,7 @@ def gather_rows(values: Tensor, counts: list[int], process: int) -> Tensor:
 
 
 def gather_counts(count: int, processes: int, device: torch.device) -> list[int]:
-    """Return how many rows each process has."""
+    """Return the number of rows of each process."""
     if processes == 1:
         return [count]
     received = [torch.zeros(1, dtype=torch.long, device=device) for _ in range(processes)]
@@ -88,9 +88,9 @@ def gather_counts(count: int, processes: int, device: torch.device) -> list[int]
 
 
 def scaled_gradient(value: Tensor, factor: float) -> Tensor:
-    """Return the same value with a gradient that is multiplied by `factor`.
+    """Return a value unchanged, with its gradient multiplied by `factor`.
 
-    Used for a parameter that every process applies to all rows: its gradient must not be summed
+    This is for a parameter that every process applies to all rows: its gradient must not be summed
     over processes.
     """
     fixed = value.detach()

@@ -1,6 +1,6 @@
-"""Compute the embeddings of many photos once and keep them on disk, in shards.
+"""Compute the embeddings of many photos and cache them on disk.
 
-A computation that was interrupted continues at the first missing shard.
+They are computed in shards; an interrupted computation continues at the first missing shard.
 """
 
 import contextlib
@@ -13,8 +13,8 @@ import re
 import shutil
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -39,13 +39,15 @@ Progress = Callable[[int, int], None]
 SHARD_PHOTOS = 512
 _ARRAY, _FAILURES, _PHOTOS = "embeddings.npy", "failures.json", "photos.npy"
 MOST_PARAMETERS = 250_000_000
-"""Larger networks stay with torch: exporting holds a network several times in memory."""
+"""Larger networks run in torch: an export needs several times the memory of the network."""
+MANY_PHOTOS = 40
+"""Number of photos from which ONNX Runtime saves more time than the export takes."""
 TOLERANCE = 1e-3
-"""Largest difference from torch, in units of the embedding's own size, that is accepted."""
+"""Largest accepted difference from torch, relative to the largest value of the embeddings."""
 
 
 class EmbeddingError(ValueError):
-    """Photos that cannot be embedded, or a backbone that gives unusable numbers."""
+    """Photos cannot be embedded, or the backbone returns unusable numbers."""
 
 
 @dataclass(frozen=True)
@@ -53,9 +55,9 @@ class Embeddings:
     """Embeddings of n photos in the order of their dataset."""
 
     values: NDArray[np.float16]
-    """(n, D), a memory map if they are read from disk; rows of unreadable photos are NaN."""
+    """(n, D), a memory map if read from disk; rows of unreadable photos are NaN."""
     failures: dict[int, str]
-    """Row -> why that photo cannot be read."""
+    """Row -> why its photo cannot be read."""
 
     @property
     def readable(self) -> NDArray[np.bool_]:
@@ -66,10 +68,10 @@ class Embeddings:
 
 
 class EmbeddingCache:
-    """Embeddings of one dataset by one backbone, on disk.
+    """The embeddings of one dataset by one backbone, on disk.
 
-    The key consists of the backbone, its weights and preprocessing, the way in which photos are
-    read (`READING_VERSION`), and the photos (path, position, file size).
+    The key is made of the backbone's config, weights and preprocessing, of the way in which photos
+    are read (`READING_VERSION`), and of the path, position and file size of each photo.
     """
 
     def __init__(
@@ -82,21 +84,21 @@ class EmbeddingCache:
         self.place = self._home / hashlib.sha256(self._photos.tobytes()).hexdigest()[:16]
 
     def find(self) -> Embeddings | None:
-        """Return the complete embeddings, or rows of a complete larger dataset; None: neither."""
+        """Return the embeddings if they, or those of a larger dataset, are complete; else None."""
         return _complete(self.place) or _part_of_larger(self._home, self._photos)
 
     def has_shard(self, start: int) -> bool:
-        """Whether the shard that begins at a row exists; it is then complete."""
+        """Return whether the shard that starts at a row exists; an existing one is complete."""
         return self._shard(start).exists()
 
     def write_shard(self, start: int, part: Embeddings) -> None:
-        """Write the shard that begins at a row, completely or not at all."""
+        """Write the shard that starts at a row, atomically."""
         failures = np.frombuffer(json.dumps(part.failures).encode(), np.uint8)
         with atomic_file(self._shard(start)) as unfinished, unfinished.open("wb") as file:
             np.savez(file, values=part.values, failures=failures)
 
     def join(self) -> None:
-        """Write one array of all shards, rename it to its place, and remove the shards."""
+        """Join all shards to one array, written atomically, and remove them."""
         shape = (len(self._photos), self._width)
         failures: dict[int, str] = {}
         with atomic_file(self.place / _ARRAY) as unfinished:
@@ -118,9 +120,9 @@ class EmbeddingCache:
 
 
 def _backbone_key(backbone: Backbone) -> str:
-    config = _keyed(backbone.config.to_dict())
+    config = _keyed(asdict(backbone.config))
     del config["name"]
-    preprocessing = _keyed(backbone.preprocessing.to_dict())
+    preprocessing = _keyed(asdict(backbone.preprocessing))
     facts = [config, preprocessing, backbone.weights_hash(), READING_VERSION]
     digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:12]
     name = re.sub(r"[^A-Za-z0-9.-]+", "-", Path(backbone.config.name).name).strip("-.")
@@ -128,14 +130,14 @@ def _backbone_key(backbone: Backbone) -> str:
 
 
 def _keyed(description: dict[str, Any]) -> dict[str, Any]:
-    """Return a description under the keys of earlier versions, whose embeddings are still valid."""
+    """Return a description with the keys of earlier versions, so that old caches stay valid."""
     return {"fit" if key == "framing" else key: value for key, value in description.items()}
 
 
 def _photo_hashes(dataset: PhotoDataset) -> NDArray[np.uint64]:
     """Return a hash (n,) of each photo's path, position and file size.
 
-    The size is part of it, so that a file that was replaced counts as another photo.
+    The size makes a replaced file count as another photo.
     """
     hashes = np.empty(len(dataset), dtype=np.uint64)
     rows = zip(dataset.table["path"], dataset.coordinates, dataset.paths, strict=True)
@@ -156,7 +158,7 @@ def _complete(place: Path) -> Embeddings | None:
         values = np.load(place / _ARRAY, mmap_mode="r", allow_pickle=False)
         failures = json.loads((place / _FAILURES).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        logger.warning("embeddings in %s are damaged and are computed again: %s", place, error)
+        logger.warning("damaged embeddings in %s are computed again: %s", place, error)
         with contextlib.suppress(OSError):
             shutil.rmtree(place)
         return None
@@ -164,7 +166,7 @@ def _complete(place: Path) -> Embeddings | None:
 
 
 def _part_of_larger(home: Path, photos: NDArray[np.uint64]) -> Embeddings | None:
-    """Return the rows of these photos from a complete larger dataset of the same backbone."""
+    """Return these photos' rows of a larger dataset that the same backbone has embedded."""
     for place in sorted(home.glob("*/")):
         if not (place / _PHOTOS).exists():
             continue
@@ -192,15 +194,15 @@ def embed_images(
     """Embed photos without a cache.
 
     Args:
-        backbone: on its device.
-        sources: paths or PIL images.
+        backbone: backbone, on its device.
+        sources: n paths or PIL images.
         batch_size: photos that go through the network together.
         progress: called with (photos done, all photos) after each batch.
-        engine: runs the network; None: torch.
+        engine: replaces `backbone.embed`.
         workers: threads that read photos.
 
     Raises:
-        EmbeddingError: the backbone gives numbers that are not finite.
+        EmbeddingError: the backbone returns numbers that are not finite or exceed float16.
     """
     values = np.full((len(sources), backbone.embedding_width), np.nan, dtype=np.float16)
     failures: dict[int, str] = {}
@@ -215,7 +217,7 @@ def embed_images(
                     embedding = run(views).float().cpu().numpy()
                 if not np.isfinite(embedding).all() or np.abs(embedding).max() > 65000:
                     raise EmbeddingError(
-                        f"{backbone.config.name} gives numbers that float16 cannot hold"
+                        f"{backbone.config.name} returns numbers that float16 cannot hold"
                     )
                 values[rows] = embedding
             if progress:
@@ -238,23 +240,25 @@ def embed_dataset(
     share: tuple[int, int] = (0, 1),
     barrier: Callable[[], None] | None = None,
 ) -> Embeddings:
-    """Return the embeddings of a dataset; those that are not in the cache are computed.
+    """Return the embeddings of a dataset, from the cache or computed.
 
-    A crash loses at most the shard that was being computed.
+    A crash loses at most the current shard.
 
     Args:
-        backbone: its weights are part of the key of the cache.
+        backbone: backbone, on its device.
         dataset: n photos.
         cache_dir: folder of the cache; None: the platform's.
         batch_size: photos that go through the network together.
         progress: called with (photos done, all photos).
-        engine: "onnx" or "torch"; "auto" takes ONNX Runtime on a CPU if it agrees with torch.
+        engine: "onnx", "torch", or "auto": ONNX Runtime on a CPU if it agrees with torch and
+            there are at least `MANY_PHOTOS`.
         workers: threads that read photos.
-        share: (process, processes) of a distributed run: each computes its own shards.
+        share: (process, processes) of a distributed run, which share the shards.
         barrier: waits for all processes of a distributed run.
 
     Raises:
-        EmbeddingError: no photo can be read, or the backbone's numbers are not finite.
+        EmbeddingError: no photo can be read, the backbone returns numbers that are not finite, or
+            ONNX Runtime is asked for and cannot run the backbone.
     """
     if not len(dataset):
         return Embeddings(np.zeros((0, backbone.embedding_width), dtype=np.float16), {})
@@ -266,6 +270,8 @@ def embed_dataset(
     ends = [min(start + SHARD_PHOTOS, len(dataset)) for start in starts]
     total = sum(ends) - sum(starts)
     missing = [not cache.has_shard(start) for start in starts]
+    if engine == "auto" and len(dataset) < MANY_PHOTOS:
+        engine = "torch"
     run = _engine_named(engine, backbone) if any(missing) else None
     sources, done = dataset.paths, 0
     for start, end, absent in zip(starts, ends, missing, strict=True):
@@ -284,10 +290,10 @@ def embed_dataset(
         barrier()
     joined = cache.find()
     if joined is None:
-        raise EmbeddingError(f"the embeddings in {cache.place} were removed while they were made")
+        raise EmbeddingError(f"the embeddings in {cache.place} were removed during the run")
     if len(joined.failures) == len(dataset):
         raise EmbeddingError(
-            f"not one of the {len(dataset)} photos of {dataset.name} can be read, for example: "
+            f"none of the {len(dataset)} photos of {dataset.name} can be read, for example: "
             f"{joined.failures[0]}"
         )
     return joined
@@ -296,7 +302,7 @@ def embed_dataset(
 def _batches(
     backbone: Backbone, sources: Sequence[Any], batch_size: int, workers: int
 ) -> Iterator[tuple[list[int], list[Tensor], dict[int, str]]]:
-    """Yield (rows, views, failures by row) of each batch; threads read two batches ahead."""
+    """Yield rows, views and failures (row -> reason) of each batch; threads read two ahead."""
     preprocessing = backbone.preprocessing
 
     def read(row: int) -> list[Tensor] | str:
@@ -307,23 +313,22 @@ def _batches(
         return preprocessing.pixels(photo.image)
 
     with ThreadPoolExecutor(max(workers, 1)) as pool:
+
+        def submit(start: int) -> dict[int, Future[list[Tensor] | str]]:
+            end = min(start + batch_size, len(sources))
+            return {row: pool.submit(read, row) for row in range(start, end)}
+
         starts = range(0, len(sources), batch_size)
-        ahead = [_submit(pool, read, s, batch_size, len(sources)) for s in starts[:2]]
+        ahead = [submit(start) for start in starts[:2]]
         for number in range(len(starts)):
             pending = ahead.pop(0)
             if number + 2 < len(starts):
-                ahead.append(_submit(pool, read, starts[number + 2], batch_size, len(sources)))
-            results = {row: future.result() for row, future in pending}
+                ahead.append(submit(starts[number + 2]))
+            results = {row: future.result() for row, future in pending.items()}
             failures = {row: r for row, r in results.items() if isinstance(r, str)}
             rows = [row for row in results if row not in failures]
             views = [torch.stack(v) for v in zip(*(results[r] for r in rows), strict=True)]
             yield rows, views, failures
-
-
-def _submit(
-    pool: ThreadPoolExecutor, read: Callable[[int], Any], start: int, size: int, count: int
-) -> list[tuple[int, Any]]:
-    return [(row, pool.submit(read, row)) for row in range(start, min(start + size, count))]
 
 
 def _engine_named(name: EngineName, backbone: Backbone) -> Engine | None:
@@ -349,7 +354,7 @@ class _Features(nn.Module):
 
 
 def chosen_engine(backbone: Backbone) -> Engine | None:
-    """Return an ONNX engine for a backbone on a CPU that is not too large; None: use torch."""
+    """Return an ONNX engine for a small enough backbone on a CPU; None if torch must be used."""
     parameters = sum(parameter.numel() for parameter in backbone.parameters())
     if backbone.device.type != "cpu" or parameters > MOST_PARAMETERS:
         return None
@@ -360,8 +365,8 @@ def onnx_engine(backbone: Backbone) -> Engine | None:
     """Return an engine that agrees with `backbone.embed` within `TOLERANCE`.
 
     Returns:
-        None if ONNX Runtime is not installed, cannot run the network, or gives other numbers; the
-        reason is logged.
+        None if ONNX Runtime is not installed, cannot run the network, or disagrees. The last two
+        are logged.
     """
     try:
         import onnxruntime
@@ -377,7 +382,7 @@ def onnx_engine(backbone: Backbone) -> Engine | None:
             sessions[height, width] = onnxruntime.InferenceSession(
                 model, options, providers=["CPUExecutionProvider"]
             )
-        # torch's exporter and the runtime raise whatever the network makes them raise
+        # torch's exporter and the runtime raise exceptions of many kinds
         except Exception as error:
             logger.info("no ONNX for %s: %s", backbone.config.name, str(error).splitlines()[:1])
             return None

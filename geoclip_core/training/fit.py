@@ -19,7 +19,12 @@ from geoclip_core.earth.geocells import Geocells, make_geocells
 from geoclip_core.earth.sphere import haversine_km
 from geoclip_core.evaluation.baselines import baseline_guesses, with_baselines
 from geoclip_core.evaluation.calibrate import calibrate, save_calibration, summary
-from geoclip_core.evaluation.evaluate import SHARDS, predict_in_shards, save_evaluation
+from geoclip_core.evaluation.evaluate import (
+    PREDICTIONS,
+    SHARDS,
+    predict_in_shards,
+    save_evaluation,
+)
 from geoclip_core.evaluation.metrics import distance_metrics, summarise, with_places
 from geoclip_core.evaluation.predictions import read_about, read_predictions
 from geoclip_core.model.backbone import Backbone, BackboneConfig, public_name
@@ -29,7 +34,7 @@ from geoclip_core.model.domain import Domain
 from geoclip_core.model.geolocation import GeolocationModel, ModelConfig
 from geoclip_core.model.losses import balanced_logits, log_priors, masked_cross_entropy
 from geoclip_core.training.cards import fit_card
-from geoclip_core.training.fit_bank import PREDICTIONS, fit_bank
+from geoclip_core.training.fit_bank import fit_bank
 from geoclip_core.training.inputs import (
     CachedEmbeddings,
     EmbeddedSplit,
@@ -45,12 +50,13 @@ Array = NDArray[np.floating]
 FitRun = TrainingRun[FitOptions]
 
 PHOTOS_PER_CELL, MOST_CELLS, SMALLEST_CELL = 15, 1000, 3
+"""Default number of geocells: training photos per cell, most cells, least photos of a cell."""
 VALIDATION_BATCH = 512
 STATISTICS_PHOTOS = 2000
-"""Training photos from which the normaliser takes its statistics if the backbone is trained."""
+"""Training photos for the statistics of the normaliser if the backbone is trained."""
 FEW_PHOTOS = 1000
-"""Fewer training photos favour a bank: its GeoScore is 1,038 with 280 photos, that of cells 704; on
-the demo set cells have the smaller median error (`benchmark ablation`)."""
+"""With fewer training photos a bank is better: GeoScore 1,038 against 704 for geocells with 280
+photos. On the demo set geocells have the smaller median error (`benchmark ablation`)."""
 TRAINED = 0.9
 """Share of the run's progress at the end of training."""
 
@@ -59,8 +65,8 @@ def fit(run: FitRun) -> None:
     """Train on a dataset and write a checkpoint, predictions and metrics into the run folder.
 
     Raises:
-        StopRequestedError: the run was asked to stop; its state and a checkpoint are saved.
-        ValueError: the dataset, the backbone or their combination cannot be trained.
+        StopRequestedError: a stop was requested; the state and a checkpoint are saved.
+        ValueError: the dataset or the backbone cannot be used.
     """
     options, session = run.options, run.session
     dataset = read_training_dataset(options, session)
@@ -87,7 +93,7 @@ def fit(run: FitRun) -> None:
 
 
 def fit_backbone(options: EmbeddingOptions) -> BackboneConfig:
-    """Return the config of the backbone that the options name."""
+    """Return the config of the backbone in the options."""
     return backbone_config(options.backbone, **options.backbone_changes())
 
 
@@ -96,8 +102,8 @@ def learnable_vocabularies(
 ) -> tuple[dict[str, Vocabulary], list[str]]:
     """Return vocabularies of the features that can be learned, and the names of the others.
 
-    A feature with fewer than two classes among the training labels cannot be learned. Its children
-    are attached to the next larger place: cities to states, if counties are unknown.
+    A feature needs two classes among the training labels. The children of a feature that is left
+    out get the next larger place as parent: cities get states if counties are unknown.
     """
     every = build_vocabularies(train.table, features)
     known = {
@@ -130,8 +136,8 @@ def _fit_heads(
     task = FitTask(
         model,
         run.options,
-        TrainingPhotos.of(train.photos, vocabularies),
-        TrainingPhotos.of(val.photos, vocabularies),
+        train.photos,
+        val.photos,
         CachedEmbeddings(train.embeddings),
         lambda: val.embeddings,
     )
@@ -162,18 +168,11 @@ def _fit_end_to_end(
     loader = PhotoLoader(
         train.paths, backbone.preprocessing, options.augment, options.seed, options.workers
     )
-    task = FitTask(
-        model,
-        options,
-        TrainingPhotos.of(train, vocabularies),
-        TrainingPhotos.of(val, vocabularies),
-        loader,
-        lambda: embedder.now(val),
-    )
+    task = FitTask(model, options, train, val, loader, lambda: embedder.now(val))
     loop = _loop(run, task, len(train), 0.05)
     ended = loop.run()
     model.eval()
-    own = run.folder / "embeddings"  # by weights that no other run has
+    own = run.folder / "embeddings"  # no other run has these weights
     names = ("train", "val", "test") if ended else ("val",)
     splits = embedder.splits(dataset, names, (TRAINED, 0.96), cache_dir=own)
     _write(run, loop, model, dataset, splits, ended)
@@ -182,7 +181,7 @@ def _fit_end_to_end(
 
 
 def _fit_bank(run: FitRun, dataset: PhotoDataset, backbone: Backbone, embedder: Embedder) -> None:
-    """Fit a bank in closed form, measured by cross-validation instead of on a test split."""
+    """Fit a bank in closed form; evaluate it by cross-validation instead of on a test split."""
     options, session = run.options, run.session
     embedded = embedder.every(dataset, shares=(0.0, 0.5))
     if not run.accelerator.is_main_process:
@@ -227,12 +226,12 @@ def build_model(
     """Return an untrained model with the statistics of the training photos.
 
     Args:
-        options: of the heads.
-        backbone: embeds the photos; it is not attached to the model.
-        vocabularies: of the features to learn; empty: no context heads.
-        coordinates: (n, 2) of the training photos, from which geocells are made.
-        embeddings: (m, D) of training photos, for the normaliser.
-        name: of the model.
+        options: options of the heads.
+        backbone: backbone of the embeddings; it is not attached to the model.
+        vocabularies: vocabularies of the context features; empty: no context heads.
+        coordinates: (n, 2) degrees of the training photos, from which geocells are made.
+        embeddings: (m, D) embeddings of training photos, for the normaliser.
+        name: name of the model.
     """
     torch.manual_seed(options.seed)
     cells = _cells(options, coordinates)
@@ -290,7 +289,7 @@ class TrainingPhotos:
 
     @classmethod
     def of(cls, photos: PhotoDataset, vocabularies: Mapping[str, Vocabulary]) -> "TrainingPhotos":
-        """Return those of a dataset."""
+        """Return the coordinates and labels of a dataset."""
         return cls(
             torch.from_numpy(photos.coordinates).float(),
             {f: torch.from_numpy(v) for f, v in photos.labels(vocabularies).items()},
@@ -314,16 +313,16 @@ class FitObjective(nn.Module):
         labels: Mapping[str, Tensor],
         denominators: Mapping[str, float],
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Compute what b photos contribute to the loss of a step.
+        """Return the part of a step's loss that b of its photos contribute.
 
         Args:
             inputs: embeddings (b, D), or the views of b photos.
             coordinates: (b, 2) degrees.
-            labels: feature -> (b,).
-            denominators: "photos" and each feature -> number of (labelled) photos in the step.
+            labels: feature -> (b,) class indices.
+            denominators: "photos" -> photos in the step; feature -> those with a label.
 
         Returns:
-            The loss, and its parts by name.
+            The loss, and its terms by name, detached.
         """
         if isinstance(inputs, Tensor):
             embedding = inputs
@@ -348,12 +347,12 @@ class FitTask:
     """Trains heads on cached embeddings, or the whole model on photos; see `loop.Task`.
 
     Args:
-        model: with its backbone attached if that is trained.
-        options: of the fit.
-        train: labels and coordinates of the training photos.
-        val: labels and coordinates of the validation photos.
+        model: model to train, with its backbone attached if that is trained.
+        options: training options.
+        train: training photos.
+        val: validation photos.
         inputs: embeddings of the training photos or, end to end, the photos.
-        val_embeddings: returns the validation embeddings (m, D) by the current weights.
+        val_embeddings: returns the validation embeddings (m, D) with the current weights.
     """
 
     criterion = "median_km"
@@ -362,14 +361,15 @@ class FitTask:
         self,
         model: GeolocationModel,
         options: FitOptions,
-        train: TrainingPhotos,
-        val: TrainingPhotos,
+        train: PhotoDataset,
+        val: PhotoDataset,
         inputs: CachedEmbeddings | PhotoLoader,
         val_embeddings: Callable[[], Array],
     ) -> None:
-        self.model, self.train, self.val = model, train, val
-        self.inputs, self.val_embeddings = inputs, val_embeddings
-        self.module = FitObjective(model, options, train)
+        self.model, self.inputs, self.val_embeddings = model, inputs, val_embeddings
+        self.train = TrainingPhotos.of(train, model.vocabularies)
+        self.val = TrainingPhotos.of(val, model.vocabularies)
+        self.module = FitObjective(model, options, self.train)
         self.optimizer = build_optimizer(self.module, options)
 
     def parts(self, epoch: int, steps: Sequence[Sequence[Indices]]) -> Iterator[list[StepPart]]:
@@ -392,7 +392,7 @@ class FitTask:
 
     @torch.no_grad()
     def validate(self) -> dict[str, float]:
-        """Return median and mean km, GeoScore, loss, and top-1 accuracy of each context head."""
+        """Return median and mean km, GeoScore, coordinate loss, and top-1 accuracy of each head."""
         self.model.eval()
         every = np.asarray(self.val_embeddings())
         readable = np.flatnonzero(np.isfinite(every).all(axis=1))
@@ -430,10 +430,10 @@ def _write(
 ) -> None:
     """Calibrate the model on val and write its checkpoint, in the main process.
 
-    A run that has ended is evaluated on test, or on val if there is no test split.
+    A completed run is evaluated on test, or on val if there is no test split.
 
     Raises:
-        StopRequestedError: the run was stopped before its end.
+        StopRequestedError: training was stopped before its end.
     """
     model.eval()
     if run.accelerator.is_main_process:
@@ -502,10 +502,9 @@ def _evaluate(
 
 
 def _keep_backbone(model: GeolocationModel, options: FitOptions) -> bool:
-    """Return whether the backbone's weights go into the checkpoint, and make its name public.
+    """Return whether the checkpoint needs the backbone's weights, and remove paths from its name.
 
-    They do if they were trained, or come from a folder that may be moved or deleted. The name then
-    is that of the folder without its path.
+    It does if they were trained, or came from a folder, which may be moved or deleted.
     """
     config = model.backbone_config
     model.backbone_config = replace(config, name=public_name(config.name))

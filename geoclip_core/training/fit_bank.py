@@ -1,4 +1,4 @@
-"""Fit a model whose coordinate head is a bank of photos: from embeddings to a checkpoint."""
+"""Fit a model whose coordinate head is a bank of photos, from embeddings to a checkpoint."""
 
 import itertools
 import tempfile
@@ -19,6 +19,7 @@ from geoclip_core.data.vocabulary import IGNORE_INDEX, Vocabulary, build_vocabul
 from geoclip_core.earth.gazetteer import Gazetteer
 from geoclip_core.earth.sphere import haversine_km, pairwise_km
 from geoclip_core.evaluation.baselines import baseline_guesses, with_baselines
+from geoclip_core.evaluation.evaluate import PREDICTIONS
 from geoclip_core.evaluation.metrics import claim_metrics, mean_geoscore, summarise, with_places
 from geoclip_core.evaluation.predictions import predictions_frame, write_predictions
 from geoclip_core.model.backbone import Backbone, BackboneConfig
@@ -39,16 +40,15 @@ from geoclip_core.training.options import BankOptions, FitOptions
 
 Progress = Callable[[int, int], None]
 
-PREDICTIONS = "predictions.parquet"
 MINIMUM_PHOTOS = 30
 CHOICES: dict[str, Any] = {"gammas": (1.0, 1.5, 2.0), "ridges": (0.03, 0.1)}
-"""Candidates for the folds that choose for themselves."""
+"""Candidates when every fold chooses its own kernel and ridge."""
 TEMPERATURE = 0.2
-"""Divides the votes before the softmax, until calibration corrects it."""
+"""Temperature of the softmax over votes before calibration."""
 AGREEMENT = 0.8
-"""Weight of places whose known context agrees with the photo's."""
+"""Weight of bank photos whose context agrees with that of the photo to locate."""
 GROUP_KM = 50.0
-"""Photos closer than this stay in one fold in the spatially blocked cross-validation."""
+"""In the spatially blocked cross-validation, photos closer than this share a fold."""
 
 
 def fit_bank(
@@ -62,35 +62,36 @@ def fit_bank(
     command: str,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """Fit a bank model, measure it by cross-validation, and write its checkpoint.
+    """Fit a bank model, evaluate it by cross-validation, and write its checkpoint.
 
     Args:
-        dataset: photos; those of train and val join the bank, with `options.bank.all_rows` all.
-        embeddings: (n, D) of all photos of the dataset; rows of NaN (unreadable photos) are left
-            out.
-        backbone: embedded the photos.
-        options: of the fit.
-        folder: of the checkpoint; predictions.parquet of the cross-validation is written into it.
-        name: of the model.
-        command: that was run, for the model card.
+        dataset: n photos; the bank takes those of train and val, or with `options.bank.all_rows`
+            all of them.
+        embeddings: (n, D) embeddings of the photos; rows of NaN (unreadable photos) are left out.
+        backbone: backbone of the embeddings.
+        options: options of the fit.
+        folder: checkpoint folder; the predictions of the cross-validation are written there too.
+        name: name of the model.
+        command: command line of the fit, for the model card.
         progress: called with (folds done, all folds).
 
     Returns:
-        The metrics, as in the checkpoint's metrics.json.
+        The content of the checkpoint's metrics.json.
 
     Raises:
-        ValueError: too few or too many photos, or embeddings of another dataset or backbone.
+        ValueError: too few or too many photos, or embeddings that do not fit the dataset or the
+            backbone.
     """
     if embeddings.shape != (len(dataset), backbone.embedding_width):
         raise ValueError(
-            f"{embeddings.shape} embeddings for {len(dataset)} photos of width "
+            f"embeddings of shape {embeddings.shape}, but {len(dataset)} photos and width "
             f"{backbone.embedding_width}"
         )
     used = np.isfinite(embeddings).all(axis=1)
     if not options.bank.all_rows:
         used &= dataset.table["split"].isin(["train", "val"]).to_numpy()
     photos = dataset.select(used)
-    # cross-validation takes the place of a test split, so every row that is used is for training
+    # cross-validation replaces the test split, so all of these photos are training photos
     photos.table["split"] = "train"
     vocabularies = {}
     if options.use_context:
@@ -100,12 +101,10 @@ def fit_bank(
         photos.coordinates,
         photos.labels(vocabularies),
     )
-    subject = BankSubject(data, vocabularies, options, backbone.config, backbone.block_widths)
-    measured = measure(subject, photos, progress)
+    inputs = BankInputs(data, vocabularies, options, backbone.config, backbone.block_widths)
+    measured = measure(inputs, photos, progress)
     metrics = measured.metrics
-    model = fit_bank_model(
-        data, vocabularies, options, backbone.config, backbone.block_widths, name
-    )
+    model = fit_bank_model(inputs, name)
     model.calibration = measured.calibration
     model.domain = Domain.of(photos, measured.unlikeness)
     model.attach_backbone(backbone)
@@ -127,7 +126,7 @@ def fit_bank(
             "model": name,
             "dataset": dataset.name,
             "split": "cross-validation",
-            "note": "each photo was held out of the model that located it; the first of "
+            "note": "each photo was located by a model that was not trained on it; the first of "
             f"{options.bank.repeats} repeats with other folds",
             "use_context": options.use_context,
         }
@@ -138,7 +137,7 @@ def fit_bank(
 
 @dataclass(frozen=True)
 class BankData:
-    """The n embedded and labelled photos on which a bank model is fitted."""
+    """The n embedded and labelled photos of a bank."""
 
     embeddings: Tensor
     """(n, D) raw backbone embeddings."""
@@ -154,27 +153,32 @@ class BankData:
         if len(self.embeddings) < MINIMUM_PHOTOS:
             raise ValueError(f"a bank needs at least {MINIMUM_PHOTOS} photos, got {min(rows)}")
         if not torch.isfinite(self.embeddings).all():
-            raise ValueError("an embedding holds numbers that are not finite")
+            raise ValueError("an embedding has numbers that are not finite")
 
     def take(self, rows: NDArray[np.int64]) -> "BankData":
-        """Return the photos at some rows."""
+        """Return the photos at `rows`."""
         labels = {feature: values[rows] for feature, values in self.labels.items()}
         return BankData(self.embeddings[rows], self.coordinates[rows], labels)
 
 
-def fit_bank_model(
-    data: BankData,
-    vocabularies: Mapping[str, Vocabulary],
-    options: FitOptions,
-    backbone_config: BackboneConfig,
-    block_widths: tuple[int, ...],
-    name: str = "",
-) -> GeolocationModel:
-    """Return an uncalibrated model whose bank is `data`.
+@dataclass(frozen=True)
+class BankInputs:
+    """What a bank model is fitted from: photos, vocabularies, options, and their backbone."""
+
+    data: BankData
+    vocabularies: Mapping[str, Vocabulary]
+    options: FitOptions
+    backbone_config: BackboneConfig
+    block_widths: tuple[int, ...]
+
+
+def fit_bank_model(inputs: BankInputs, name: str = "") -> GeolocationModel:
+    """Return an uncalibrated model whose bank is the photos of `inputs`.
 
     Raises:
         ValueError: there are too many photos for kernel ridge, or a feature has no labels.
     """
+    data, options = inputs.data, inputs.options
     count = len(data.embeddings)
     if count > MAX_RIDGE_BANK and options.bank.vote == "kernel-ridge":
         raise ValueError(
@@ -184,9 +188,9 @@ def fit_bank_model(
     if count > MAX_RIDGE_BANK and options.use_context:
         raise ValueError(
             f"the context heads of a bank are for up to {MAX_RIDGE_BANK} photos, not {count}: "
-            "turn use_context off, or train another coordinate head"
+            "turn use_context off, or choose another coordinate head"
         )
-    model = _empty_model(data, vocabularies, options, backbone_config, block_widths, name)
+    model = _empty_model(inputs, name)
     head, normaliser = model.coordinate_head, model.normaliser
     assert isinstance(head, BankHead)
     normalised = normaliser.fit(data.embeddings.float())(data.embeddings.float())
@@ -199,7 +203,7 @@ def fit_bank_model(
             _choose_context(heads, data, options)
             left_out = heads.left_out_logits()
             joined = torch.cat([normalised, join.fit(left_out)(left_out)], dim=1)
-            head.know_context(*join.known(data.labels))
+            head.set_known_context(*join.known(data.labels))
             context_options = heads.options
         head.fit(joined, data.coordinates)
         if options.bank.vote == "kernel-ridge":
@@ -210,15 +214,9 @@ def fit_bank_model(
     return model.eval()
 
 
-def _empty_model(
-    data: BankData,
-    vocabularies: Mapping[str, Vocabulary],
-    options: FitOptions,
-    backbone_config: BackboneConfig,
-    block_widths: tuple[int, ...],
-    name: str,
-) -> GeolocationModel:
-    size, blocks = len(data.embeddings), len(block_widths)
+def _empty_model(inputs: BankInputs, name: str) -> GeolocationModel:
+    options, widths = inputs.options, inputs.block_widths
+    size, blocks = len(inputs.data.embeddings), len(widths)
     head: dict[str, Any] = {
         "bank_size": size,
         "vote": options.bank.vote,
@@ -239,12 +237,12 @@ def _empty_model(
         context_options={"bank_size": size} if features else {},
         join_options={"width": options.context.join_width} if features else {},
     )
-    chosen = {feature: vocabularies[feature] for feature in features}
-    return GeolocationModel(config, backbone_config, block_widths, chosen, name=name)
+    chosen = {feature: inputs.vocabularies[feature] for feature in features}
+    return GeolocationModel(config, inputs.backbone_config, widths, chosen, name=name)
 
 
 def _choose_context(heads: KernelContextHeads, data: BankData, options: FitOptions) -> None:
-    """Set ridge, kernel width and sharpness of the context heads by left-out log likelihood."""
+    """Set kernel width, ridge and sharpness of the context heads by left-out log likelihood."""
     heads.fit(data.labels)
     names = ("gamma", "ridge", "sharpness")
     best = (-np.inf, {name: heads.options[name] for name in names})
@@ -271,12 +269,12 @@ def choose_field(head: BankHead, options: BankOptions) -> tuple[float, dict[str,
     """Choose kernel width, ridge and readout of the score field by the left-out mean GeoScore.
 
     Args:
-        head: with its bank filled.
-        options: with the candidates `gammas`, `ridges` and `readout_temperatures`.
+        head: fitted head.
+        options: the candidates `gammas`, `ridges` and `readout_temperatures`.
 
     Returns:
-        The share of the full GeoScore (0 to 1) over the photos of the bank, each left out; and the
-        choice, as keyword arguments of `BankHead.configure`.
+        The mean GeoScore (0 to 1) of the bank's photos, each left out; and the choice, as keyword
+        arguments of `BankHead.configure`.
     """
     similarity = head.bank_similarity().double()
     targets, field = head.target_field(), head.score_field()
@@ -296,24 +294,12 @@ def choose_field(head: BankHead, options: BankOptions) -> tuple[float, dict[str,
 
 
 @dataclass(frozen=True)
-class BankSubject:
-    """What is cross-validated: photos, their backbone, and how a model is fitted."""
-
-    data: BankData
-    vocabularies: Mapping[str, Vocabulary]
-    options: FitOptions
-    backbone_config: BackboneConfig
-    block_widths: tuple[int, ...]
-
-
-@dataclass(frozen=True)
 class CrossValidation:
-    """Predictions for each photo by a model that was fitted without it."""
+    """Estimates of n photos, each by a model that was fitted without the photo."""
 
-    raw: list[Estimate]
-    """n estimates, uncalibrated."""
+    uncalibrated: list[Estimate]
     estimates: list[Estimate]
-    """n estimates, each calibrated on the predictions of the other folds."""
+    """Calibrated, each fold on the estimates of the other folds."""
     fold_of: NDArray[np.int64]
     """(n,) fold of each photo."""
     ranks: NDArray[np.float64]
@@ -323,9 +309,9 @@ class CrossValidation:
 
 
 def hold_out(
-    subject: BankSubject, fold_of: NDArray[np.int64], progress: Progress | None = None
+    inputs: BankInputs, fold_of: NDArray[np.int64], progress: Progress | None = None
 ) -> tuple[list[Estimate], NDArray[np.float64]]:
-    """Return uncalibrated estimates (n), each fold by a model that is fitted on the others.
+    """Return n uncalibrated estimates, each fold by a model that is fitted on the others.
 
     And the unlikeness (n,) of each photo to the training photos of that model.
     """
@@ -334,15 +320,9 @@ def hold_out(
     folds = np.unique(fold_of)
     for done, fold in enumerate(folds, start=1):
         rest, held = np.flatnonzero(fold_of != fold), np.flatnonzero(fold_of == fold)
-        model = fit_bank_model(
-            subject.data.take(rest),
-            subject.vocabularies,
-            subject.options,
-            subject.backbone_config,
-            subject.block_widths,
-        )
-        estimates = model.predict(subject.data.embeddings[held])
-        unlikeness[held] = model.unlikeness(subject.data.embeddings[held])
+        model = fit_bank_model(replace(inputs, data=inputs.data.take(rest)))
+        estimates = model.predict(inputs.data.embeddings[held])
+        unlikeness[held] = model.unlikeness(inputs.data.embeddings[held])
         found |= dict(zip(held.tolist(), estimates, strict=True))
         if progress:
             progress(done, len(folds))
@@ -350,11 +330,11 @@ def hold_out(
 
 
 def cross_validate(
-    subject: BankSubject, fold_of: NDArray[np.int64], progress: Progress | None = None
+    inputs: BankInputs, fold_of: NDArray[np.int64], progress: Progress | None = None
 ) -> CrossValidation:
-    """Return held-out estimates; each fold is calibrated on the predictions of the others."""
-    raw, unlikeness = hold_out(subject, fold_of, progress)
-    coordinates = subject.data.coordinates
+    """Return held-out estimates, without and with a calibration on the other folds."""
+    raw, unlikeness = hold_out(inputs, fold_of, progress)
+    coordinates = inputs.data.coordinates
     estimates = list(raw)
     for fold in np.unique(fold_of):
         rest = np.flatnonzero(fold_of != fold)
@@ -388,7 +368,7 @@ def random_folds(count: int, folds: int, seed: int) -> NDArray[np.int64]:
 def spatial_folds(
     coordinates: NDArray[np.float64], folds: int, seed: int, group_km: float
 ) -> NDArray[np.int64]:
-    """Return folds (n,) that keep photos together which a chain of steps < `group_km` connects."""
+    """Return folds (n,) in which photos connected by steps below `group_km` stay together."""
     group: NDArray[np.int64]
     _, group = connected_components(pairwise_km(coordinates, coordinates) < group_km)
     members = np.bincount(group)
@@ -403,7 +383,7 @@ def spatial_folds(
 
 
 def mean_score(estimates: list[Estimate], coordinates: NDArray[np.float64]) -> float:
-    """Return the mean GeoScore of the answers."""
+    """Return the mean GeoScore of n estimates against coordinates (n, 2)."""
     answers = np.array([estimate.posterior.mode() for estimate in estimates])
     return mean_geoscore(haversine_km(answers, coordinates))
 
@@ -413,32 +393,32 @@ class Measurement:
     """Results of the cross-validation."""
 
     frame: pd.DataFrame
-    """Predictions of the first repeat."""
+    """Predictions table of the first repeat."""
     metrics: dict[str, Any]
     """`evaluation.metrics.summarise` over all repeats, and under "cross_validation" the GeoScore of
     each repeat, of spatially blocked folds, and of folds that choose their own kernel and ridge."""
     calibration: Calibration
-    """Of the model that is fitted on all photos."""
+    """Calibration for the model that is fitted on all photos."""
     unlikeness: NDArray[np.float64]
     """(repeats × n,) how unlike the other folds each photo is."""
 
 
 def measure(
-    subject: BankSubject, dataset: PhotoDataset, progress: Progress | None = None
+    inputs: BankInputs, dataset: PhotoDataset, progress: Progress | None = None
 ) -> Measurement:
-    """Cross-validate, together with baselines that are fitted on the same training folds.
+    """Cross-validate a bank model and baselines on the same training folds.
 
-    Intervals are drawn by photo, so that the repeats of a photo do not count as several photos.
+    The bootstrap draws photos, so that the repeats of a photo do not count as several photos.
     """
-    options, coordinates = subject.options, subject.data.coordinates
+    options, coordinates = inputs.options, inputs.data.coordinates
     tick = _ticker(progress, options)
     seeds = range(options.seed, options.seed + options.bank.repeats)
     partitions = [random_folds(len(dataset), options.bank.folds, seed) for seed in seeds]
-    repeats = [cross_validate(subject, fold_of, tick) for fold_of in partitions]
+    repeats = [cross_validate(inputs, fold_of, tick) for fold_of in partitions]
     gazetteer, frames = Gazetteer.load(), []
     for repeat in repeats:
-        frame = predictions_frame(dataset, repeat.estimates, subject.vocabularies)
-        frame = with_baselines(frame, _baselines(subject, dataset, repeat.fold_of))
+        frame = predictions_frame(dataset, repeat.estimates, inputs.vocabularies)
+        frame = with_baselines(frame, _baselines(inputs, dataset, repeat.fold_of))
         frames.append(with_places(frame, gazetteer))
     pooled = pd.concat(frames, ignore_index=True)
     photo = pooled["id"].astype(str)
@@ -451,17 +431,17 @@ def measure(
     metrics["cross_validation"] = {
         "folds": options.bank.folds,
         "geoscore_of_repeats": [mean_score(r.estimates, coordinates) for r in repeats],
-        "geoscore_spatially_blocked": mean_score(hold_out(subject, blocked, tick)[0], coordinates),
+        "geoscore_spatially_blocked": mean_score(hold_out(inputs, blocked, tick)[0], coordinates),
         "group_km": GROUP_KM,
     }
     if options.bank.vote == "kernel-ridge":
-        free = replace(subject, options=replace(options, bank=replace(options.bank, **CHOICES)))
+        free = replace(inputs, options=replace(options, bank=replace(options.bank, **CHOICES)))
         scores = [
             mean_score(hold_out(free, fold_of, tick)[0], coordinates) for fold_of in partitions
         ]
         metrics["cross_validation"]["geoscore_chosen_inside_folds"] = float(np.mean(scores))
     calibration = fit_calibration(
-        [estimate.posterior for repeat in repeats for estimate in repeat.raw],
+        [estimate.posterior for repeat in repeats for estimate in repeat.uncalibrated],
         np.tile(coordinates, (options.bank.repeats, 1)),
         source=f"{len(dataset)} photos, each held out in {options.bank.folds}-fold "
         "cross-validation",
@@ -505,9 +485,9 @@ def _count_photos_once(metrics: dict[str, Any], repeats: int) -> None:
 
 
 def _baselines(
-    subject: BankSubject, dataset: PhotoDataset, fold_of: NDArray[np.int64]
+    inputs: BankInputs, dataset: PhotoDataset, fold_of: NDArray[np.int64]
 ) -> dict[str, NDArray[np.float64]]:
-    embeddings = subject.data.embeddings.numpy()
+    embeddings = inputs.data.embeddings.numpy()
     guesses: dict[str, NDArray[np.float64]] = {}
     for fold in np.unique(fold_of):
         rest, held = np.flatnonzero(fold_of != fold), np.flatnonzero(fold_of == fold)

@@ -1,4 +1,4 @@
-"""What a training reads: the dataset, embeddings by split, and augmented photos step by step."""
+"""Inputs of a training: the dataset, embeddings by split, and augmented photos by step."""
 
 import io
 import logging
@@ -27,13 +27,14 @@ logger = logging.getLogger(__name__)
 
 SPLITS = ("train", "val", "test")
 LEAST_TRAIN, LEAST_VAL = 20, 10
+"""Least number of photos in train and val."""
 EMBED_BATCH = 32
 AHEAD = 3
-"""Parts of steps that are read before they are needed."""
+"""Number of step parts that are read ahead."""
 TOLERATED_SHARE = 0.05
 """Share of unreadable photos above which training fails."""
 SMALLEST_CROP = 0.6
-"""Share of each side that the smallest crop keeps at strength 1."""
+"""Least share of each side that a crop keeps at strength 1."""
 COLOUR = 0.25
 """Largest change of brightness, contrast and saturation at strength 1, as a share."""
 JPEG_QUALITY = (40, 95)
@@ -52,10 +53,10 @@ class EmbeddedSplit:
 
 
 def read_training_dataset(options: TrainingOptions, session: RunSession) -> PhotoDataset:
-    """Read the dataset of a run.
+    """Return the dataset of a run.
 
     Raises:
-        ValueError: it has too few photos in train or val.
+        ValueError: it cannot be read, or has too few photos in train or val.
     """
     dataset = read_dataset(
         options.dataset_folder(), val_fraction=options.val_fraction, seed=options.seed
@@ -73,7 +74,7 @@ def read_training_dataset(options: TrainingOptions, session: RunSession) -> Phot
 
 
 class Embedder:
-    """Embeds the photos of a run; its processes share the work."""
+    """Embeds the photos of a run; the processes of a distributed run share the work."""
 
     def __init__(
         self,
@@ -95,14 +96,15 @@ class Embedder:
         """Return the readable photos of each split with their embeddings.
 
         Args:
-            dataset: all photos. Photos of splits that are not wanted are embedded too, for other
-                runs, unless the cache belongs to this run alone.
-            names: which splits.
-            shares: share of the run that is done before and after, for its progress.
-            cache_dir: a cache for this run alone; None: that of the options.
+            dataset: all photos. Without `cache_dir`, those of other splits are embedded too, for
+                later runs.
+            names: splits to return.
+            shares: shares of the run that are done before and after, for its progress.
+            cache_dir: cache of this run alone; None: the cache of the options.
 
         Raises:
             ValueError: too few photos of train or val can be read.
+            EmbeddingError: see `embed_dataset`.
         """
         names = tuple(names)
         wanted = dataset
@@ -127,7 +129,7 @@ class Embedder:
         shares: tuple[float, float] = (0.0, 0.4),
         cache_dir: Path | None = None,
     ) -> Embeddings:
-        """Return the embeddings of all photos, from the cache if they are there."""
+        """Return the embeddings of all photos, from the cache or computed; see `splits`."""
         accelerator = self.accelerator
         embedded = embed_dataset(
             self.backbone,
@@ -146,7 +148,7 @@ class Embedder:
         return embedded
 
     def now(self, photos: PhotoDataset) -> NDArray[np.float32]:
-        """Return embeddings (n, D) by the current weights; rows of unreadable photos are NaN."""
+        """Return embeddings (n, D) with the current weights; unreadable photos are rows of NaN."""
         accelerator = self.accelerator
         mine = np.arange(accelerator.process_index, len(photos), accelerator.num_processes)
         paths = photos.paths
@@ -173,17 +175,13 @@ def _rows(values: NDArray[np.float16], rows: NDArray[np.int64]) -> NDArray[np.fl
 
 
 class CachedEmbeddings:
-    """Yields embeddings that are computed already, for a backbone that is not trained.
-
-    Args:
-        embeddings: (n, D) by row.
-    """
+    """Yields cached embeddings (n, D), for a backbone that is not trained."""
 
     def __init__(self, embeddings: NDArray[np.floating]) -> None:
         self.embeddings = embeddings
 
     def epoch(self, epoch: int, steps: Sequence[Sequence[Indices]]) -> Iterator[list[StepPart]]:
-        """Yield the parts of each step with embeddings (b, D) float32; every epoch is the same."""
+        """Yield the parts of each step with embeddings (b, D) float32."""
         del epoch
         for parts in steps:
             yield [
@@ -195,14 +193,14 @@ class CachedEmbeddings:
 class PhotoLoader:
     """Reads and augments the photos of an epoch, for a backbone that is trained.
 
-    The augmentation of a photo depends on (seed, epoch, row) alone, not on threads, processes or
-    where a run was resumed.
+    The augmentation of a photo depends on (seed, epoch, row) alone, so it is the same for any
+    number of threads or processes and after a resume.
 
     Args:
         paths: photos by row.
-        preprocessing: of the backbone.
-        strength: of the augmentation; 0 for none.
-        seed: of the augmentation.
+        preprocessing: preprocessing of the backbone.
+        strength: strength of the augmentation; 0: none.
+        seed: seed of the augmentation.
         workers: threads that read photos.
     """
 
@@ -219,7 +217,11 @@ class PhotoLoader:
         self._unreadable: set[int] = set()
 
     def epoch(self, epoch: int, steps: Sequence[Sequence[Indices]]) -> Iterator[list[StepPart]]:
-        """Yield the parts of each step with the views of their readable photos."""
+        """Yield the parts of each step with the views of their readable photos.
+
+        Raises:
+            ValueError: no photo of a part, or too few photos in all, can be read.
+        """
         flat = [rows for parts in steps for rows in parts]
         with ThreadPoolExecutor(self.workers) as pool:
             waiting = [self._submit(pool, epoch, rows) for rows in flat[:AHEAD]]
@@ -265,12 +267,12 @@ class PhotoLoader:
 
 
 def augmented(image: Image.Image, rng: np.random.Generator, strength: float) -> Image.Image:
-    """Return a randomly cropped, recoloured and perhaps recompressed copy of a photo.
+    """Return a copy of a photo with random crop, colours and JPEG compression.
 
     Args:
-        image: RGB.
+        image: RGB image.
         rng: random generator; the same state gives the same copy.
-        strength: 0 leaves the photo as it is, 1 is the usual amount, 2 the most.
+        strength: 0: return the photo itself; 1: the usual amount; 2: the most.
     """
     if strength <= 0:
         return image

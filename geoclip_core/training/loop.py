@@ -1,7 +1,6 @@
 """The loop of `fit` and `pretrain`: steps, validation, best weights, stop and resume.
 
-It runs over 🤗 Accelerate in one process, on several GPUs or on several machines. What is trained
-is a `Task`.
+It trains a `Task` with 🤗 Accelerate in one process, on several GPUs or on several machines.
 """
 
 import contextlib
@@ -27,11 +26,10 @@ Indices = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class EpochBatches:
-    """Cut the photos of each epoch into batches, in an order that depends on (seed, epoch) alone.
+    """The batches of each epoch, in an order that depends on (seed, epoch) alone.
 
-    The batches of an epoch differ in size by one photo at most, so that no step is taken on a tiny
-    last batch. `batch_size` counts the photos of one optimizer step, over all processes and
-    accumulation parts.
+    Batches of an epoch differ in size by at most one photo, so that the last is not tiny.
+    `batch_size` counts the photos of an optimizer step, over all processes and accumulation parts.
     """
 
     count: int
@@ -40,11 +38,11 @@ class EpochBatches:
 
     def __post_init__(self) -> None:
         if self.count < 1 or self.batch_size < 1:
-            raise ValueError(f"no batches of {self.batch_size} from {self.count} photos")
+            raise ValueError(f"cannot make batches of {self.batch_size} from {self.count} photos")
 
     @property
     def per_epoch(self) -> int:
-        """Steps of an epoch."""
+        """Number of steps in an epoch."""
         return -(-self.count // self.batch_size)
 
     def epoch(self, epoch: int) -> list[Indices]:
@@ -54,7 +52,7 @@ class EpochBatches:
 
 
 def parts_of(batch: Indices, process: int, processes: int, accumulation: int) -> list[Indices]:
-    """Return the accumulation parts of a batch that one process takes.
+    """Return the accumulation parts of a batch for one process.
 
     Raises:
         ValueError: there are more processes than photos.
@@ -62,7 +60,7 @@ def parts_of(batch: Indices, process: int, processes: int, accumulation: int) ->
     if len(batch) < processes:
         raise ValueError(
             f"a step of {len(batch)} photos cannot be shared by {processes} processes: "
-            "take a larger batch size or fewer processes"
+            "use a larger batch size or fewer processes"
         )
     own = np.array_split(batch, processes)[process]
     return np.array_split(own, min(accumulation, len(own)))
@@ -71,11 +69,11 @@ def parts_of(batch: Indices, process: int, processes: int, accumulation: int) ->
 def learning_rate_factor(step: int, total: int, warmup: int) -> float:
     """Return the factor on the learning rate for update `step` (0 to total − 1).
 
-    The factor rises linearly to 1 at update `warmup` and falls along a half cosine to 0 at the
-    last update, however long the warm-up was (Loshchilov & Hutter, SGDR, ICLR 2017).
+    It rises linearly to 1 at update `warmup`, then falls along a half cosine to 0 at the last
+    update (Loshchilov & Hutter, SGDR, ICLR 2017).
     """
     if not 0 <= step < total:
-        raise ValueError(f"update {step} is not one of {total}")
+        raise ValueError(f"update {step} is not among the {total} updates")
     if step < warmup:
         return (step + 1) / (warmup + 1)
     share = (step - warmup) / max(1, total - 1 - warmup)
@@ -83,7 +81,7 @@ def learning_rate_factor(step: int, total: int, warmup: int) -> float:
 
 
 def warmup_steps(total: int, share: float) -> int:
-    """Return how many updates warm up: a share of all, but never all of them."""
+    """Return the number of warm-up updates: a share of all updates, but never all."""
     return min(round(total * share), max(total - 1, 0))
 
 
@@ -92,14 +90,14 @@ class BestSoFar:
     """The best validation value so far; lower is better."""
 
     patience: int
-    """Validations without improvement after which training ends; 0: never."""
+    """Number of validations without improvement that ends training; 0: never."""
     value: float = math.inf
     step: int = -1
     waited: int = 0
-    """Validations since then."""
+    """Validations since the best."""
 
     def offer(self, value: float, step: int) -> bool:
-        """Record a validation and return whether it is the best so far; NaN never is."""
+        """Record a validation value and return whether it is the best so far; NaN never is."""
         if value < self.value:
             self.value, self.step, self.waited = value, step, 0
             return True
@@ -117,9 +115,9 @@ def build_optimizer(
 ) -> torch.optim.AdamW:
     """Return AdamW over the parameters that require a gradient.
 
-    Weight decay applies to matrices alone, not to biases, norms and single numbers. Parameters of
-    `pretrained` modules take `backbone_learning_rate` (OSV-5M: training the last block pays with a
-    tenth of the heads' rate).
+    Weight decay applies to matrices only, not to biases, norms and scalars. Parameters of the
+    modules in `pretrained` have the rate `backbone_learning_rate`: OSV-5M (Astruc et al., CVPR
+    2024) trains the last block with a tenth of the heads' rate.
 
     Raises:
         ValueError: every parameter is frozen.
@@ -144,10 +142,10 @@ def build_optimizer(
 
 
 def hold_statistics(module: nn.Module) -> None:
-    """Keep every BatchNorm on the statistics it was pretrained with.
+    """Keep the pretrained statistics of every BatchNorm.
 
-    A fine-tuning batch is too small to replace them, and its parts on other processes or in other
-    accumulation steps would each compute different ones.
+    Fine-tuning batches are too small to replace them, and the parts of a batch in other processes
+    or accumulation steps would compute different ones.
     """
     for part in module.modules():
         if isinstance(part, nn.modules.batchnorm._BatchNorm):
@@ -156,10 +154,10 @@ def hold_statistics(module: nn.Module) -> None:
 
 @dataclass(frozen=True)
 class StepPart:
-    """Photos that go through the network together: a step, or one accumulation part of it."""
+    """Photos that go through the network together: a step, or an accumulation part of one."""
 
     rows: Indices
-    """Rows of the photos in the training split."""
+    """(b,) rows of the photos in the training split."""
     inputs: Tensor | list[Tensor]
     """Embeddings (b, D), or a tensor (b, 3, height, width) for each view."""
 
@@ -171,46 +169,46 @@ class StepPart:
 
 
 class Task(Protocol):
-    """What a loop trains."""
+    """What a `TrainingLoop` trains."""
 
     criterion: str
     """Name of the validation value by which the best step is chosen; lower is better."""
 
     @property
     def module(self) -> nn.Module:
-        """Goes through `Accelerator.prepare`; `loss` is called with the result."""
+        """What is trained; `loss` receives it as wrapped by `Accelerator.prepare`."""
 
     @property
     def optimizer(self) -> torch.optim.Optimizer:
-        """Updates the parameters of `module`."""
+        """Optimizer of the parameters of `module`."""
 
     def parts(self, epoch: int, steps: Sequence[Sequence[Indices]]) -> Iterator[list[StepPart]]:
-        """Yield the parts of each step of an epoch; photos that cannot be read are missing."""
+        """Yield the parts of each step of an epoch, without unreadable photos."""
 
     def loss(
         self, module: nn.Module, part: StepPart, batch: Indices, processes: int
     ) -> tuple[Tensor, dict[str, float]]:
         """Return the loss of a part of the step `batch`, and numbers to log.
 
-        Both are scaled so that their mean over processes of the sum over parts is the value of the
-        whole step.
+        Summed over the parts of a process and averaged over processes, both give the value of
+        the whole step.
         """
 
     def validate(self) -> dict[str, float]:
-        """Return numbers on the validation split."""
+        """Return metrics on the validation split, with that of `criterion`."""
 
 
 class TrainingLoop:
-    """Trains a task to its end, from the state in which an earlier process left it.
+    """Trains a task, from the last saved state if there is one.
 
     Args:
-        accelerator: of this process.
-        session: writes into the run folder.
-        folder: the run folder, for saved states; every process sees it.
+        accelerator: accelerator of this process.
+        session: writer of status, log and metrics.
+        folder: run folder, shared by all processes.
         task: what to train.
-        options: how long and how fast.
+        options: training options.
         count: number of training photos.
-        start_share: share of the run that is done when training begins, for its progress.
+        start_share: share of the run that is done when training starts, for its progress.
         end_share: share of the run that is done when training ends.
     """
 
@@ -241,12 +239,14 @@ class TrainingLoop:
         self._saved_at = time.monotonic()
 
     def run(self) -> bool:
-        """Train to the last step, until patience runs out, or until a stop is requested.
-
-        The module then has its best weights.
+        """Train until the last step, the end of patience or a stop request; load the best weights.
 
         Returns:
             False if a stop was requested before the end.
+
+        Raises:
+            FloatingPointError: the loss became infinite or NaN.
+            StateError: the saved state cannot be used.
         """
         self.module, self.optimizer = self.accelerator.prepare(
             self.task.module, self.task.optimizer
@@ -266,7 +266,7 @@ class TrainingLoop:
         return True
 
     def _epoch(self) -> None:
-        """Train the rest of the current epoch and validate, or save the state on a stop request."""
+        """Train to the end of the epoch and validate, or to a stop request and save the state."""
         epoch, done = divmod(self.step, self.batches.per_epoch)
         batches = self.batches.epoch(epoch)[done:]
         process, processes = self.accelerator.process_index, self.accelerator.num_processes
@@ -299,7 +299,7 @@ class TrainingLoop:
                 self.accelerator.backward(loss)
             if not math.isfinite(float(loss.detach())):
                 raise FloatingPointError(
-                    f"the loss became {float(loss.detach())} at step {self.step}: take a smaller "
+                    f"the loss became {float(loss.detach())} at step {self.step}: use a smaller "
                     "learning rate"
                 )
             for name, value in numbers.items():
@@ -354,7 +354,7 @@ class TrainingLoop:
         self._save()
 
     def _agree(self, mine: bool) -> bool:
-        """Return the main process's answer in every process, so that all take the same branch."""
+        """Return the main process's value in every process, so that all take the same branch."""
         if self.accelerator.num_processes == 1:
             return mine
         flag = torch.tensor([int(mine)], device=self.accelerator.device)
@@ -362,7 +362,7 @@ class TrainingLoop:
         return bool(flag.item())
 
     def _shared(self, values: dict[str, float]) -> dict[str, float]:
-        """Return the main process's numbers in every process: decisions depend on them."""
+        """Return the main process's metrics in every process, because decisions depend on them."""
         if self.accelerator.num_processes == 1:
             return values
         numbers = torch.tensor(list(values.values()), dtype=torch.float64)
@@ -386,7 +386,7 @@ class TrainingLoop:
         self._saved_at = time.monotonic()
 
     def _resume(self) -> bool:
-        """Restore the newest state; True if patience had run out already."""
+        """Restore the newest state and return whether patience has run out."""
         found = self.saver.restore()
         if found is not None:
             self.step, facts = found
@@ -396,7 +396,7 @@ class TrainingLoop:
             self._sums, self._summed = facts["sums"], facts["summed"]
             self.session.log(f"resumed at step {self.step} of {self.total}")
         if self.session.run is not None:
-            # the steps after the saved state are about to be repeated
+            # the steps after the saved state are repeated
             self.session.run.forget_metrics_after(self.step)
         return self.best.exhausted
 

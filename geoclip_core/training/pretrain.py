@@ -1,4 +1,4 @@
-"""`pretrain`: align photos with captions by a contrastive loss, from a dataset to a backbone."""
+"""`pretrain`: train an image and a text tower on photos and captions with a contrastive loss."""
 
 import json
 import shutil
@@ -17,11 +17,7 @@ from torch import Tensor, nn
 from geoclip_core.data.captions import caption, captions
 from geoclip_core.data.dataset import PhotoDataset
 from geoclip_core.data.features import KNOWN_FEATURES
-from geoclip_core.data.vocabulary import (
-    IGNORE_INDEX,
-    Vocabulary,
-    build_vocabularies,
-)
+from geoclip_core.data.vocabulary import IGNORE_INDEX, Vocabulary, build_vocabularies
 from geoclip_core.files import atomic_folder, write_atomically
 from geoclip_core.model.backbones import backbone_config, build_backbone, load_image_text
 from geoclip_core.model.image_text import (
@@ -52,22 +48,22 @@ PretrainRun = TrainingRun[PretrainOptions]
 RETRIEVAL_BATCH, LOSS_BATCH, TEXT_BATCH = 16, 128, 256
 ZERO_SHOT_FEATURES = ("state", "climate", "month")
 SINGLE_PART = 0.25
-"""Share of the captions that mention one feature alone."""
+"""Share of the captions that mention a single feature."""
 NOTHING = caption({})
 TRAINED = 0.92
 """Share of the run's progress at the end of training."""
 
 
 def pretrain(run: PretrainRun, dataset: PhotoDataset | None = None) -> None:
-    """Train on a dataset and write both towers into the checkpoint of the run folder.
+    """Train on a dataset and write both towers and their metrics into the run folder.
 
     Args:
-        run: with the options and the folder.
-        dataset: takes the place of the one that the options name.
+        run: options, session and folder of the run.
+        dataset: replaces the dataset in the options.
 
     Raises:
-        StopRequestedError: the run was asked to stop; its state and a checkpoint are saved.
-        ValueError: the dataset or the backbone cannot be trained.
+        StopRequestedError: a stop was requested; the state and a checkpoint are saved.
+        ValueError: the dataset or the backbone cannot be used.
     """
     options, session, accelerator = run.options, run.session, run.accelerator
     if dataset is None:
@@ -84,8 +80,8 @@ def pretrain(run: PretrainRun, dataset: PhotoDataset | None = None) -> None:
     )
     features = tuple(feature for feature in ZERO_SHOT_FEATURES if feature in options.features)
     vocabularies = build_vocabularies(train.table, features)
-    encoders = {
-        split: PairEncoder(
+    evaluators = {
+        split: PairEvaluator(
             photos,
             prepared.embeddings[split],
             vocabularies,
@@ -99,7 +95,7 @@ def pretrain(run: PretrainRun, dataset: PhotoDataset | None = None) -> None:
         options,
         prepared.train.table,
         prepared.inputs,
-        encoders["val"],
+        evaluators["val"],
         accelerator.process_index,
         accelerator.num_processes,
     )
@@ -114,12 +110,12 @@ def pretrain(run: PretrainRun, dataset: PhotoDataset | None = None) -> None:
         TRAINED,
     )
     ended = loop.run()
-    where = "" if ended else f"after {loop.step} of {loop.total} steps"
+    stopped = "" if ended else f"after {loop.step} of {loop.total} steps"
     session.progress("evaluating", TRAINED, now=True)
     wanted = ("val", "test") if ended else ("val",)
-    reports = {s: encoders[s].measure(pair) for s in wanted if len(prepared.measured[s])}
+    reports = {s: evaluators[s].measure(pair) for s in wanted if len(prepared.measured[s])}
     if accelerator.is_main_process:
-        _write(run, pair, dataset, reports, where)
+        _write(run, pair, dataset, reports, stopped)
     accelerator.wait_for_everyone()
     if not ended:
         raise StopRequestedError
@@ -127,14 +123,14 @@ def pretrain(run: PretrainRun, dataset: PhotoDataset | None = None) -> None:
 
 @dataclass(frozen=True)
 class _Prepared:
-    """Photos to train on and to measure, and where their embeddings come from."""
+    """Photos to train on and to evaluate on, and their embeddings."""
 
     train: PhotoDataset
     inputs: CachedEmbeddings | PhotoLoader
     measured: dict[str, PhotoDataset]
     """Split -> photos."""
     embeddings: dict[str, Callable[[], Array]]
-    """Split -> function that returns the embeddings of its photos by the current weights."""
+    """Split -> function that returns its embeddings (n, D) with the current weights."""
 
 
 def _frozen_tower(embedder: Embedder, dataset: PhotoDataset) -> _Prepared:
@@ -173,7 +169,9 @@ def _trained_tower(
 
 
 def build_pair(options: PretrainOptions, train: PhotoDataset) -> ImageTextPair:
-    """Return the towers of CLIP, of an earlier pretraining, or a backbone and a text tower.
+    """Return the towers of CLIP or of an earlier pretraining, or a backbone with a text tower.
+
+    `train` holds the photos whose captions give a small text tower its vocabulary.
 
     Raises:
         ValueError: the options change the views or framing of an earlier pretraining.
@@ -198,7 +196,7 @@ def build_pair(options: PretrainOptions, train: PhotoDataset) -> ImageTextPair:
 
 
 def _set_trainable(pair: ImageTextPair, options: PretrainOptions) -> None:
-    """Choose what is trained: part of the image tower, the text tower, and the projections."""
+    """Freeze all but the chosen part of the image tower, the text tower and the projections."""
     pair.backbone.set_trainable(options.train_backbone)
     small = isinstance(pair, ImageTextModel) and options.text == SMALL
     for module in pair.text_modules():
@@ -208,16 +206,16 @@ def _set_trainable(pair: ImageTextPair, options: PretrainOptions) -> None:
         parameter.requires_grad_(True)
 
 
-class PairEncoder:
-    """Measures a pair of towers on the photos of one split.
+class PairEvaluator:
+    """Evaluates a pair of towers on the photos of one split.
 
     Args:
         photos: n photos.
-        embeddings: returns their raw embeddings (n, D) by the current weights; rows of NaN are left
-            out.
-        vocabularies: of the features to classify.
-        features: what captions mention.
-        seed: of the batches.
+        embeddings: returns the backbone's embeddings (n, D) with the current weights; rows of NaN
+            are left out.
+        vocabularies: vocabularies of the features to classify.
+        features: features that captions mention.
+        seed: seed of the batches.
     """
 
     def __init__(
@@ -235,7 +233,7 @@ class PairEncoder:
 
     @torch.no_grad()
     def measure(self, pair: ImageTextPair) -> dict[str, Any]:
-        """Return loss, retrieval accuracies in batches of 16, and zero-shot accuracies."""
+        """Return "n" photos, "loss", and "retrieval" and "zero_shot" accuracies (0 to 1)."""
         pair.eval()
         values = np.asarray(self.embeddings(), dtype=np.float32)
         rows = np.flatnonzero(np.isfinite(values).all(axis=1))
@@ -261,7 +259,7 @@ class PairEncoder:
         }
 
     def validate(self, pair: ImageTextPair) -> dict[str, float]:
-        """Return the numbers of `measure` that are watched during training, without nesting."""
+        """Return the results of `measure` to follow during training, without nesting."""
         report = self.measure(pair)
         flat = {"loss": report["loss"], "retrieval_of_16": report["retrieval"]["image_to_text"]}
         zero_shot = {f: v["top1"] for f, v in report["zero_shot"].items() if v["n"]}
@@ -280,10 +278,10 @@ class PairEncoder:
         return total / len(order)
 
     def _retrieval(self, images: Tensor, texts: Tensor, written: list[str]) -> dict[str, float]:
-        """Return the share of photos whose most similar caption of 16 is right, and the reverse.
+        """Return the share of photos whose most similar caption of 16 is right, and vice versa.
 
         Photos are shuffled and cut into batches of 16; a smaller last batch is left out, unless it
-        is the only one. A caption that reads the same as the photo's own is right.
+        is the only one. A caption equal to the photo's own is right.
         """
         names = np.array(written)
         order = self._order(len(names))
@@ -302,7 +300,7 @@ class PairEncoder:
     ) -> dict[str, float | int | None]:
         """Return the accuracy of choosing the class whose caption is most similar to the photo.
 
-        "majority" is the accuracy of always choosing the commonest class.
+        "majority" is the accuracy of always choosing the most common class.
         """
         vocabulary, labels = self.vocabularies[feature], self.labels[feature][rows]
         known = labels != IGNORE_INDEX
@@ -316,7 +314,7 @@ class PairEncoder:
 
 
 def class_captions(vocabulary: Vocabulary) -> list[str]:
-    """Return a caption for each class that mentions the class alone, worded as in training."""
+    """Return a caption for each class that mentions only the class, in the words of training."""
     feature = vocabulary.feature
     values = range(len(vocabulary)) if feature in ("climate", "month") else vocabulary.names
     return [caption({feature: value}, features=(feature,)) for value in values]
@@ -324,7 +322,7 @@ def class_captions(vocabulary: Vocabulary) -> list[str]:
 
 @torch.no_grad()
 def encode_texts(pair: ImageTextPair, texts: list[str]) -> Tensor:
-    """Return vectors (n, P) of length 1; equal texts are encoded once."""
+    """Return unit vectors (n, P) of n texts; equal texts are encoded once."""
     different = sorted(set(texts))
     device = pair.scale.device
     vectors = []
@@ -332,16 +330,16 @@ def encode_texts(pair: ImageTextPair, texts: list[str]) -> Tensor:
         tokens = pair.tokens(different[start : start + TEXT_BATCH])
         tokens = {name: ids.to(device) for name, ids in tokens.items()}
         vectors.append(pair.encode_tokens(tokens).float().cpu())
-    place = {text: number for number, text in enumerate(different)}
-    return torch.cat(vectors)[[place[text] for text in texts]]
+    row = {text: number for number, text in enumerate(different)}
+    return torch.cat(vectors)[[row[text] for text in texts]]
 
 
 class EpochCaptions:
-    """Captions of the training photos, with different parts left out in every epoch.
+    """Captions of the training photos, with other features left out in every epoch.
 
-    Parts are left out at random, and sometimes all but one, because zero-shot classification uses
-    captions of one part. What is left out depends on (seed, epoch, row) alone, so every process
-    can make the captions of all.
+    Sometimes all features but one are left out, because zero-shot classification uses captions of a
+    single feature. The choice depends on (seed, epoch, row) alone, so that every process can make
+    the captions of all photos.
     """
 
     def __init__(self, table: pd.DataFrame, options: PretrainOptions) -> None:
@@ -352,7 +350,7 @@ class EpochCaptions:
         self.options = options
 
     def of(self, epoch: int, rows: Iterable[int]) -> list[str]:
-        """Return the captions of some rows in an epoch."""
+        """Return the captions of `rows` in an epoch."""
         return [self._caption(epoch, int(row)) for row in rows]
 
     def _caption(self, epoch: int, row: int) -> str:
@@ -384,8 +382,8 @@ class PretrainObjective(nn.Module):
 
         Args:
             inputs: embeddings (b, D) or views of the photos of this process.
-            tokens: of the captions of this process.
-            same: (n, n) whether two photos of the step have the same caption.
+            tokens: tokens of the captions of this process, each (b, length).
+            same: (n, n) whether two of the n photos of the step have the same caption.
         """
         if isinstance(inputs, Tensor):
             images = self.pair.encode_embedding(inputs)
@@ -403,11 +401,11 @@ class PretrainTask:
     """Trains a pair of towers; see `loop.Task`.
 
     Args:
-        pair: both towers, frozen where they are not trained.
-        options: of the pretraining.
+        pair: both towers; parts that are not trained are frozen.
+        options: training options.
         table: training rows of the dataset.
         inputs: embeddings of the training photos or, if the image tower is trained, the photos.
-        encoder: of the validation photos.
+        evaluator: evaluator on the validation photos.
         process: index of this process.
         processes: number of processes.
     """
@@ -420,11 +418,11 @@ class PretrainTask:
         options: PretrainOptions,
         table: pd.DataFrame,
         inputs: CachedEmbeddings | PhotoLoader,
-        encoder: PairEncoder,
+        evaluator: PairEvaluator,
         process: int,
         processes: int,
     ) -> None:
-        self.pair, self.encoder, self.inputs = pair, encoder, inputs
+        self.pair, self.evaluator, self.inputs = pair, evaluator, inputs
         self.captions = EpochCaptions(table, options)
         self.process, self.processes = process, processes
         self.module = PretrainObjective(pair, process, processes)
@@ -440,7 +438,7 @@ class PretrainTask:
     def loss(
         self, module: nn.Module, part: StepPart, batch: Indices, processes: int
     ) -> tuple[Tensor, dict[str, float]]:
-        """Return the loss of the whole step, which every process has; see `loop.Task`."""
+        """Return the loss of the whole step, the same in every process; see `loop.Task`."""
         device = next(module.parameters()).device
         counts = gather_counts(len(part.rows), self.processes, device)
         own = torch.from_numpy(part.rows).to(device)
@@ -459,7 +457,7 @@ class PretrainTask:
 
     def validate(self) -> dict[str, float]:
         """Return loss, retrieval accuracy among 16, and zero-shot accuracies on val."""
-        return self.encoder.validate(self.pair)
+        return self.evaluator.validate(self.pair)
 
 
 def _write(

@@ -1,7 +1,7 @@
-"""Run folders: everything a training reports is on disk, so that a crash loses nothing.
+"""Run folders: the files of a training, written by its process and read by others.
 
 `runs/{time}-{name}/` holds config.yaml, status.json, metrics.jsonl, log.txt, checkpoint/,
-predictions.parquet, metrics.json and TensorBoard events. One process writes a run; others read it.
+predictions.parquet, metrics.json and TensorBoard events.
 """
 
 import json
@@ -54,13 +54,13 @@ class _Recipe:
 
 @dataclass(frozen=True)
 class RunStatus(JobStatus):
-    """What the status.json of a training holds. Times are seconds since 1970."""
+    """The fields of the status.json of a training. Times are seconds since 1970."""
 
     task: Task
     progress: NotNegative = 0.0
     """Share of the whole run, 0 to 1."""
     phase: Text = ""
-    """What it is doing: "embedding", "training", "evaluating"."""
+    """"embedding", "training, epoch 2 of 9", "evaluating", ..."""
     step: Count = 0
     total_steps: Count = 0
     eta_seconds: NotNegative | None = None
@@ -80,7 +80,7 @@ class Run(Job[RunStatus]):
 
     @property
     def status(self) -> RunStatus:
-        """The content of status.json, but "failed" if the process has died.
+        """The content of status.json, but "failed" if its process no longer runs.
 
         Raises:
             JobError: status.json cannot be read.
@@ -97,14 +97,14 @@ class Run(Job[RunStatus]):
         task: str,
         folder: str | Path | None = None,
     ) -> Self:
-        """Create the folder of a new run, completely or not at all.
+        """Create the folder of a new run, atomically.
 
         Args:
             root: folder of all runs; the run becomes `root/{time}-{name}`.
-            name: of the run.
+            name: name of the run.
             config: the options (JSON types), written to config.yaml as a recipe.
             task: "pretrain" or "fit".
-            folder: takes the place of `root/{time}-{name}`; it must be empty or not exist.
+            folder: replaces `root/{time}-{name}`; must be empty or not exist.
 
         Raises:
             JobError: the folder is not empty.
@@ -162,7 +162,7 @@ class Run(Job[RunStatus]):
 
     @property
     def config(self) -> dict[str, Any]:
-        """The options with which the run was started.
+        """The options of the run, from config.yaml.
 
         Raises:
             JobError: config.yaml cannot be read.
@@ -186,7 +186,7 @@ class Run(Job[RunStatus]):
             file.write(json.dumps(dict(values)) + "\n")
 
     def metrics(self) -> list[dict[str, float]]:
-        """Return the lines of metrics.jsonl without one that is half written."""
+        """Return the lines of metrics.jsonl; one that is half written is left out."""
         return self.metrics_table().rows
 
     def metrics_table(self, most_rows: int | None = None) -> MetricsTable:
@@ -227,7 +227,7 @@ class Run(Job[RunStatus]):
         return MetricsTable(rows, f"{path} in part: {problems[0]}{more}" if problems else "")
 
     def forget_metrics_after(self, step: int) -> None:
-        """Remove lines of later steps, which a resumed run writes again.
+        """Remove the lines of later steps from metrics.jsonl; a resumed run writes them again.
 
         Raises:
             JobError: metrics.jsonl cannot be read.
@@ -249,12 +249,12 @@ class Run(Job[RunStatus]):
         return tail(self.folder / LOG, lines)
 
     def request_stop(self) -> None:
-        """Ask the run to stop after its current step; it writes a checkpoint and can be resumed."""
+        """Ask the run to write a checkpoint and stop after its step, so that it can be resumed."""
         with saving(self.folder / STOP):
             (self.folder / STOP).touch()
 
     def stop_requested(self) -> bool:
-        """Return whether the run was asked to stop."""
+        """Return whether a stop was requested."""
         return (self.folder / STOP).exists()
 
     def clear_stop(self) -> None:
@@ -265,7 +265,7 @@ class Run(Job[RunStatus]):
         try:
             super()._write(text)
         except OSError:
-            # the disk may be full: free the reserved bytes, so that the reason can be written
+            # the disk may be full: free the reserved bytes for the status
             (self.folder / _RESERVE).unlink(missing_ok=True)
             super()._write(text)
 

@@ -1,4 +1,4 @@
-"""Run a training: status, log, TensorBoard events, stop requests, and how it ended."""
+"""Run a training: write its status, log and metrics, and handle stop requests and errors."""
 
 import contextlib
 import logging
@@ -20,20 +20,20 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
     from torch.utils.tensorboard import SummaryWriter
 
-O = TypeVar("O", bound=TrainingOptions)  # noqa: E741  the options
+O = TypeVar("O", bound=TrainingOptions)  # noqa: E741  options
 logger = logging.getLogger("geoclip_core.run")
 _STATUS_SECONDS = 0.5
 
 
 class StopRequestedError(Exception):
-    """The run was asked to stop, by its stop file, SIGTERM or SIGINT."""
+    """The run was stopped by its stop file, SIGTERM or SIGINT."""
 
 
 class RunSession:
-    """Writes what a training reports into its run folder.
+    """Writes the status, log and metrics of a training into its run folder.
 
     Args:
-        run: the folder; None in the other processes of a distributed run, which write nothing.
+        run: the run; None in the other processes of a distributed run, which write nothing.
     """
 
     def __init__(self, run: Run | None) -> None:
@@ -44,14 +44,14 @@ class RunSession:
         self._board: SummaryWriter | None = None
 
     def stop_requested(self) -> bool:
-        """Whether training must end after the current step."""
+        """Return whether training must end after the current step."""
         return self._stopped or (self.run is not None and self.run.stop_requested())
 
     def raise_if_stopped(self) -> None:
-        """Leave work that has no state to save.
+        """Leave work that has no state to save if a stop was requested.
 
         Raises:
-            StopRequestedError: the run was asked to stop.
+            StopRequestedError: a stop was requested.
         """
         if self.stop_requested():
             raise StopRequestedError
@@ -61,8 +61,8 @@ class RunSession:
     ) -> None:
         """Write the phase, the share of the run that is done (0 to 1), and other status fields.
 
-        The status is written at most twice a second unless `now`. The time left is that of this
-        phase, which lasts until the share `until`, at its pace so far in this process.
+        The status is written at most twice a second unless `now`. The time left is estimated from
+        the pace of this phase in this process; the phase ends at the share `until`.
         """
         if self.run is None:
             return
@@ -79,9 +79,9 @@ class RunSession:
         self.run.update(phase=phase, progress=min(max(share, 0.0), 1.0), eta_seconds=eta, **changes)
 
     def embedding_progress(self, start: float, end: float) -> Callable[[int, int], None]:
-        """Return a callback (done, total) for embedding between two shares of the run.
+        """Return a progress callback (done, total) for embedding between two shares of the run.
 
-        The callback raises `StopRequestedError` if the run was asked to stop.
+        It raises `StopRequestedError` if a stop was requested.
         """
 
         def report(done: int, total: int) -> None:
@@ -96,7 +96,7 @@ class RunSession:
             logger.info(text)
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
-        """Write the numbers of a step to metrics.jsonl and TensorBoard."""
+        """Write the metrics of a step to metrics.jsonl and TensorBoard."""
         if self.run is None:
             return
         self.run.log_metrics({"step": step, "time": round(time.time(), 3), **values})
@@ -120,13 +120,13 @@ class RunSession:
 
 @dataclass(frozen=True)
 class TrainingRun(Generic[O]):
-    """What `fit` and `pretrain` work with."""
+    """The arguments of `fit` and `pretrain`."""
 
     options: O
     session: RunSession
     accelerator: "Accelerator"
     folder: Path
-    """Run folder; every process sees it."""
+    """Run folder, shared by all processes."""
     name: str
     """Name of the model."""
 
@@ -135,11 +135,11 @@ def execute(run: Run | None, work: Callable[[RunSession], None]) -> int:
     """Do the work of a run and record how it ended.
 
     Args:
-        run: the run folder; None in the other processes of a distributed run.
-        work: trains. A `StopRequestedError` from it is a clean stop.
+        run: the run; None in the other processes of a distributed run.
+        work: function that trains; it may raise `StopRequestedError` to stop.
 
     Returns:
-        Exit status: 0 if the work finished or was stopped, 1 if it failed.
+        The exit status: 0 if the work finished or was stopped, 1 if it failed.
 
     Raises:
         JobError: another process is working on this run.
@@ -178,13 +178,13 @@ def execute(run: Run | None, work: Callable[[RunSession], None]) -> int:
 
 
 def describe(error: BaseException) -> str:
-    """Return an error as one sentence for the user."""
+    """Return one sentence for the user about an error."""
     text = " ".join(str(error).split())
     if isinstance(error, OSError) and error.errno == 28:
         place = f" while writing {error.filename}" if error.filename else ""
         return f"The disk is full{place}: free some space, then continue with --resume."
     if isinstance(error, MemoryError) or "out of memory" in text.lower():
-        return f"Out of memory: take a smaller batch size or image size. ({text})"
+        return f"Out of memory: use a smaller batch size or image size. ({text})"
     if isinstance(error, ValueError | OSError | ArithmeticError):
         return text or type(error).__name__
     return f"{type(error).__name__}: {text}"
@@ -192,7 +192,7 @@ def describe(error: BaseException) -> str:
 
 @contextlib.contextmanager
 def _log_file(run: Run) -> Iterator[None]:
-    """Send the log lines of geoclip_core to log.txt and to the terminal."""
+    """Write the log of geoclip_core to log.txt and to the terminal."""
     root = logging.getLogger("geoclip_core")
     handlers: list[logging.Handler] = [
         logging.FileHandler(run.folder / LOG, encoding="utf-8"),

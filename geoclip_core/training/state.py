@@ -1,4 +1,4 @@
-"""Save and restore a training in all of its processes: weights, optimizer, random generators."""
+"""Save and restore the state of a training: weights, optimizer, random generators."""
 
 import json
 import os
@@ -20,12 +20,12 @@ _TENSORS, _FACTS = "state.safetensors", "state.json"
 
 
 class StateError(ValueError):
-    """A saved state that cannot be used; the message names the file and what to do."""
+    """A saved state cannot be used; the message names the file and the remedy."""
 
 
 @dataclass(frozen=True)
 class TrainingState:
-    """A saved state as it was read."""
+    """A saved state."""
 
     step: int
     tensors: dict[str, Tensor]
@@ -34,13 +34,13 @@ class TrainingState:
     folder: Path
 
     def part(self, prefix: str) -> dict[str, Tensor]:
-        """Return the tensors whose names begin with a prefix, under the rest of their names."""
+        """Return the tensors named `prefix.NAME`, by NAME."""
         start = prefix + "."
         return {k.removeprefix(start): v for k, v in self.tensors.items() if k.startswith(start)}
 
 
 def begin_state(folder: Path, step: int) -> Path:
-    """Make an empty folder for the state of a step; every process adds its part."""
+    """Create an empty folder for the state of a step; every process adds its part."""
     work = _unfinished(folder, step)
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True)
@@ -56,7 +56,7 @@ def write_random_state(folder: Path, step: int, process: int) -> None:
 
 
 def restore_random_state(state: TrainingState, process: int) -> None:
-    """Set the random generators of this process to those of the state.
+    """Set the random generators of this process to the saved ones.
 
     Raises:
         StateError: the state was saved by fewer processes, or is damaged.
@@ -76,7 +76,7 @@ def restore_random_state(state: TrainingState, process: int) -> None:
 def finish_state(
     folder: Path, step: int, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]
 ) -> None:
-    """Add the part that all processes share, rename the state to its place, remove older states."""
+    """Add the part that all processes share, put the state in place, and remove older states."""
     work = _unfinished(folder, step)
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     save_file(plain, work / _TENSORS)
@@ -90,10 +90,10 @@ def finish_state(
 
 
 def read_state(folder: Path) -> TrainingState | None:
-    """Return the newest state; None if there is none yet.
+    """Return the newest state in a folder; None if there is none.
 
     Raises:
-        StateError: it is damaged.
+        StateError: the state is damaged.
     """
     found = sorted(folder.glob("step-*")) if folder.is_dir() else []
     if not found:
@@ -103,17 +103,17 @@ def read_state(folder: Path) -> TrainingState | None:
         facts = json.loads((newest / _FACTS).read_text(encoding="utf-8"))
         step = int(facts["step"])
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise StateError(f"{newest / _FACTS} is damaged: start the run anew ({error})") from error
+        raise StateError(f"{newest / _FACTS} is damaged: start a new run ({error})") from error
     return TrainingState(step, _read(newest / _TENSORS), facts, newest)
 
 
 def optimizer_tensors(
     optimizer: torch.optim.Optimizer, names: Mapping[Tensor, str]
 ) -> dict[str, Tensor]:
-    """Return what an optimizer keeps for each parameter, as "parameter|what".
+    """Return the state of an optimizer as "parameter|key" -> tensor.
 
     Raises:
-        TypeError: it keeps something that is not a tensor.
+        TypeError: a value of the state is not a tensor.
     """
     tensors = {}
     for parameter, kept in optimizer.state.items():
@@ -129,10 +129,10 @@ def restore_optimizer(
     names: Mapping[Tensor, str],
     tensors: Mapping[str, Tensor],
 ) -> None:
-    """Restore what `optimizer_tensors` returned.
+    """Restore the result of `optimizer_tensors`.
 
     Raises:
-        StateError: the model has no such parameter.
+        StateError: the model lacks a parameter.
     """
     parameters = {name: parameter for parameter, name in names.items()}
     for key, value in tensors.items():
@@ -148,7 +148,7 @@ def _read(path: Path) -> dict[str, Tensor]:
     try:
         return load_file(path)
     except (OSError, SafetensorError) as error:
-        raise StateError(f"{path} is damaged: start the run anew ({error})") from error
+        raise StateError(f"{path} is damaged: start a new run ({error})") from error
 
 
 def _unfinished(folder: Path, step: int) -> Path:
@@ -159,10 +159,10 @@ class TrainingSaver:
     """Saves the states of a training in `resume/` of its run folder and restores them.
 
     Args:
-        accelerator: of this process.
-        folder: the run folder; every process sees it.
-        module: what is trained, before Accelerate wraps it.
-        optimizer: of its parameters, before Accelerate wraps it.
+        accelerator: accelerator of this process.
+        folder: run folder, shared by all processes.
+        module: the trained module, before Accelerate wraps it.
+        optimizer: its optimizer, before Accelerate wraps it.
     """
 
     def __init__(
@@ -179,7 +179,7 @@ class TrainingSaver:
         }
 
     def save(self, step: int, best_step: int, facts: Mapping[str, Any]) -> None:
-        """Write the state of a step, completely or not at all, and remove older states."""
+        """Write the state of a step atomically, and remove older states and best weights."""
         if self.accelerator.is_main_process:
             begin_state(self.folder, step)
         self.accelerator.wait_for_everyone()
@@ -204,7 +204,7 @@ class TrainingSaver:
         """Restore the newest state and return its step and facts; None if there is none.
 
         Raises:
-            StateError: it is damaged, or belongs to another model.
+            StateError: the state is damaged, or belongs to another model.
         """
         state = read_state(self.folder)
         if state is None:
@@ -242,7 +242,7 @@ class TrainingSaver:
                 tensor.copy_(tensors[name])
 
     def _trained(self) -> dict[str, Tensor]:
-        """Return trained weights and all buffers; frozen weights are the same in every step."""
+        """Return trained weights and all buffers; frozen weights never change."""
         every = self.module.state_dict(keep_vars=True)
         return {
             name: tensor

@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import re
 import shutil
 import socket
 import subprocess
@@ -45,8 +44,7 @@ def browser():
             executable_path=path,
             args=[
                 "--no-sandbox",
-                "--use-angle=swiftshader",
-                "--enable-unsafe-swiftshader",
+                "--disable-gpu",  # which would be emulated
                 # Host names are not resolved either.
                 "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
             ],
@@ -149,22 +147,15 @@ def open_page(contexts, server):
         page.set_default_timeout(PATIENCE_MS)
         pages.append(page)
         page.set_viewport_size({"width": width, "height": height})
-        page.emulate_media(color_scheme="dark" if dark else "light")
+        page.emulate_media(reduced_motion="reduce", color_scheme="dark" if dark else "light")
         page.beyond = []
 
-        def guard(route):
-            host = urlsplit(route.request.url).hostname
-            if host in LOOPBACK or host is None:
-                route.continue_()
-            else:
-                page.beyond.append(route.request.url)
-                route.abort()
+        def listen(request):
+            if urlsplit(request.url).hostname not in (*LOOPBACK, None):
+                page.beyond.append(request.url)
 
-        def listen(socket):
-            if urlsplit(socket.url).hostname not in LOOPBACK:
-                page.beyond.append(socket.url)
-
-        page.route(re.compile("^(?!data:|blob:)"), guard)
+        # Not page.route, which would switch the cache off. No name is resolved, see `browser`.
+        page.on("request", listen)
         page.on("websocket", listen)
         page.goto(f"{server.address}/{path}")
         return page

@@ -235,6 +235,7 @@ def test_several_processes_check_all_photos_and_report_progress(tmp_path):
     assert calls == sorted(calls)
 
 
+@pytest.mark.slow
 def test_a_large_table_is_checked_in_seconds(tmp_path):
     rows = 20_000
     chance = np.random.default_rng(0)

@@ -1,4 +1,4 @@
-"""Made-up predictions tables of any size, for tests alone: real place names, invented guesses."""
+"""Synthetic predictions tables of any size: real place names, random guesses."""
 
 import functools
 from dataclasses import dataclass

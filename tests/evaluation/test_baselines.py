@@ -1,4 +1,4 @@
-"""Guesses without a model: known answers, and no photo of the test split in them."""
+"""Baselines: known answers, and independence of the test split."""
 
 import numpy as np
 import pandas as pd
@@ -27,7 +27,7 @@ class TestConstantGuess:
         own = geoscore(haversine_km(guess, points)).mean()
         assert own >= max(geoscore(haversine_km(p, points)).mean() for p in points)
 
-    def test_no_point_of_a_fine_grid_is_better(self):
+    def test_no_point_of_a_fine_grid_has_a_higher_score(self):
         rng = np.random.default_rng(0)
         points = np.stack([rng.uniform(26, 48, 400), rng.uniform(-124, -95, 400)], axis=1)
         guess = baselines.constant_guess(points)
@@ -57,7 +57,7 @@ class TestCentroid:
 
 
 class TestNearestNeighbours:
-    def test_own_embedding_finds_own_place(self):
+    def test_the_own_embedding_is_the_nearest(self):
         rng = np.random.default_rng(0)
         bank, places = rng.normal(size=(700, 16)), rng.uniform(-60, 60, (700, 2))
         guess = baselines.nearest_neighbours(bank, places, bank[:600], k=1)
@@ -78,12 +78,12 @@ class TestNearestNeighbours:
         bank, places = np.eye(3), np.array([[1.0, 1], [2, 2], [3, 3]])
         assert baselines.nearest_neighbours(bank, places, bank, k=50).shape == (3, 2)
 
-    def test_other_width_is_refused(self):
-        with pytest.raises(baselines.BaselineError, match="do not compare"):
+    def test_embeddings_of_different_widths_are_an_error(self):
+        with pytest.raises(baselines.BaselineError, match="do not match"):
             baselines.nearest_neighbours(np.eye(3), np.zeros((3, 2)), np.zeros((1, 4)))
 
 
-def test_errors_are_kept_in_the_table():
+def test_errors_are_columns_of_the_table():
     frame = rows([(0, 0), (0, 90)], "test")
     guesses = {"constant": np.zeros((2, 2)), "nearest_10": np.array([[0.0, 0], [0, 90]])}
     table = baselines.with_baselines(frame, guesses)
@@ -97,7 +97,7 @@ class TestTestSplitStaysUnseen:
     train = rows([(10, 10), (20, 20), (30, 30)], state_key=["A", "A", "B"], country_key="US")
     test = rows([(11, 11), (29, 29)], "test", "q", state_key=["A", "B"], country_key="US")
 
-    def test_guesses_do_not_move_with_the_test_coordinates(self):
+    def test_guesses_do_not_depend_on_the_test_coordinates(self):
         rng = np.random.default_rng(0)
         embeddings = {
             "train_embeddings": rng.normal(size=(3, 4)),
@@ -110,13 +110,13 @@ class TestTestSplitStaysUnseen:
         for name, guess in first.items():
             assert guess == pytest.approx(second[name])
 
-    def test_rows_of_another_split_are_refused(self):
+    def test_training_rows_of_another_split_are_an_error(self):
         for split in ("test", "val", "buffer"):
             mixed = pd.concat([self.train, rows([(0, 0)], split, "x")])
             with pytest.raises(baselines.BaselineError, match=split):
                 baselines.baseline_guesses(mixed, self.test)
 
-    def test_a_photo_on_both_sides_is_refused(self):
+    def test_a_photo_in_both_tables_is_an_error(self):
         leaked = self.test.assign(id=["p1", "q1"])
         with pytest.raises(baselines.BaselineError, match="'p1' is both"):
             baselines.baseline_guesses(self.train, leaked)
@@ -125,7 +125,7 @@ class TestTestSplitStaysUnseen:
         with pytest.raises(baselines.BaselineError, match="there are none"):
             baselines.baseline_guesses(self.train.iloc[:0], self.test)
 
-    def test_embeddings_of_other_rows_are_refused(self):
+    def test_embeddings_of_other_rows_are_an_error(self):
         with pytest.raises(baselines.BaselineError, match=r"2 and 2 embeddings for 3 training"):
             baselines.baseline_guesses(
                 self.train,

@@ -1,4 +1,4 @@
-"""Calibration sees validation photos alone, makes radii honest, and is kept in the checkpoint."""
+"""Calibration uses only validation photos, corrects radii, and is saved in the checkpoint."""
 
 import numpy as np
 import pytest
@@ -20,7 +20,8 @@ def result():
     return fit()
 
 
-def test_radii_hold_new_photos_as_often_as_they_say(result, tmp_path):
+@pytest.mark.slow
+def test_calibrated_radii_have_the_stated_coverage_on_new_photos(result, tmp_path):
     photos = photo_dataset(500, "test", seed=9)
     model = FakeModel(calibration=result.calibration)
     frame = predict_in_shards(model, photos, embeddings_of(photos, seed=7), tmp_path)
@@ -28,17 +29,17 @@ def test_radii_hold_new_photos_as_often_as_they_say(result, tmp_path):
     assert inside["50"] == pytest.approx(0.5, abs=0.12)  # 120 photos fitted, 500 judged
     assert inside["90"] == pytest.approx(0.9, abs=0.07)
     before = inside_radius(result.before)
-    assert before["50"].mean() < 0.4  # the fake model is too sure
+    assert before["50"].mean() < 0.4  # the fake model is overconfident
 
 
-def test_the_density_of_the_truth_rises(result):
+def test_calibration_raises_the_density_at_the_truth(result):
     numbers = calibrate.summary(result)
     assert numbers["after"]["log_density"] > numbers["before"]["log_density"]
     assert set(numbers["cross_validated_coverage"]) == {"50", "90"}
 
 
 @pytest.mark.parametrize("split", ["train", "test", "buffer"])
-def test_other_splits_are_refused(split):
+def test_photos_of_other_splits_are_an_error(split):
     photos = photo_dataset(30, split)
     with pytest.raises(calibrate.CalibrationError, match=split):
         calibrate.calibrate(FakeModel(), photos, embeddings_of(photos))
@@ -49,13 +50,13 @@ def test_too_few_photos():
         fit(n=9)
 
 
-def test_photos_learnt_by_heart_are_refused():
+def test_memorised_photos_are_an_error():
     photos = photo_dataset(30, "val")
     with pytest.raises(calibrate.CalibrationError, match="trained on these photos"):
         calibrate.calibrate(FakeModel(), photos, photos.coordinates)
 
 
-def test_model_keeps_its_calibration_even_when_prediction_fails(monkeypatch):
+def test_the_model_keeps_its_calibration_even_if_prediction_fails(monkeypatch):
     model = FakeModel(calibration=Calibration(temperature=3.0))
     fit(model, n=20)
     assert model.calibration.temperature == 3.0
@@ -69,7 +70,7 @@ def test_model_keeps_its_calibration_even_when_prediction_fails(monkeypatch):
     assert model.calibration.temperature == 3.0
 
 
-def test_an_old_calibration_does_not_count_twice():
+def test_an_old_calibration_has_no_influence():
     once = fit(n=40).calibration
     again = fit(FakeModel(calibration=once), n=40).calibration
     assert again.temperature == pytest.approx(once.temperature)
@@ -79,14 +80,15 @@ def test_an_old_calibration_does_not_count_twice():
     assert (again.n, again.source) == (once.n, once.source)
 
 
-def test_large_splits_are_thinned_out():
+def test_large_splits_are_thinned_out(monkeypatch):
+    monkeypatch.setattr(calibrate, "MAX_FIT_PHOTOS", 20)
     photos = photo_dataset(60, "val")
-    result = calibrate.calibrate(FakeModel(), photos, embeddings_of(photos), max_photos=20)
+    result = calibrate.calibrate(FakeModel(), photos, embeddings_of(photos))
     assert len(result.before) == 20
     assert result.before["id"].tolist() == photos.table["id"].tolist()[::3]
 
 
-def test_checkpoint_keeps_numbers_diagram_and_card(result, tmp_path):
+def test_the_checkpoint_gets_calibration_diagram_and_card(result, tmp_path):
     card = tmp_path / "README.md"
     card.write_text("# A model\n\nWhat it is.\n", encoding="utf-8")
     calibrate.save_calibration(tmp_path, result)
@@ -103,6 +105,6 @@ def test_checkpoint_keeps_numbers_diagram_and_card(result, tmp_path):
     assert not list(tmp_path.glob(".*"))
 
 
-def test_embeddings_must_belong_to_the_photos():
+def test_a_wrong_number_of_embeddings_is_an_error():
     with pytest.raises(calibrate.CalibrationError, match="5 embeddings for 20"):
         calibrate.calibrate(FakeModel(), photo_dataset(20, "val"), np.zeros((5, 2)))

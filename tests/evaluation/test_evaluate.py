@@ -1,4 +1,4 @@
-"""Predicting in shards that survive a kill, and judging two models on the same photos."""
+"""Predicting in shards, comparing two models, saving results, and CSVs of other systems."""
 
 import json
 
@@ -20,6 +20,10 @@ from tests.training.fake_model import FakeModel, embeddings_of, photo_dataset
 
 
 class TestShards:
+    @pytest.fixture(autouse=True)
+    def small_shards(self, monkeypatch):
+        monkeypatch.setattr(evaluate, "SHARD_PHOTOS", 20)
+
     def run(self, folder, model=None, dataset=None, **options):
         dataset = photo_dataset(50) if dataset is None else dataset
         return evaluate.predict_in_shards(
@@ -27,7 +31,6 @@ class TestShards:
             dataset,
             embeddings_of(dataset),
             folder,
-            shard_photos=20,
             **options,
         )
 
@@ -39,7 +42,7 @@ class TestShards:
         assert frame["state_truth"].notna().all()
         assert (frame["state_top1"] == frame["state_truth"]).mean() > 0.9
 
-    def test_a_kill_leaves_finished_shards_valid(self, tmp_path):
+    def test_an_interrupted_prediction_reuses_its_finished_shards(self, tmp_path):
         def killed(done, total):
             if done == 40:
                 raise KeyboardInterrupt
@@ -51,7 +54,7 @@ class TestShards:
         assert model.photos_predicted == 10
         pd.testing.assert_frame_equal(resumed, self.run(tmp_path / "fresh"))
 
-    def test_a_damaged_shard_is_made_again(self, tmp_path):
+    def test_a_damaged_shard_is_computed_again(self, tmp_path):
         self.run(tmp_path)
         shard = sorted(tmp_path.rglob("*.parquet"))[1]
         shard.write_bytes(shard.read_bytes()[:100])
@@ -67,7 +70,7 @@ class TestShards:
             {"dataset": photo_dataset(50, seed=8)},
         ],
     )
-    def test_shards_of_something_else_are_not_taken(self, tmp_path, other):
+    def test_shards_of_other_models_or_photos_are_not_reused(self, tmp_path, other):
         self.run(tmp_path)
         model = other.pop("model", FakeModel())
         model.photos_predicted = 0
@@ -85,7 +88,7 @@ class TestShards:
 
 
 class TestCompare:
-    def test_pairs_by_id_whatever_the_order(self):
+    def test_photos_are_paired_by_id_in_any_order(self):
         frame = synthetic_predictions(300, candidates=False)
         worse = frame.assign(error_km=frame["error_km"] + 50).sample(frac=1, random_state=0)
         result = evaluate.compare(frame, worse.iloc[:200], resamples=100)
@@ -93,12 +96,12 @@ class TestCompare:
         assert result["difference"]["mean_km"]["difference"] == pytest.approx(-50)
         assert result["difference"]["geoscore"]["low"] > 0
 
-    def test_equal_models_do_not_differ(self):
+    def test_equal_models_have_no_difference(self):
         frame = synthetic_predictions(200, candidates=False)
         difference = evaluate.compare(frame, frame, resamples=100)["difference"]["geoscore"]
         assert difference == {"difference": 0.0, "low": 0.0, "high": 0.0}
 
-    def test_different_models_of_equal_skill_are_not_told_apart(self):
+    def test_models_of_equal_skill_are_within_chance(self):
         frame = synthetic_predictions(500, candidates=False)
         rng = np.random.default_rng(0)
         other = frame.assign(error_km=frame["error_km"].to_numpy() * rng.lognormal(0, 0.3, 500))
@@ -110,7 +113,7 @@ class TestCompare:
         with pytest.raises(PredictionsError, match="no photo in common"):
             evaluate.compare(frame, frame.assign(id=[f"x{i}" for i in range(5)]))
 
-    def test_same_ids_of_another_dataset(self):
+    def test_same_ids_with_other_true_places_are_an_error(self):
         frame = synthetic_predictions(5, candidates=False)
         with pytest.raises(PredictionsError, match="different datasets"):
             evaluate.compare(frame, frame.assign(latitude=frame["latitude"] + 1))
@@ -158,7 +161,13 @@ class TestImported:
         assert report["geoscore"] == pytest.approx(5000)
         json.dumps(report, allow_nan=False)
 
-    def test_ids_with_folder_and_ending(self, tmp_path):
+    def test_a_predictions_table_as_csv_gives_its_guesses_not_its_truth(self):
+        frame = synthetic_predictions(4, candidates=False)
+        guesses = read_guesses(frame.to_csv(index=False).encode())
+        assert guesses["latitude"].tolist() == pytest.approx(frame["predicted_latitude"])
+        assert guesses["longitude"].tolist() == pytest.approx(frame["predicted_longitude"])
+
+    def test_ids_may_have_a_folder_and_an_extension(self, tmp_path):
         path = self.write(tmp_path, "file,lat,lng\na/b/test00001.jpg,10,350\n")
         frame = imported_predictions(read_guesses(path), self.photos)
         assert frame["id"].tolist() == ["test00001"]
@@ -177,11 +186,11 @@ class TestImported:
             ("id,latitude,longitude\n1,2,3,4,5\n1,2\n1,2,3,4,5,6,7\n", "not a table"),
         ],
     )
-    def test_wrong_files_are_explained(self, tmp_path, text, message):
+    def test_errors_of_a_csv_name_row_and_column(self, tmp_path, text, message):
         with pytest.raises(PredictionsError, match=message):
             read_guesses(self.write(tmp_path, text))
 
-    def test_bytes_that_are_no_text(self):
+    def test_bytes_that_are_not_text_are_an_error(self):
         with pytest.raises(PredictionsError, match="UTF-8"):
             read_guesses(b"\xff\xfe\x00id")
         with pytest.raises(PredictionsError, match="not a text file"):

@@ -33,7 +33,7 @@ def test_verdicts_of_differences():
     assert "&lt;b&gt;me" in shown
 
 
-def test_headline_of_few_and_of_many_photos_agree():
+def test_headlines_of_few_and_many_photos_agree():
     rng = np.random.default_rng(1)
     error = rng.lognormal(5.5, 1, 12_000)
     frame = pd.DataFrame({"error_km": error, "radius_50_km": 250.0, "radius_90_km": 900.0})
@@ -63,7 +63,7 @@ def _bearings(centre, points):
     return bearing(np.broadcast_to(centre, points.shape), points)
 
 
-def test_states_and_counties_are_called_as_the_dataset_calls_them():
+def test_states_and_counties_have_the_names_of_the_dataset():
     states = {feature["id"] for feature in maps.state_shapes()["features"]}
     counties = {feature["id"] for feature in maps.county_shapes()["features"]}
     assert "Texas_US" in states
@@ -74,7 +74,7 @@ def test_states_and_counties_are_called_as_the_dataset_calls_them():
     } <= counties
 
 
-def test_resolution_keeps_the_number_of_areas_small():
+def test_the_resolution_limits_the_number_of_hexagons():
     rng = np.random.default_rng(0)
     world = np.stack([rng.uniform(-60, 70, 5000), rng.uniform(-180, 180, 5000)], axis=1)
     for points in (world, world * 0.01 + [40, -100], world[:30]):
@@ -83,7 +83,7 @@ def test_resolution_keeps_the_number_of_areas_small():
     assert figures.hexagon_resolution(world * 0.01 + [40, -100]) > figures.hexagon_resolution(world)
 
 
-def test_difference_map_by_hand():
+def test_difference_map_of_a_small_table():
     places = np.array([[40.0, -100], [40.0, -100], [-30.0, 140]])
     figure = figures.difference_figure(
         pd.DataFrame({"group": figures.hexagons(places[1:], 2), "gain": [10.0, -5.0], "photos": 1}),
@@ -106,7 +106,7 @@ def test_difference_map_by_hand():
         ((51.5, -0.1), (51.5, -0.1)),  # exact
     ],
 )
-def test_small_map_keeps_distances_everywhere(truth, guess, colours):
+def test_small_map_is_true_to_scale_everywhere(truth, guess, colours):
     svg = small_map(truth, guess, colours, BORDERS, [(10, 10, 0.5)])
     assert "nan" not in svg
     assert len(svg) < 200_000
@@ -119,7 +119,7 @@ def test_small_map_keeps_distances_everywhere(truth, guess, colours):
     assert np.hypot(x1 - x0, y1 - y0) == pytest.approx(distance * scale, abs=0.6)
 
 
-def test_small_map_shows_land_under_land():
+def test_small_map_shows_land_where_there_is_land():
     inland = small_map((48, 68), (48.2, 68.1), LIGHT, BORDERS)  # Kazakhstan: no coast in sight
     assert f'fill="{LIGHT.land}"' in inland
     path = re.search(r'<path d="([^"]*)" fill="' + LIGHT.land, inland)
@@ -128,7 +128,7 @@ def test_small_map_shows_land_under_land():
     assert re.search(r'<path d="([^"]*)" fill="' + LIGHT.land, ocean).group(1) == ""
 
 
-def test_thumbnails_stay_inside_their_folder(tmp_path):
+def test_thumbnails_are_only_read_inside_their_folder(tmp_path):
     root = tmp_path / "photos"
     root.mkdir()
     Image.new("RGB", (900, 500)).save(tmp_path / "secret.jpg")
@@ -140,7 +140,7 @@ def test_thumbnails_stay_inside_their_folder(tmp_path):
     assert thumbnail("", "good.jpg") is None
 
 
-def test_frame_of_points_crosses_the_date_line():
+def test_a_map_of_points_may_cross_the_date_line():
     frame = pd.DataFrame(
         {
             "id": ["a", "b"],
@@ -159,7 +159,7 @@ def test_frame_of_points_crosses_the_date_line():
         assert abs((longitude - middle + 180) % 360 - 180) <= (high - low) / 2
 
 
-def test_error_colours_and_axis_share_the_marks():
+def test_error_colours_and_axis_have_the_same_marks():
     frame = pd.DataFrame({"id": list("abc"), "error_km": [0.2, 25.0, 2500.0]})
     frame["latitude"] = frame["longitude"] = 0.0
     points = figures.points_figure(frame, LIGHT, usa=False, arrows=False).data[0]
@@ -171,6 +171,6 @@ def test_error_colours_and_axis_share_the_marks():
     assert len(figure.layout.shapes) == len(ERROR_MARKS_KM)
 
 
-def test_maps_of_a_scope_keep_its_projection():
+def test_a_map_with_a_scope_keeps_the_projection_of_the_scope():
     assert figures.world_figure(LIGHT).layout.geo.projection.type == "natural earth"
     assert figures.world_figure(LIGHT, scope="usa").layout.geo.projection.type is None

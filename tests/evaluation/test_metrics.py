@@ -10,6 +10,7 @@ import pytest
 
 from geoclip_core.earth.gazetteer import Gazetteer
 from geoclip_core.evaluation import intervals, metrics
+from geoclip_core.evaluation.baselines import with_baselines
 from tests.evaluation.synthetic_predictions import synthetic_predictions
 
 DEGREE_KM = math.pi * 6371 / 180  # of a great circle: 111.19 km
@@ -69,7 +70,7 @@ class TestDistances:
         frame = table([(0, 0), (0, 1)], [(0, 0), (0, 0)])
         assert metrics.errors_km(frame, np.array([0, 0])) == pytest.approx([0, DEGREE_KM])
 
-    def test_nothing_is_not_zero(self):
+    def test_no_errors_give_none_instead_of_zero(self):
         numbers = metrics.distance_metrics(np.array([]))
         assert numbers["geoscore"] is None
         assert numbers["accuracy_at_km"]["25"] is None
@@ -83,7 +84,7 @@ class TestPlaces:
         found = pd.DataFrame(rows, columns=names)
         return metrics.with_places(frame, SimpleNamespace(frame=lambda coordinates: found))
 
-    def test_levels_have_their_own_denominators(self):
+    def test_every_place_level_has_its_own_denominator(self):
         frame = table(
             np.zeros((4, 2)),
             np.zeros((4, 2)),
@@ -107,11 +108,11 @@ class TestPlaces:
         assert hits["sub-region"].mean() == 1.0  # of the single row that has one
         assert hits["city"].mean() == 0.5
 
-    def test_guess_without_a_name_is_wrong(self):
+    def test_a_guess_without_a_name_is_wrong(self):
         frame = table([(0, 0)], [(0, 0)], county_key=["Taylor County_Texas_US"])
         assert metrics.place_hits(self.guessed(frame, ("US", "", None, "")))["sub-region"][0] == 0
 
-    def test_level_that_no_row_knows_is_left_out(self):
+    def test_a_level_without_any_truth_is_left_out(self):
         frame = table([(0, 0)], [(0, 0)], county_key=[None], country_key=["US"])
         assert list(metrics.place_hits(self.guessed(frame, ("US", "", None, "")))) == ["country"]
 
@@ -130,7 +131,8 @@ class TestPlaces:
             county_key="Taylor County_Texas_US",
             city_key="Abilene_Taylor County_Texas_US",
         )
-        report = metrics.summarise(frame, gazetteer=Gazetteer.load(), resamples=50)
+        gazetteer = Gazetteer.load()
+        report = metrics.summarise(metrics.with_places(frame, gazetteer), resamples=50)
         assert report["place_accuracy"] == {
             "country": 1.0,
             "region": 1.0,
@@ -139,7 +141,7 @@ class TestPlaces:
         }
         assert report["place_n"]["city"] == 2
         frame["predicted_latitude"], frame["predicted_longitude"] = 28.64, -106.09  # Chihuahua
-        report = metrics.summarise(frame, gazetteer=Gazetteer.load(), resamples=0)
+        report = metrics.summarise(metrics.with_places(frame, gazetteer), resamples=0)
         assert report["place_accuracy"]["country"] == 0.0
         assert el_paso[0] > 28.64  # the border lies between them
 
@@ -155,7 +157,7 @@ def head(truth, top1, probability, rank, truth_probability, **more):
 
 
 class TestHeads:
-    def test_by_hand(self):
+    def test_metrics_of_a_small_table(self):
         frame = head(
             truth=["A", "A", "B", "C", None],
             top1=["A", "B", "B", "A", "A"],
@@ -179,7 +181,7 @@ class TestHeads:
         gaps = [0.05, 0.65, 0.15, 0.45]
         assert numbers["expected_calibration_error"] == pytest.approx(sum(gaps) / 4, rel=1e-6)
 
-    def test_missing_truths_only(self):
+    def test_a_table_without_known_truths(self):
         frame = head([None, None], ["A", "B"], [0.5, 0.5], [None, None], [np.nan, np.nan])
         numbers = metrics.head_metrics(frame, "state")
         assert numbers["n"] == 0
@@ -193,11 +195,11 @@ class TestHeads:
         frame = frame.rename(columns=lambda name: name.replace("state_", "climate_"))
         assert metrics.head_metrics(frame.assign(climate=[3, -100]), "climate")["unseen"] == 0
 
-    def test_macro_f1_counts_classes_only_guessed(self):
+    def test_macro_f1_counts_classes_that_are_only_guessed(self):
         truth, guess = pd.Series(["A", "A"]), pd.Series(["A", "Z"])
         assert metrics.macro_f1(truth, guess) == pytest.approx((2 / 3 + 0) / 2)
 
-    def test_reliability_bins_hold_their_edges(self):
+    def test_reliability_bins_include_their_edges(self):
         curve = metrics.reliability_curve(np.array([0.0, 0.1, 1.0, 1.0]), np.array([0, 1, 1, 0]))
         assert curve["n"].tolist() == [1, 1, 2]
         assert curve["reached"].tolist() == [0, 1, 0.5]
@@ -238,12 +240,12 @@ class TestReliability:
             }
         )
 
-    def test_inside_counts_the_edge_and_skips_the_unstated(self):
+    def test_inside_includes_the_edge_and_skips_missing_radii(self):
         inside = metrics.inside_radius(self.frame([10, 11, 5], [10, 10, np.nan]))
         assert inside["50"][:2].tolist() == [1, 0]
         assert math.isnan(inside["50"][2])
 
-    def test_risk_goes_by_radius_and_ties_do_not_flatter(self):
+    def test_risk_is_ordered_by_radius_with_the_worst_of_ties_first(self):
         frame = self.frame([1, 100, 50, 2], [10, 10, 20, 30])
         curve = metrics.risk_coverage(frame).set_index("share")
         assert curve.loc[0.25, "mean_km"] == 100  # of the tied pair the worse one first
@@ -251,7 +253,7 @@ class TestReliability:
         assert curve.loc[1.0, "mean_km"] == pytest.approx(153 / 4)
         assert curve.loc[0.5, "radius_50_km"] == 10
 
-    def test_no_radius_no_curve(self):
+    def test_without_radii_the_curves_are_empty(self):
         frame = self.frame([1, 2], [np.nan, np.nan])
         assert metrics.risk_coverage(frame).empty
         assert metrics.coverage_curve(frame).empty
@@ -262,7 +264,7 @@ class TestReliability:
         curve = metrics.coverage_at_scales(frame, np.array([0.5, 1, 2, 4]))
         assert curve["coverage_50"].tolist() == [0.25, 0.5, 0.75, 1.0]
 
-    def test_coverage_curve_groups_equally(self):
+    def test_coverage_curve_has_groups_of_equal_size(self):
         frame = self.frame(np.arange(100), np.arange(100), list(np.arange(100) / 2))
         curve = metrics.coverage_curve(frame, bins=5)
         assert curve["n"].tolist() == [20] * 5
@@ -271,7 +273,7 @@ class TestReliability:
 
 
 class TestTablesOfFigures:
-    def test_bins_hold_every_photo_once(self):
+    def test_every_photo_is_in_one_bin(self):
         error = np.array([0.0, 0.4, 1.0, 1.2, 24.9, 25.0, 2500.0, 20_015.0])
         bins = metrics.error_bins(error)
         assert bins["photos"].sum() == 8
@@ -282,7 +284,7 @@ class TestTablesOfFigures:
             assert bins.loc[inside, "photos"].sum() >= 1
         assert (bins["high_km"].to_numpy()[:-1] == bins["low_km"].to_numpy()[1:]).all()
 
-    def test_curve_counts_what_is_below_as_the_accuracies_do(self):
+    def test_the_cumulative_curve_agrees_with_the_accuracies(self):
         curve = metrics.cumulative_curve(np.array([10.0, 200.0, 300.0, 900.0])).set_index(
             "error_km"
         )
@@ -291,7 +293,7 @@ class TestTablesOfFigures:
         assert curve.loc[750, "share"] == 0.75
         assert curve["share"].iloc[-1] == 1
 
-    def test_groups_by_hand(self):
+    def test_groups_of_a_small_table(self):
         frame = pd.DataFrame({"error_km": [10.0, 30.0, 20.0, 500.0, 7.0]})
         table = metrics.group_errors(frame, pd.Series(["a", "a", "a", "b", None]))
         assert table["group"].tolist() == ["a", "b"]
@@ -311,7 +313,7 @@ class TestTablesOfFigures:
 
 class TestIntervals:
     @pytest.mark.slow
-    def test_interval_of_a_mean_covers_it_as_often_as_claimed(self):
+    def test_the_interval_of_a_mean_has_the_stated_coverage(self):
         """200 samples of a skewed distribution with mean 1: 95 % of the intervals must hold it."""
         rng = np.random.default_rng(5)
         inside = 0
@@ -322,7 +324,7 @@ class TestIntervals:
         assert 0.90 <= inside / 300 <= 0.985
 
     @pytest.mark.slow
-    def test_interval_of_a_median_covers_it(self):
+    def test_the_interval_of_a_median_covers_it(self):
         rng = np.random.default_rng(6)
         inside = 0
         for trial in range(200):
@@ -331,7 +333,7 @@ class TestIntervals:
             inside += low <= 7 <= high
         assert 0.89 <= inside / 200 <= 0.99
 
-    def test_width_is_that_of_the_normal_distribution(self):
+    def test_the_width_agrees_with_the_normal_distribution(self):
         sample = np.random.default_rng(1).normal(0, 1, 2500)
         low, high = intervals.mean_intervals(sample[:, None], resamples=2000)[0]
         assert (high - low) / 2 == pytest.approx(1.96 * sample.std() / 50, rel=0.08)
@@ -346,7 +348,7 @@ class TestIntervals:
         assert wide == pytest.approx(honest, rel=1e-9)
         assert (wide[1] - wide[0]) > 2.5 * (narrow[1] - narrow[0])
 
-    def test_rows_without_a_sequence_stand_alone(self):
+    def test_rows_without_a_sequence_are_drawn_alone(self):
         codes = intervals.group_codes(["a", None, "a", None])
         assert codes[0] == codes[2]
         assert len(set(codes)) == 3
@@ -357,7 +359,7 @@ class TestIntervals:
         assert high == pytest.approx(1 - 0.025 ** (1 / 70))  # Clopper-Pearson by hand
         assert intervals.mean_intervals(np.zeros((70, 1)))[0] == (0, 0)  # a mean, not a share
 
-    def test_missing_values_leave_their_column_alone(self):
+    def test_a_missing_value_does_not_affect_other_columns(self):
         values = np.array([[1.0, np.nan], [3.0, np.nan], [5.0, 2.0]])
         (low, high), empty = intervals.mean_intervals(values)
         assert 1 <= low < 3 < high <= 5
@@ -374,7 +376,7 @@ class TestIntervals:
         )
 
     @pytest.mark.parametrize("groups", [None, np.arange(18_000) // 3])
-    def test_bundles_of_a_large_table_give_the_same_intervals(self, groups, monkeypatch):
+    def test_bundles_of_a_large_table_give_similar_intervals(self, groups, monkeypatch):
         rng = np.random.default_rng(4)
         center = np.repeat(rng.normal(0, 1, 6000), 3)
         values = np.exp(center + rng.normal(0, 1, 18_000))
@@ -403,18 +405,17 @@ class TestIntervals:
         assert gap["median_km"]["high"] == pytest.approx(-20)
         assert gap["geoscore"]["low"] > 0
 
-    def test_difference_of_unlike_tables_is_refused(self):
+    def test_errors_of_different_lengths_cannot_be_paired(self):
         with pytest.raises(ValueError, match="cannot be paired"):
             metrics.paired_difference(np.zeros(3), np.zeros(4))
 
 
 class TestSummary:
-    def test_numbers_lie_in_their_intervals_and_make_json(self):
+    def test_metrics_lie_in_their_intervals_and_are_valid_json(self):
         frame = synthetic_predictions(600, candidates=False)
         centre = np.tile([38.0, -105.0], (len(frame), 1))
-        report = metrics.summarise(
-            frame, gazetteer=Gazetteer.load(), baselines={"constant": centre}, resamples=200
-        )
+        frame = with_baselines(metrics.with_places(frame, Gazetteer.load()), {"constant": centre})
+        report = metrics.summarise(frame, resamples=200)
         json.dumps(report, allow_nan=False)
         bounds = report["intervals"]
         assert bounds["resamples"] == 200
@@ -430,7 +431,7 @@ class TestSummary:
         assert report["baselines"]["constant"]["difference"]["geoscore"]["low"] > 0
         assert set(report["context"]) == {"climate", "month", "state", "county", "city"}
 
-    def test_same_seed_same_intervals(self):
+    def test_the_same_seed_gives_the_same_intervals(self):
         frame = synthetic_predictions(100, candidates=False)
         first, second = (metrics.summarise(frame, resamples=50, seed=3) for _ in range(2))
         assert first == second

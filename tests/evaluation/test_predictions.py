@@ -1,4 +1,4 @@
-"""The predictions table: how it is made, kept, and refused."""
+"""The predictions table: made, checked, written and read."""
 
 from types import SimpleNamespace
 
@@ -43,7 +43,7 @@ def estimate(probabilities, longitude=-179.9):
     return SimpleNamespace(posterior=posterior, context={"state": np.asarray(probabilities)})
 
 
-def test_row_by_hand():
+def test_every_column_of_a_row():
     frame = predictions_frame(
         dataset([1, -100, 3], month=[3, -100, 0]),
         (estimate(p) for p in ([0.5, 0.3, 0.2, 0], [0.1, 0.7, 0.1, 0.1], [0.25] * 4)),
@@ -66,12 +66,12 @@ def test_row_by_hand():
 
 
 @pytest.mark.parametrize("count", [1, 3])
-def test_as_many_estimates_as_photos(count):
+def test_another_number_of_estimates_is_an_error(count):
     with pytest.raises(PredictionsError, match="estimates"):
         predictions_frame(dataset([0, 1]), [estimate([0.25] * 4)] * count, STATES)
 
 
-def test_head_of_another_length_is_refused():
+def test_a_head_of_another_length_is_an_error():
     with pytest.raises(PredictionsError, match=r"\(3,\).*vocabulary of 4"):
         predictions_frame(dataset([0]), [estimate([0.2, 0.3, 0.5])], STATES)
 
@@ -103,22 +103,22 @@ def test_round_trip(tmp_path):
         ({"id": "same"}, "'same' occurs twice"),
     ],
 )
-def test_wrong_values_are_named(change, message):
+def test_errors_name_the_wrong_value(change, message):
     with pytest.raises(PredictionsError, match=message):
         validate_predictions(synthetic_predictions(3, candidates=False).assign(**change))
 
 
-def test_missing_column_is_named():
+def test_errors_name_a_missing_column():
     with pytest.raises(PredictionsError, match="radius_50_km"):
         validate_predictions(synthetic_predictions(3).drop(columns="radius_50_km"))
 
 
-def test_files_that_are_no_predictions(tmp_path):
+def test_files_that_are_not_predictions_are_an_error(tmp_path):
     with pytest.raises(PredictionsError, match="not a readable"):
         read_predictions(tmp_path / "missing.parquet")
     (tmp_path / "text.parquet").write_text("id,latitude\n")
     with pytest.raises(PredictionsError, match="not a readable"):
         read_predictions(tmp_path / "text.parquet")
     pd.DataFrame({"id": ["a"]}).to_parquet(tmp_path / "other.parquet")
-    with pytest.raises(PredictionsError, match="columns latitude"):
+    with pytest.raises(PredictionsError, match="missing: latitude"):
         read_predictions(tmp_path / "other.parquet")

@@ -14,14 +14,13 @@ from safetensors.torch import save_file
 from transformers import CLIPConfig, CLIPModel
 
 from geoclip_core.errors import DownloadError
+from geoclip_core.geoclip.gallery import DEFAULT_SIGMAS
 from geoclip_core.geoclip.weights import release_config
 from geoclip_core.hub.download import fetch_wheel
 
-SIGMAS = (1.0, 16.0, 256.0)
-
 
 def make_clip(folder: Path, projection: int = 48, side: int = 56, seed: int = 0) -> Path:
-    """A whole CLIP (both towers) in the layout of transformers."""
+    """Write a whole CLIP (both towers) in the layout of transformers."""
     torch.manual_seed(seed)
     config = CLIPConfig(
         projection_dim=projection,
@@ -50,6 +49,7 @@ def make_clip(folder: Path, projection: int = 48, side: int = 56, seed: int = 0)
 
 
 def random_coordinates(count: int, seed: int = 0) -> np.ndarray:
+    """Return coordinates (count, 2) in degrees, uniform on the sphere."""
     rng = np.random.default_rng(seed)
     latitude = np.degrees(np.arcsin(rng.uniform(-1, 1, count)))
     return np.round(np.stack([latitude, rng.uniform(-180, 180, count)], axis=1), 6)
@@ -58,15 +58,14 @@ def random_coordinates(count: int, seed: int = 0) -> np.ndarray:
 def make_release(
     folder: Path, places: int = 300, projection: int = 48, width: int = 32, seed: int = 0
 ) -> Path:
-    """A GeoCLIP release without its image tower."""
+    """Write a GeoCLIP release without its image tower."""
     torch.manual_seed(seed)
     folder.mkdir(parents=True, exist_ok=True)
-    shapes = {"image_encoder.mlp.0": (projection, projection), "image_encoder.mlp.2": (width, 40)}
-    shapes["image_encoder.mlp.0"] = (40, projection)
+    shapes = {"image_encoder.mlp.0": (40, projection), "image_encoder.mlp.2": (width, 40)}
     tensors = {"logit_scale": torch.tensor(3.0)}
-    for branch in range(len(SIGMAS)):
+    for branch, sigma in enumerate(DEFAULT_SIGMAS):
         prefix = f"location_encoder.LocEnc{branch}"
-        tensors[f"{prefix}.capsule.0.b"] = torch.randn(16, 2) * SIGMAS[branch]
+        tensors[f"{prefix}.capsule.0.b"] = torch.randn(16, 2) * sigma
         for layer, inputs in ((1, 32), (3, 24), (5, 24)):
             shapes[f"{prefix}.capsule.{layer}"] = (24, inputs)
         shapes[f"{prefix}.head.0"] = (width, 24)
@@ -74,14 +73,14 @@ def make_release(
         tensors[f"{name}.weight"] = torch.randn(rows, columns) / columns**0.5
         tensors[f"{name}.bias"] = torch.randn(rows) / 10
     save_file(tensors, folder / "model.safetensors")
-    (folder / "config.json").write_text(json.dumps(release_config(SIGMAS)))
+    (folder / "config.json").write_text(json.dumps(release_config()))
     table = pd.DataFrame(random_coordinates(places, seed), columns=["LAT", "LON"])
     table.to_csv(folder / "coordinates_100K.csv", index=False)
     return folder
 
 
 def make_geoclip(folder: Path, places: int = 300, seed: int = 0) -> Path:
-    """A complete small GeoCLIP: release and image tower in one folder."""
+    """Write a complete small GeoCLIP: release and image tower in one folder."""
     make_release(folder, places=places, seed=seed)
     make_clip(folder / "image_tower", seed=seed)
     return folder
@@ -97,7 +96,7 @@ def _fetched_wheel() -> Path | DownloadError:
 
 
 def published_wheel() -> Path:
-    """The wheel, fetched once a session; skips without a registry, but never in CI."""
+    """Return the wheel, fetched once a session; skip the test if it cannot be, but fail in CI."""
     wheel = _fetched_wheel()
     if isinstance(wheel, DownloadError):
         if os.environ.get("CI"):

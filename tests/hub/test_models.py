@@ -1,4 +1,4 @@
-"""Models by name: pushed to a hub and loaded from it, and what is said when that fails."""
+"""Models by name: pushed to a hub, loaded from it, and errors."""
 
 import json
 
@@ -49,8 +49,8 @@ def checkpoint(tmp_path):
         backbone.block_widths,
         {"month": month_vocabulary()},
         name="mine",
-        backbone=backbone,
     )
+    model.attach_backbone(backbone)
     return save_checkpoint(tmp_path / "mine", model, {"n": 3}, "# mine\n\nMade of noise.\n")
 
 
@@ -59,7 +59,7 @@ def photo():
     return Image.fromarray(rng.integers(0, 256, (90, 120, 3), dtype=np.uint8))
 
 
-def test_a_pushed_checkpoint_loads_by_its_id(hub, checkpoint, capsys):
+def test_a_pushed_checkpoint_can_be_loaded_by_its_id(hub, checkpoint, capsys):
     (checkpoint / "notes.txt").write_text("private")
     assert main(["push", str(checkpoint), "user/mine", "--license", "cc-by-4.0"]) == 0
     assert f"commit/{COMMIT}" in capsys.readouterr().out
@@ -79,14 +79,14 @@ def test_a_pushed_checkpoint_loads_by_its_id(hub, checkpoint, capsys):
     assert len(hub.requests) == asked, "the second load needs no network"
 
 
-def test_a_geoclip_release_on_a_hub_loads(hub, tmp_path):
+def test_a_geoclip_release_on_a_hub_can_be_loaded(hub, tmp_path):
     make_geoclip(hub.root / "user" / "world")
     prediction = Geolocator.load("user/world").locate(photo())
     assert prediction.model == "user/world"
     assert prediction.context_source == "map"
 
 
-def test_code_in_a_repository_is_not_taken(hub, checkpoint):
+def test_code_in_a_repository_is_not_downloaded(hub, checkpoint):
     main(["push", str(checkpoint), "user/mine"])
     (hub.root / "user" / "mine" / "modeling.py").write_text("raise SystemExit('ran')")
     Geolocator.load("user/mine")
@@ -104,27 +104,27 @@ def test_a_checkpoint_that_does_not_load_is_not_kept(hub, checkpoint):
     assert installed_model("user/mine") is None
 
 
-def test_a_checkpoint_on_geoclip_says_what_it_needs(hub, checkpoint, tmp_path, monkeypatch):
+def test_a_checkpoint_on_geoclip_names_the_missing_download(hub, checkpoint, tmp_path, monkeypatch):
     main(["push", str(checkpoint), "user/mine"])
     monkeypatch.setenv("GEOCLIP_CACHE", str(tmp_path / "elsewhere"))
     with pytest.raises(CheckpointError, match="download geoclip"):
         Geolocator.load("user/mine")
 
 
-def test_push_refuses_what_would_not_load(hub, tmp_path, checkpoint, capsys):
+def test_a_checkpoint_that_cannot_be_loaded_is_not_pushed(hub, tmp_path, checkpoint, capsys):
     (checkpoint / "model.safetensors").write_bytes(b"")
     assert main(["push", str(checkpoint), "user/mine"]) == 1
     assert "safetensors" in capsys.readouterr().err
     assert hub.requests == []
 
 
-def test_push_without_a_token_says_so(hub, checkpoint, monkeypatch, capsys):
+def test_a_push_without_a_token_is_an_error(hub, checkpoint, monkeypatch, capsys):
     monkeypatch.setenv("HF_TOKEN", "other")
     assert main(["push", str(checkpoint), "user/mine"]) == 1
     assert "hf auth login" in capsys.readouterr().err
 
 
-def test_push_without_network_says_so(checkpoint, monkeypatch, capsys):
+def test_a_push_without_network_is_an_error(checkpoint, monkeypatch, capsys):
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     assert main(["push", str(checkpoint), "user/mine"]) == 1
     assert "no network" in capsys.readouterr().err
@@ -142,13 +142,13 @@ def test_push_without_network_says_so(checkpoint, monkeypatch, capsys):
         ("a/b/c", "there is no model"),
     ],
 )
-def test_what_cannot_be_loaded_is_a_sentence_with_choices(monkeypatch, name, message):
+def test_errors_of_loading_list_the_models(monkeypatch, name, message):
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     with pytest.raises(CheckpointError, match=message):
         Geolocator.load(name)
 
 
-def test_offline_says_so(monkeypatch):
+def test_loading_offline_is_an_error(monkeypatch):
     monkeypatch.setenv("GEOCLIP_OFFLINE", "1")
     with pytest.raises(CheckpointError, match="switched off"):
         Geolocator.load("user/mine")

@@ -1,3 +1,6 @@
+import json
+from dataclasses import asdict
+
 import numpy as np
 import pytest
 import torch
@@ -50,13 +53,13 @@ def test_squash_keeps_the_whole_width_and_crop_its_centre():
     assert 0.61 < cropped[0, 25, -1] < 0.63
 
 
-def test_a_grey_picture_is_made_rgb_and_one_pixel_is_enough():
+def test_grey_and_one_pixel_images_are_accepted():
     prep = Preprocessing(((32, 48), (64, 32)))
     views = prep.batch([Image.new("L", (1, 1), 200), Image.new("RGBA", (9, 3))])
     assert [tuple(view.shape) for view in views] == [(2, 3, 32, 48), (2, 3, 64, 32)]
 
 
-def test_impossible_preprocessing_is_refused():
+def test_invalid_preprocessing_is_refused():
     with pytest.raises(ValueError, match="32 × 32"):
         Preprocessing(((16, 300),))
     with pytest.raises(ValueError, match="squash"):
@@ -67,16 +70,16 @@ def test_impossible_preprocessing_is_refused():
         Preprocessing(((64, 64),)).batch([])
 
 
-def test_descriptions_make_the_same_again():
+def test_configs_survive_json():
     prep = Preprocessing(((64, 48),), "crop", (0.1, 0.2, 0.3), (1, 2, 3), "bilinear")
-    assert Preprocessing(**prep.to_dict()) == prep
+    assert Preprocessing(**json.loads(json.dumps(asdict(prep)))) == prep
     config = BackboneConfig(
         "a/b", "transformers", ((64, 48),), "crop", (3, 1), "mean", True, "main"
     )
-    assert BackboneConfig(**config.to_dict()) == config
+    assert BackboneConfig.from_dict(json.loads(json.dumps(asdict(config)))) == config
 
 
-def test_an_embedding_is_every_view_with_head_before_depths():
+def test_an_embedding_lists_head_and_depths_of_each_view():
     backbone = Tiny()
     assert backbone.block_widths == (5, 4, 5, 4)
     assert backbone.embedding_width == 18
@@ -93,7 +96,7 @@ def test_an_embedding_is_every_view_with_head_before_depths():
     ("part", "first", "last"),
     [("all", True, True), ("last-block", False, True), ("none", False, False)],
 )
-def test_the_trained_part_alone_has_gradients_and_moving_statistics(part, first, last):
+def test_only_the_trained_part_has_gradients_and_changing_statistics(part, first, last):
     backbone = Tiny()
     backbone.set_trainable(part)
     backbone.train()
@@ -113,7 +116,7 @@ def test_an_unknown_part_to_train_is_refused():
         Tiny().set_trainable("most")
 
 
-def test_the_hash_follows_every_weight():
+def test_the_hash_changes_with_any_weight():
     backbone = Tiny()
     before = backbone.weights_hash()
     assert before == backbone.weights_hash()

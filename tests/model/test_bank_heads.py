@@ -37,7 +37,7 @@ def test_a_small_ridge_interpolates_and_a_large_one_gives_the_mean():
     assert torch.allclose(mean, targets.double().mean(0))
 
 
-def test_leave_one_out_is_what_leaving_one_out_gives():
+def test_leave_one_out_equals_separate_fits():
     kernel, targets = _data()
     quick = leave_one_out(kernel, targets, 0.3)
     mean = targets.double().mean(0)
@@ -106,7 +106,7 @@ def test_a_wider_field_adds_to_the_targets():
     assert torch.allclose(head.score_field().diagonal(), torch.ones(40).double())
 
 
-def test_a_cosine_vote_asks_only_the_nearest():
+def test_a_cosine_vote_uses_only_the_nearest_photos():
     joined, _ = _bank()
     head = _head("cosine", neighbours=5, temperature=0.1)
     output = head(joined[:2])
@@ -122,7 +122,7 @@ def test_agreeing_context_moves_weight_but_not_the_answer():
     head = BankHead(WIDTHS, bank_size=40, vote="kernel-ridge", agreement=0.5)
     axes = torch.zeros(40, 4)
     axes[3, 1] = 1.0
-    head.fit(joined, places).know_context(axes, torch.full((40,), 0.25))
+    head.fit(joined, places).set_known_context(axes, torch.full((40,), 0.25))
     query = torch.randn(1, 10)
     query[0, 7] = 4.0
     with_context, without = head(query), plain(query)
@@ -139,7 +139,7 @@ def test_options_and_weights_make_the_same_head_again():
     again = BankHead(WIDTHS, **head.options)
     query = torch.randn(3, 10)
     first = head(query).votes
-    again(query)  # a solution of the empty bank must not survive the loading
+    again(query)  # loading weights must discard the solution for the empty bank
     again.load_state_dict(head.state_dict())
     torch.testing.assert_close(again(query).votes, first)
     assert set(head.state_dict()) == {"bank", "coordinates"}
@@ -155,7 +155,7 @@ def test_calibration_reaches_the_posteriors():
     assert fitted.radius_scale == ((0.5, 0.5),)
 
 
-def test_what_cannot_be_asked_is_refused():
+def test_invalid_options_and_inputs_are_refused():
     with pytest.raises(ValueError, match="empty"):
         BankHead(WIDTHS)(torch.zeros(1, 10))
     with pytest.raises(ValueError, match="cosine"):
@@ -164,7 +164,7 @@ def test_what_cannot_be_asked_is_refused():
         BankHead(WIDTHS, block_weights=(1.0,))
     with pytest.raises(ValueError, match="vote"):
         BankHead(WIDTHS, vote="loud")
-    with pytest.raises(ValueError, match="bank holds"):
+    with pytest.raises(ValueError, match="bank has shape"):
         BankHead(WIDTHS, bank_size=3).fit(torch.zeros(4, 10), np.zeros((4, 2)))
     head = _head("cosine")
     with pytest.raises(TypeError, match="fit_bank"):
@@ -187,7 +187,7 @@ WORDS = {"country": COUNTRY, "month": MONTH}
 
 
 def _heads(rows=45, **options):
-    """Three well-parted clusters, one a country; every fifth photo without a month."""
+    """Return heads on three separate clusters, one per country; every fifth photo has no month."""
     generator = torch.Generator().manual_seed(1)
     country = np.arange(rows) % 3
     normalised = torch.eye(3).repeat(1, 2)[country] * 3 + torch.randn(rows, 6, generator=generator)
@@ -241,7 +241,7 @@ def test_options_and_weights_make_the_same_heads_again():
     assert set(heads.state_dict()) == {"labels_country", "labels_month"}
 
 
-def test_the_join_projects_and_knows_the_labels():
+def test_the_join_gives_the_agreement_with_known_labels():
     heads, _, country = _heads()
     logits = heads.left_out_logits()
     join = KernelContextJoin(WORDS, width=3).fit(logits)
@@ -259,7 +259,7 @@ def test_the_join_projects_and_knows_the_labels():
     assert torch.allclose(agreement[:, 3], expected, atol=1e-4)
 
 
-def test_what_does_not_fit_is_refused():
+def test_labels_and_banks_that_do_not_fit_are_refused():
     heads, _, country = _heads()
     with pytest.raises(ValueError, match="month"):
         heads.fit({"country": country, "month": np.full(45, -100)})

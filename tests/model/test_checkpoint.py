@@ -68,9 +68,8 @@ def test_round_trip_of_context_in_closed_form(tmp_path):
 def _with_backbone(name="efficientnet-lite2"):
     backbone = build_backbone(BackboneConfig(name, "efficientnet-lite", views=((64, 64),)))
     config = ModelConfig((), False, "bank", {"bank_size": 4, "vote": "cosine"})
-    model = GeolocationModel(
-        config, backbone.config, backbone.block_widths, backbone=backbone, name="lite"
-    )
+    model = GeolocationModel(config, backbone.config, backbone.block_widths, name="lite")
+    model.attach_backbone(backbone)
     model.coordinate_head.fit(torch.randn(4, 1280), fibonacci_sphere(4))
     return model.eval()
 
@@ -177,7 +176,7 @@ def _break_tensor(folder, change):
         ),
     ],
 )
-def test_a_damaged_checkpoint_is_refused_in_plain_words(tmp_path, damage, message):
+def test_a_damaged_checkpoint_is_refused(tmp_path, damage, message):
     save_checkpoint(tmp_path / "c", _model("regression", True))
     damage(tmp_path / "c")
     with pytest.raises(CheckpointError, match=message):

@@ -44,7 +44,7 @@ def test_smaller_places_sum_up_to_larger_ones():
     assert torch.allclose(everything, torch.ones(7), atol=1e-6)
 
 
-def test_against_a_softmax_worked_out_by_hand():
+def test_probabilities_equal_a_softmax_over_the_smallest_places():
     heads = ContextHeads(1, {"state": STATE, "county": COUNTY, "city": CITY})
     scores = {"state": [1.0, 2.0, 3.0], "county": [0.5, 0.1, 0.2, 0.7], "city": [1, 2, 3, 4]}
     for feature, values in scores.items():
@@ -97,7 +97,7 @@ def test_fewer_than_two_classes_are_refused():
         ContextHeads(6, LINKED, kind="deep")
 
 
-def test_join_is_narrow_bounded_and_blind_to_a_constant():
+def test_join_is_bounded_and_ignores_constants():
     torch.manual_seed(0)
     join = ContextJoin(LINKED, width=5)
     logits = {f: torch.randn(3, len(v)) for f, v in LINKED.items()}

@@ -1,5 +1,3 @@
-"""Tests."""
-
 import math
 
 import numpy as np
@@ -27,7 +25,7 @@ def test_an_untrained_head_answers_with_the_mean_of_the_training_photos():
     assert head.extent_km.item() == pytest.approx(300, rel=1e-4)
 
 
-def test_loss_by_hand():
+def test_regression_loss_has_the_known_value():
     head = RegressionHead((4,))
     head.extent_km.fill_(1000.0)
     output = RegressionOutput(torch.tensor([[1.0, 0.0, 0.0]]), torch.tensor([math.log(500.0)]))
@@ -98,7 +96,7 @@ def _head(**options):
     return head
 
 
-def test_cells_bring_their_radius_spacing_and_prior():
+def test_cells_set_radius_spacing_and_prior():
     head = _head(smoothing=0.5)
     assert head.radii_km.tolist() == pytest.approx([50, 50, 50], rel=1e-3)
     apart = haversine_km(CENTRES[0], CENTRES[1])
@@ -179,7 +177,7 @@ def test_without_offsets_no_offset_parameter_exists():
     ]
 
 
-def test_a_single_cell_works():
+def test_a_single_cell_has_a_finite_loss():
     head = GeocellHead((4,), 1)
     coordinates = np.array([[10.0, 20.0], [10.2, 20.2]])
     head.start_from(coordinates, make_geocells(coordinates, 1))

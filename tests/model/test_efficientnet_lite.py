@@ -15,7 +15,7 @@ def backbone():
     return EfficientNetLite(_config(views=((96, 96), (64, 128)), depths=(20, 7)))
 
 
-def test_block_widths_are_those_that_come_out(backbone):
+def test_block_widths_match_the_embedding(backbone):
     # block 20 has 352 channels, block 7 has 88; mean and standard deviation of each
     assert backbone.view_block_widths == (1280, 704, 176)
     assert backbone.block_widths == (1280, 704, 176) * 2
@@ -25,7 +25,7 @@ def test_block_widths_are_those_that_come_out(backbone):
     assert torch.isfinite(embedding).all()
 
 
-def test_padding_worked_out_equals_padding_fixed_when_built():
+def test_computed_padding_equals_fixed_padding():
     from efficientnet_lite_pytorch import EfficientNet
 
     backbone = EfficientNetLite(_config())

@@ -1,3 +1,6 @@
+import json
+from dataclasses import asdict
+
 import numpy as np
 import pytest
 import torch
@@ -19,7 +22,7 @@ def test_blocks_are_standardised_and_get_the_same_entry_size():
     assert torch.allclose(out[:, 4:].norm(dim=1), torch.full((200,), 3**0.5), atol=1e-5)
 
 
-def test_a_feature_that_never_fired_does_not_drown_the_rest():
+def test_a_feature_that_is_constant_in_training_gives_finite_values():
     rows = torch.randn(50, 4)
     rows[:, 2] = 0.0
     normaliser = EmbeddingNormaliser((4,)).fit(rows)
@@ -32,7 +35,7 @@ def test_half_precision_embeddings_are_read():
     assert normaliser(torch.randn(2, 4).half()).dtype == torch.float32
 
 
-def test_impossible_shapes_are_refused():
+def test_invalid_shapes_are_refused():
     with pytest.raises(ValueError, match="positive"):
         EmbeddingNormaliser((3, 0))
     with pytest.raises(ValueError, match=r"\(n, 5\)"):
@@ -122,7 +125,7 @@ def test_one_photo_is_predicted_as_it_is_in_a_batch():
     assert batch.posterior.log_weights == pytest.approx(alone.posterior.log_weights, abs=1e-4)
 
 
-def test_predicting_leaves_the_mode_of_training_as_it_was():
+def test_predicting_keeps_training_mode():
     model = _model("regression", True).train()
     model.predict(torch.randn(2, 10))
     assert model.training
@@ -134,7 +137,7 @@ def test_a_calibration_is_applied():
     assert model.predict(torch.randn(1, 10))[0].posterior.bandwidth_km == 42.0
 
 
-def test_what_does_not_fit_is_refused():
+def test_invalid_configs_and_embeddings_are_refused():
     with pytest.raises(ValueError, match="geocells"):
         ModelConfig(features=("climate",), coordinate_head="cells")
     with pytest.raises(ValueError, match="kernel-ridge"):
@@ -147,9 +150,9 @@ def test_what_does_not_fit_is_refused():
         _model("regression", False).predict(torch.zeros(2, 11))
 
 
-def test_the_config_makes_itself_again():
+def test_a_config_survives_json():
     config = ModelConfig(("climate",), True, "bank", {"bank_size": 3}, "linear")
-    assert ModelConfig(**config.to_dict()) == config
+    assert ModelConfig(**json.loads(json.dumps(asdict(config)))) == config
 
 
 @pytest.mark.parametrize("kind", sorted(HEADS))

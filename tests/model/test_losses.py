@@ -41,12 +41,12 @@ def test_parts_divided_by_the_whole_count_add_up_to_the_mean():
     assert parts.item() == pytest.approx(mean.item(), rel=1e-6)
 
 
-def test_log_priors_count_labels_with_one_extra_row_a_class():
+def test_log_priors_count_one_extra_row_per_class():
     priors = losses.log_priors(torch.tensor([0, 0, 0, 1, -100]), 3)
     assert priors.exp().tolist() == pytest.approx([4 / 7, 2 / 7, 1 / 7])
 
 
-def test_balanced_logits_make_the_rare_class_cheaper_to_choose():
+def test_balanced_logits_add_the_log_priors():
     priors = torch.tensor([0.9, 0.1]).log()
     logits = torch.zeros(1, 2)
     assert torch.equal(losses.balanced_logits(logits, priors, 0.0), logits)
@@ -54,7 +54,7 @@ def test_balanced_logits_make_the_rare_class_cheaper_to_choose():
     assert shares[0].tolist() == pytest.approx([0.9, 0.1])
 
 
-def test_smoothed_targets_by_hand():
+def test_smoothed_targets_have_the_known_values():
     distances = torch.tensor([[0.0, 100 * math.log(2), 100 * math.log(4)]], dtype=torch.float64)
     targets = losses.distance_smoothed_targets(distances, 100.0)
     assert targets[0].tolist() == pytest.approx([4 / 7, 2 / 7, 1 / 7])

@@ -25,14 +25,14 @@ def test_labels_are_weighted_by_the_posterior():
     assert dict(context["climate"])["BSh, arid, steppe, hot"] == pytest.approx(0.5, abs=0.01)
 
 
-def test_the_sea_is_no_country_and_no_climate():
+def test_the_sea_has_no_country_and_no_climate():
     context = map_context(posterior(abilene=0.25, mid_atlantic=0.75))
     assert context["country"] == [("United States", pytest.approx(0.25))]
     assert sum(p for _, p in context["climate"]) == pytest.approx(0.25)
     assert map_context(posterior(mid_atlantic=1.0)) == {}
 
 
-def test_top_and_features_choose():
+def test_top_and_features_limit_the_labels():
     context = map_context(posterior(abilene=0.5, tokyo=0.5), top=1, features=("country",))
     assert list(context) == ["country"]
     assert len(context["country"]) == 1

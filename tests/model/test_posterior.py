@@ -56,7 +56,7 @@ def test_temperature_flattens_and_sharpens():
         ([(91.0, 0.0)], [0.0], 1, "latitude"),
     ],
 )
-def test_what_is_no_distribution_is_refused(points, weights, bandwidth, message):
+def test_invalid_distributions_are_refused(points, weights, bandwidth, message):
     with pytest.raises(ValueError, match=message):
         Posterior(np.reshape(points, (-1, 2)), weights, bandwidth)
 
@@ -172,7 +172,7 @@ def test_a_grid_may_cross_the_date_line():
         posterior.density_grid(0.01)
 
 
-def test_nothing_changes_when_the_earth_is_turned():
+def test_rotating_the_longitudes_changes_nothing():
     posterior = _random(40, seed=5)
     turned = Posterior(posterior.points + np.array([0.0, 163.0]), posterior.log_weights, 200.0)
     assert turned.radius_km(0.7) == pytest.approx(posterior.radius_km(0.7), rel=1e-6)

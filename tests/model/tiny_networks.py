@@ -1,4 +1,4 @@
-"""Tiny checkpoints in the files of real ones, written into a temporary folder."""
+"""Write tiny checkpoints in the format of real ones."""
 
 import json
 from pathlib import Path
@@ -55,7 +55,7 @@ FAMILIES = tuple(CLASSIFIERS)
 
 
 def clip(vocabulary: int = 600, positions: int = 40) -> transformers.CLIPModel:
-    """A CLIP of two small towers."""
+    """Build a CLIP of two small towers."""
     text = {k: v for k, v in TRANSFORMER.items() if k not in ("image_size", "patch_size")}
     return transformers.CLIPModel(
         transformers.CLIPConfig(
@@ -74,7 +74,7 @@ def clip(vocabulary: int = 600, positions: int = 40) -> transformers.CLIPModel:
 
 
 def _fit_batch_norms(network: torch.nn.Module) -> None:
-    """Give BatchNorms the statistics of random pixels: random weights alone let signals vanish."""
+    """Set BatchNorm statistics from random pixels, because signals vanish in random networks."""
     norms = [m for m in network.modules() if isinstance(m, torch.nn.BatchNorm2d)]
     momenta = [norm.momentum for norm in norms]
     for norm in norms:
@@ -88,7 +88,7 @@ def _fit_batch_norms(network: torch.nn.Module) -> None:
 
 
 def write(family: str, folder: Path, seed: int = 0, **preprocessing) -> Path:
-    """Write a checkpoint of a family, as the hub has them, and its preprocessing."""
+    """Write a checkpoint of a family, as on the hub, with its preprocessing."""
     torch.manual_seed(seed)
     network = CLASSIFIERS[family]()
     _fit_batch_norms(network)

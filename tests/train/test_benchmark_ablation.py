@@ -1,4 +1,4 @@
-"""The ablation measures every row, on the test split or on held-out folds, and prints a table."""
+"""The ablation: every row is evaluated, on the test split or on held-out folds."""
 
 import json
 
@@ -43,7 +43,7 @@ def quick(photos, tmp_path, *arguments):
 
 
 @pytest.mark.slow
-def test_every_row_is_measured_on_the_test_split(photos, tmp_path, capsys):
+def test_every_row_is_evaluated_on_the_test_split(few_steps, photos, tmp_path, capsys):
     output = tmp_path / "ablation.json"
     assert main(quick(photos, tmp_path, "--output", str(output))) == 0
     found = json.loads(output.read_text())
@@ -64,7 +64,7 @@ def test_every_row_is_measured_on_the_test_split(photos, tmp_path, capsys):
 
 
 @pytest.mark.slow
-def test_folds_hold_out_every_photo_once_and_pretrain_on_none_of_them(photos, tmp_path):
+def test_folds_hold_out_every_photo_once_even_from_pretraining(photos, tmp_path):
     options = AblationOptions(
         data=photos, folds=3, seeds=1, views=("64x64",), pretrain=False, cache_dir=tmp_path
     )
@@ -79,7 +79,7 @@ def test_folds_hold_out_every_photo_once_and_pretrain_on_none_of_them(photos, tm
     assert sorted(seen) == sorted(read_dataset(photos).table["id"])
 
 
-def test_the_deviation_is_over_seeds_and_pools_the_folds():
+def test_the_deviation_is_over_seeds_with_pooled_folds():
     table = AblationTable("")
     errors = [[0.0, 100.0], [2000.0, 50.0], [10.0, 20.0], [30.0, 9000.0]]
     for index, values in enumerate(errors):
@@ -94,7 +94,7 @@ def test_the_deviation_is_over_seeds_and_pools_the_folds():
     assert numbers["seconds"] == 2.0
 
 
-def test_bad_options_are_refused_before_anything_is_loaded(capsys):
+def test_invalid_options_are_rejected_before_anything_is_loaded(capsys):
     with pytest.raises(SystemExit):
         main(["benchmark", "ablation"])
     assert "--data" in capsys.readouterr().err
@@ -112,7 +112,7 @@ def examples(count: int = 600):
 
 
 @pytest.mark.slow
-def test_it_learns_degrees():
+def test_the_degrees_model_learns_degrees():
     embeddings, coordinates, _ = examples()
     train, val = (embeddings[:400], coordinates[:400]), (embeddings[400:500], coordinates[400:500])
     places, _ = fit_degrees_model(train, val, {}, {})(embeddings[500:])
@@ -121,7 +121,7 @@ def test_it_learns_degrees():
     assert (error < 0.6 * constant).all()
 
 
-def test_it_learns_context_if_all_places_are_the_same(few_steps):
+def test_the_degrees_model_learns_context_if_all_places_are_the_same(few_steps):
     embeddings, _, state = examples()
     still = np.zeros((len(state), 2))
     train, val = (embeddings[:400], still[:400]), (embeddings[400:500], still[400:500])
@@ -131,7 +131,7 @@ def test_it_learns_context_if_all_places_are_the_same(few_steps):
     assert (logits["state"].argmax(axis=1) == state[500:]).mean() > 0.8
 
 
-def test_without_context_it_gives_no_logits(few_steps):
+def test_the_degrees_model_without_context_has_no_logits(few_steps):
     embeddings, coordinates, _ = examples(100)
     data = (embeddings, coordinates)
     places, logits = fit_degrees_model(data, data, {}, {})(embeddings[:3])
@@ -139,6 +139,7 @@ def test_without_context_it_gives_no_logits(few_steps):
     assert logits == {}
 
 
+@pytest.mark.slow
 def test_unknown_labels_are_left_out(few_steps):
     embeddings, coordinates, state = examples(100)
     unknown = np.full_like(state, -100)
@@ -147,6 +148,7 @@ def test_unknown_labels_are_left_out(few_steps):
     assert np.isfinite(logits["state"]).all()
 
 
+@pytest.mark.slow
 def test_the_epoch_is_chosen_on_val(few_steps):
     embeddings, coordinates, _ = examples(200)
     train, elsewhere = (embeddings, coordinates), (embeddings, np.zeros_like(coordinates))
@@ -155,7 +157,7 @@ def test_the_epoch_is_chosen_on_val(few_steps):
     assert np.abs(away).mean() < np.abs(home).mean()
 
 
-def test_answers_stay_on_the_earth(few_steps):
+def test_answers_are_valid_coordinates(few_steps):
     embeddings, _, _ = examples(200)
     wild = np.stack([400 * embeddings[:, 1], 2000 * embeddings[:, 2]], axis=1).astype(np.float64)
     data = (embeddings, wild)

@@ -11,7 +11,7 @@ def test_every_engine_is_timed(capsys):
     assert "1.0 × as fast" in shown
 
 
-def test_wrong_options_are_refused(capsys):
+def test_invalid_options_are_rejected(capsys):
     with pytest.raises(SystemExit):
         main(["benchmark", "engines", "--photos", "0"])
     with pytest.raises(SystemExit):

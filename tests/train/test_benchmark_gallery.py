@@ -15,7 +15,7 @@ SMALL = {
 
 
 @pytest.mark.slow
-def test_the_package_and_ours_give_the_same_places():
+def test_the_package_and_this_one_give_the_same_places():
     result = benchmark_gallery(GalleryOptions(wheel=published_wheel(), places=1500), SMALL)
     assert 1400 < result.places < 1700
     assert result.equal_places
@@ -25,7 +25,7 @@ def test_the_package_and_ours_give_the_same_places():
     assert "geoclip==1.3.0" in text
 
 
-def test_the_command_measures_with_its_options(monkeypatch, capsys):
+def test_the_command_passes_its_options(monkeypatch, capsys):
     from train.__main__ import main
     from train.benchmarks import gallery
 
@@ -41,7 +41,7 @@ def test_the_command_measures_with_its_options(monkeypatch, capsys):
     assert "the same" in capsys.readouterr().out
 
 
-def test_wrong_numbers_are_refused_before_anything_is_loaded(capsys):
+def test_invalid_numbers_are_rejected_before_anything_is_loaded(capsys):
     from train.__main__ import main
 
     with pytest.raises(SystemExit) as stop:

@@ -1,4 +1,4 @@
-"""Nested selection: every fold chooses from its training photos alone."""
+"""Nested selection: every fold chooses from its own training photos."""
 
 import numpy as np
 import pytest
@@ -41,12 +41,13 @@ def test_candidates_are_subsets_of_views_with_growing_depths():
     assert candidate_features(1, 0) == [Features((0,), ())]
 
 
-def test_features_name_their_blocks_in_the_order_of_the_embedding():
+def test_blocks_are_in_the_order_of_the_embedding():
     assert Features((1, 2), (0, 2)).blocks(per_view=4) == [4, 5, 7, 8, 9, 11]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("informative", [0, 1])
-def test_the_view_that_says_something_is_chosen(informative):
+def test_the_informative_view_is_chosen(informative):
     result = selection(subject(informative=informative), candidate_features(2, 1)).measure()
     assert result.settings == 6 * 3 * 3 * 3 * 3
     assert result.errors_km.shape == (2, 60)
@@ -75,8 +76,8 @@ def test_the_choice_has_the_best_left_out_score(monkeypatch):
     assert options.bank.field_scales == (2000.0,)
 
 
-def test_half_a_view_is_refused():
+def test_an_embedding_of_incomplete_views_is_an_error():
     data = subject()
     cut = BankData(data.embeddings[:, :-1], data.coordinates, {})
-    with pytest.raises(ValueError, match="whole views of 7"):
+    with pytest.raises(ValueError, match="view width 7"):
         selection(cut, [Features((0,), ())])

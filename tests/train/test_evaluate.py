@@ -16,6 +16,8 @@ from geoclip_core.model.checkpoint import save_checkpoint
 from tests.ui.conftest import ABIDJAN, ABILENE, make_model
 from train.__main__ import main
 
+pytestmark = pytest.mark.slow  # every test waits for the drawn photos or their embeddings
+
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory):
@@ -85,8 +87,7 @@ def test_evaluation_of_a_model(command, demo, checkpoints, capsys):
 
 
 def test_an_interrupted_evaluation_continues_where_it_stopped(command, checkpoints, monkeypatch):
-    defaults = {**loop.predict_in_shards.__kwdefaults__, "shard_photos": 5}
-    monkeypatch.setattr(loop.predict_in_shards, "__kwdefaults__", defaults)
+    monkeypatch.setattr(loop, "SHARD_PHOTOS", 5)
     whole, calls = loop.write_predictions, []
 
     def killed(*arguments, **options):
@@ -126,7 +127,7 @@ def test_comparison_with_the_model_without_context(command, checkpoints, capsys)
     assert command(*arguments, "--resamples", 20, "--compare", plain) == 0
 
 
-def test_csv_of_another_system(command, demo, capsys):
+def test_a_csv_of_another_system_can_be_evaluated(command, demo, capsys):
     rows = read_dataset(demo).split("test").table
     theirs = rows[["id", "latitude", "longitude"]].iloc[:10].copy()
     theirs["latitude"] += 1.0
@@ -140,7 +141,7 @@ def test_csv_of_another_system(command, demo, capsys):
     assert "theirs" in capsys.readouterr().out
 
 
-def test_memorised_answers_cause_a_warning(command, demo, capsys):
+def test_memorised_photos_cause_a_warning(command, demo, capsys):
     rows = read_dataset(demo).split("test").table
     rows[["id", "latitude", "longitude"]].to_csv("copied.csv", index=False)
     assert command("evaluate", "--predictions", "copied.csv", "--output", "out") == 0
@@ -156,7 +157,7 @@ def test_memorised_answers_cause_a_warning(command, demo, capsys):
         (["--model", "folder"], "neither a checkpoint"),
     ],
 )
-def test_mistakes_are_explained(command, capsys, arguments, message):
+def test_errors_are_explained(command, capsys, arguments, message):
     Path("folder").mkdir()
     assert command("evaluate", *arguments) == 1
     assert message in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""Every recipe that ships can be used with every command that it names."""
+"""The bundled recipes."""
 
 import pytest
 import yaml
@@ -14,7 +14,7 @@ USES = [
 ]
 
 
-def test_the_recipes_of_the_readme_and_the_train_page_are_there():
+def test_the_recipes_of_readme_and_train_page_exist():
     assert set(recipe_names("fit")) == {
         "mini",
         "mini-plain",
@@ -35,7 +35,7 @@ def test_every_recipe_builds_the_options_of_its_command(name, command, tmp_path)
 
 
 @pytest.mark.parametrize(("name", "command"), USES)
-def test_every_recipe_says_what_it_is_for(name, command):
+def test_every_recipe_has_a_description(name, command):
     content = yaml.safe_load((RECIPES / f"{name}.yaml").read_text(encoding="utf-8"))
     assert len(recipe_description(name)) > 20
     assert command in content

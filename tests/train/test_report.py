@@ -1,4 +1,4 @@
-"""The report: one file, everything in it, nothing fetched, no text taken for markup."""
+"""The report: one file with every section, without network access or unescaped text."""
 
 import re
 
@@ -33,7 +33,8 @@ def report(*arguments):
     return main(["report", *map(str, arguments)])
 
 
-def test_one_file_with_every_part(evaluations, tmp_path):
+@pytest.mark.slow
+def test_the_report_has_every_section(evaluations, tmp_path):
     output = tmp_path / "deep" / "report.html"
     assert report(evaluations / "one", "--beside", evaluations / "two", "--output", output) == 0
     text = output.read_text(encoding="utf-8")
@@ -53,14 +54,16 @@ def test_one_file_with_every_part(evaluations, tmp_path):
     assert len(text) < 12e6
 
 
-def test_nothing_is_fetched(evaluations, tmp_path):
+@pytest.mark.slow
+def test_the_report_needs_no_network(evaluations, tmp_path):
     output = tmp_path / "report.html"
     assert report(evaluations / "one", "--output", output) == 0
     own = re.sub("<script>.*?</script>", "", output.read_text(encoding="utf-8"), flags=re.DOTALL)
     assert not re.findall(r"(?:src|href)=[\"'](?!data:|#)", own)
 
 
-def test_text_from_files_stays_text(tmp_path):
+@pytest.mark.slow
+def test_text_from_files_is_escaped(tmp_path):
     frame = synthetic_predictions(40, candidates=False)
     for column in ("id", "city_key", "state_key", "state_truth", "state_top1"):
         frame.loc[frame.index % 2 == 0, column] = frame["id"].astype(str) + HOSTILE
@@ -71,12 +74,13 @@ def test_text_from_files_stays_text(tmp_path):
     assert "<img src=x" not in text
 
 
-def test_bundled_model_by_name(tmp_path):
+@pytest.mark.slow
+def test_a_bundled_model_can_be_named(tmp_path):
     assert report("mini", "--output", tmp_path / "mini.html") == 0
     assert "Errors by country" in (tmp_path / "mini.html").read_text(encoding="utf-8")
 
 
-def test_single_photo_without_heads_or_places(tmp_path):
+def test_a_single_photo_without_heads_or_places(tmp_path):
     frame = synthetic_predictions(1, candidates=False).filter(
         regex="^(id|latitude|longitude|predicted.*|error_km|radius.*|log_density)$"
     )
@@ -84,7 +88,7 @@ def test_single_photo_without_heads_or_places(tmp_path):
     assert report(tmp_path / "run", "--output", tmp_path / "report.html") == 0
 
 
-def test_mistakes_are_explained(evaluations, tmp_path, capsys):
+def test_errors_are_explained(evaluations, tmp_path, capsys):
     assert report(tmp_path, "--output", tmp_path / "r.html") == 1
     assert "no predictions.parquet" in capsys.readouterr().err
     other = synthetic_predictions(5, candidates=False).assign(id=[f"x{i}" for i in range(5)])

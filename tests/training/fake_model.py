@@ -1,4 +1,4 @@
-"""A model whose embedding is its answer, and datasets for it: evaluation without a network."""
+"""A model that takes coordinates as embeddings, and datasets for it."""
 
 from dataclasses import dataclass, field
 from pathlib import Path

@@ -102,7 +102,7 @@ def test_two_processes_equal_one(case, places, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_batch_smaller_than_the_number_of_processes_is_refused(places, tmp_path):
+def test_a_batch_smaller_than_the_number_of_processes_is_an_error(places, tmp_path):
     data, network = places
     folder = tmp_path / "run"
     log = tmp_path / "log.txt"
@@ -114,12 +114,12 @@ def test_a_batch_smaller_than_the_number_of_processes_is_refused(places, tmp_pat
     )
 
 
-def test_one_process_gathers_nothing():
+def test_with_one_process_nothing_is_gathered():
     values = torch.randn(3, 2, requires_grad=True)
     assert gather_rows(values, [3], 0) is values
 
 
-def test_gathered_rows_keep_the_gradient_of_their_own(monkeypatch):
+def test_only_the_rows_of_the_own_process_have_a_gradient(monkeypatch):
     others = torch.tensor([[5.0, 5.0], [6.0, 6.0]])
 
     def all_gather(received, padded):
@@ -134,13 +134,13 @@ def test_gathered_rows_keep_the_gradient_of_their_own(monkeypatch):
     assert torch.allclose(values.grad, 2 * values)
 
 
-def test_a_scaled_gradient_leaves_the_value():
+def test_scaling_the_gradient_does_not_change_the_value():
     value = torch.tensor(3.0, requires_grad=True)
     (scaled_gradient(value, 0.25) * 2).backward()
     assert value.grad == 0.5
     assert scaled_gradient(value, 0.25) == value
 
 
-def test_the_order_of_processes_is_the_order_of_the_batch():
+def test_rows_are_gathered_in_the_order_of_the_batch():
     batch = np.random.default_rng(0).permutation(11)
     assert np.array_equal(np.concatenate(np.array_split(batch, 3)), batch)

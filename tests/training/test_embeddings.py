@@ -1,4 +1,4 @@
-"""Tests."""
+"""Embeddings: the cache, its shards, and ONNX Runtime."""
 
 import json
 
@@ -137,7 +137,7 @@ def test_a_dataset_without_a_readable_photo_is_an_error(backbone, tmp_path):
     dataset = read_dataset(tiny_photos.write(root, train=6, test=2))
     for path in dataset.paths:
         path.unlink()
-    with pytest.raises(EmbeddingError, match="not one of the 8 photos"):
+    with pytest.raises(EmbeddingError, match="none of the 8 photos"):
         embed_dataset(backbone, dataset, tmp_path / "cache")
 
 
@@ -149,7 +149,7 @@ def test_damaged_cache_files_are_computed_again(backbone, dataset, tmp_path):
     _assert_close(first, again.values)
 
 
-def test_two_processes_compute_the_shards_of_one(backbone, dataset, tmp_path):
+def test_two_processes_share_the_shards(backbone, dataset, tmp_path):
     whole = embed_dataset(backbone, dataset, tmp_path / "one", engine="torch")
 
     class Waited(Exception):
@@ -168,7 +168,7 @@ def test_two_processes_compute_the_shards_of_one(backbone, dataset, tmp_path):
     _assert_close(whole.values, both.values)
 
 
-def test_progress_ends_at_all(backbone, dataset, tmp_path):
+def test_progress_ends_at_the_number_of_photos(backbone, dataset, tmp_path):
     seen = []
     embed_dataset(
         backbone, dataset, tmp_path, progress=lambda d, t: seen.append((d, t)), batch_size=8
@@ -177,7 +177,7 @@ def test_progress_ends_at_all(backbone, dataset, tmp_path):
     assert seen == sorted(seen)
 
 
-def test_numbers_that_are_not_finite_are_refused(backbone):
+def test_embeddings_that_are_not_finite_are_an_error(backbone):
     with torch.no_grad():
         next(backbone.parameters()).fill_(float("nan"))
     with pytest.raises(EmbeddingError, match="float16"):
@@ -204,13 +204,24 @@ def test_onnx_that_differs_is_not_used(backbone, dataset, tmp_path, monkeypatch)
         embed_dataset(backbone, dataset, tmp_path, engine="onnx")
 
 
-def test_a_network_that_is_too_large_to_export_stays_with_torch(backbone, monkeypatch):
+def test_a_network_that_is_too_large_to_export_runs_in_torch(backbone, monkeypatch):
     assert chosen_engine(backbone) is not None
     monkeypatch.setattr("geoclip_core.training.embeddings.MOST_PARAMETERS", 10)
     assert chosen_engine(backbone) is None
 
 
-def test_failures_are_kept_as_json(backbone, dataset, tmp_path):
+@pytest.mark.parametrize(("least", "exported"), [(1, True), (1000, False)])
+def test_few_photos_are_embedded_in_torch(
+    backbone, dataset, tmp_path, monkeypatch, least, exported
+):
+    asked = []
+    monkeypatch.setattr(embeddings, "MANY_PHOTOS", least)
+    monkeypatch.setattr(embeddings, "chosen_engine", asked.append)
+    embed_dataset(backbone, dataset, tmp_path)
+    assert bool(asked) == exported
+
+
+def test_failures_are_saved_as_json(backbone, dataset, tmp_path):
     embed_dataset(backbone, dataset, tmp_path, engine="torch")
     place = embeddings.EmbeddingCache(backbone, dataset, tmp_path).place
     assert json.loads((place / "failures.json").read_text()) == {}

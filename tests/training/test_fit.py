@@ -1,4 +1,4 @@
-"""Tests."""
+"""`fit` with geocells and regression: run folder, checkpoint, and what is trained."""
 
 import json
 
@@ -59,7 +59,7 @@ def test_a_run_writes_every_file_that_the_pages_read(fitted):
     assert not [p for p in fitted.folder.rglob("*") if p.suffix in (".pt", ".pth", ".pkl", ".bin")]
 
 
-def test_it_beats_the_constant_guess_and_the_majority(fitted, data):
+def test_the_model_beats_the_constant_guess_and_the_majority_class(fitted, data):
     report = json.loads((fitted.folder / "metrics.json").read_text())
     assert report["about"]["split"] == "test"
     assert report["median_km"] < report["baselines"]["constant"]["median_km"] / 2
@@ -78,7 +78,7 @@ def test_the_best_epoch_by_val_median_is_kept(fitted):
     assert report["validation"] == fitted.status.best
 
 
-def test_the_checkpoint_answers_and_is_calibrated(fitted, data):
+def test_the_checkpoint_locates_photos_and_is_calibrated(fitted, data):
     model = load_checkpoint(fitted.checkpoint)
     assert model.calibration is not None
     assert "validation" in model.calibration.source
@@ -94,7 +94,7 @@ def test_the_checkpoint_answers_and_is_calibrated(fitted, data):
     assert np.allclose(summed, state, atol=1e-6)
 
 
-def test_the_card_names_baselines_and_calibration_and_no_local_path(fitted):
+def test_the_card_has_baselines_and_calibration_but_no_local_path(fitted):
     card = (fitted.checkpoint / "README.md").read_text()
     assert "constant" in card
     assert "Calibration" in card
@@ -121,7 +121,7 @@ def test_the_other_coordinate_heads(data, network, tmp_path, head, options):
     assert json.loads((run.folder / "metrics.json").read_text())["median_km"] > 0
 
 
-def test_a_frozen_backbone_stays_equal_bit_by_bit(fitted, network):
+def test_a_frozen_backbone_stays_bit_for_bit_equal(fitted, network):
     before = build_backbone(network).state_dict()
     after = load_checkpoint(fitted.checkpoint).backbone.state_dict()
     assert all(torch.equal(before[name], after[name]) for name in before)
@@ -148,7 +148,7 @@ def test_only_the_weights_of_the_last_block_change(data, network, tmp_path):
 
 
 @pytest.mark.slow
-def test_end_to_end_learns_the_whole_backbone(data, network, tmp_path):
+def test_end_to_end_training_changes_the_whole_backbone(data, network, tmp_path):
     run = run_fit(
         tmp_path / "run",
         data,
@@ -221,7 +221,7 @@ def test_unreadable_photos_are_left_out_and_named(tmp_path, network):
         assert len(read_predictions(run.folder / "predictions.parquet")) == 19
 
 
-def test_a_wrong_table_is_a_failed_run_with_a_sentence(tmp_path, network):
+def test_a_damaged_table_fails_the_run_with_one_sentence(tmp_path, network):
     root = tmp_path / "data"
     root.mkdir()
     tiny_photos.write(root, train=40, test=10)
@@ -236,7 +236,7 @@ def test_a_wrong_table_is_a_failed_run_with_a_sentence(tmp_path, network):
     assert "row 6" in run.status.error
 
 
-def test_too_small_a_dataset_is_refused(tmp_path, network):
+def test_a_dataset_that_is_too_small_is_an_error(tmp_path, network):
     root = tmp_path / "data"
     root.mkdir()
     tiny_photos.write(root, train=14, test=4)
@@ -270,11 +270,11 @@ def test_too_small_a_dataset_is_refused(tmp_path, network):
         ({"data": "x", "epochs": 0}, "epochs"),
     ],
 )
-def test_impossible_options_are_refused_before_anything_is_loaded(options, message):
+def test_invalid_options_are_rejected_before_anything_is_loaded(options, message):
     with pytest.raises(OptionsError, match=message):
         from_mapping(FitOptions, options, "test")
 
 
-def test_a_missing_dataset_is_named():
+def test_a_missing_dataset_is_an_error():
     with pytest.raises(OptionsError, match="data must be given"):
         FitOptions().dataset_folder()

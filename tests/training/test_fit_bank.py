@@ -1,6 +1,7 @@
-"""Tests."""
+"""`fit_bank`: cross-validation, folds, and the checkpoint."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -9,13 +10,14 @@ import torch
 from torch import nn
 
 from geoclip_core.data.dataset import PhotoDataset
+from geoclip_core.data.vocabulary import build_vocabularies
 from geoclip_core.earth.sphere import destination, haversine_km
 from geoclip_core.evaluation.predictions import read_about, read_predictions
 from geoclip_core.model.backbone import Backbone, BackboneConfig, Preprocessing
 from geoclip_core.model.checkpoint import load_checkpoint
 from geoclip_core.training.fit_bank import (
     BankData,
-    BankSubject,
+    BankInputs,
     cross_validate,
     fit_bank,
     fit_bank_model,
@@ -25,7 +27,7 @@ from geoclip_core.training.fit_bank import (
 )
 from geoclip_core.training.options import FitOptions, OptionsError, from_mapping
 
-# four cities of four countries and climates; a photo's embedding knows which one it is, noisily
+# four cities of four countries and climates; embeddings tell the city, with noise
 CITIES = [
     (-33.45, -70.67, "Chile", "CL", 7),
     (60.17, 24.94, "Finland", "FI", 25),
@@ -99,19 +101,17 @@ def _dataset(tmp_path, **changes):
     return PhotoDataset(tmp_path, "four cities", table), embeddings
 
 
-def _subject(options, count=80):
+def _inputs(options, count=80):
     table, embeddings = _photos(count)
     dataset = PhotoDataset(None, "four cities", table.assign(split="train"))
-    from geoclip_core.data.vocabulary import build_vocabularies
-
     words = build_vocabularies(dataset.table, options.features) if options.use_context else {}
     data = BankData(torch.from_numpy(embeddings), dataset.coordinates, dataset.labels(words))
-    return BankSubject(data, words, options, BackboneConfig("stub", "test"), WIDTHS)
+    return BankInputs(data, words, options, BackboneConfig("stub", "test"), WIDTHS)
 
 
-def _errors(subject, estimates):
+def _errors(inputs, estimates):
     modes = np.array([estimate.posterior.mode() for estimate in estimates])
-    return haversine_km(modes, subject.data.coordinates)
+    return haversine_km(modes, inputs.data.coordinates)
 
 
 @pytest.mark.parametrize(
@@ -123,41 +123,35 @@ def _errors(subject, estimates):
         _options(gammas=(1.0, 2.0), ridges=(0.03, 0.3), context_ridges=(0.1, 1.0)),
     ],
 )
-def test_held_out_photos_are_located(options):
-    subject = _subject(options)
-    estimates, unlikeness = hold_out(subject, random_folds(80, 4, 0))
-    assert np.median(_errors(subject, estimates)) < 150
+def test_held_out_photos_are_located_with_small_errors(options):
+    inputs = _inputs(options)
+    estimates, unlikeness = hold_out(inputs, random_folds(80, 4, 0))
+    assert np.median(_errors(inputs, estimates)) < 150
     # of held-out photos of the same kind the mean squared standard score is about 1
     assert np.median(unlikeness) == pytest.approx(0.0, abs=0.5)
     if options.use_context:
         for feature in options.features:
             top = [int(estimate.context[feature].argmax()) for estimate in estimates]
-            assert (np.array(top) == subject.data.labels[feature]).mean() > 0.8
+            assert (np.array(top) == inputs.data.labels[feature]).mean() > 0.8
 
 
-def test_random_embeddings_locate_no_better_than_chance():
-    subject = _subject(_options(use_context=False))
+def test_random_embeddings_are_no_better_than_chance():
+    inputs = _inputs(_options(use_context=False))
     noise = torch.randn(80, sum(WIDTHS), generator=torch.Generator().manual_seed(3))
-    blind = BankSubject(
-        BankData(noise, subject.data.coordinates, {}), {}, subject.options, *_rest(subject)
-    )
+    blind = replace(inputs, data=BankData(noise, inputs.data.coordinates, {}))
     errors = _errors(blind, hold_out(blind, random_folds(80, 4, 0))[0])
     # one city in four is right by chance; a leak of the held-out photo would find it every time
     assert (errors < 500).mean() < 0.5
 
 
-def _rest(subject):
-    return subject.backbone_config, subject.block_widths
-
-
 def test_each_fold_is_calibrated_on_the_others():
-    subject = _subject(_options(use_context=False))
-    validation = cross_validate(subject, random_folds(80, 4, 0))
+    inputs = _inputs(_options(use_context=False))
+    validation = cross_validate(inputs, random_folds(80, 4, 0))
     bandwidths = {estimate.posterior.bandwidth_km for estimate in validation.estimates}
     assert len(bandwidths) > 1  # one calibration a fold
     inside = [
         haversine_km(np.array(e.posterior.mode()), place) <= e.posterior.radius_km(0.9)
-        for e, place in zip(validation.estimates, subject.data.coordinates, strict=True)
+        for e, place in zip(validation.estimates, inputs.data.coordinates, strict=True)
     ]
     assert np.mean(inside) > 0.8
 
@@ -179,7 +173,8 @@ def test_spatial_folds_keep_neighbours_together():
     assert len({folds[0], folds[2], folds[5]}) == 3
 
 
-def test_the_checkpoint_holds_the_model_its_numbers_and_its_predictions(tmp_path):
+@pytest.mark.slow
+def test_the_checkpoint_holds_model_metrics_and_predictions(tmp_path):
     dataset, embeddings = _dataset(tmp_path)
     (tmp_path / "ATTRIBUTION.md").write_text("# title\nPhotos by Ada, CC BY-SA 4.0.\n")
     options = _options(all_rows=True, license="CC BY-SA 4.0", note="Take care.")
@@ -221,6 +216,7 @@ def test_the_checkpoint_holds_the_model_its_numbers_and_its_predictions(tmp_path
     assert haversine_km(np.array(estimate.posterior.mode()), dataset.coordinates[0]) < 200
 
 
+@pytest.mark.slow
 def test_test_rows_and_unreadable_photos_are_left_out(tmp_path):
     dataset, embeddings = _dataset(tmp_path)
     embeddings[[3, 7]] = np.nan
@@ -233,15 +229,14 @@ def test_test_rows_and_unreadable_photos_are_left_out(tmp_path):
     assert set(dataset.table["split"]) == {"train", "test"}  # the caller's table is untouched
 
 
-def test_the_same_data_give_the_same_weights(tmp_path):
-    subject = _subject(_options())
-    arguments = (subject.data, subject.vocabularies, subject.options, *_rest(subject))
-    first, second = (fit_bank_model(*arguments).state_dict() for _ in range(2))
+def test_the_same_inputs_give_the_same_weights(tmp_path):
+    inputs = _inputs(_options())
+    first, second = (fit_bank_model(inputs).state_dict() for _ in range(2))
     for name in first:  # float32 weights, solved in double precision
         torch.testing.assert_close(first[name], second[name], rtol=1e-5, atol=1e-6)
 
 
-def test_impossible_data_and_options_are_refused(tmp_path):
+def test_invalid_data_and_options_are_errors(tmp_path):
     dataset, embeddings = _dataset(tmp_path)
     with pytest.raises(ValueError, match="width 13"):
         fit_bank(
@@ -262,7 +257,7 @@ def test_impossible_data_and_options_are_refused(tmp_path):
         from_mapping(FitOptions, BANK | {"features": ()}, "test")
 
 
-def test_a_stop_in_the_progress_leaves_nothing_behind(tmp_path):
+def test_an_exception_in_the_progress_callback_leaves_no_files(tmp_path):
     dataset, embeddings = _dataset(tmp_path)
 
     def stop(done, total):

@@ -1,4 +1,4 @@
-"""Tests."""
+"""Inputs of a training: augmentation and the photo loader."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Tests."""
+"""The parts of the training loop: batches, learning rate, patience."""
 
 import itertools
 import math
@@ -37,10 +37,10 @@ def test_processes_and_parts_cover_a_batch(processes, accumulation):
     assert all(len(rows) for own in parts for rows in own)
 
 
-def test_more_processes_than_photos_are_refused():
+def test_more_processes_than_photos_are_an_error():
     with pytest.raises(ValueError, match="larger batch size"):
         parts_of(np.arange(3), 0, 4, 1)
-    with pytest.raises(ValueError, match="no batches"):
+    with pytest.raises(ValueError, match="cannot make batches"):
         EpochBatches(0, 4, 0)
 
 
@@ -67,12 +67,12 @@ def test_the_shortest_runs_have_a_learning_rate_above_zero(total):
     assert warmup < total
 
 
-def test_an_update_after_the_last_is_refused():
+def test_an_update_after_the_last_is_an_error():
     with pytest.raises(ValueError, match="update 10"):
         learning_rate_factor(10, 10, 0)
 
 
-def test_patience_counts_validations_without_a_better_one():
+def test_patience_counts_validations_without_improvement():
     best = BestSoFar(patience=2)
     assert [best.offer(value, step) for step, value in enumerate((5.0, 4.0, 4.0))] == [
         True,

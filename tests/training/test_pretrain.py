@@ -1,4 +1,4 @@
-"""Tests."""
+"""`pretrain`: towers, captions, and their evaluation."""
 
 import json
 
@@ -12,7 +12,7 @@ from geoclip_core.model.backbones import build_backbone
 from geoclip_core.model.checkpoint import load_checkpoint
 from geoclip_core.model.image_text import build_tokenizer
 from geoclip_core.training.options import OptionsError, PretrainOptions, from_mapping
-from geoclip_core.training.pretrain import EpochCaptions, PairEncoder, class_captions
+from geoclip_core.training.pretrain import EpochCaptions, PairEvaluator, class_captions
 from tests.model import tiny_networks
 from tests.training import tiny_photos
 from tests.training.tiny_training import run_fit, run_pretrain
@@ -97,7 +97,7 @@ def test_a_clip_checkpoint_trains_its_own_two_towers(data, tmp_path):
     dataset = read_dataset(data)
     from geoclip_core.data.captions import captions
 
-    tokenizer = build_tokenizer(captions(dataset.table), 600)
+    tokenizer = build_tokenizer(captions(dataset.table))
     torch.manual_seed(0)
     tiny_networks.clip(vocabulary=len(tokenizer)).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
@@ -129,7 +129,7 @@ def test_a_pretraining_can_be_continued_on_other_photos(pretrained, data, tmp_pa
     assert "cannot be changed" in refused.status.error
 
 
-def test_captions_depend_on_the_epoch_alone(data):
+def test_captions_depend_only_on_seed_epoch_and_row(data):
     train = read_dataset(data).split("train")
     options = PretrainOptions(data=data)
     one, two = EpochCaptions(train.table, options), EpochCaptions(train.table, options)
@@ -141,7 +141,7 @@ def test_captions_depend_on_the_epoch_alone(data):
     assert "A street photo." not in one.of(0, range(len(train)))
 
 
-def test_class_captions_name_the_class_alone():
+def test_class_captions_mention_only_the_class():
     assert class_captions(month_vocabulary())[6] == "A street photo taken in July."
     climates = class_captions(climate_vocabulary())
     assert len(climates) == 30
@@ -169,11 +169,11 @@ class _Perfect:
 def test_retrieval_and_zero_shot_of_a_perfect_pair(data):
     photos = read_dataset(data).split("train")
     vocabularies = build_vocabularies(photos.table, ("state",))
-    encoder = PairEncoder(photos, lambda: None, vocabularies, ("state",), seed=0)
+    evaluator = PairEvaluator(photos, lambda: None, vocabularies, ("state",), seed=0)
     pair = _Perfect()
-    vectors = np.array([[hash(text) % 997] for text in encoder.captions], dtype=np.float32)
-    encoder.embeddings = lambda: vectors
-    report = encoder.measure(pair)
+    vectors = np.array([[hash(text) % 997] for text in evaluator.captions], dtype=np.float32)
+    evaluator.embeddings = lambda: vectors
+    report = evaluator.measure(pair)
     assert report["retrieval"]["image_to_text"] == 1.0
     assert report["zero_shot"]["state"]["top1"] == 1.0
     shares = photos.table["state"].value_counts(normalize=True)
@@ -181,8 +181,8 @@ def test_retrieval_and_zero_shot_of_a_perfect_pair(data):
     # one photo is unreadable: it is left out, the others stay with their captions
     broken = vectors.copy()
     broken[3] = np.nan
-    encoder.embeddings = lambda: broken
-    report = encoder.measure(pair)
+    evaluator.embeddings = lambda: broken
+    report = evaluator.measure(pair)
     assert report["n"] == len(photos) - 1
     assert report["zero_shot"]["state"]["top1"] == 1.0
 
@@ -198,6 +198,6 @@ def test_retrieval_and_zero_shot_of_a_perfect_pair(data):
         ({"width": 1}, "width"),
     ],
 )
-def test_impossible_options_are_refused(options, message):
+def test_invalid_options_are_rejected(options, message):
     with pytest.raises(OptionsError, match=message):
         from_mapping(PretrainOptions, options, "test")

@@ -146,6 +146,7 @@ def test_a_stopped_run_has_a_checkpoint_and_can_be_resumed(how, data, networks, 
         assert _numbers(run) == _numbers(whole("heads"))
 
 
+@pytest.mark.slow
 def test_metrics_of_steps_after_the_saved_state_are_removed(data, networks, tmp_path):
     run = Run.create(tmp_path, "x", {}, "fit", tmp_path / "run")
     run.log_metrics({"step": 7, "train/loss": 1.0})
@@ -171,7 +172,7 @@ def test_a_run_that_cannot_be_resumed_is_an_error(tmp_path, capsys):
     assert "leave out epochs" in capsys.readouterr().err
 
 
-def test_a_damaged_state_is_named(tmp_path):
+def test_a_damaged_state_is_an_error_that_names_the_file(tmp_path):
     folder = tmp_path / "resume" / "step-000000003"
     folder.mkdir(parents=True)
     (folder / "state.json").write_text('{"step": 3}')

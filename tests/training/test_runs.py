@@ -1,4 +1,4 @@
-"""Tests."""
+"""Run folders and `execute`: status, metrics, errors, and stop requests."""
 
 import json
 import os
@@ -22,7 +22,7 @@ def _run(root, name="test", **status):
     return run
 
 
-def test_a_new_run_knows_its_options_and_is_a_recipe(tmp_path):
+def test_the_config_of_a_new_run_is_a_recipe(tmp_path):
     run = _run(tmp_path / "runs", "São Paulo / 1")
     assert run.config == {"data": "x", "epochs": 3}
     assert run.status.state == "queued"
@@ -31,7 +31,7 @@ def test_a_new_run_knows_its_options_and_is_a_recipe(tmp_path):
     assert Run.open(run.folder).status.task == "fit"
 
 
-def test_a_folder_may_be_named_but_not_used_twice(tmp_path):
+def test_a_chosen_folder_cannot_be_used_twice(tmp_path):
     folder = tmp_path / "mine"
     folder.mkdir()
     run = Run.create(tmp_path, "x", {}, "fit", folder)
@@ -45,11 +45,11 @@ def test_a_folder_may_be_named_but_not_used_twice(tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["mine", "other"]
 
 
-def test_two_runs_of_the_same_second_have_different_folders(tmp_path):
+def test_runs_started_in_the_same_second_have_different_folders(tmp_path):
     assert len({_run(tmp_path).folder for _ in range(3)}) == 3
 
 
-def test_runs_are_listed_newest_first_and_rubbish_is_passed_over(tmp_path):
+def test_runs_are_listed_newest_first_without_other_folders(tmp_path):
     first, second = _run(tmp_path, "a"), _run(tmp_path, "b")
     first.update(created_at=5.0)
     (tmp_path / "no-run").mkdir()
@@ -59,12 +59,12 @@ def test_runs_are_listed_newest_first_and_rubbish_is_passed_over(tmp_path):
     assert list_runs(tmp_path / "nowhere") == []
 
 
-def test_what_is_no_run_is_refused_by_name(tmp_path):
+def test_opening_a_folder_that_is_no_run_is_an_error(tmp_path):
     with pytest.raises(JobError, match="nothing"):
         Run.open(tmp_path / "nothing")
 
 
-def test_a_dead_process_is_a_failed_run(tmp_path):
+def test_a_run_whose_process_died_has_failed(tmp_path):
     child = subprocess.Popen([sys.executable, "-c", ""])
     child.wait()
     run = _run(tmp_path, state="running", pid=child.pid, host=this_process()["host"])
@@ -73,7 +73,7 @@ def test_a_dead_process_is_a_failed_run(tmp_path):
     assert run.recorded_status.state == "running"
 
 
-def test_a_zombie_is_dead(tmp_path):
+def test_a_zombie_does_not_count_as_running(tmp_path):
     child = subprocess.Popen([sys.executable, "-c", ""])
     run = _run(tmp_path, state="running", pid=child.pid, host=this_process()["host"])
     deadline = time.monotonic() + 60
@@ -83,19 +83,19 @@ def test_a_zombie_is_dead(tmp_path):
     child.wait()
 
 
-def test_a_process_number_that_was_given_again_is_another_process(tmp_path):
+def test_a_process_with_a_reused_id_does_not_count_as_running(tmp_path):
     run = _run(tmp_path, state="running", **this_process())
     assert run.status.state == "running"
     run.update(pid_started_at=12345.0)
     assert run.status.state == "failed"
 
 
-def test_another_computer_is_believed(tmp_path):
+def test_a_run_on_another_computer_counts_as_running(tmp_path):
     run = _run(tmp_path, state="running", pid=1, host="another-computer")
     assert run.status.state == "running"
 
 
-def test_metrics_forget_what_a_resumed_run_writes_again(tmp_path):
+def test_metrics_that_a_resumed_run_writes_again_are_removed(tmp_path):
     run = _run(tmp_path)
     for step in (10, 20, 30):
         run.log_metrics({"step": step, "loss": 1 / step})
@@ -125,7 +125,7 @@ def test_status_is_never_half_written(tmp_path):
         writer.join()
 
 
-def test_execute_records_the_end(tmp_path):
+def test_execute_records_how_the_run_ended(tmp_path):
     run = _run(tmp_path)
     seen = []
 
@@ -143,7 +143,7 @@ def test_execute_records_the_end(tmp_path):
     assert any((run.folder / "tensorboard").iterdir())
 
 
-def test_a_failure_is_a_sentence_in_the_status_and_a_traceback_in_the_log(tmp_path):
+def test_a_failure_puts_a_sentence_in_the_status_and_a_traceback_in_the_log(tmp_path):
     run = _run(tmp_path)
 
     def work(session):
@@ -155,7 +155,7 @@ def test_a_failure_is_a_sentence_in_the_status_and_a_traceback_in_the_log(tmp_pa
     assert any("Traceback" in line for line in run.log_tail(50))
 
 
-def test_a_full_disk_is_said_even_on_a_full_disk(tmp_path, monkeypatch):
+def test_a_full_disk_is_recorded_in_the_status(tmp_path, monkeypatch):
     run = _run(tmp_path)
     real = os.replace
     full = {"on": False}
@@ -178,7 +178,7 @@ def test_a_full_disk_is_said_even_on_a_full_disk(tmp_path, monkeypatch):
     assert "model.safetensors" in run.status.error
 
 
-def test_a_stop_request_ends_cleanly_and_is_forgotten_by_the_next_start(tmp_path):
+def test_a_stop_request_ends_the_run_cleanly_and_does_not_affect_the_next_start(tmp_path):
     run = _run(tmp_path)
 
     def work(session):
@@ -207,13 +207,13 @@ def test_sigterm_is_a_stop_request(tmp_path):
     assert signal.getsignal(signal.SIGTERM) is before
 
 
-def test_a_run_is_worked_on_by_one_process(tmp_path):
+def test_a_running_run_cannot_be_started_again(tmp_path):
     run = _run(tmp_path, state="running", **this_process())
     with pytest.raises(JobError, match="running already"):
         execute(run, lambda session: None)
 
 
-def test_time_left_is_that_of_the_phase(tmp_path, monkeypatch):
+def test_the_time_left_is_that_of_the_phase(tmp_path, monkeypatch):
     run = _run(tmp_path)
     clock = [0.0]
     monkeypatch.setattr("geoclip_core.training.session.time.monotonic", lambda: clock[0])
@@ -227,7 +227,7 @@ def test_time_left_is_that_of_the_phase(tmp_path, monkeypatch):
     assert run.status.eta_seconds == pytest.approx(30)
 
 
-def test_errors_are_said_in_one_line():
+def test_errors_are_described_in_one_line():
     assert describe(ValueError("a\n  b")) == "a b"
     assert describe(KeyError("x")) == "KeyError: 'x'"
     assert "smaller batch" in describe(RuntimeError("CUDA out of memory. Tried to allocate"))

@@ -1,4 +1,4 @@
-"""A tiny dataset in the real layout, whose photos say where they were taken by their colours."""
+"""A dataset whose photos show their place by their colour, in the layout of OSV-Mini-129k."""
 
 from pathlib import Path
 

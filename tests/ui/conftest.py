@@ -1,5 +1,6 @@
 """Fixtures: two small models with known answers, photos, and pages opened with a model."""
 
+import functools
 import io
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 from PIL.ExifTags import GPS, Base
+from streamlit.components.v2 import manifest_scanner
 from streamlit.testing.v1 import AppTest
 
 from geoclip_core.data.vocabulary import Vocabulary, climate_vocabulary
@@ -19,6 +21,15 @@ from geoclip_core.model.geolocation import GeolocationModel, ModelConfig
 ROOT = Path(__file__).resolve().parents[2]
 ABILENE, ABIDJAN, SUVA = (32.44874, -99.73314), (5.30966, -4.01266), (-18.14161, 178.44149)
 COUNTRIES = Vocabulary("country", ("CI", "FJ", "US"), ("CI", "FJ", "US"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def packages_read_once():
+    """Every AppTest looks for components in the metadata of all installed packages: a second."""
+    with pytest.MonkeyPatch.context() as patch:
+        name = "scan_component_manifests"
+        patch.setattr(manifest_scanner, name, functools.cache(getattr(manifest_scanner, name)))
+        yield
 
 
 def make_model(name, best, climate=None, country=None, metrics=None):

@@ -134,6 +134,7 @@ def test_broken_photos_are_named_and_the_rest_shown(open_page, tmp_path):
     assert len(app.get("image")) == 4
 
 
+@pytest.mark.slow
 def test_a_broken_table_gives_the_reason_and_names_the_check(open_page, tmp_path):
     root = layout.make(tmp_path / "osv")
     table = (root / "train_mini.csv").read_text().replace("43.6135", "<b>north</b>")
@@ -149,6 +150,7 @@ def test_a_broken_table_gives_the_reason_and_names_the_check(open_page, tmp_path
     assert any("--write-clean" in code.value for code in app.code)
 
 
+@pytest.mark.slow
 def test_a_good_dataset_passes_its_check(open_page, demo):
     app = open_page(demo, **{"dataset view": "Check"})
     app = until(press(app, "Check this dataset"), "No faults found.")
@@ -174,6 +176,7 @@ def test_a_damaged_report_is_ignored(open_page, tmp_path):
         open_page(root, **{"dataset view": "Check"})
 
 
+@pytest.mark.slow
 def test_drawing_a_demo_set(open_page, folder):
     app = open_page()
     app.text_input(key="demo name").set_value("../my demo")
@@ -187,6 +190,7 @@ def test_drawing_a_demo_set(open_page, folder):
     assert "40 synthetic rows" not in shown(app)
 
 
+@pytest.mark.slow
 def test_importing_photos(open_page, folder, tmp_path):
     for i in range(4):
         at = (32.4 + i, -99.7)

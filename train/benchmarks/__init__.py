@@ -1,14 +1,14 @@
-"""Measured comparisons: ``python -m train benchmark NAME``."""
+"""Benchmarks: ``python -m train benchmark NAME``."""
 
 BENCHMARKS = {
     name: (f"train.benchmarks.{name}", summary)
     for name, summary in {
-        "ablation": "Measure what heads, context, pretraining and smoothing are worth.",
-        "selection": "Score the recipe mini-plain with settings chosen anew in each fold.",
-        "engines": "Time a backbone in torch, in torch by parts, and in ONNX Runtime.",
-        "explanation": "Measure whether the parts marked as reasons matter more than others.",
-        "gallery": "Compare a query of the published GeoCLIP package with ours.",
-        "tables": "Time reading, splitting and labelling a dataset against pandas' own read.",
+        "ablation": "Measure the effect of heads, context, pretraining and smoothing.",
+        "selection": "Score the recipe mini-plain with settings chosen within each fold.",
+        "engines": "Time a backbone in torch, in torch in parts, and in ONNX Runtime.",
+        "explanation": "Measure whether the marked parts of photos matter more than others.",
+        "gallery": "Compare the published GeoCLIP package with this one on a query.",
+        "tables": "Time reading, splitting and labelling a dataset against pandas alone.",
     }.items()
 }
-"""Name -> module of the function of that name, and what it measures."""
+"""Name -> module of the function with that name, and its summary."""

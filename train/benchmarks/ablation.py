@@ -1,7 +1,7 @@
-"""Measure what heads, context, pretraining and smoothing are worth on one dataset.
+"""Measure the effect of heads, context, pretraining and smoothing on one dataset.
 
-Every variant is fitted on train, chosen and calibrated on val, and measured on test photos, either
-of the dataset's own test split or of a cross-validation.
+Every variant is fitted on train, selected and calibrated on val, and evaluated on test: the
+dataset's own test split, or the held-out folds of a cross-validation.
 """
 
 import copy
@@ -36,12 +36,11 @@ from geoclip_core.model.geolocation import GeolocationModel
 from geoclip_core.training.distributed import build_accelerator
 from geoclip_core.training.fit import (
     FitTask,
-    TrainingPhotos,
     build_model,
     fit_backbone,
     learnable_vocabularies,
 )
-from geoclip_core.training.fit_bank import BankData, fit_bank_model, random_folds
+from geoclip_core.training.fit_bank import BankData, BankInputs, fit_bank_model, random_folds
 from geoclip_core.training.inputs import CachedEmbeddings, Embedder
 from geoclip_core.training.loop import TrainingLoop
 from geoclip_core.training.options import (
@@ -61,14 +60,16 @@ if TYPE_CHECKING:
 
 Array = NDArray[np.floating]
 Places = NDArray[np.float64]
+Key = tuple[str, str, str]
+"""Head, context and pretraining of a row of the table."""
 Head = Literal["geocells", "regression", "bank"]
 Features = Literal["plain", "pretrained", "projected"]
 
 DEGREES: Final = "degrees, L2 (older recipe)"
 VAL_SHARE = 0.15
-"""Share of the training photos of a fold on which the epoch is chosen."""
+"""Share of the training photos of a fold that become val."""
 STEPS, BATCH, LEARNING_RATE = 1500, 128, 1e-3
-"""Training of the older recipe."""
+"""Training of the older recipe: steps, batch size, learning rate."""
 _PRETRAINING = {"plain": "no", "pretrained": "yes", "projected": "yes, shared space"}
 
 
@@ -85,15 +86,15 @@ class AblationOptions:
     views: Views = ("128x128",)
     """HEIGHTxWIDTH of each view of a photo"""
     pretrain: bool = True
-    """also measure after contrastive pretraining, which is done anew on each training split"""
+    """also evaluate after contrastive pretraining on each training split"""
     epochs: Annotated[int, Ge(0)] = 0
-    """epochs of the heads; 0: those of the recipe demo"""
+    """epochs of the heads; 0: as in the recipe demo"""
     pretrain_epochs: Annotated[int, Ge(0)] = 0
-    """epochs of the pretraining; 0: those of the recipe demo"""
+    """epochs of the pretraining; 0: as in the recipe demo"""
     cache_dir: Path | None = None
     """where embeddings are kept; by default the platform's cache folder"""
     output: Path | None = None
-    """JSON file for every number, written anew after each split"""
+    """JSON file for every number, updated after each split"""
 
     def __post_init__(self) -> None:
         if self.folds == 1:
@@ -101,7 +102,7 @@ class AblationOptions:
 
 
 def ablation(options: AblationOptions) -> int:
-    """Measure what heads, context, pretraining and smoothing are worth, as a Markdown table."""
+    """Print the effect of heads, context, pretraining and smoothing as a Markdown table."""
     dataset = read_dataset(options.data)
     fitting = _fit_options(options, 0)
     protocol = f"{options.folds}-fold cross-validation" if options.folds else "its own test split"
@@ -138,12 +139,9 @@ def _changes(options: AblationOptions, seed: int, epochs: int) -> dict[str, Any]
     return {**changes, "epochs": epochs} if epochs else changes
 
 
-# the photos and their embeddings
-
-
 @dataclass(frozen=True)
 class AblationSplit:
-    """Photos to train on, to choose on and to measure on, and their embeddings."""
+    """Photos to train, select and evaluate on, and their embeddings."""
 
     train: PhotoDataset
     val: PhotoDataset
@@ -157,7 +155,7 @@ class AblationSplit:
 def ablation_splits(
     options: AblationOptions, dataset: PhotoDataset, accelerator: "Accelerator"
 ) -> Iterator[tuple[AblationSplit, int]]:
-    """Yield the splits to measure on, with the seed of their weights."""
+    """Yield the splits to evaluate on, with the seed of the weights."""
     for seed in range(options.seeds):
         if not options.folds:
             yield _prepared(options, dataset, seed, accelerator), seed
@@ -175,9 +173,9 @@ def ablation_splits(
 def _prepared(
     options: AblationOptions, dataset: PhotoDataset, seed: int, accelerator: "Accelerator"
 ) -> AblationSplit:
-    """Embed a split, also after a pretraining on its training photos."""
+    """Embed a split, before and after pretraining on its training photos."""
     fitting = _fit_options(options, seed)
-    # a few hundred worldwide photos cannot teach large vocabularies
+    # a few hundred worldwide photos are too few to learn large vocabularies
     worldwide = dataset.table["country"].nunique() > 1
     features = (
         ("climate", "country") if worldwide else ("climate", "month", "state", "county", "city")
@@ -199,7 +197,7 @@ def _prepared(
         for kind, fitted in kinds.items():
             backbones[kind] = build_backbone(fit_backbone(fitted))
             embedder = Embedder(fitted, RunSession(None), accelerator, backbones[kind])
-            # embeddings of a backbone that only exists here are of no use to later runs
+            # later runs cannot use the embeddings of a backbone that is pretrained here
             cache = options.cache_dir if kind == "plain" else Path(scratch) / "embeddings"
             splits = embedder.splits(dataset, cache_dir=cache)
             embeddings[kind] = {name: np.array(part.embeddings) for name, part in splits.items()}
@@ -207,9 +205,6 @@ def _prepared(
     return AblationSplit(
         photos["train"], photos["val"], photos["test"], embeddings, backbones, vocabularies
     )
-
-
-# what is measured
 
 
 @dataclass(frozen=True)
@@ -223,15 +218,15 @@ class Variant:
     smoothing: float = 0.5
 
     @property
-    def key(self) -> "Key":
-        """Head, context and pretraining as shown in the table."""
+    def key(self) -> Key:
+        """Head, context and pretraining, as in the table."""
         smoothed = f", smoothing {self.smoothing:g}" if self.head == "geocells" else ""
         context = "yes" if self.use_context else "no"
         return self.head + smoothed, context, _PRETRAINING[self.features]
 
 
 def variants(pretrained: bool = True) -> list[Variant]:
-    """Return the rows: heads × context × pretraining, other smoothings, and the older recipe."""
+    """Return the rows of the table: heads × context × pretraining, smoothings, older recipe."""
     features: tuple[Features, ...] = ("plain", "pretrained") if pretrained else ("plain",)
     heads: tuple[Head, ...] = ("geocells", "regression", "bank")
     both = (True, False)
@@ -247,19 +242,19 @@ def variants(pretrained: bool = True) -> list[Variant]:
 
 @dataclass
 class AblationResult:
-    """What a variant did on the test photos of one split and seed."""
+    """Result of a variant on the test photos of one split and seed."""
 
     errors_km: NDArray[np.float64]
     hits: dict[str, tuple[int, int]] = field(default_factory=dict)
-    """Feature -> (right, labelled)."""
+    """Feature -> (right, labelled) photos."""
     seconds: float = 0.0
-    """Time of fitting on embeddings that exist already."""
+    """Time to fit on cached embeddings."""
 
 
 def _measure(
     variant: Variant, split: AblationSplit, options: FitOptions, accelerator: "Accelerator"
 ) -> AblationResult:
-    """Fit a variant on train, choose and calibrate on val, measure on test."""
+    """Fit a variant on train, select and calibrate it on val, and evaluate it on test."""
     embeddings = split.embeddings[variant.features]
     vocabularies = dict(split.vocabularies) if variant.use_context else {}
     began = time.perf_counter()
@@ -322,8 +317,8 @@ def _fit_heads(
     task = FitTask(
         model,
         options,
-        TrainingPhotos.of(split.train, vocabularies),
-        TrainingPhotos.of(split.val, vocabularies),
+        split.train,
+        split.val,
         CachedEmbeddings(embeddings["train"]),
         lambda: embeddings["val"],
     )
@@ -352,15 +347,17 @@ def _fit_bank(
         features=tuple(vocabularies) or options.features,
     )
     backbone = split.backbones[variant.features]
-    return fit_bank_model(data, vocabularies, chosen, backbone.config, backbone.block_widths)
+    return fit_bank_model(
+        BankInputs(data, vocabularies, chosen, backbone.config, backbone.block_widths)
+    )
 
 
 def _hits(split: AblationSplit, guesses: Mapping[str, Any]) -> dict[str, tuple[int, int]]:
-    """Count right answers of context heads: feature -> class index, one or (n,)."""
+    """Count right guesses of context heads; `guesses`: feature -> class index, one or (n,)."""
     hits = {}
     truth = split.test.labels(split.vocabularies)
     for feature, guess in guesses.items():
-        # a place that training has never seen is a miss: the photo still counts
+        # photos whose place is not in the vocabulary count as wrong
         labelled = split.test.keys(feature).notna().to_numpy()
         right = (truth[feature] == guess) & (truth[feature] != IGNORE_INDEX)
         hits[feature] = (int(right[labelled].sum()), int(labelled.sum()))
@@ -380,21 +377,18 @@ def _baselines(split: AblationSplit) -> dict[str, AblationResult]:
         for name, guess in guesses.items()
     }
     labels = split.train.labels(split.vocabularies)
-    commonest = {
+    most_common = {
         f: np.bincount(known[known != IGNORE_INDEX]).argmax() for f, known in labels.items()
     }
-    results["constant"].hits = _hits(split, commonest)
+    results["constant"].hits = _hits(split, most_common)
     return {baseline_title(name): result for name, result in results.items()}
 
 
-# the older recipe
-
-
 class DegreesModel(nn.Module):
-    """Linear heads on an embedding, with coordinates as two plain numbers in degrees.
+    """Linear heads on an embedding; coordinates are two numbers in degrees (older recipe).
 
     Args:
-        width: width D of the embedding.
+        width: embedding width D.
         classes: feature -> number of classes; empty without context.
     """
 
@@ -404,13 +398,13 @@ class DegreesModel(nn.Module):
         self.last = nn.Linear(width + sum(classes.values()), 2)
 
     def forward(self, embeddings: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """Map (b, D) to (b, 2) degrees of any size, and feature -> (b, classes) logits."""
+        """Map (b, D) to (b, 2) unbounded degrees, and feature -> (b, classes) logits."""
         logits = {feature: head(embeddings) for feature, head in self.heads.items()}
         return self.last(torch.cat([embeddings, *logits.values()], dim=1)), logits
 
     @torch.no_grad()
     def answer(self, embeddings: Array) -> tuple[Places, dict[str, NDArray[np.float32]]]:
-        """Map (m, D) to (m, 2) places and the logits; latitudes are clipped, longitudes wrapped."""
+        """Map (m, D) to (m, 2) degrees, clipped and wrapped to valid ones, and logits."""
         guess, logits = self(torch.from_numpy(np.asarray(embeddings, dtype=np.float32)))
         degrees = guess.double().numpy()
         places = np.stack([degrees[:, 0].clip(-90, 90), (degrees[:, 1] + 180) % 360 - 180], axis=1)
@@ -427,11 +421,11 @@ def fit_degrees_model(
     """Fit a `DegreesModel` and return its `answer`.
 
     Args:
-        train: embeddings (n, D), not normalised, and places (n, 2).
-        val: the same for the photos on which the epoch is chosen, by their median km.
+        train: embeddings (n, D), not normalised, and places (n, 2) in degrees.
+        val: the same for val, whose median error in km selects the epoch.
         labels: feature -> (n,) class indices of train; empty without context.
         classes: feature -> number of classes.
-        seed: of weights and order.
+        seed: seed of weights and order.
     """
     torch.manual_seed(seed)
     values = torch.from_numpy(np.asarray(train[0], dtype=np.float32))
@@ -462,26 +456,20 @@ def fit_degrees_model(
     return model.answer
 
 
-# the table
-
-Key = tuple[str, str, str]
-"""Head, context and pretraining of a row."""
-
-
 @dataclass
 class AblationTable:
-    """Results by row, in the order of the table."""
+    """The results of all rows, in order."""
 
     title: str
     rows: dict[Key, dict[int, list[AblationResult]]] = field(default_factory=dict)
-    """Row -> seed -> results, one for each fold."""
+    """Row -> seed -> results of the folds."""
 
     def add(self, key: Key, seed: int, result: AblationResult) -> None:
         """Add a result to its row."""
         self.rows.setdefault(key, {}).setdefault(seed, []).append(result)
 
     def numbers(self, key: Key) -> dict[str, Any]:
-        """Return median km, GeoScore with its deviation over seeds, context top-1, seconds."""
+        """Return the metrics of a row, with the standard deviation of the GeoScore over seeds."""
         seeds = self.rows[key].values()
         results = [result for folds in seeds for result in folds]
         distances = distance_metrics(np.concatenate([result.errors_km for result in results]))
@@ -505,7 +493,7 @@ class AblationTable:
         }
 
     def report(self) -> dict[str, Any]:
-        """Return every number in JSON types."""
+        """Return all metrics in JSON types."""
         return {
             "title": self.title,
             "rows": [
@@ -516,7 +504,7 @@ class AblationTable:
 
 
 def markdown(report: Mapping[str, Any]) -> str:
-    """Return the table of a report, under its title."""
+    """Return a report as a Markdown table below its title."""
     rows = report["rows"]
     features = list(dict.fromkeys(feature for row in rows for feature in row["context"]))
     names = ["coordinate head", "context", "pretraining", "median km", "GeoScore", "< 200 km"]

@@ -1,4 +1,4 @@
-"""Measure the speed of a backbone in torch with whole batches, torch in parts, and ONNX Runtime."""
+"""Time a backbone in torch with whole batches, in torch in parts, and in ONNX Runtime."""
 
 import itertools
 import statistics
@@ -26,11 +26,11 @@ class EnginesOptions:
     photos: Annotated[int, Ge(1)] = 32
     """photos in a batch"""
     rounds: Annotated[int, Ge(1)] = 3
-    """how often each engine is timed, in turn; the median counts"""
+    """rounds in which the engines are timed in turn; the median is printed"""
 
 
 def engines(options: EnginesOptions) -> int:
-    """Time a backbone in torch, in torch by parts, and in ONNX Runtime, on random views."""
+    """Time a backbone in torch, in torch in parts, and in ONNX Runtime, on random views."""
     sizes = view_sizes(options.views)
     backbone = build_backbone(backbone_config(options.backbone, views=sizes)).eval()
     generator = torch.Generator().manual_seed(0)

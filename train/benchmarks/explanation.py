@@ -1,4 +1,4 @@
-"""Measure whether the parts of a photo marked as reasons matter more than its other parts."""
+"""Measure whether the marked parts of photos matter more than other parts."""
 
 import json
 import time
@@ -28,9 +28,9 @@ class ExplanationOptions:
     model: str = "mini"
     """bundled name, run or checkpoint folder, or hub id"""
     split: Literal["train", "val", "test"] = "test"
-    """photos that the model has not seen"""
+    """split that the model was not trained on"""
     photos: Annotated[int, Ge(1)] = 100
-    """largest number of photos, drawn at random"""
+    """number of photos, drawn at random"""
     seed: Annotated[int, Ge(0)] = 0
     """seed of the draw"""
     output: Path | None = None
@@ -38,7 +38,7 @@ class ExplanationOptions:
 
 
 def explanation(options: ExplanationOptions) -> int:
-    """Measure whether the parts marked as reasons matter more than others."""
+    """Measure whether the marked parts of photos matter more than others."""
     numbers = benchmark_explanation(options)
     print(
         f"{numbers['model']} on {numbers['photos']} photos, {numbers['seconds_a_photo']:.1f} s "
@@ -59,10 +59,10 @@ def explanation(options: ExplanationOptions) -> int:
 
 
 def benchmark_explanation(options: ExplanationOptions) -> dict[str, Any]:
-    """Explain photos and measure how much support each answer loses when parts are covered.
+    """Explain photos and return the mean share of support that each answer loses.
 
     Raises:
-        ValueError: the split has no photo that can be read.
+        ValueError: no photo of the split can be read.
     """
     dataset = read_dataset(options.data).split(options.split)
     count = min(options.photos, len(dataset))
@@ -96,7 +96,7 @@ def benchmark_explanation(options: ExplanationOptions) -> dict[str, Any]:
 
 
 def _summary(effects: Sequence[Effect]) -> dict[str, Any]:
-    """Return mean shares of the lost support, with 95 % bootstrap intervals over photos."""
+    """Return the mean shares of lost support, with 95 % bootstrap intervals over photos."""
     marked = [effect.marked_loss / effect.support for effect in effects]
     elsewhere = [np.mean(effect.elsewhere) / effect.support for effect in effects]
     intervals = mean_intervals(np.array([marked, elsewhere]).T)

@@ -1,4 +1,4 @@
-"""Compare a GeoCLIP query of the published package's `predict` with ours, on the same weights."""
+"""Compare a query of the published GeoCLIP package with this one, on the same weights."""
 
 import contextlib
 import importlib
@@ -32,7 +32,7 @@ VIT_L_14 = {
     "num_attention_heads": 16,
     "patch_size": 14,
 }
-"""Vision config of CLIP ViT-L/14 where it differs from the default of transformers."""
+"""Vision config of CLIP ViT-L/14, as far as it differs from transformers' default."""
 
 
 @options_class
@@ -44,17 +44,17 @@ class GalleryOptions:
     photo: Path | None = None
     """photo of the query; by default noise"""
     places: Annotated[int, Ge(0)] = 0
-    """about how many of the gallery's places to use; 0: all of them"""
+    """approximate number of gallery places to use; 0: all"""
     queries: Annotated[int, Ge(1)] = 3
-    """how often our query is repeated, of which the median is shown; the package is asked once"""
+    """repeats of our query, whose median is shown; the package's query runs once"""
     top_k: Annotated[int, Ge(1)] = 5
-    """how many of the first places must be the same"""
+    """number of first places that must be the same"""
     seed: Annotated[int, Ge(0)] = 0
     """seed of the random weights of the image tower"""
 
 
 def gallery(options: GalleryOptions) -> int:
-    """Compare a query of the published GeoCLIP package with ours, on the same weights.
+    """Compare a query of the published GeoCLIP package with this one, on the same weights.
 
     The exit status is 1 if the two give different places.
     """
@@ -65,15 +65,15 @@ def gallery(options: GalleryOptions) -> int:
 
 @dataclass(frozen=True)
 class GalleryBenchmark:
-    """Seconds, and whether both sides answered the same."""
+    """Times in seconds, and whether both sides give the same places."""
 
     places: int
     package_query: float
     """One photo through the package's `predict`, which encodes the gallery every time."""
     our_query: float
-    """One photo through ours: image tower, product with the kept matrix, exact ranking."""
+    """One photo through ours: image tower, product with the encoded gallery, exact ranking."""
     our_image: float
-    """The share of `our_query` that the image tower takes; the package's tower is the same."""
+    """The image tower's part of `our_query`; the package's tower is the same."""
     encode_once: float
     """Encoding the gallery, once for all queries."""
     load: float
@@ -81,7 +81,7 @@ class GalleryBenchmark:
     equal_places: bool
     """Whether the first `top_k` places are the same, in the same order."""
     probability_difference: float
-    """The largest relative difference of their probabilities."""
+    """Largest relative difference of their probabilities."""
     top_k: int
 
     def text(self) -> str:
@@ -107,14 +107,14 @@ class GalleryBenchmark:
 def benchmark_gallery(
     options: GalleryOptions, tower: dict[str, Any] = VIT_L_14
 ) -> GalleryBenchmark:
-    """Time one query on both sides, with one random image tower that both share.
+    """Time a query on both sides, with the same random image tower.
 
     Args:
-        options: of the command.
+        options: options of the command.
         tower: vision config of the tower.
 
     Raises:
-        DownloadError: if there is no wheel and pip cannot fetch one.
+        DownloadError: no wheel is given and pip cannot download one.
     """
     with tempfile.TemporaryDirectory(prefix="gallery-") as scratch:
         folder = Path(scratch)
@@ -170,10 +170,10 @@ def benchmark_gallery(
 
 @contextlib.contextmanager
 def published_package(wheel: Path, folder: Path) -> Iterator[None]:
-    """Make `geoclip.model` of the wheel importable inside this block.
+    """Make `geoclip.model` of the wheel importable inside the block.
 
-    The package's own __init__ files import its training code, which needs torchvision. They are
-    replaced by empty modules with the same search path.
+    Empty modules with the same search path replace the package's __init__ files, which import its
+    training code and so need torchvision.
     """
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(folder)
@@ -189,7 +189,7 @@ def published_package(wheel: Path, folder: Path) -> Iterator[None]:
 
 
 def _package_model(tower: dict[str, Any]) -> Any:
-    """Return the package's model with a random tower and its other weights as published."""
+    """Return the package's model with a random tower and the published other weights."""
     from transformers import CLIPConfig, CLIPImageProcessorPil
     from transformers.utils import logging
 
@@ -197,12 +197,12 @@ def _package_model(tower: dict[str, Any]) -> Any:
     text = {"hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 1}
     config = CLIPConfig(
         projection_dim=768,
-        # as small as possible: queries do not use the text tower, which takes half a gigabyte
+        # as small as possible: the text tower of half a gigabyte is not used
         text_config={**text, "num_attention_heads": 1, "vocab_size": 8, **ends},
         vision_config=tower,
     )
     verbosity = logging.get_verbosity()
-    # the package asks for a processor that needs torchvision; it is replaced below
+    # the import warns of a processor that needs torchvision; it is replaced below
     logging.set_verbosity_error()
     try:
         module = importlib.import_module("geoclip.model.image_encoder")
@@ -213,7 +213,7 @@ def _package_model(tower: dict[str, Any]) -> Any:
 
 
 def _same_tower(theirs: Any, mlp: torch.nn.Sequential) -> GeoClipImage:
-    """Return our image side with the tensors of the package's tower."""
+    """Return our image encoder with the weights of the package's tower."""
     clip = theirs.image_encoder.CLIP
     vision = {**clip.vision_model.config.to_dict(), "projection_dim": 768}
     with torch.device("meta"):

@@ -1,9 +1,9 @@
-"""GeoScore of the recipe mini-plain with settings chosen without the photos it is scored on.
+"""Score the recipe mini-plain with settings that are chosen without the scored photos.
 
-Views, depths, kernel, ridge, readout and targets of the bundled models were chosen on the same
-photos that cross-validation then scores. Here every fold chooses anew from its training photos
-alone (nested cross-validation); the difference is the optimism of that choice. The depths and the
-grids were also chosen with knowledge of those photos; that is not corrected.
+Views, depths, kernel, ridge, readout and targets of the bundled models were chosen on the photos
+that cross-validation then scores. Here every fold chooses them from its training photos alone
+(nested cross-validation); the difference is the optimism of the choice. The candidates were also
+chosen with knowledge of these photos, which is not corrected.
 """
 
 import itertools
@@ -31,7 +31,13 @@ from geoclip_core.model.bank_heads import BankHead
 from geoclip_core.model.geolocation import GeolocationModel
 from geoclip_core.training.distributed import build_accelerator
 from geoclip_core.training.fit import fit_backbone
-from geoclip_core.training.fit_bank import BankData, choose_field, fit_bank_model, random_folds
+from geoclip_core.training.fit_bank import (
+    BankData,
+    BankInputs,
+    choose_field,
+    fit_bank_model,
+    random_folds,
+)
 from geoclip_core.training.inputs import Embedder
 from geoclip_core.training.options import FitOptions, Views, options_class
 from geoclip_core.training.session import RunSession
@@ -52,7 +58,7 @@ class SelectionOptions:
     data: Path
     """dataset folder; all its photos take part"""
     views: Views = ("260x260", "380x380", "320x512")
-    """HEIGHTxWIDTH of the views to choose among; every subset is tried"""
+    """HEIGHTxWIDTH of the views to choose from; every subset is tried"""
     folds: Annotated[int, Ge(2)] = 10
     """folds of the outer cross-validation"""
     repeats: Annotated[int, Ge(1)] = 3
@@ -66,14 +72,14 @@ class SelectionOptions:
 
 
 def selection(options: SelectionOptions) -> int:
-    """Score the recipe mini-plain with settings chosen anew in each fold."""
+    """Score the recipe mini-plain with settings chosen within each fold."""
     result = _measure(options)
     numbers = summary(result)
     low, high = numbers["geoscore_interval"]
     print(
         f"GeoScore {numbers['geoscore']:,.0f} [{low:,.0f}–{high:,.0f}], median "
         f"{numbers['median_km']:,.0f} km, {numbers['within_750_km']:.1%} within 750 km: "
-        f"{options.folds}-fold cross-validation, {options.repeats} times, each fold choosing among "
+        f"{options.folds}-fold cross-validation, {options.repeats} times, each fold choosing from "
         f"{result.settings:,} settings"
     )
     for (features, scales), count in result.chosen.most_common(5):
@@ -106,7 +112,7 @@ def _measure(options: SelectionOptions) -> "SelectionResult":
 
 
 def summary(result: "SelectionResult") -> dict[str, Any]:
-    """Return GeoScore with its 95 % bootstrap interval over photos, median km, and shares."""
+    """Return the GeoScore with its 95 % bootstrap interval over photos, median km, and shares."""
     errors = result.errors_km
     distances = distance_metrics(errors.ravel())
     (interval,) = mean_intervals(geoscore(errors).mean(axis=0)[:, None])
@@ -123,7 +129,7 @@ def summary(result: "SelectionResult") -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Features:
-    """Columns of an embedding: some of its views, each with its final features and some depths."""
+    """A choice of columns of an embedding: some views, with final features and some depths."""
 
     views: tuple[int, ...]
     """Indices of the views."""
@@ -131,7 +137,7 @@ class Features:
     """Indices of the inner blocks, in the order of the embedding."""
 
     def blocks(self, per_view: int) -> list[int]:
-        """Return the indices of the feature blocks; a view has `per_view` of them."""
+        """Return the indices of the chosen blocks of features; a view has `per_view` blocks."""
         of_view = (0, *(depth + 1 for depth in self.depths))
         return [view * per_view + block for view in self.views for block in of_view]
 
@@ -141,15 +147,15 @@ class SelectionResult:
     """Result of a nested cross-validation."""
 
     errors_km: Array
-    """(repeats, n)."""
+    """(repeats, n) errors of n photos."""
     settings: int
-    """Number of settings that each fold chose among."""
+    """Number of settings that each fold chose from."""
     chosen: Counter[Chosen]
-    """How often each set of features was chosen, with its field scales."""
+    """Features and field scales -> how often they were chosen."""
 
 
 def candidate_features(views: int, depths: int) -> list[Features]:
-    """Return every set of views, with none, the first, the first half, or all of the depths."""
+    """Return every subset of views with none, the first, the first half, or all of the depths."""
     subsets = [
         chosen
         for size in range(1, views + 1)
@@ -160,14 +166,14 @@ def candidate_features(views: int, depths: int) -> list[Features]:
 
 
 class NestedSelection:
-    """Chooses and measures a bank model without context.
+    """Nested cross-validation of a bank model without context.
 
     Args:
         data: n photos, embedded with every view and depth.
-        features: the sets of columns to choose among.
-        options: folds, repeats, seed, and every setting that is not chosen.
-        backbone: of the embeddings.
-        view_blocks: widths of the blocks of one view.
+        features: candidate columns.
+        options: folds, repeats, seed, and all settings that are not chosen.
+        backbone: config of the backbone of the embeddings.
+        view_blocks: widths of the feature blocks of a view.
     """
 
     def __init__(
@@ -183,8 +189,8 @@ class NestedSelection:
         views, rest = divmod(data.embeddings.shape[1], sum(self.view_blocks))
         if rest:
             raise ValueError(
-                f"embeddings of {data.embeddings.shape[1]} numbers do not hold whole views of "
-                f"{sum(self.view_blocks)}"
+                f"the embedding width {data.embeddings.shape[1]} is not a multiple of the view "
+                f"width {sum(self.view_blocks)}"
             )
         self._all_widths = self.view_blocks * views
         self.options = _with_bank(
@@ -196,7 +202,7 @@ class NestedSelection:
         )
 
     def measure(self, progress: Callable[[int, int], None] | None = None) -> SelectionResult:
-        """Return the error of every photo by a model fitted and chosen without that photo."""
+        """Return the errors of n photos, each by a model chosen and fitted without the photo."""
         count = len(self.data.embeddings)
         errors = np.full((self.options.bank.repeats, count), np.nan)
         chosen: Counter[Chosen] = Counter()
@@ -218,7 +224,7 @@ class NestedSelection:
         return SelectionResult(errors, math.prod(map(len, grids)), chosen)
 
     def choose(self, rows: NDArray[np.int64]) -> tuple[Features, FitOptions]:
-        """Return the setting with the best left-out GeoScore among some photos."""
+        """Return the settings with the best left-out GeoScore on the photos at `rows`."""
         best: tuple[float, Features, FitOptions] | None = None
         for features, scales in itertools.product(self.features, FIELD_SCALES):
             options = _with_bank(self.options, field_scales=scales)
@@ -241,7 +247,7 @@ class NestedSelection:
     ) -> GeolocationModel:
         data = BankData(self._columns(features)[rows], self.data.coordinates[rows], {})
         widths = tuple(self._all_widths[i] for i in features.blocks(len(self.view_blocks)))
-        return fit_bank_model(data, {}, options, self.backbone, widths)
+        return fit_bank_model(BankInputs(data, {}, options, self.backbone, widths))
 
     def _columns(self, features: Features) -> torch.Tensor:
         blocks = self.data.embeddings.split(self._all_widths, dim=1)

@@ -1,4 +1,4 @@
-"""Time of reading, splitting and labelling a dataset's tables, against pandas alone."""
+"""Time reading, splitting and labelling a dataset's tables against pandas alone."""
 
 import tempfile
 import time
@@ -26,20 +26,20 @@ class TablesOptions:
 
 
 def tables(options: TablesOptions) -> int:
-    """Time reading, splitting and labelling a dataset against pandas' own read."""
+    """Time reading, splitting and labelling a dataset against pandas alone."""
     print(benchmark_tables(options.data).text())
     return 0
 
 
 @dataclass(frozen=True)
 class TableBenchmark:
-    """Result of one run."""
+    """Result of the benchmark."""
 
     rows: int
     seconds: dict[str, float]
-    """Step -> time; the first is pandas alone."""
+    """Step -> seconds; the first is pandas alone."""
     table_bytes: int
-    """Memory of the table."""
+    """Memory of the table in bytes."""
 
     def text(self) -> str:
         """Return a table for the terminal."""
@@ -53,7 +53,7 @@ class TableBenchmark:
 
 
 def benchmark_tables(dataset: Path | None = None) -> TableBenchmark:
-    """Time reading a dataset, by default a synthetic table of the size of OSV-Mini-129k."""
+    """Time the steps on a dataset, by default a synthetic one of the size of OSV-Mini-129k."""
     with tempfile.TemporaryDirectory(prefix="tables-") as scratch:
         root = dataset or write_demo(Path(scratch) / "demo", ROWS, metadata_only=True)
         times = [time.perf_counter()]

@@ -120,22 +120,6 @@ def _imports() -> OrderedDict[str, pd.DataFrame]:
     return OrderedDict()
 
 
-def import_csv(name: str, content: bytes, main: Source) -> Source:
-    """Return a CSV of another system as a source to compare with ``main``.
-
-    Raises:
-        PredictionsError: it is not a CSV of id, latitude and longitude.
-    """
-    key = _IMPORT + hashlib.sha256(content).hexdigest()[:16]
-    imports = _imports()
-    if key not in imports:
-        imports[key] = read_guesses(content, name)
-        while len(imports) > _IMPORTS_KEPT:
-            imports.popitem(last=False)
-    model = Path(name).stem[:40] or "imported"
-    return Source(model, main.dataset, main.split, key, 0.0, "imported CSV", main.root)
-
-
 @st.cache_resource(max_entries=8, show_spinner="Reading predictions …")
 def table(source: Source, main: Source) -> pd.DataFrame:
     """Return the rows of a source in the order of the main one, without the list columns.
@@ -271,8 +255,15 @@ def choose_sources(sources: Sequence[Source]) -> tuple[Source, list[Source]]:
 
 
 def _import(name: str, content: bytes, main: Source, imported: list[Source]) -> None:
+    """Add a CSV of another system to the sources, and compare it with ``main``."""
+    key = _IMPORT + hashlib.sha256(content).hexdigest()[:16]
+    model = Path(name).stem[:40] or "imported"
+    source = Source(model, main.dataset, main.split, key, 0.0, "imported CSV", main.root)
     try:
-        source = import_csv(name, content, main)
+        if key not in _imports():
+            _imports()[key] = read_guesses(content, name)
+            while len(_imports()) > _IMPORTS_KEPT:
+                _imports().popitem(last=False)
         rows = table(source, main)
     except PredictionsError as error:
         st.error(markdown_text(str(error)))

@@ -19,6 +19,7 @@ def _wait(root, state, seconds=60):
     pytest.fail(f"still {job.status}: {job.work.console_tail()}")
 
 
+@pytest.mark.slow
 def test_a_job_runs_reports_and_is_dismissed(tmp_path):
     target = tmp_path / "demo"
     arguments = ["--rows", "40", "--metadata-only", "--output", str(target)]
@@ -46,6 +47,7 @@ def test_the_console_shows_why_a_wrong_command_line_failed(tmp_path):
     assert "there is no option --nonsense" in "\n".join(job.work.console_tail())
 
 
+@pytest.mark.slow
 def test_stopping_leaves_what_was_there(tmp_path):
     target = write_demo(tmp_path / "demo", 30, metadata_only=True)
     before = (target / "train_mini.csv").read_bytes()
@@ -86,6 +88,7 @@ def test_damaged_records_are_left_out(tmp_path):
     assert dataset_jobs(tmp_path / "nowhere") == []
 
 
+@pytest.mark.slow
 def test_starting_the_same_job_again_replaces_its_old_result(tmp_path):
     for _ in range(2):
         start(tmp_path, "doctor", [str(tmp_path / "gone")], "Checking", tmp_path / "gone")
