@@ -1,7 +1,15 @@
 """Image geolocation: a photo in, latitude and longitude out, on your own computer."""
 
+import os
+import sys
 from importlib import import_module
 from typing import TYPE_CHECKING
+
+# huggingface_hub fetches a list for its statistics before it reads a local folder, even with
+# local_files_only; it looks at this variable when it is imported
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+if (_constants := sys.modules.get("huggingface_hub.constants")) is not None:
+    _constants.HF_HUB_DISABLE_TELEMETRY = True  # type: ignore[attr-defined]
 
 if TYPE_CHECKING:
     from geoclip_core.errors import (

@@ -255,7 +255,7 @@ def saving(path: Path) -> Iterator[None]:
         named = error.filename if isinstance(error.filename, str) else str(path)
         if not Path(named).absolute().is_relative_to(path.absolute().parent):
             raise
-        raise _save_error(path, error.errno, error.strerror or str(error)) from error
+        raise save_error(path, error) from error
     except Exception as error:
         # safetensors and arrow report the system's errors in their own classes
         number = re.search(r"os error (\d+)|errno (\d+)", str(error))
@@ -263,6 +263,15 @@ def saving(path: Path) -> Iterator[None]:
             raise
         code = int(number[1] or number[2])
         raise _save_error(path, code, os.strerror(code)) from error
+
+
+def save_error(path: Path, error: OSError) -> SaveError:
+    """Return a sentence about why a file or folder cannot be written."""
+    return (
+        error
+        if isinstance(error, SaveError)
+        else _save_error(path, error.errno, error.strerror or str(error))
+    )
 
 
 def _save_error(path: Path, code: int | None, reason: str) -> SaveError:

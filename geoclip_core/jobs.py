@@ -276,8 +276,9 @@ class Work(Job[WorkStatus]):
             OSError: the folder cannot be written.
         """
         work = cls(folder)
-        work.folder.mkdir(parents=True, exist_ok=True)
-        (work.folder / CONSOLE).unlink(missing_ok=True)
+        with saving(work.folder):
+            work.folder.mkdir(parents=True, exist_ok=True)
+            (work.folder / CONSOLE).unlink(missing_ok=True)
         now = time.time()
         status = WorkStatus("queued", created_at=now, updated_at=now, about=about)
         work._write(json.dumps(asdict(status), indent=2) + "\n")

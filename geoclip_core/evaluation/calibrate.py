@@ -17,7 +17,7 @@ from geoclip_core.data.dataset import PhotoDataset
 from geoclip_core.earth.sphere import haversine_km
 from geoclip_core.evaluation import metrics
 from geoclip_core.evaluation.predictions import predictions_frame
-from geoclip_core.files import write_atomically
+from geoclip_core.files import read_text, write_atomically
 from geoclip_core.model.calibration import MAX_FIT_PHOTOS, Calibration, fit_calibration
 from geoclip_core.model.geolocation import Estimate, Locatable
 
@@ -126,12 +126,16 @@ def save_calibration(folder: str | Path, result: CalibrationResult) -> Path:
     """Write a calibration, its diagram and its model card section to a checkpoint folder.
 
     An older section in the model card is replaced; the rest is kept.
+
+    Raises:
+        FileError: the model card cannot be read.
+        SaveError: a file cannot be written.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     write_atomically(folder / DIAGRAM, coverage_diagram(result.before, result.after))
     card = folder / CARD
-    text = card.read_text(encoding="utf-8") if card.exists() else ""
+    text = read_text(card) if card.exists() else ""
     write_atomically(card, _with_section(text, _section(result)))
     write_atomically(folder / CALIBRATION, result.calibration.to_json())
     return folder

@@ -5,10 +5,13 @@ import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
+from annotated_types import Interval
+
+from geoclip_core.checks import Name, checked
 from geoclip_core.errors import DownloadError
-from geoclip_core.files import MANIFEST, cache_folders, sha256_of
+from geoclip_core.files import MANIFEST, cache_folders, read_json, sha256_of
 
 Kind = Literal["model", "backbone"]
 
@@ -125,14 +128,32 @@ def folder_name(name: str) -> str:
 def read_manifest(folder: Path) -> Installed | None:
     """Return the model in a folder, or None if its manifest or a file listed there is missing."""
     try:
-        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-        sizes = {name: int(file["bytes"]) for name, file in manifest["files"].items()}
+        manifest = checked(_Manifest, read_json(folder / MANIFEST), folder / MANIFEST)
+        sizes = {name: file.bytes for name, file in manifest.files.items()}
         if any((folder / name).stat().st_size != size for name, size in sizes.items()):
             return None
-        name, source, kind = (str(manifest[key]) for key in ("name", "source", "kind"))
-        return Installed(name, folder, sum(sizes.values()), source, manifest["licence"], kind)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError):
         return None
+    total, licence = sum(sizes.values()), manifest.licence
+    return Installed(manifest.name, folder, total, manifest.source, licence, manifest.kind)
+
+
+@dataclass(frozen=True)
+class _File:
+    """A file in a manifest."""
+
+    bytes: Annotated[int, Interval(ge=0, le=10**12)]
+
+
+@dataclass(frozen=True)
+class _Manifest:
+    """What is read of download.json."""
+
+    name: Name
+    source: str
+    kind: str
+    files: dict[str, _File]
+    licence: str | None = None
 
 
 def write_manifest(folder: Path, content: dict[str, Any]) -> None:

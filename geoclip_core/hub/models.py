@@ -11,8 +11,8 @@ from typing import Any
 from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError
 
-from geoclip_core.errors import CheckpointError, DownloadError
-from geoclip_core.files import is_offline, readable
+from geoclip_core.errors import CheckpointError, DownloadError, FileError
+from geoclip_core.files import is_offline, read_text, readable
 from geoclip_core.geoclip.model import load_geoclip
 from geoclip_core.hub.catalogue import (
     CATALOGUE,
@@ -41,6 +41,8 @@ from geoclip_core.model.geolocation import Locatable
 BUNDLED = Path(__file__).resolve().parents[1] / "checkpoints"
 PUSHED = (WEIGHTS, CONFIG, VOCABULARIES, CALIBRATION, DOMAIN, METRICS, CARD)
 """The files of a checkpoint that are pushed."""
+MAX_CARD = 10**6
+"""Bytes of the largest model card."""
 PUBLISHED = {
     "published": {
         "source": "Vivanco Cepeda et al., NeurIPS 2023",
@@ -207,10 +209,10 @@ def _row(
 
 def _card_facts(folder: Path) -> tuple[str | None, str]:
     """Return the licence and the first line of text of a model card, or None and ""."""
-    card = folder / CARD
-    if not card.is_file():
+    try:
+        text = read_text(folder / CARD, MAX_CARD)
+    except FileError:
         return None, ""
-    text = card.read_text(encoding="utf-8", errors="replace")
     licence = re.search(r"(?im)^\W*licen[cs]e\W*:\W*(.+?)\W*$", text)
     if text.startswith("---\n"):
         text = text.partition("\n---\n")[2]
@@ -266,7 +268,10 @@ def push(
 def _card(folder: Path, name: str, licence: str | None) -> str:
     """Return the model card; a card without the header that hubs read gets one."""
     card = folder / CARD
-    text = card.read_text(encoding="utf-8") if card.is_file() else f"# {name}\n"
+    try:
+        text = read_text(card, MAX_CARD) if card.exists() else f"# {name}\n"
+    except FileError as error:
+        raise CheckpointError(str(error)) from error
     if text.startswith("---\n"):
         return text
     lines = ["library_name: geoclip-core", "tags:", "- image-geolocation"]

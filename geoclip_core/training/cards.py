@@ -5,6 +5,7 @@ from typing import Any
 
 from geoclip_core.data.dataset import PhotoDataset
 from geoclip_core.evaluation.baselines import baseline_title
+from geoclip_core.files import read_bytes
 from geoclip_core.model.backbone import public_name
 from geoclip_core.model.domain import Domain
 from geoclip_core.model.geolocation import GeolocationModel
@@ -12,6 +13,7 @@ from geoclip_core.training.options import FitOptions, PretrainOptions
 
 ATTRIBUTION = "ATTRIBUTION.md"
 """File of a dataset that names the photographers; cards quote it."""
+MAX_ATTRIBUTION = 10**6
 WITHIN_KM = (25, 200, 750, 2500)
 """Distances for which the tables give the share of photos."""
 _TRAINED = {
@@ -144,7 +146,8 @@ def _data(license: str, dataset: PhotoDataset, domain: Domain | None = None) -> 
         )
     attribution = dataset.root / ATTRIBUTION
     if attribution.is_file():
-        lines = attribution.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+        content = read_bytes(attribution, MAX_ATTRIBUTION).decode("utf-8", errors="replace")
+        lines = content.strip().splitlines()
         quoted = [f"> {line}".rstrip() for line in lines if not line.startswith("#")]
         parts.append("\n".join(quoted))
     parts.append(

@@ -24,10 +24,11 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
+from geoclip_core.checks import checked
 from geoclip_core.data.dataset import PhotoDataset
 from geoclip_core.data.photos import READING_VERSION, open_photo
 from geoclip_core.errors import PhotoError
-from geoclip_core.files import atomic_file, cache_folders
+from geoclip_core.files import atomic_file, cache_folders, read_json
 from geoclip_core.model.backbone import Backbone, cpu_parts
 
 logger = logging.getLogger(__name__)
@@ -101,15 +102,16 @@ class EmbeddingCache:
         """Join all shards to one array, written atomically, and remove them."""
         shape = (len(self._photos), self._width)
         failures: dict[int, str] = {}
+        description = {"descr": "<f2", "fortran_order": False, "shape": shape}
         with atomic_file(self.place / _ARRAY) as unfinished:
-            array = np.lib.format.open_memmap(unfinished, "w+", np.float16, shape)
-            for start in range(0, len(self._photos), SHARD_PHOTOS):
-                with np.load(self._shard(start), allow_pickle=False) as shard:
-                    array[start : start + SHARD_PHOTOS] = shard["values"]
-                    wrong = json.loads(shard["failures"].tobytes().decode())
-                failures |= {start + int(row): text for row, text in wrong.items()}
-            array.flush()
-            del array
+            # not through a memory map: on a full disk, writing to one kills the process
+            with unfinished.open("wb") as file:
+                np.lib.format.write_array_header_1_0(file, description)
+                for start in range(0, len(self._photos), SHARD_PHOTOS):
+                    with np.load(self._shard(start), allow_pickle=False) as shard:
+                        file.write(np.ascontiguousarray(shard["values"], dtype="<f2").tobytes())
+                        wrong = json.loads(shard["failures"].tobytes().decode())
+                    failures |= {start + int(row): text for row, text in wrong.items()}
             np.save(self.place / _PHOTOS, self._photos)
             (self.place / _FAILURES).write_text(json.dumps(failures), encoding="utf-8")
         for shard in [*self.place.glob("shard-*.npz"), *self.place.glob(".shard-*.part")]:
@@ -156,13 +158,13 @@ def _complete(place: Path) -> Embeddings | None:
         return None
     try:
         values = np.load(place / _ARRAY, mmap_mode="r", allow_pickle=False)
-        failures = json.loads((place / _FAILURES).read_text(encoding="utf-8"))
+        failures = checked(dict[int, str], read_json(place / _FAILURES), place / _FAILURES)
     except (OSError, ValueError) as error:
         logger.warning("damaged embeddings in %s are computed again: %s", place, error)
         with contextlib.suppress(OSError):
             shutil.rmtree(place)
         return None
-    return Embeddings(values, {int(row): text for row, text in failures.items()})
+    return Embeddings(values, failures)
 
 
 def _part_of_larger(home: Path, photos: NDArray[np.uint64]) -> Embeddings | None:

@@ -108,6 +108,7 @@ class Run(Job[RunStatus]):
 
         Raises:
             JobError: the folder is not empty.
+            SaveError: it cannot be written.
         """
         stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
         new = Path(root) / f"{stamp}-{safe_name(name) or 'run'}"
@@ -119,6 +120,12 @@ class Run(Job[RunStatus]):
             )
         if target.exists() and (not target.is_dir() or any(target.iterdir())):
             raise JobError(f"{target} exists and is not empty: choose another folder")
+        with saving(target):
+            cls._create(target, config, task)
+        return cls(target)
+
+    @classmethod
+    def _create(cls, target: Path, config: Mapping[str, Any], task: str) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
         if target.exists():
             target.rmdir()
@@ -136,7 +143,6 @@ class Run(Job[RunStatus]):
             os.replace(work, target)
         finally:
             shutil.rmtree(work, ignore_errors=True)
-        return cls(target)
 
     @classmethod
     def open(cls, path: str | Path) -> Self:

@@ -4,17 +4,20 @@ import json
 import os
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from accelerate import Accelerator
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from annotated_types import Interval
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from geoclip_core.files import atomic_file
+from geoclip_core.checks import checked
+from geoclip_core.errors import FileError
+from geoclip_core.files import atomic_file, read_json, saving
+from geoclip_core.model.tensors import read_tensors
 
 _TENSORS, _FACTS = "state.safetensors", "state.json"
 
@@ -42,8 +45,9 @@ class TrainingState:
 def begin_state(folder: Path, step: int) -> Path:
     """Create an empty folder for the state of a step; every process adds its part."""
     work = _unfinished(folder, step)
-    shutil.rmtree(work, ignore_errors=True)
-    work.mkdir(parents=True)
+    with saving(work):
+        shutil.rmtree(work, ignore_errors=True)
+        work.mkdir(parents=True)
     return work
 
 
@@ -52,7 +56,9 @@ def write_random_state(folder: Path, step: int, process: int) -> None:
     tensors = {"cpu": torch.get_rng_state()}
     if torch.cuda.is_available():
         tensors["cuda"] = torch.cuda.get_rng_state()
-    save_file(tensors, _unfinished(folder, step) / f"random-{process}.safetensors")
+    path = _unfinished(folder, step) / f"random-{process}.safetensors"
+    with saving(path):
+        save_file(tensors, path)
 
 
 def restore_random_state(state: TrainingState, process: int) -> None:
@@ -68,6 +74,8 @@ def restore_random_state(state: TrainingState, process: int) -> None:
             "many as it was started with"
         )
     tensors = _read(path)
+    if "cpu" not in tensors or tensors["cpu"].shape != torch.get_rng_state().shape:
+        raise StateError(f"{path} holds no state of a random generator: start a new run")
     torch.set_rng_state(tensors["cpu"])
     if "cuda" in tensors and torch.cuda.is_available():
         torch.cuda.set_rng_state(tensors["cuda"])
@@ -76,14 +84,19 @@ def restore_random_state(state: TrainingState, process: int) -> None:
 def finish_state(
     folder: Path, step: int, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]
 ) -> None:
-    """Add the part that all processes share, put the state in place, and remove older states."""
+    """Add the part that all processes share, put the state in place, and remove older states.
+
+    Raises:
+        SaveError: it cannot be written; the state before remains.
+    """
     work = _unfinished(folder, step)
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    save_file(plain, work / _TENSORS)
-    (work / _FACTS).write_text(json.dumps({"step": step, **facts}), encoding="utf-8")
     target = folder / f"step-{step:09d}"
-    shutil.rmtree(target, ignore_errors=True)
-    os.replace(work, target)
+    with saving(target):
+        save_file(plain, work / _TENSORS)
+        (work / _FACTS).write_text(json.dumps({"step": step, **facts}), encoding="utf-8")
+        shutil.rmtree(target, ignore_errors=True)
+        os.replace(work, target)
     for other in folder.iterdir():
         if other != target and other.name.startswith(("step-", ".step-")):
             shutil.rmtree(other, ignore_errors=True)
@@ -99,12 +112,22 @@ def read_state(folder: Path) -> TrainingState | None:
     if not found:
         return None
     newest = found[-1]
+    path = newest / _FACTS
     try:
-        facts = json.loads((newest / _FACTS).read_text(encoding="utf-8"))
-        step = int(facts["step"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise StateError(f"{newest / _FACTS} is damaged: start a new run ({error})") from error
+        facts = checked(dict[str, Any], read_json(path), path)
+        step = checked(_Facts, facts, path).step
+    except FileError as error:
+        raise StateError(f"{error}: start a new run") from error
     return TrainingState(step, _read(newest / _TENSORS), facts, newest)
+
+
+@dataclass(frozen=True)
+class _Facts:
+    """The part of a state's facts that is the same for every loop."""
+
+    step: Annotated[int, Interval(ge=0, le=10**15)]
+    threads: Annotated[int, Interval(ge=1, le=4096)] = 1
+    scaler: dict[str, Any] = field(default_factory=dict)
 
 
 def optimizer_tensors(
@@ -146,9 +169,9 @@ def restore_optimizer(
 
 def _read(path: Path) -> dict[str, Tensor]:
     try:
-        return load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise StateError(f"{path} is damaged: start a new run ({error})") from error
+        return read_tensors(path, any_numbers=True)
+    except FileError as error:
+        raise StateError(f"{error}: start a new run") from error
 
 
 def _unfinished(folder: Path, step: int) -> Path:
@@ -235,10 +258,17 @@ class TrainingSaver:
         self.accelerator.wait_for_everyone()
 
     def restore_best(self, step: int) -> None:
-        """Load the weights of the best step into the module."""
-        tensors = load_file(self._best_file(step))
+        """Load the weights of the best step into the module.
+
+        Raises:
+            StateError: they are damaged, or belong to another model.
+        """
+        path, own = self._best_file(step), self._trained()
+        tensors = _read(path)
+        if own.keys() != tensors.keys() or any(own[n].shape != tensors[n].shape for n in own):
+            raise StateError(f"{path} does not fit the model: start a new run")
         with torch.no_grad():
-            for name, tensor in self._trained().items():
+            for name, tensor in own.items():
                 tensor.copy_(tensors[name])
 
     def _trained(self) -> dict[str, Tensor]:

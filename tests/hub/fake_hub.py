@@ -30,6 +30,8 @@ class FakeHub(ThreadingHTTPServer):
         self.down_after_cuts = False
         """Whether, after these breaks, connections for files are closed without an answer."""
         self.down = False
+        self.redirect: str | None = None
+        """Address that requests for files are sent to."""
         self.ranges = True
         self.changed: dict[str, bytes] = {}
         """File -> what is sent in its place, while the listing describes the true file. The key
@@ -147,6 +149,11 @@ class _Handler(BaseHTTPRequestHandler):
         if server.down:
             self.close_connection = True
             return None
+        if server.redirect:
+            self.send_response(302)
+            self.send_header("Location", server.redirect)
+            self.send_header("Content-Length", "0")
+            return self.end_headers()
         if name in server.status:
             return self._answer(server.status[name], {"error": "no"})
         if not path.is_file():

@@ -175,7 +175,7 @@ def test_a_file_that_is_not_a_wheel_is_an_error(wheel, tmp_path, content):
     path = tmp_path / "broken.whl"
     if content is not None:
         path.write_bytes(content)
-    with pytest.raises(DownloadError, match="cannot be read as a wheel"):
+    with pytest.raises(DownloadError, match=r"cannot be read as a wheel|does not exist"):
         download("geoclip", wheel=path, image_tower=tmp_path)
 
 
@@ -317,13 +317,43 @@ def test_an_unreadable_listing_is_an_error(model_hub, answer):
 def test_files_outside_the_folder_are_not_downloaded(model_hub, name):
     """A name that leads out of the folder, or into another one, is not downloaded."""
     siblings = [
-        {"rfilename": file, "size": 1, "blobId": "0"}
+        {"rfilename": file, "size": 1, "blobId": "0" * 40}
         for file in ("config.json", "model.safetensors", name, "image_tower/config.json")
     ]
     listing = {"id": TOWER, "sha": COMMIT, "siblings": siblings}
     model_hub.changed["listing"] = json.dumps(listing).encode()
     names = {file.name for file in find_repository(TOWER).files}
     assert names == {"config.json", "model.safetensors", "image_tower/config.json"}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"size": None}, "no usable size of model.safetensors: None"),
+        ({"size": -1}, "no usable size"),
+        ({"size": 10**15}, "no usable size"),
+        ({"blobId": None}, "no checksum of model.safetensors"),
+        ({"blobId": "0"}, "no checksum"),
+    ],
+)
+def test_a_file_without_size_or_checksum_is_not_fetched(model_hub, change, message):
+    sibling = {"rfilename": "model.safetensors", "size": 1, "blobId": "0" * 40}
+    siblings = [{**sibling, "rfilename": "config.json"}, sibling | change]
+    listing = {"id": TOWER, "sha": COMMIT, "siblings": siblings}
+    model_hub.changed["listing"] = json.dumps(listing).encode()
+    with pytest.raises(DownloadError, match=message):
+        download(TOWER)
+    assert model_hub.downloads() == []
+
+
+def test_a_listing_of_too_many_files_is_refused(model_hub):
+    siblings = [
+        {"rfilename": f"{i}.json", "size": 10**9, "blobId": "0" * 40} for i in range(400)
+    ] + [{"rfilename": "model.safetensors", "size": 1, "blobId": "0" * 40}]
+    listing = {"id": TOWER, "sha": COMMIT, "siblings": siblings}
+    model_hub.changed["listing"] = json.dumps(listing).encode()
+    with pytest.raises(DownloadError, match="401 files"):
+        download(TOWER)
 
 
 def test_a_token_is_sent_to_the_hub(model_hub, monkeypatch):
@@ -446,6 +476,21 @@ def test_a_broken_connection_is_resumed(hub, tmp_path):
     assert [wanted for _, wanted in hub.downloads()] == [None, "bytes=400000-", "bytes=800000-"]
 
 
+def test_a_connection_that_always_breaks_is_given_up(hub, tmp_path, monkeypatch):
+    """The hub's client goes on for as long as each connection brings a byte."""
+    monkeypatch.setattr(file_download.time, "sleep", lambda seconds: None)
+    hub.cut_after = 15_000
+    with pytest.raises(DownloadError, match="broke too often"):
+        fetch_big(tmp_path)
+    assert 10 < len(hub.downloads()) < 100
+
+
+def test_no_redirect_leads_to_another_address_than_https(hub, tmp_path):
+    hub.redirect = "http://192.0.2.1/big.bin"
+    with pytest.raises(DownloadError, match=r"192\.0\.2\.1.*not an https address"):
+        fetch_big(tmp_path)
+
+
 def test_an_incomplete_download_is_kept_for_the_next_try(hub, tmp_path):
     hub.cut_after, hub.cuts, hub.down_after_cuts = 300_000, 1, True
     with pytest.raises(DownloadError, match=r"broke after 300 kB of 1 MB.*continue from there"):
@@ -533,10 +578,11 @@ def test_a_disk_that_fills_up_during_a_download_is_an_error(hub, tmp_path):
     assert list(tmp_path.glob("big*")) == []
 
 
-def test_only_http_addresses_are_used(tmp_path, monkeypatch):
-    monkeypatch.setenv("HF_ENDPOINT", "file:///etc")
-    with pytest.raises(DownloadError, match="cannot be reached"):
-        fetch_big(tmp_path)
+def test_only_https_addresses_are_fetched(tmp_path, monkeypatch):
+    for address in ("file:///etc", "http://example.org", "ftp://x", " ", "http://[::1", "//x"):
+        monkeypatch.setenv("HF_ENDPOINT", address)
+        with pytest.raises(DownloadError, match=r"is not an (https )?address"):
+            fetch_big(tmp_path)
 
 
 def test_readable_sizes():

@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 import streamlit as st
 
-from geoclip_core.files import safe_name
+from geoclip_core.files import safe_name, save_error
 from geoclip_core.jobs import JobError, waits_for
 from geoclip_core.training.runs import Run, RunStatus, find_runs
 from ui.page import RUNS_KEY, RUNS_VARIABLE, choose, runs_folder
@@ -165,7 +165,7 @@ def start(root: Path, task: str, options: Mapping[str, Any], name: str) -> Run:
     try:
         run = Run.create(root, safe_name(name) or task, options, task)
     except OSError as error:
-        raise JobError(f"The run cannot be written to {root}: {error.strerror or error}") from error
+        raise JobError(str(save_error(root, error))) from error
     _launch(run, task)
     return run
 
