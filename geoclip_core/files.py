@@ -209,8 +209,9 @@ def _check_values(value: object, path: str | Path) -> None:
     for _ in range(MAX_DEPTH + 1):
         below: list[object] = []
         for item in level:
-            if isinstance(item, str) and not item.isascii():
-                _check_characters(item, path)
+            if isinstance(item, str):
+                if not is_unicode(item):
+                    raise FileError(path, "holds half a character, which is not Unicode text")
             elif isinstance(item, dict):
                 below += [*item, *item.values()]
             elif isinstance(item, list | tuple | set):
@@ -223,11 +224,16 @@ def _check_values(value: object, path: str | Path) -> None:
     raise FileError(path, _too_deep())
 
 
-def _check_characters(text: str, path: str | Path) -> None:
+def is_unicode(text: str) -> bool:
+    """Return whether a text can be shown and written.
+
+    JSON can spell half of a pair of surrogates, and the name of a file can be any bytes.
+    """
     try:
         text.encode()
-    except UnicodeEncodeError as error:  # JSON can spell half of a pair of surrogates
-        raise FileError(path, "holds half a character, which is not Unicode text") from error
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _too_large(limit: int) -> str:

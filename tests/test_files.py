@@ -1,6 +1,7 @@
 """Atomic files and folders, and safe names."""
 
 import contextlib
+import errno
 import json
 import os
 import socket
@@ -11,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from geoclip_core.errors import FileError
+from geoclip_core.errors import FileError, SaveError
 from geoclip_core.files import (
     MAX_DEPTH,
     MAX_YAML,
@@ -25,9 +26,11 @@ from geoclip_core.files import (
     read_json,
     read_text,
     read_yaml,
+    remember_opened,
     restore,
     safe_name,
     swap_in,
+    was_opened,
     write_atomically,
 )
 
@@ -310,3 +313,77 @@ def test_bytes_of_any_kind_give_a_value_or_a_file_error(tmp_path_factory, conten
     for reader in (read_json, read_yaml):
         with contextlib.suppress(FileError):
             reader(path)
+
+
+def full_disk(*_, **__):
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+class OtherLibrariesError(Exception):
+    """As safetensors reports what the system says."""
+
+
+def test_a_full_disk_is_one_sentence_and_the_old_file_remains(tmp_path):
+    path = tmp_path / "a.json"
+    path.write_text("old")
+    for error in (
+        OSError(errno.ENOSPC, "No space left on device"),
+        OSError(errno.EDQUOT, "Disk quota exceeded", str(path)),
+        OtherLibrariesError("Error while serializing: No space left on device (os error 28)"),
+    ):
+        with (
+            pytest.raises(SaveError, match=rf"^{path} cannot be written: the disk of \S+ is full"),
+            atomic_file(path),
+        ):
+            raise error
+    assert path.read_text() == "old"
+    assert os.listdir(tmp_path) == ["a.json"]
+
+
+def test_a_full_disk_leaves_the_old_folder(tmp_path):
+    with atomic_folder(tmp_path / "set") as folder:
+        (folder / "a").write_text("old")
+    with (
+        pytest.raises(SaveError, match=r"the disk of .* is full: make room"),
+        atomic_folder(tmp_path / "set") as folder,
+    ):
+        full_disk()
+    assert (tmp_path / "set" / "a").read_text() == "old"
+    assert os.listdir(tmp_path) == ["set"]
+
+
+def test_a_vanished_folder_is_named(tmp_path):
+    (tmp_path / "gone").mkdir()
+
+    def write():
+        with atomic_file(tmp_path / "gone" / "a") as unfinished:
+            (tmp_path / "gone").rmdir()
+            unfinished.write_text("x")
+
+    with pytest.raises(SaveError, match=r"the folder .*gone does not exist any more"):
+        write()
+
+
+def test_an_error_about_another_file_stays_as_it_is(tmp_path):
+    with pytest.raises(FileNotFoundError), atomic_file(tmp_path / "a"):
+        Path("/nowhere/source").read_bytes()
+    with pytest.raises(OtherLibrariesError, match="own"), atomic_file(tmp_path / "a"):
+        raise OtherLibrariesError("its own")
+
+
+def test_folders_of_opened_datasets_are_known(tmp_path, monkeypatch):
+    monkeypatch.setenv("GEOCLIP_CACHE", str(tmp_path / "cache"))
+    mine, other = tmp_path / "mine", tmp_path / "other"
+    for folder in (mine / "deep", other):
+        folder.mkdir(parents=True)
+    assert not was_opened(mine)
+    remember_opened(mine)
+    remember_opened(mine)
+    (mine / "link").symlink_to(other)
+    assert was_opened(mine)
+    assert was_opened(mine / "deep")
+    for folder in (other, tmp_path, mine / "link", mine / ".." / "other", "/", "", "~nobody", "\0"):
+        assert not was_opened(folder), folder
+    for text in ("{", "[1, null]", '["relative"]', '{"a": 1}', "[" * 1000):
+        (tmp_path / "cache" / "opened-datasets.json").write_text(text)
+        assert not was_opened(mine)

@@ -21,6 +21,7 @@ from geoclip_core.earth.climate import (
     climate_of_symbol,
 )
 from geoclip_core.earth.gazetteer import Gazetteer, country_name
+from geoclip_core.errors import PhotoError
 from geoclip_core.explain import PLACE, Effect, Explanation
 from geoclip_core.model.map_context import MAP_FEATURES, map_context
 from geoclip_core.prediction import Prediction
@@ -302,7 +303,11 @@ def _find_reasons(models: Sequence[ServedModel], photo: TrayPhoto) -> bool:
     with place.container():
         for model in models:
             st.caption(f"Testing parts of the photo with {markdown_text(model.locator.name)}")
-            model.explain(photo, progress_bar("Checked", "variants"))
+            try:
+                model.explain(photo, progress_bar("Checked", "variants"))
+            except PhotoError as error:
+                st.error(markdown_text(str(error)), icon=":material/error:")
+                return False
     place.empty()
     return True
 

@@ -15,7 +15,7 @@ import streamlit as st
 
 from geoclip_core.errors import CheckpointError, PhotoError
 from geoclip_core.explain import Effect, Explanation
-from geoclip_core.files import OFFLINE_VARIABLE, cache_folders, is_offline, readable
+from geoclip_core.files import OFFLINE_VARIABLE, cache_folders, is_offline, is_unicode, readable
 from geoclip_core.hub.catalogue import CATALOGUE, CatalogueEntry, installed_model, installed_models
 from geoclip_core.hub.download import download_status, start_download
 from geoclip_core.hub.models import bundled_models, checkpoint_folder
@@ -55,7 +55,8 @@ class ServedModel:
         """Predict one place from one or more photos of it.
 
         Raises:
-            PhotoError: if a photo cannot be read; the message names it.
+            PhotoError: if a photo cannot be read, or the model's weights give no estimate; the
+                message names the photo or the model.
         """
         for photo in photos:
             if (reason := problem(photo)) is not None:
@@ -68,7 +69,10 @@ class ServedModel:
             source = contents[0] if len(contents) == 1 else contents
             # One photo at a time passes through the model: two at once would both take longer. They
             # are decoded before, so that a slow photo does not stop other sessions.
-            answer = self.locator.locate(source, _TOP_K, name=name, lock=self._lock)
+            try:
+                answer = self.locator.locate(source, _TOP_K, name=name, lock=self._lock)
+            except CheckpointError as error:
+                raise PhotoError(str(error)) from error
         with self._lock:
             self._answers[key] = answer
             self._answers.move_to_end(key)
@@ -98,9 +102,14 @@ class ServedModel:
         Only the effects are kept, not the photo, which belongs to its session.
 
         Raises:
-            PhotoError: if the photo cannot be read.
+            PhotoError: if the photo cannot be read, or the model's weights give no estimate for it.
         """
-        found = self.locator.explain(photo.content, photo.name, progress=progress, lock=self._lock)
+        try:
+            found = self.locator.explain(
+                photo.content, photo.name, progress=progress, lock=self._lock
+            )
+        except CheckpointError as error:
+            raise PhotoError(str(error)) from error
         with self._lock:
             self._effects[photo.digest] = found.effects
             while len(self._effects) > _ANSWERS_KEPT:
@@ -112,7 +121,7 @@ def available_models() -> list[str]:
     finished = runs_folder().glob(f"*/checkpoint/{CONFIG}")
     runs = sorted((config.parent.parent for config in finished), reverse=True)
     downloaded = [item.name for item in installed_models() if item.kind != "backbone"]
-    return [*bundled_models(), *(str(run) for run in runs), *downloaded]
+    return [*bundled_models(), *filter(is_unicode, map(str, runs)), *downloaded]
 
 
 def choose_model(
@@ -136,11 +145,11 @@ def choose_model(
 def served_model(name: str) -> ServedModel | None:
     """Return the model of a name, loaded once; on failure show an error and return None."""
     folder = checkpoint_folder(name)
-    # The checkpoint of a run may have changed since it was loaded.
-    stamp = (folder / CONFIG).stat().st_mtime_ns if folder else 0
     try:
+        # The checkpoint of a run may have changed since it was loaded.
+        stamp = (folder / CONFIG).stat().st_mtime_ns if folder else 0
         return _load(name, stamp)
-    except CheckpointError as error:
+    except (CheckpointError, OSError) as error:  # the folder may vanish at any time
         text = f"The model **{markdown_text(name)}** cannot be loaded: {markdown_text(str(error))}"
         st.error(text, icon=":material/error:")
         return None

@@ -11,7 +11,8 @@ from typing import Any
 from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError
 
-from geoclip_core.errors import CheckpointError, DownloadError, FileError
+from geoclip_core.checks import shown
+from geoclip_core.errors import BackboneError, CheckpointError, DownloadError, FileError
 from geoclip_core.files import is_offline, read_text, readable
 from geoclip_core.geoclip.model import load_geoclip
 from geoclip_core.hub.catalogue import (
@@ -80,11 +81,22 @@ def checkpoint_folder(name: str | os.PathLike[str]) -> Path | None:
     text = os.fspath(name)
     if text in bundled_models():
         return BUNDLED / text
-    folder = Path(text).expanduser()
+    folder = _path(text)
+    if folder is None:
+        return None
     for candidate in (folder, folder / "checkpoint"):
-        if (candidate / CONFIG).is_file():
+        if os.path.lexists(candidate / CONFIG):
             return candidate
     return None
+
+
+def _path(text: str) -> Path | None:
+    """Return the folder that a name means, or None if there is none."""
+    try:
+        folder = Path(text).expanduser()
+        return folder if folder.is_dir() else None
+    except (OSError, RuntimeError, ValueError):  # a name too long, of no user, with a zero byte
+        return None
 
 
 def load_model(name: str | os.PathLike[str], device: str = "cpu") -> LoadedModel:
@@ -99,9 +111,15 @@ def load_model(name: str | os.PathLike[str], device: str = "cpu") -> LoadedModel
         CheckpointError: No model has this name, or it cannot be loaded or downloaded; the message
             lists the models to choose from.
     """
-    text = os.fspath(name)
+    try:
+        return _load_model(os.fspath(name), device)
+    except BackboneError as error:
+        raise CheckpointError(str(error)) from error
+
+
+def _load_model(text: str, device: str) -> LoadedModel:
     folder = checkpoint_folder(text)
-    if folder is None and Path(text).expanduser().is_dir():
+    if folder is None and _path(text) is not None:
         raise CheckpointError(
             f"{text} is neither a checkpoint (no {CONFIG}) nor a run with a finished checkpoint"
         )
@@ -131,7 +149,7 @@ def _load_remote(name: str, device: str) -> LoadedModel:
                     f"{entry.licence})"
                 )
             if not is_hub_id(name):
-                raise CheckpointError(f"there is no model {name!r}; {_choices()}")
+                raise CheckpointError(f"there is no model {shown(name)}; {_choices()}")
             if is_offline():
                 raise CheckpointError(
                     f"{name} is not on this computer and the network is switched off; {_choices()}"

@@ -21,7 +21,7 @@ from annotated_types import Len
 
 from geoclip_core.checks import NotNegative, checked, shown
 from geoclip_core.errors import FileError
-from geoclip_core.files import atomic_file, read_bytes, read_yaml, safe_name, saving
+from geoclip_core.files import atomic_file, is_unicode, read_bytes, read_yaml, safe_name, saving
 from geoclip_core.jobs import STATUS, Count, Job, JobError, JobStatus, Text, job_folders, tail
 
 CONFIG, METRICS, LOG, STOP = "config.yaml", "metrics.jsonl", "log.txt", "stop-requested"
@@ -287,6 +287,8 @@ def find_runs(root: str | Path = "runs") -> tuple[list[Run], list[str]]:
     for folder in job_folders(Path(root)):
         run = Run(folder)
         try:
+            if not is_unicode(str(folder)):
+                raise JobError(str(FileError(folder, "is no name of a run: it is not UTF-8")))
             found.append((run.recorded_status.created_at, folder.name, run))
         except JobError as error:
             if folder.exists():  # otherwise deleted in the meantime
@@ -308,7 +310,8 @@ def _metrics_row(line: bytes) -> tuple[dict[str, float], str]:
     for name, value in row.items():
         number = isinstance(value, int | float) and not isinstance(value, bool)
         # a loss may be NaN or infinite; a number without end is none
-        if number and (isinstance(value, float) or abs(value) <= MAX_STEP) and len(name) <= 200:
+        number = number and (isinstance(value, float) or abs(value) <= MAX_STEP)
+        if number and len(name) <= 200 and is_unicode(name):
             numbers[name] = value
         elif value is not None:
             wrong = wrong or f"{shown(name)} is {shown(value)}"

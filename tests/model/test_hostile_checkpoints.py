@@ -351,3 +351,13 @@ def test_metrics_of_another_kind_are_named(copied, edit):
 def test_a_metric_that_is_not_finite_was_not_measured(copied):
     change(copied, "metrics.json", lambda m: m.update(median_km=float("nan")))
     assert checkpoint.read_metrics(copied)["median_km"] is None
+
+
+@pytest.mark.parametrize(
+    "name", ["", "\0", "x" * 5000, "~nobody/x", "\ud800", "a/b/c", "/dev/zero", "../..", "owner/x"]
+)
+def test_any_name_gives_a_checkpoint_error(name, monkeypatch):
+    monkeypatch.setenv("GEOCLIP_OFFLINE", "1")
+    with pytest.raises(CheckpointError) as caught:
+        Geolocator.load(name)
+    assert len(str(caught.value)) < 500

@@ -15,6 +15,7 @@ import geoclip_core
 from geoclip_core.data.vocabulary import MONTHS, place_name
 from geoclip_core.earth.climate import climate_classes
 from geoclip_core.earth.gazetteer import Gazetteer, country_name
+from geoclip_core.errors import FileError
 from geoclip_core.evaluation.evaluate import describe, predictions_of
 from geoclip_core.evaluation.metrics import with_places
 from geoclip_core.evaluation.predictions import (
@@ -23,7 +24,7 @@ from geoclip_core.evaluation.predictions import (
     read_guesses,
     read_predictions,
 )
-from geoclip_core.files import was_opened
+from geoclip_core.files import is_unicode, was_opened
 from ui.page import choose, kept, runs_folder, wrapping_columns
 from ui.theme import ERROR_LIMIT_KM, kilometres, markdown_text
 
@@ -86,6 +87,8 @@ def find_sources() -> tuple[list[Source], list[str]]:
             if path is None:
                 continue
             try:
+                if not is_unicode(str(path)):
+                    raise PredictionsError(str(FileError(path, "is no name in UTF-8")))
                 found.append(_source(path))
             except (PredictionsError, OSError) as error:
                 problems.append(str(error))
