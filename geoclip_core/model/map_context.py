@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from geoclip_core.earth.climate import ClimateRaster, climate_classes
 from geoclip_core.earth.gazetteer import OFFSHORE_KM, UNIT_LEVELS, Gazetteer
-from geoclip_core.model.posterior import EXACT_POINTS, Posterior, Samples
+from geoclip_core.model.posterior import Posterior, Samples
 
 MAP_FEATURES = ("climate", "country", "state", "county", "city")
 """Features that the map has; the month is not one of them."""
@@ -29,6 +29,8 @@ others, looked up anew for each photo."""
 
 FEWEST_SAMPLES, LEAST_MASS = 24, 1e-4
 """Samples and mass in a region from which on they represent the posterior there."""
+REGION_POINTS = 2048
+"""Points of a posterior in a region."""
 NARROWEST_KM = 25.0
 """Kernel width of a posterior in a region where samples do not say more."""
 
@@ -111,8 +113,11 @@ def inside_region(posterior: Posterior, region: Region) -> Posterior | None:
     found, mass = _on_map(posterior)
     kept = region.contains(found.place, found.climate) & (mass > 0)
     if kept.sum() >= FEWEST_SAMPLES and mass[kept].sum() >= LEAST_MASS:
-        points, weights = found.coordinates[kept], np.log(mass[kept])
-        spacing = posterior.bandwidth_km / np.sqrt(max(found.size / len(posterior), 1.0))
+        # every k-th is enough: the samples of a point go round it
+        rows = np.flatnonzero(kept)[:: -(-int(kept.sum()) // REGION_POINTS)]
+        points, weights = found.coordinates[rows], np.log(mass[rows])
+        share = len(rows) / kept.sum()
+        spacing = posterior.bandwidth_km / np.sqrt(max(share * found.size / len(posterior), 1.0))
         bandwidth = max(spacing, min(posterior.bandwidth_km, NARROWEST_KM))
     else:
         places = Gazetteer.load().coordinates
@@ -120,7 +125,7 @@ def inside_region(posterior: Posterior, region: Region) -> Posterior | None:
         rows = np.flatnonzero(region.contains(np.arange(len(places)), climates))
         if not len(rows):
             return None
-        points = places[rows[:: -(-len(rows) // MOVING_SAMPLES)]]
+        points = places[rows[:: -(-len(rows) // REGION_POINTS)]]
         weights = posterior.log_density(points)
         bandwidth = NARROWEST_KM
     return replace(
@@ -129,6 +134,7 @@ def inside_region(posterior: Posterior, region: Region) -> Posterior | None:
         log_weights=weights,
         bandwidth_km=bandwidth,
         scores=None,
+        fixed=False,
         held_out_ranks=None,
     )
 
@@ -226,7 +232,7 @@ def _on_map(
 
 def _on_land(posterior: Posterior) -> tuple[_OnMap, NDArray[np.float64]]:
     """Return the samples of a posterior on land, and the mass (m,) of each."""
-    if len(posterior) > EXACT_POINTS:
+    if not posterior.fixed or len(posterior) > FIXED_SAMPLES:
         samples = posterior.samples(MOVING_SAMPLES)
         found = _looked_up(samples, len(posterior))
         # resampled by weight: a point's mass is that of its samples, on land or not

@@ -10,7 +10,6 @@ from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import logsumexp
 
 from geoclip_core.earth.sphere import (
     EARTH_RADIUS_KM,
@@ -31,7 +30,7 @@ DISTINCT_KM = 150.0
 """Least distance between two of the top places."""
 RING_SAMPLES = 96
 """Samples of the kernel around a point."""
-DENSITY_POINTS, RANK_SAMPLES = 2048, 1024
+DENSITY_POINTS, RANK_SAMPLES = 1024, 512
 """Heaviest points whose density counts when places are ranked, and places that they are ranked
 against."""
 _GOLDEN_ANGLE = np.pi * (3 - np.sqrt(5))
@@ -128,6 +127,8 @@ class Posterior:
     ridge onto the score field); None: it is computed from the weights."""
     radius_scale: tuple[tuple[float, float], ...] = ()
     """(mass, factor) pairs, ascending, by which calibration corrects the radius."""
+    fixed: bool = False
+    """Whether every photo has the same points, so that what the map says of them can be kept."""
     held_out_ranks: Floats | None = None
     """(r,) `misfit` of the true places of held-out photos, ascending; None: not measured."""
 
@@ -260,10 +261,16 @@ class Posterior:
         result = np.empty(len(targets))
         step = max(1, 4_000_000 // len(vectors))
         for start in range(0, len(targets), step):
-            cosines = np.clip(targets[start : start + step] @ vectors.T, -1.0, 1.0)
-            result[start : start + step] = logsumexp(
-                self.log_weights + kappa * (cosines - 1), axis=1
-            )
+            terms = targets[start : start + step] @ vectors.T
+            np.minimum(terms, 1.0, out=terms)
+            terms -= 1
+            terms *= kappa
+            terms += self.log_weights
+            # logsumexp in place, three times as fast as scipy's
+            highest = terms.max(axis=1, keepdims=True)
+            terms -= highest
+            np.exp(terms, out=terms)
+            result[start : start + step] = highest[:, 0] + np.log(terms.sum(axis=1))
         return result + log_norm
 
     def better_mass(self, coordinates: Floats) -> Floats:
@@ -398,7 +405,11 @@ class Posterior:
         )
         with np.errstate(divide="ignore"):
             return replace(
-                self, points=coordinates_of(sums), log_weights=np.log(weights), scores=None
+                self,
+                points=coordinates_of(sums),
+                log_weights=np.log(weights),
+                scores=None,
+                fixed=False,
             )
 
     def _scale(self, mass: float) -> float:
