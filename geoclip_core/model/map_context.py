@@ -12,9 +12,11 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import expit, logit
 
 from geoclip_core.earth.climate import ClimateRaster, climate_classes
 from geoclip_core.earth.gazetteer import OFFSHORE_KM, UNIT_LEVELS, Gazetteer
+from geoclip_core.earth.sphere import normalise
 from geoclip_core.model.posterior import Posterior, Samples
 
 MAP_FEATURES = ("climate", "country", "state", "county", "city")
@@ -34,7 +36,7 @@ REGION_POINTS = 2048
 NARROWEST_KM = 25.0
 """Kernel width of a posterior in a region where samples do not say more."""
 
-_KEPT = 4
+_KEPT = 16
 _LOOKED_UP: "OrderedDict[tuple[bytes, float], _OnMap]" = OrderedDict()
 _LOCK = threading.Lock()
 
@@ -52,7 +54,8 @@ class Level:
     key: str
     """As in `Units.keys`: "Texas_US"."""
     probability: float
-    """Mass of the posterior in the whole unit."""
+    """Mass of the posterior in the whole unit, corrected by calibration: of the units that are said
+    with 60 %, about 60 % are right."""
 
     @property
     def short(self) -> str:
@@ -158,9 +161,42 @@ def place_levels(posterior: Posterior, region: Region | None = None) -> tuple[Le
         totals = np.bincount(unit[named], mass[named], minlength=len(units.keys))
         best = int(totals.argmax())
         name = gazetteer.unit_name(level, best)
-        levels.append(Level(level, name, units.keys[best], min(float(totals[best]), 1.0)))
+        share = corrected(float(totals[best]), *posterior.level_map)
+        levels.append(Level(level, name, units.keys[best], share))
         kept = named & (unit == best)
     return tuple(levels)
+
+
+def corrected(share: float, slope: float, offset: float) -> float:
+    """Return the probability whose log odds are slope × those of a share + offset.
+
+    Platt, "Probabilistic Outputs for Support Vector Machines", 1999. 0 and 1 stay.
+    """
+    if not 0 < share < 1 - 1e-9:
+        return min(max(share, 0.0), 1.0)
+    return float(expit(slope * logit(share) + offset))
+
+
+def level_outcomes(
+    posteriors: Sequence[Posterior], coordinates: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """Return what all levels of posteriors claim (k,), and whether each unit holds the truth (k,).
+
+    Args:
+        posteriors: n of photos that the model was not trained on.
+        coordinates: (n, 2) where those were taken.
+    """
+    gazetteer = Gazetteer.load()
+    places, _ = gazetteer.nearest_in_degrees(normalise(coordinates))
+    claimed, right = [], []
+    for posterior, place in zip(posteriors, places, strict=True):
+        for level in place_levels(posterior):
+            units = gazetteer.units(level.level)
+            true = int(units.of_place[place])
+            if true >= 0:
+                claimed.append(level.probability)
+                right.append(units.keys[true] == level.key)
+    return np.array(claimed, dtype=np.float64), np.array(right, dtype=np.bool_)
 
 
 def map_context(

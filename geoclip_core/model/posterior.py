@@ -127,6 +127,8 @@ class Posterior:
     ridge onto the score field); None: it is computed from the weights."""
     radius_scale: tuple[tuple[float, float], ...] = ()
     """(mass, factor) pairs, ascending, by which calibration corrects the radius."""
+    level_map: tuple[float, float] = (1.0, 0.0)
+    """(slope, offset) by which calibration corrects the log odds of levels (`place_levels`)."""
     fixed: bool = False
     """Whether every photo has the same points, so that what the map says of them can be kept."""
     held_out_ranks: Floats | None = None

@@ -11,7 +11,8 @@ ABILENE, AUSTIN, TOKYO, MID_ATLANTIC = (32.45, -99.73), (30.27, -97.74), (35.68,
 
 def posterior(bandwidth_km=1.0, **weights):
     places = [globals()[name.upper()] for name in weights]
-    return Posterior(np.array(places, dtype=float), np.log(list(weights.values())), bandwidth_km)
+    points, logs = np.array(places, dtype=float), np.log(list(weights.values()))
+    return Posterior(points, logs, bandwidth_km, fixed=True)
 
 
 def test_labels_are_weighted_by_the_posterior():

@@ -36,7 +36,7 @@ from geoclip_core.evaluation.predictions import (
 from geoclip_core.files import write_atomically
 from geoclip_core.hub.models import BUNDLED
 from geoclip_core.locator import Geolocator
-from geoclip_core.model.calibration import MAX_RANKS, rounded_ranks
+from geoclip_core.model.calibration import MAX_RANKS, fit_level_map, rounded_ranks
 from geoclip_core.model.checkpoint import CALIBRATION, CARD, DOMAIN, METRICS
 from geoclip_core.model.domain import Domain
 from geoclip_core.model.geolocation import Estimate, GeolocationModel
@@ -143,6 +143,8 @@ class Measured:
     """How unlike the training photos they are, of every repeat."""
     domain: Domain | None
     """With held-out scores."""
+    level_map: tuple[float, float] = (1.0, 0.0)
+    """Fitted on the held-out photos of the first repeat."""
 
 
 def _cross_validated(
@@ -178,6 +180,8 @@ def _cross_validated(
         held[int(fold)] = part
     models = [held[int(fold)] for fold in first.fold_of]
     unlikeness = np.concatenate([repeat.unlikeness for repeat in repeats])
+    assert model.calibration is not None  # of a bundled model
+    calibrated = [model.calibration.apply(estimate.posterior) for estimate in first.raw]
     return Measured(
         photos,
         frame,
@@ -185,6 +189,7 @@ def _cross_validated(
         np.concatenate([repeat.ranks for repeat in repeats]),
         unlikeness,
         Domain.of(photos, unlikeness),
+        fit_level_map(calibrated, photos.coordinates),
     )
 
 
@@ -361,7 +366,9 @@ def _write(
     assert measured.domain is not None  # of a cross-validated one
     most = min(len(measured.photos), MAX_RANKS)
     calibration = dataclasses.replace(
-        model.calibration, ranks=rounded_ranks(measured.ranks.tolist(), most)
+        model.calibration,
+        ranks=rounded_ranks(measured.ranks.tolist(), most),
+        level_map=measured.level_map,
     )
     write_atomically(folder / CALIBRATION, calibration.to_json())
     write_atomically(folder / DOMAIN, measured.domain.to_json())
