@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize
 from scipy.special import logit, logsumexp
 
-from geoclip_core.checks import STRICT, NotNegative, Positive, Share, checked
+from geoclip_core.checks import STRICT, Positive, Share, checked
 from geoclip_core.earth.sphere import haversine_km, unit_vectors
 from geoclip_core.errors import CheckpointError, FileError
 from geoclip_core.files import cache_folders, parse_json, read_json, write_atomically
@@ -29,6 +29,7 @@ MAX_FIT_PHOTOS, MAX_FIT_POINTS = 1500, 2048
 """Number of photos, and of points per photo, that suffice for a fit."""
 MAX_LEVEL_PHOTOS = 400
 """Number of photos from which the correction of levels is fitted."""
+Rank = Annotated[float, Interval(ge=-1e6, le=1e6)]
 SLOPES, OFFSETS = (0.2, 5.0), (-4.0, 4.0)
 Offset = Annotated[float, Interval(ge=OFFSETS[0], le=OFFSETS[1])]
 MAX_RANKS = 500
@@ -59,7 +60,7 @@ class Calibration:
     """Description of those photos."""
     coverage: dict[str, Share] = field(default_factory=dict)
     """Percentage -> share of photos inside that circle, each by a fit on other photos."""
-    ranks: Annotated[list[NotNegative], Len(0, 10**4)] = field(default_factory=list)
+    ranks: Annotated[list[Rank], Len(0, 10**4)] = field(default_factory=list)
     """`Posterior.misfit` of the true place of each photo, by a fit on other photos; empty in
     checkpoints of older versions."""
     level_map: tuple[Positive, Offset] = (1.0, 0.0)

@@ -280,15 +280,16 @@ class Posterior:
 
         A place is inside the highest-density region of 90 % if this is below 0.9.
         """
-        shares: Floats = np.minimum(self.misfit(coordinates), 1.0)
+        shares: Floats = np.clip(self.misfit(coordinates), 0.0, 1.0)
         return shares
 
     def misfit(self, coordinates: Floats) -> Floats:
         """Return how poorly places (m, 2) fit: `better_mass`, and beyond it a measure of how far.
 
         Uniform between 0 and 1 over true places if the posterior is right. A place that is less
-        dense than all mass gets 1 plus the difference in log density, so that such places, which
-        are many if a model is too sure, still differ.
+        dense than all mass gets 1 plus the difference in log density, and a place that is denser
+        minus the difference, so that such places, which are many if the posterior is too sharp or
+        too flat, still differ.
         """
         heavy = self
         if len(self) > DENSITY_POINTS:
@@ -300,6 +301,7 @@ class Posterior:
         asked = heavy.log_density(coordinates)
         denser = 1 - np.searchsorted(sampled, asked, side="right") / len(sampled)
         values: Floats = denser + np.maximum(sampled[0] - asked, 0.0)
+        values -= np.maximum(asked - sampled[-1], 0.0)
         return values
 
     def p_values(self, misfit: Floats) -> Floats | None:

@@ -132,7 +132,8 @@ def test_levels_that_claim_too_little_are_corrected():
         claimed, right = level_outcomes(applied, np.array(truths))
         curve = reliability_curve(claimed, right)
         errors.append(expected_calibration_error(curve))
-    assert errors[1] < 0.05 < errors[0]
+    assert errors[1] < 0.07
+    assert errors[1] < errors[0] / 2
 
 
 def test_the_correction_of_levels_keeps_their_order_and_certainty():
