@@ -29,10 +29,10 @@ FIXED_SAMPLES, MOVING_SAMPLES = 16_384, 4096
 """Samples of a posterior whose points stay the same from photo to photo, looked up once, and of
 others, looked up anew for each photo."""
 
-FEWEST_SAMPLES, LEAST_MASS = 24, 1e-4
-"""Samples and mass in a region from which on they represent the posterior there."""
+LEAST_MASS = 1e-4
+"""Mass in a region from which on its samples represent the posterior there."""
 REGION_POINTS = 2048
-"""Points of a posterior in a region."""
+"""Samples, or places, that stand for points outside of a region."""
 NARROWEST_KM = 25.0
 """Kernel width of a posterior in a region where samples do not say more."""
 
@@ -109,28 +109,34 @@ class _OnMap:
 def inside_region(posterior: Posterior, region: Region) -> Posterior | None:
     """Return a posterior conditioned on a region, or None if no place on the map is in it.
 
-    Its points are the samples of the kernel that lie in the region, with their mass. If there is
-    next to no mass there, they are the gazetteer's places in the region, weighted by the density.
-    The held-out ranks do not hold under the condition and are dropped.
+    A point in the region stays and keeps the mass of its kernel in it; a point outside is replaced
+    by the samples of its kernel inside. If there is next to no mass in the region, the points are
+    the gazetteer's places in it, weighted by the density. The held-out ranks do not hold under the
+    condition and are dropped.
     """
+    gazetteer, raster = Gazetteer.load(), ClimateRaster.load()
     found, mass = _on_map(posterior)
     kept = region.contains(found.place, found.climate) & (mass > 0)
-    if kept.sum() >= FEWEST_SAMPLES and mass[kept].sum() >= LEAST_MASS:
+    if mass[kept].sum() >= LEAST_MASS:
+        own, _ = gazetteer.nearest_in_degrees(posterior.points)
+        stays = region.contains(own, raster.indices(posterior.points))
+        whole = np.bincount(found.point[kept], mass[kept], minlength=len(posterior))
+        staying = np.flatnonzero(stays & (whole > 0))
+        rows = np.flatnonzero(kept & ~stays[found.point])
         # every k-th is enough: the samples of a point go round it
-        rows = np.flatnonzero(kept)[:: -(-int(kept.sum()) // REGION_POINTS)]
-        points, weights = found.coordinates[rows], np.log(mass[rows])
-        share = len(rows) / kept.sum()
-        spacing = posterior.bandwidth_km / np.sqrt(max(share * found.size / len(posterior), 1.0))
-        bandwidth = max(spacing, min(posterior.bandwidth_km, NARROWEST_KM))
+        step = max(1, -(-len(rows) // REGION_POINTS))
+        points = np.concatenate([posterior.points[staying], found.coordinates[rows[::step]]])
+        weights = np.log(np.concatenate([whole[staying], mass[rows[::step]] * step]))
+        bandwidth = posterior.bandwidth_km
     else:
-        places = Gazetteer.load().coordinates
-        climates = ClimateRaster.load().indices(places)
-        rows = np.flatnonzero(region.contains(np.arange(len(places)), climates))
+        places = gazetteer.coordinates
+        inside = region.contains(np.arange(len(places)), raster.indices(places))
+        rows = np.flatnonzero(inside)
         if not len(rows):
             return None
         points = places[rows[:: -(-len(rows) // REGION_POINTS)]]
         weights = posterior.log_density(points)
-        bandwidth = NARROWEST_KM
+        bandwidth = min(posterior.bandwidth_km, NARROWEST_KM)
     return replace(
         posterior,
         points=points,

@@ -437,7 +437,7 @@ def measure(
     repeats = [cross_validate(subject, fold_of, tick) for fold_of in partitions]
     gazetteer, frames = Gazetteer.load(), []
     for repeat in repeats:
-        frame = predictions_frame(dataset, repeat.estimates, subject.vocabularies)
+        frame = predictions_frame(dataset, repeat.estimates, subject.vocabularies, repeat.fold_of)
         frame = with_baselines(frame, _baselines(subject, dataset, repeat.fold_of))
         frames.append(with_places(frame, gazetteer))
     pooled = pd.concat(frames, ignore_index=True)

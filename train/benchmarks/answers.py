@@ -166,7 +166,7 @@ def _cross_validated(
             repeats.append(cross_validate(subject, fold_of))
             bar.update((repeat + 1) * folds, count * folds)
     first = repeats[0]
-    frame = predictions_frame(photos, first.estimates, model.vocabularies)
+    frame = predictions_frame(photos, first.estimates, model.vocabularies, first.fold_of)
     held: dict[int, GeolocationModel] = {}
     for fold in np.unique(first.fold_of):
         part = fit_bank_model(
