@@ -167,6 +167,11 @@ class Geolocator:
         """Whether radii were fitted on held-out photos."""
         return self.model.calibration is not None
 
+    @property
+    def engine(self) -> Engine | None:
+        """What runs the backbone instead of torch, after `accelerate`; None: torch."""
+        return self._engine
+
     def accelerate(self) -> bool:
         """Run the backbone with ONNX Runtime from now on, if possible.
 

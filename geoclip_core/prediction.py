@@ -257,7 +257,7 @@ class Prediction:
         density = self.posterior.log_density(points)
         best = points[int(density.argmax())]
         misfit = self.posterior.misfit(best[None])
-        better, p_values = min(float(misfit[0]), 1.0), self.posterior.p_values(misfit)
+        better, p_values = float(np.clip(misfit[0], 0, 1)), self.posterior.p_values(misfit)
         pin = np.array([self.latitude, self.longitude])
         distance = float(haversine_km(named.points, pin).min())
         if named.level != "coordinates":

@@ -226,9 +226,12 @@ def claim_metrics(frame: pd.DataFrame) -> dict[str, Any]:
         return {}
     other = frame["other_p_value"].to_numpy(np.float64)
     distance = scipy.stats.kstest(true, "uniform").statistic
-    # the held-out photos are a sample as well: a test of two samples
+    # the held-out photos are a sample as well: a test of two samples; and photos of one sequence
+    # are not independent, so that sequences count, of both samples in the same proportion
+    groups = sequences(frame)
+    share = 1.0 if groups is None else pd.Series(groups).nunique() / len(frame)
     held_out = frame["held_out_photos"].median()
-    effective = max(1, round(len(true) * held_out / (len(true) + held_out)))
+    effective = max(1, round(share * len(true) * held_out / (len(true) + held_out)))
     counts, _ = np.histogram(true, bins=10, range=(0.0, 1.0))
     return {
         "n": len(true),

@@ -104,6 +104,7 @@ def predictions_frame(
     dataset: "PhotoDataset",
     estimates: "Iterable[Estimate]",
     vocabularies: Mapping[str, Vocabulary],
+    folds: NDArray[np.int64] | None = None,
 ) -> pd.DataFrame:
     """Return a predictions table of estimates and the truth.
 
@@ -111,6 +112,8 @@ def predictions_frame(
         dataset: n photos.
         estimates: n estimates in the order of the photos, calibrated if the model is.
         vocabularies: context feature -> vocabulary of the model.
+        folds: (n,) of a cross-validation. The other place that a photo is compared with is one of
+            the same fold, as the model knows the places of the other folds.
 
     Returns:
         n rows with :data:`CORE_COLUMNS`, :data:`CANDIDATE_COLUMNS`, :data:`LEVEL_COLUMNS`,
@@ -128,7 +131,7 @@ def predictions_frame(
     labels = dataset.labels(vocabularies)
     places: list[dict[str, Any]] = []
     heads: dict[str, list[NDArray[np.float64]]] = {}
-    others = _other_places(truth)
+    others = _other_places(truth, folds)
     for row, estimate in enumerate(estimates):
         if row >= len(table):
             raise PredictionsError(f"more estimates than the {len(table)} photos of the dataset")
@@ -168,11 +171,15 @@ def predictions_frame(
     return frame
 
 
-def _other_places(truth: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return for each photo the place (n, 2) of another one, drawn at random, each used once."""
-    order = np.random.default_rng(0).permutation(len(truth))
-    others = np.empty_like(truth)
-    others[order] = truth[np.roll(order, 1)]
+def _other_places(
+    truth: NDArray[np.float64], folds: NDArray[np.int64] | None
+) -> NDArray[np.float64]:
+    """Return for each photo the place (n, 2) of another one of its fold, each used once."""
+    rng, others = np.random.default_rng(0), np.empty_like(truth)
+    for fold in (None,) if folds is None else np.unique(folds):
+        rows = np.arange(len(truth)) if folds is None else np.flatnonzero(folds == fold)
+        order = rng.permutation(rows)
+        others[order] = truth[np.roll(order, 1)]
     return others
 
 

@@ -334,7 +334,7 @@ class BankHead(CoordinateHead[BankOutput]):
             ]
         scores = (votes / self.readout_temperature).softmax(dim=1) @ self.score_field()
         return [
-            Posterior(places, row, self.bandwidth_km, scores=score)
+            Posterior(places, row, self.bandwidth_km, scores=score, fixed=True)
             for row, score in zip((weights / self.temperature).numpy(), scores.numpy(), strict=True)
         ]
 

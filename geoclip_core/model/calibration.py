@@ -9,12 +9,14 @@ from typing import Annotated
 import numpy as np
 from annotated_types import Interval, Len
 from numpy.typing import NDArray
-from scipy.special import logsumexp
+from scipy.optimize import minimize
+from scipy.special import logit, logsumexp
 
-from geoclip_core.checks import STRICT, NotNegative, Positive, Share, checked
+from geoclip_core.checks import STRICT, Positive, Share, checked
 from geoclip_core.earth.sphere import haversine_km, unit_vectors
 from geoclip_core.errors import CheckpointError, FileError
 from geoclip_core.files import cache_folders, parse_json, read_json, write_atomically
+from geoclip_core.model.map_context import level_outcomes
 from geoclip_core.model.posterior import HALF_CIRCUMFERENCE_KM, Posterior, kernel
 
 LEVELS = (0.5, 0.9)
@@ -25,6 +27,11 @@ FOLDS = 5
 """Number of folds for measuring coverage."""
 MAX_FIT_PHOTOS, MAX_FIT_POINTS = 1500, 2048
 """Number of photos, and of points per photo, that suffice for a fit."""
+MAX_LEVEL_PHOTOS = 400
+"""Number of photos from which the correction of levels is fitted."""
+Rank = Annotated[float, Interval(ge=-1e6, le=1e6)]
+SLOPES, OFFSETS = (0.2, 5.0), (-4.0, 4.0)
+Offset = Annotated[float, Interval(ge=OFFSETS[0], le=OFFSETS[1])]
 MAX_RANKS = 500
 """Number of ranks that are kept: p-values to 0.2 %."""
 BANDWIDTH_RANGE = (np.log(5.0), np.log(5000.0))
@@ -53,9 +60,11 @@ class Calibration:
     """Description of those photos."""
     coverage: dict[str, Share] = field(default_factory=dict)
     """Percentage -> share of photos inside that circle, each measured by a fit on other photos."""
-    ranks: Annotated[list[NotNegative], Len(0, 10**4)] = field(default_factory=list)
+    ranks: Annotated[list[Rank], Len(0, 10**4)] = field(default_factory=list)
     """`Posterior.misfit` of the true place of each photo, by a fit on other photos; empty in
     checkpoints of older versions."""
+    level_map: tuple[Positive, Offset] = (1.0, 0.0)
+    """Slope and offset of the log odds of levels (`map_context.corrected`)."""
 
     def __post_init__(self) -> None:
         numbers = [self.temperature, self.bandwidth_km, *self.radius_scale.values()]
@@ -72,6 +81,7 @@ class Calibration:
             tempered,
             bandwidth_km=self.bandwidth_km,
             radius_scale=tuple(scale),
+            level_map=self.level_map,
             held_out_ranks=np.sort(self.ranks) if self.ranks else None,
         )
 
@@ -129,6 +139,9 @@ def fit_calibration(
     stride = -(-len(truth) // MAX_FIT_PHOTOS)
     posteriors, truth = list(posteriors)[::stride], truth[::stride]
     calibration = replace(_fit(posteriors, truth), n=len(truth), source=source)
+    few = slice(None, None, -(-len(truth) // MAX_LEVEL_PHOTOS))
+    applied = [calibration.apply(posterior) for posterior in posteriors[few]]
+    calibration = replace(calibration, level_map=fit_level_map(applied, truth[few]))
     if not measure_coverage:
         return calibration
     fold_of = np.arange(len(truth)) % FOLDS
@@ -145,6 +158,38 @@ def fit_calibration(
                 inside[_percent(level)].append(error <= posterior.radius_km(level))
     coverage = {level: float(np.mean(hits)) for level, hits in inside.items()}
     return replace(calibration, coverage=coverage, ranks=rounded_ranks(ranks))
+
+
+def fit_level_map(
+    posteriors: Sequence[Posterior], coordinates: NDArray[np.float64]
+) -> tuple[float, float]:
+    """Return slope and offset that make what levels claim as probable as they are right.
+
+    Logistic regression of whether the unit is the true one on the log odds that are claimed, over
+    all levels of all photos; the slope is positive, so that a larger unit stays more probable than
+    one inside it.
+
+    Args:
+        posteriors: calibrated otherwise, of n photos that the model was not trained on.
+        coordinates: (n, 2) where those were taken.
+    """
+    plain = [replace(posterior, level_map=(1.0, 0.0)) for posterior in posteriors]
+    claimed, right = level_outcomes(plain, coordinates)
+    # levels that are certain (a model of one country) tell nothing
+    open_ = (claimed > 1e-6) & (claimed < 1 - 1e-6)
+    if open_.sum() < 10 or right[open_].all() or not right[open_].any():
+        return 1.0, 0.0
+    odds, signs = logit(claimed[open_]), np.where(right[open_], 1.0, -1.0)
+
+    def loss(parameters: NDArray[np.float64]) -> float:
+        slope, offset = parameters
+        # a weak preference for leaving the odds as they are, worth two answers
+        prior = np.log(slope) ** 2 + offset**2
+        return float(np.logaddexp(0, -signs * (slope * odds + offset)).sum() + prior)
+
+    fitted = minimize(loss, np.array([1.0, 0.0]), bounds=[SLOPES, OFFSETS])
+    slope, offset = (float(value) for value in fitted.x)
+    return slope, offset
 
 
 def rounded_ranks(ranks: Sequence[float], most: int = MAX_RANKS) -> list[float]:

@@ -113,8 +113,7 @@ class Domain:
             area = f"{self.states} {name} states" if self.states > 1 else country_name(first)
         else:
             share = self.countries[first] / sum(self.countries.values())
-            area = f"{len(self.countries)} countries, {share:.0%} from {country_name(first)}"
-            area = area.replace("%", " %")
+            area = f"{len(self.countries)} countries ({country_name(first)} {100 * share:.0f} %)"
         when = "" if self.first is None or self.last is None else f", {self._years()}"
         return f"knows {what} of {area}{when}"
 

@@ -12,10 +12,12 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import expit, logit
 
 from geoclip_core.earth.climate import ClimateRaster, climate_classes
 from geoclip_core.earth.gazetteer import OFFSHORE_KM, UNIT_LEVELS, Gazetteer
-from geoclip_core.model.posterior import EXACT_POINTS, Posterior, Samples
+from geoclip_core.earth.sphere import normalise
+from geoclip_core.model.posterior import Posterior, Samples
 
 MAP_FEATURES = ("climate", "country", "state", "county", "city")
 """Features that the map has; the month is not one of them."""
@@ -27,12 +29,14 @@ FIXED_SAMPLES, MOVING_SAMPLES = 16_384, 4096
 """Samples of a posterior whose points stay the same from photo to photo, looked up once, and of
 others, looked up anew for each photo."""
 
-FEWEST_SAMPLES, LEAST_MASS = 24, 1e-4
-"""Samples and mass in a region from which on they represent the posterior there."""
+LEAST_MASS = 1e-4
+"""Mass in a region from which on its samples represent the posterior there."""
+REGION_POINTS = 2048
+"""Samples, or places, that stand for points outside of a region."""
 NARROWEST_KM = 25.0
 """Kernel width of a posterior in a region where samples do not say more."""
 
-_KEPT = 4
+_KEPT = 16
 _LOOKED_UP: "OrderedDict[tuple[bytes, float], _OnMap]" = OrderedDict()
 _LOCK = threading.Lock()
 
@@ -50,7 +54,8 @@ class Level:
     key: str
     """As in `Units.keys`: "Texas_US"."""
     probability: float
-    """Mass of the posterior in the whole unit."""
+    """Mass of the posterior in the whole unit, corrected by calibration: of the units that are said
+    with 60 %, about 60 % are right."""
 
     @property
     def short(self) -> str:
@@ -104,31 +109,41 @@ class _OnMap:
 def inside_region(posterior: Posterior, region: Region) -> Posterior | None:
     """Return a posterior conditioned on a region, or None if no place on the map is in it.
 
-    Its points are the samples of the kernel that lie in the region, with their mass. If there is
-    next to no mass there, they are the gazetteer's places in the region, weighted by the density.
-    The held-out ranks do not hold under the condition and are dropped.
+    A point in the region stays and keeps the mass of its kernel in it; a point outside is replaced
+    by the samples of its kernel inside. If there is next to no mass in the region, the points are
+    the gazetteer's places in it, weighted by the density. The held-out ranks do not hold under the
+    condition and are dropped.
     """
+    gazetteer, raster = Gazetteer.load(), ClimateRaster.load()
     found, mass = _on_map(posterior)
     kept = region.contains(found.place, found.climate) & (mass > 0)
-    if kept.sum() >= FEWEST_SAMPLES and mass[kept].sum() >= LEAST_MASS:
-        points, weights = found.coordinates[kept], np.log(mass[kept])
-        spacing = posterior.bandwidth_km / np.sqrt(max(found.size / len(posterior), 1.0))
-        bandwidth = max(spacing, min(posterior.bandwidth_km, NARROWEST_KM))
+    if mass[kept].sum() >= LEAST_MASS:
+        own, _ = gazetteer.nearest_in_degrees(posterior.points)
+        stays = region.contains(own, raster.indices(posterior.points))
+        whole = np.bincount(found.point[kept], mass[kept], minlength=len(posterior))
+        staying = np.flatnonzero(stays & (whole > 0))
+        rows = np.flatnonzero(kept & ~stays[found.point])
+        # every k-th is enough: the samples of a point go round it
+        step = max(1, -(-len(rows) // REGION_POINTS))
+        points = np.concatenate([posterior.points[staying], found.coordinates[rows[::step]]])
+        weights = np.log(np.concatenate([whole[staying], mass[rows[::step]] * step]))
+        bandwidth = posterior.bandwidth_km
     else:
-        places = Gazetteer.load().coordinates
-        climates = ClimateRaster.load().indices(places)
-        rows = np.flatnonzero(region.contains(np.arange(len(places)), climates))
+        places = gazetteer.coordinates
+        inside = region.contains(np.arange(len(places)), raster.indices(places))
+        rows = np.flatnonzero(inside)
         if not len(rows):
             return None
-        points = places[rows[:: -(-len(rows) // MOVING_SAMPLES)]]
+        points = places[rows[:: -(-len(rows) // REGION_POINTS)]]
         weights = posterior.log_density(points)
-        bandwidth = NARROWEST_KM
+        bandwidth = min(posterior.bandwidth_km, NARROWEST_KM)
     return replace(
         posterior,
         points=points,
         log_weights=weights,
         bandwidth_km=bandwidth,
         scores=None,
+        fixed=False,
         held_out_ranks=None,
     )
 
@@ -152,9 +167,42 @@ def place_levels(posterior: Posterior, region: Region | None = None) -> tuple[Le
         totals = np.bincount(unit[named], mass[named], minlength=len(units.keys))
         best = int(totals.argmax())
         name = gazetteer.unit_name(level, best)
-        levels.append(Level(level, name, units.keys[best], min(float(totals[best]), 1.0)))
+        share = corrected(float(totals[best]), *posterior.level_map)
+        levels.append(Level(level, name, units.keys[best], share))
         kept = named & (unit == best)
     return tuple(levels)
+
+
+def corrected(share: float, slope: float, offset: float) -> float:
+    """Return the probability whose log odds are slope × those of a share + offset.
+
+    Platt, "Probabilistic Outputs for Support Vector Machines", 1999. 0 and 1 stay.
+    """
+    if not 0 < share < 1 - 1e-9:
+        return min(max(share, 0.0), 1.0)
+    return float(expit(slope * logit(share) + offset))
+
+
+def level_outcomes(
+    posteriors: Sequence[Posterior], coordinates: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """Return what all levels of posteriors claim (k,), and whether each unit holds the truth (k,).
+
+    Args:
+        posteriors: n of photos that the model was not trained on.
+        coordinates: (n, 2) where those were taken.
+    """
+    gazetteer = Gazetteer.load()
+    places, _ = gazetteer.nearest_in_degrees(normalise(coordinates))
+    claimed, right = [], []
+    for posterior, place in zip(posteriors, places, strict=True):
+        for level in place_levels(posterior):
+            units = gazetteer.units(level.level)
+            true = int(units.of_place[place])
+            if true >= 0:
+                claimed.append(level.probability)
+                right.append(units.keys[true] == level.key)
+    return np.array(claimed, dtype=np.float64), np.array(right, dtype=np.bool_)
 
 
 def map_context(
@@ -226,7 +274,7 @@ def _on_map(
 
 def _on_land(posterior: Posterior) -> tuple[_OnMap, NDArray[np.float64]]:
     """Return the samples of a posterior on land, and the mass (m,) of each."""
-    if len(posterior) > EXACT_POINTS:
+    if not posterior.fixed or len(posterior) > FIXED_SAMPLES:
         samples = posterior.samples(MOVING_SAMPLES)
         found = _looked_up(samples, len(posterior))
         # resampled by weight: a point's mass is that of its samples, on land or not

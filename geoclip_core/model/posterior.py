@@ -11,7 +11,6 @@ from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import logsumexp
 
 from geoclip_core.earth.sphere import (
     EARTH_RADIUS_KM,
@@ -32,7 +31,7 @@ DISTINCT_KM = 150.0
 """Smallest distance between two of the top places."""
 RING_SAMPLES = 96
 """Number of samples of the kernel around a point."""
-DENSITY_POINTS, RANK_SAMPLES = 2048, 1024
+DENSITY_POINTS, RANK_SAMPLES = 1024, 512
 """Heaviest points whose density counts when places are ranked, and places that they are ranked
 against."""
 _GOLDEN_ANGLE = np.pi * (3 - np.sqrt(5))
@@ -128,6 +127,10 @@ class Posterior:
     computed from the weights."""
     radius_scale: tuple[tuple[float, float], ...] = ()
     """(mass, factor) pairs, ascending, by which calibration scales the radius."""
+    level_map: tuple[float, float] = (1.0, 0.0)
+    """(slope, offset) by which calibration corrects the log odds of levels (`place_levels`)."""
+    fixed: bool = False
+    """Whether every photo has the same points, so that what the map says of them can be kept."""
     held_out_ranks: Floats | None = None
     """(r,) `misfit` of the true places of held-out photos, ascending; None: not measured."""
 
@@ -267,10 +270,16 @@ class Posterior:
         result = np.empty(len(targets))
         step = max(1, 4_000_000 // len(vectors))
         for start in range(0, len(targets), step):
-            cosines = np.clip(targets[start : start + step] @ vectors.T, -1.0, 1.0)
-            result[start : start + step] = logsumexp(
-                self.log_weights + kappa * (cosines - 1), axis=1
-            )
+            terms = targets[start : start + step] @ vectors.T
+            np.minimum(terms, 1.0, out=terms)
+            terms -= 1
+            terms *= kappa
+            terms += self.log_weights
+            # logsumexp in place, three times as fast as scipy's
+            highest = terms.max(axis=1, keepdims=True)
+            terms -= highest
+            np.exp(terms, out=terms)
+            result[start : start + step] = highest[:, 0] + np.log(terms.sum(axis=1))
         return result + log_norm
 
     def better_mass(self, coordinates: Floats) -> Floats:
@@ -278,15 +287,16 @@ class Posterior:
 
         A place is inside the highest-density region of 90 % if this is below 0.9.
         """
-        shares: Floats = np.minimum(self.misfit(coordinates), 1.0)
+        shares: Floats = np.clip(self.misfit(coordinates), 0.0, 1.0)
         return shares
 
     def misfit(self, coordinates: Floats) -> Floats:
         """Return how poorly places (m, 2) fit: `better_mass`, and beyond it a measure of how far.
 
         Uniform between 0 and 1 over true places if the posterior is right. A place that is less
-        dense than all mass gets 1 plus the difference in log density, so that such places, which
-        are many if a model is too sure, still differ.
+        dense than all mass gets 1 plus the difference in log density, and a place that is denser
+        minus the difference, so that such places, which are many if the posterior is too sharp or
+        too flat, still differ.
         """
         heavy = self
         if len(self) > DENSITY_POINTS:
@@ -298,6 +308,7 @@ class Posterior:
         asked = heavy.log_density(coordinates)
         denser = 1 - np.searchsorted(sampled, asked, side="right") / len(sampled)
         values: Floats = denser + np.maximum(sampled[0] - asked, 0.0)
+        values -= np.maximum(asked - sampled[-1], 0.0)
         return values
 
     def p_values(self, misfit: Floats) -> Floats | None:
@@ -405,7 +416,11 @@ class Posterior:
         )
         with np.errstate(divide="ignore"):
             return replace(
-                self, points=coordinates_of(sums), log_weights=np.log(weights), scores=None
+                self,
+                points=coordinates_of(sums),
+                log_weights=np.log(weights),
+                scores=None,
+                fixed=False,
             )
 
     def _scale(self, mass: float) -> float:

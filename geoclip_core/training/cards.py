@@ -232,7 +232,7 @@ def _fit_numbers(model: GeolocationModel, report: Mapping[str, Any], split: str)
     if coverage := report.get("coverage"):
         inside = ", ".join(f"{mass} % radius: {_percent(v)}" for mass, v in coverage.items())
         lines += ["", f"Share of true locations inside the radius of the answer: {inside}."]
-    return "\n".join([*lines, *_level_lines(report), *_claim_lines(report)])
+    return "\n".join([*lines, *answer_lines(report)])
 
 
 def _bank_numbers(model: GeolocationModel, metrics: Mapping[str, Any], options: FitOptions) -> str:
@@ -277,7 +277,59 @@ def _bank_numbers(model: GeolocationModel, metrics: Mapping[str, Any], options: 
         if share is not None
     )
     lines += ["", f"Coverage, each photo judged by a calibration on the others: {inside}."]
-    return "\n".join([*lines, *_level_lines(metrics), *_claim_lines(metrics)])
+    return "\n".join([*lines, *answer_lines(metrics)])
+
+
+def answer_lines(report: Mapping[str, Any]) -> list[str]:
+    """Return Markdown lines on levels, claims, hints and unlike pictures, as far as measured.
+
+    Args:
+        report: `metrics.summarise`, or with the further keys of `benchmark answers`.
+    """
+    lines = [*_level_lines(report), *_claim_lines(report), *_radius_lines(report)]
+    if hints := report.get("hints"):
+        lines += ["", "| known | GeoScore | difference | median km |", "|---|---|---|---|"]
+        for name, numbers in hints.items():
+            difference = ""
+            if change := numbers.get("difference"):
+                gain = change["geoscore"]
+                difference = f"{gain['difference']:+,.0f}"
+                if gain["low"] is not None:
+                    difference += f" [{gain['low']:+,.0f}, {gain['high']:+,.0f}]"
+            title = "nothing" if name == "none" else name
+            lines.append(
+                f"| {title} | {numbers['geoscore']:,.0f} | {difference} | "
+                f"{numbers['median_km']:,.0f} |"
+            )
+    if unlike := report.get("unlike"):
+        kinds = ", ".join(
+            f"{kind} {_percent(row['caught'])} of {row['n']}"
+            for kind, row in unlike["kinds"].items()
+        )
+        lines += [
+            "",
+            f"Called unlike the training photos: {_percent(unlike['false_alarms'])} of "
+            f"{unlike['held_out_photos']:,} held-out photos (aim: 1 %), and of pictures that are "
+            f"no such photos: {kinds}.",
+        ]
+    return lines
+
+
+def _radius_lines(report: Mapping[str, Any]) -> list[str]:
+    """Return a sentence on radii that the measured photos contradict."""
+    contradicted = [
+        f"the {mass} % radius held {_percent(check['coverage'])} (expected: "
+        f"{_percent(check['low'])} to {_percent(check['high'])})"
+        for mass, check in (report.get("radius_check") or {}).items()
+        if check["contradicted"]
+    ]
+    if not contradicted:
+        return []
+    return [
+        "",
+        f"**These photos contradict the calibrated radius: {'; '.join(contradicted)}.** It is not "
+        "stated: answers give the radius that held its share of these photos.",
+    ]
 
 
 def _level_lines(report: Mapping[str, Any]) -> list[str]:

@@ -417,7 +417,7 @@ def measure(
     repeats = [cross_validate(inputs, fold_of, tick) for fold_of in partitions]
     gazetteer, frames = Gazetteer.load(), []
     for repeat in repeats:
-        frame = predictions_frame(dataset, repeat.estimates, inputs.vocabularies)
+        frame = predictions_frame(dataset, repeat.estimates, inputs.vocabularies, repeat.fold_of)
         frame = with_baselines(frame, _baselines(inputs, dataset, repeat.fold_of))
         frames.append(with_places(frame, gazetteer))
     pooled = pd.concat(frames, ignore_index=True)

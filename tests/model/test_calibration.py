@@ -1,10 +1,19 @@
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
+from geoclip_core.earth.gazetteer import Gazetteer
 from geoclip_core.earth.sphere import destination, haversine_km
-from geoclip_core.model.calibration import Calibration, conformal_quantile, fit_calibration
+from geoclip_core.evaluation.metrics import expected_calibration_error, reliability_curve
+from geoclip_core.model.calibration import (
+    Calibration,
+    conformal_quantile,
+    fit_calibration,
+    fit_level_map,
+)
+from geoclip_core.model.map_context import corrected, level_outcomes
 from geoclip_core.model.posterior import Posterior
 from tests.sphere_points import fibonacci_sphere
 
@@ -101,3 +110,37 @@ def test_json_round_trip_and_invalid_values():
         Calibration(temperature=0.0)
     with pytest.raises(ValueError, match="percentages"):
         Calibration(radius_scale={"0.5": 1.0, "190": 1.0})
+
+
+def test_levels_that_claim_too_little_are_corrected():
+    """The posterior is far too flat; after the correction what is said with 60 % holds for 60 %."""
+    rng = np.random.default_rng(0)
+    places = Gazetteer.load().coordinates
+    points = places[rng.choice(len(places), 60)]
+
+    def photo():
+        right = Posterior(points, rng.normal(size=60) * rng.uniform(1, 6), 20.0)
+        truth = points[rng.choice(60, p=right.weights)]
+        return right.tempered(3.0), truth
+
+    fitted, truths = zip(*(photo() for _ in range(300)), strict=True)
+    level_map = fit_level_map(fitted, np.array(truths))
+    held_out, truths = zip(*(photo() for _ in range(300)), strict=True)
+    errors = []
+    for chosen in ((1.0, 0.0), level_map):
+        applied = [replace(posterior, level_map=chosen) for posterior in held_out]
+        claimed, right = level_outcomes(applied, np.array(truths))
+        curve = reliability_curve(claimed, right)
+        errors.append(expected_calibration_error(curve))
+    assert errors[1] < 0.07
+    assert errors[1] < errors[0] / 2
+
+
+def test_the_correction_of_levels_keeps_their_order_and_certainty():
+    shares = np.linspace(0, 1, 50)
+    mapped = [corrected(share, 0.6, 1.1) for share in shares]
+    assert (np.diff(mapped) > 0).all()
+    assert (mapped[0], mapped[-1]) == (0.0, 1.0)
+    assert corrected(0.3, 1.0, 0.0) == pytest.approx(0.3)
+    one = Posterior(np.array([[48.85, 2.35]]), np.zeros(1), 1.0)
+    assert fit_level_map([one] * 20, np.tile(one.points, (20, 1))) == (1.0, 0.0)  # all are right

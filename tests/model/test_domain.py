@@ -33,7 +33,7 @@ def test_the_words_say_what_the_model_knows():
     assert drawn.words == "knows 3 drawn scenes of 2 US states, 2023–2024"
     assert (drawn.first, drawn.last) == ("2023-05-01", "2024-01-02")
     real = Domain.of(photos(["CL", "FI", "CL", "CL"], ["a_CL", "b_FI", "c_CL", "a_CL"]))
-    assert real.words == "knows 4 photos of 2 countries, 75 % from Chile"
+    assert real.words == "knows 4 photos of 2 countries (Chile 75 %)"
     assert real.countries == {"CL": 3, "FI": 1}
 
 

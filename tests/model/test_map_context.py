@@ -11,7 +11,8 @@ ABILENE, AUSTIN, TOKYO, MID_ATLANTIC = (32.45, -99.73), (30.27, -97.74), (35.68,
 
 def posterior(bandwidth_km=1.0, **weights):
     places = [globals()[name.upper()] for name in weights]
-    return Posterior(np.array(places, dtype=float), np.log(list(weights.values())), bandwidth_km)
+    points, logs = np.array(places, dtype=float), np.log(list(weights.values()))
+    return Posterior(points, logs, bandwidth_km, fixed=True)
 
 
 def test_labels_are_weighted_by_the_posterior():
@@ -85,12 +86,11 @@ def test_the_mass_of_a_coast_is_that_of_its_land():
     assert place_levels(posterior(mid_atlantic=1.0)) == ()
 
 
-def test_many_points_give_the_same_levels_as_few():
+def test_fixed_and_moving_points_give_the_same_levels():
     rng = np.random.default_rng(3)
-    few = Posterior(rng.normal([33.0, -99.0], 4.0, (400, 2)), rng.normal(size=400), 30.0)
-    copies = np.repeat(np.arange(400), 3)
-    many = Posterior(few.points[copies], few.log_weights[copies], 30.0)
-    for one, other in zip(place_levels(few)[:4], place_levels(many)[:4], strict=True):
+    points, weights = rng.normal([33.0, -99.0], 4.0, (400, 2)), rng.normal(size=400)
+    fixed, moving = (Posterior(points, weights, 30.0, fixed=fixed) for fixed in (True, False))
+    for one, other in zip(place_levels(fixed)[:4], place_levels(moving)[:4], strict=True):
         assert one.name == other.name
         assert one.probability == pytest.approx(other.probability, abs=0.03)
 
@@ -104,7 +104,7 @@ def test_levels_are_reliable_where_the_posterior_is_true():
     for _ in range(300):
         answer = Posterior(points, rng.normal(size=300) * rng.uniform(1, 6), 25.0)
         truth = points[rng.choice(300, p=answer.weights)]
-        truth = answer.samples(300 * 50).coordinates[
+        truth = answer.samples(300 * 50, fixed=True).coordinates[
             rng.choice(50) + 50 * int(np.flatnonzero((points == truth).all(axis=1))[0])
         ]
         here = {
@@ -133,5 +133,9 @@ def test_fixed_points_are_looked_up_once(monkeypatch):
     module._LOOKED_UP.clear()
     points = np.random.default_rng(5).uniform(20, 50, (350, 2))
     for seed in range(4):
-        place_levels(Posterior(points, np.random.default_rng(seed).normal(size=350), 200.0))
+        weights = np.random.default_rng(seed).normal(size=350)
+        place_levels(Posterior(points, weights, 200.0, fixed=True))
     assert len(asked) == 1
+    place_levels(Posterior(points, weights, 200.0))
+    assert len(asked) == 2
+    assert asked[1] <= module.MOVING_SAMPLES
