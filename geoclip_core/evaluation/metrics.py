@@ -148,7 +148,7 @@ def level_hits(frame: pd.DataFrame) -> pd.DataFrame:
     hits = {}
     for level in UNIT_LEVELS:
         truth, answer = _level_truth(frame, level), frame.get(f"level_{level}")
-        if truth is None or answer is None:
+        if truth is None or answer is None or f"level_{level}_probability" not in frame:
             continue
         known = (truth.notna() & answer.notna()).to_numpy()
         if known.any():
@@ -186,8 +186,8 @@ def level_metrics(frame: pd.DataFrame) -> dict[str, Any]:
     headline_claim = np.full(len(frame), np.nan)
     headline_right = np.full(len(frame), np.nan)
     for level, values in hits.items():
-        stated = frame[f"level_{level}_probability"].to_numpy(np.float64)
-        right_here = values.to_numpy(np.float64)
+        stated = _numbers(frame, f"level_{level}_probability")
+        right_here = np.where(np.isfinite(stated), values.to_numpy(np.float64), np.nan)
         report[str(level)] = _reliability(stated, right_here)
         claimed.append(stated)
         right.append(right_here)
@@ -218,19 +218,18 @@ def claim_metrics(frame: pd.DataFrame) -> dict[str, Any]:
         that if valid); ``power``: share of random other places (those of other photos) at or below
         0.05 and 0.1. Empty if the table has no p-values.
     """
-    if "truth_p_value" not in frame:
+    if not {"truth_p_value", "other_p_value", "held_out_photos"} <= set(frame.columns):
         return {}
-    true = frame["truth_p_value"].to_numpy(np.float64)
+    true, other = _numbers(frame, "truth_p_value"), _numbers(frame, "other_p_value")
+    held_out = float(np.nanmax([0.0, *_numbers(frame, "held_out_photos")]))
     true = true[np.isfinite(true)]
-    if not len(true):
+    if not len(true) or held_out < 1:
         return {}
-    other = frame["other_p_value"].to_numpy(np.float64)
     distance = scipy.stats.kstest(true, "uniform").statistic
     # the held-out photos are a sample as well: a test of two samples; and photos of one sequence
     # are not independent, so that sequences count, of both samples in the same proportion
     groups = sequences(frame)
     share = 1.0 if groups is None else pd.Series(groups).nunique() / len(frame)
-    held_out = frame["held_out_photos"].median()
     effective = max(1, round(share * len(true) * held_out / (len(true) + held_out)))
     counts, _ = np.histogram(true, bins=10, range=(0.0, 1.0))
     return {
@@ -241,6 +240,12 @@ def claim_metrics(frame: pd.DataFrame) -> dict[str, Any]:
         "rejected": {f"{level:g}": float((true <= level).mean()) for level in SIGNIFICANCE},
         "power": {f"{level:g}": _mean_below(other, level) for level in SIGNIFICANCE},
     }
+
+
+def _numbers(frame: pd.DataFrame, column: str) -> Floats:
+    """Return a column (n,) as numbers, NaN where it has none; a table may come from a stranger."""
+    values = pd.to_numeric(frame[column], errors="coerce")
+    return values.to_numpy(np.float64, na_value=np.nan)
 
 
 def _mean_below(values: Floats, level: float) -> float | None:

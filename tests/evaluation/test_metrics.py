@@ -477,6 +477,9 @@ def test_levels_that_claim_60_percent_are_right_in_60_percent():
     assert headline["reached"] == pytest.approx(right.mean())
     assert "subcontinent" not in levels["by_level"]
     assert metrics.level_metrics(frame[["country_key"]]) == {}
+    assert metrics.level_metrics(frame.drop(columns="level_country_probability")) != {}
+    damaged = metrics.level_metrics(frame.assign(level_country_probability="text"))
+    assert damaged["by_level"]["country"]["n"] == 0
 
 
 class TestClaims:
@@ -509,6 +512,8 @@ class TestClaims:
         frame = self.frame(np.random.default_rng(0))
         assert metrics.claim_metrics(frame.assign(truth_p_value=np.nan)) == {}
         assert metrics.claim_metrics(frame[["other_p_value"]]) == {}
+        assert metrics.claim_metrics(frame.assign(truth_p_value="text")) == {}
+        assert metrics.claim_metrics(frame.assign(held_out_photos="text")) == {}
 
 
 class TestRadiusCheck:

@@ -18,6 +18,7 @@ from geoclip_core.data.photos import PHOTO_SUFFIXES
 from geoclip_core.data.vocabulary import FIXED_VOCABULARIES
 from geoclip_core.earth.gazetteer import Gazetteer
 from geoclip_core.earth.sphere import haversine_km
+from geoclip_core.evaluation.evaluate import PREDICTIONS
 from geoclip_core.evaluation.metrics import (
     claim_metrics,
     distance_metrics,
@@ -56,7 +57,6 @@ from train.benchmarks.pictures import pictures
 from train.progress import ProgressBar
 from train.recipes import recipe_options
 
-PREDICTIONS = "predictions.parquet"
 _BEGIN, _END = "<!-- answers -->", "<!-- /answers -->"
 Floats = NDArray[np.float64]
 
