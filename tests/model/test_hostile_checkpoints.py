@@ -44,9 +44,8 @@ def whole(network, tmp_path_factory):
     """A checkpoint with linear context heads, cells, and the weights of its backbone."""
     backbone = build_backbone(backbone_config(network))
     config = ModelConfig(tuple(WORDS), True, "geocells", {"cells": 12})
-    model = GeolocationModel(
-        config, backbone.config, backbone.block_widths, WORDS, backbone=backbone, name="whole"
-    )
+    model = GeolocationModel(config, backbone.config, backbone.block_widths, WORDS, name="whole")
+    model.attach_backbone(backbone)
     model.coordinate_head.start_from(fibonacci_sphere(60), Geocells(fibonacci_sphere(12)))
     model.calibration = Calibration(1.2, 300.0, {"50": 0.9}, 40, "here")
     folder = tmp_path_factory.mktemp("checkpoints") / "whole"
