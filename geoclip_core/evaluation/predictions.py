@@ -272,9 +272,12 @@ def validate_predictions(frame: pd.DataFrame, source: str = "predictions") -> pd
             wrong &= frame[column].notna().to_numpy()
         if wrong.any():
             row = int(np.flatnonzero(wrong)[0])
+            value = frame[column].iloc[row]
+            if isinstance(value, np.generic):
+                value = value.item()  # shown as 30, not np.int64(30)
             raise PredictionsError(
-                f"{source}: {column} of id {shown(frame['id'].iloc[row])} is "
-                f"{shown(frame[column].iloc[row])}; it must lie between {low:g} and {high:g}"
+                f"{source}: {column} of id {shown(frame['id'].iloc[row])} is {shown(value)}; it "
+                f"must lie between {low:g} and {high:g}"
             )
     return frame
 
@@ -399,7 +402,7 @@ def _column(name: str, values: pa.ChunkedArray, is_rank: bool) -> "pd.Series[Any
     kind = values.type.value_type if pa.types.is_dictionary(values.type) else values.type
     text = name in _TEXTS or name.endswith(("_key", "_truth", "_top1"))
     if text and not (_is_text(kind) or pa.types.is_integer(kind) or pa.types.is_null(kind)):
-        raise PredictionsError(f"the column {name} holds {kind}, not texts")
+        raise PredictionsError(f"the column {name} holds {shown(str(kind))}, not texts")
     number = name in _LIMITS or name.endswith(("_km", "_probability", "_rank"))
     if number and not _is_number(kind):
         raise PredictionsError(f"the column {name} holds {shown(str(kind))}, not numbers")

@@ -69,7 +69,8 @@ def edited_frames(draw):
             frame = frame.rename(columns={column: draw(st.sampled_from(names))})
         else:
             kind = draw(st.sampled_from(["category", "string", "object"]))
-            frame[column] = frame[column].astype(kind)
+            with contextlib.suppress(TypeError):  # lists are no categories
+                frame[column] = frame[column].astype(kind)
     return frame
 
 
@@ -118,7 +119,7 @@ def changed(tmp_path, **columns):
         ({"climate": 30}, "climate of id .* is 30"),
         ({"climate": 3.5}, "climate must hold whole numbers"),
         ({"month": 12}, "month of id .* is 12"),
-        ({"latitude": "here"}, "latitude holds .*string, not numbers"),
+        ({"latitude": "here"}, "latitude holds 'string', not numbers"),
         ({"predicted_latitude": [[1.0]] * 30}, "predicted_latitude holds"),
         ({"id": [None, *FRAME["id"][1:]]}, "row 1 has no id"),
         ({"id": "same"}, "'same' occurs twice"),
