@@ -214,9 +214,9 @@ def test_only_regular_files_are_read(tmp_path, name, kind):
 
 
 def bind_socket(path):
-    with socket.socket(socket.AF_UNIX) as server:
-        with contextlib.chdir(path.parent):  # the path of a socket has at most 107 characters
-            server.bind(path.name)
+    # relative, as the path of a socket has at most 107 characters
+    with contextlib.chdir(path.parent), socket.socket(socket.AF_UNIX) as server:
+        server.bind(path.name)
 
 
 @pytest.mark.parametrize("name", [name for name in READERS if name != "read_end"])
