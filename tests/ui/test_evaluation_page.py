@@ -174,7 +174,7 @@ def test_csv_of_another_system_is_compared(place, frames):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"id,x\n1,2\n", "no column latitude or longitude"),
+        (b"id,x\n1,2\n", "no column 'latitude', 'longitude' in the header"),
         (b"\xff\xfe\x00", "UTF-8"),
         (b"id,latitude,longitude\nnobody,1,2\n", "none of the 1 ids"),
     ],
