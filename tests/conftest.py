@@ -3,6 +3,8 @@
 import os
 from collections import Counter
 
+import pytest
+from filelock import FileLock
 from hypothesis import settings
 
 # Tests run side by side: torch with a thread for every core in each of them would be far slower.
@@ -21,3 +23,35 @@ def pytest_collection_modifyitems(items):
         slow[item.path] += 10 * bool(item.get_closest_marker("browser"))
         slow[item.path] += bool(item.get_closest_marker("slow"))
     items.sort(key=lambda item: -slow[item.path])
+
+
+@pytest.fixture(scope="session")
+def made_once(tmp_path_factory):
+    """``made_once(name, make)`` returns a folder that ``make(folder)`` made once for all processes.
+
+    Tests only read it.
+    """
+    root = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:  # each worker has a folder in the one of the session
+        root = root.parent
+
+    def made(name, make):
+        folder, done = root / name, root / f"{name}.done"
+        with FileLock(root / f"{name}.lock"):
+            if not done.exists():
+                make(folder)
+                done.touch()
+        return folder
+
+    return made
+
+
+@pytest.fixture(scope="session")
+def large_tables(made_once):
+    """A demo set of 119,008 rows, as many as OSV-Mini-129k has, without photos."""
+    from geoclip_core.demo.dataset import write_demo
+
+    def make(folder):
+        write_demo(folder, 119_008, metadata_only=True)
+
+    return made_once("large", make)

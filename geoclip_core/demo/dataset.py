@@ -145,14 +145,14 @@ def _scenes(frame: pd.DataFrame, moments: np.ndarray) -> list[SceneFacts]:
     symbols = [climate.symbol for climate in climate_classes()]
     index = index_of_code(frame["climate"].to_numpy(dtype=np.int64)).clip(0)
     columns = (
-        frame["id"],
-        frame["latitude"],
-        frame["longitude"],
+        frame["id"].tolist(),
+        frame["latitude"].tolist(),
+        frame["longitude"].tolist(),
         [symbols[i] for i in index],
         day.tolist(),
-        frame["unique_region"],
-        frame["unique_sub-region"].fillna(""),
-        frame["unique_city"],
+        frame["unique_region"].tolist(),
+        frame["unique_sub-region"].fillna("").tolist(),
+        frame["unique_city"].tolist(),
     )
     return [SceneFacts(*facts) for facts in zip(*columns, strict=True)]
 
@@ -256,8 +256,8 @@ def demo_coordinates(
     spot = np.empty(rows, dtype=np.int64)
     spots: list[np.ndarray] = []
     only_train: list[bool] = []
-    for index in np.unique(town):
-        here = np.flatnonzero(town == index)
+    numbers, starts = np.unique(town, return_index=True)
+    for index, here in zip(numbers, np.split(np.arange(len(town)), starts[1:]), strict=True):
         sites = _sites(centres[index], towns["radius_km"].iloc[index], generator)
         sites = sites[: max(1, round(len(here) / PHOTOS_PER_DRIVE))]
         spot[here] = len(only_train) + generator.integers(0, len(sites), len(here))
@@ -274,12 +274,13 @@ def demo_coordinates(
     is_test = np.isin(town, unseen)
     candidates = generator.permutation(np.flatnonzero(~np.array(only_train)[used]))
     sizes, total = np.bincount(drive), int(is_test.sum())
+    is_test_drive = np.zeros(len(used), dtype=np.bool_)
+    is_test_drive[drive[is_test]] = True
     for candidate in candidates:
-        first = np.flatnonzero(drive == candidate)[:1]
-        if not is_test[first].any() and total + sizes[candidate] <= test_rows:
-            is_test[drive == candidate] = True
+        if not is_test_drive[candidate] and total + sizes[candidate] <= test_rows:
+            is_test_drive[candidate] = True
             total += int(sizes[candidate])
-    return coordinates, drive, is_test
+    return coordinates, drive, is_test_drive[drive]
 
 
 def _towns(rows: int, generator: np.random.Generator) -> pd.DataFrame:
