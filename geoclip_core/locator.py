@@ -325,7 +325,9 @@ class Geolocator:
             model=self.name,
             latitude=best[0],
             longitude=best[1],
-            radius_km={mass: posterior.radius_km(mass, best) for mass in RADIUS_MASSES},
+            radius_km=dict(
+                zip(RADIUS_MASSES, posterior.radii_km(RADIUS_MASSES, best), strict=True)
+            ),
             candidates=tuple(
                 Candidate(lat, lon, probability, place)
                 for (lat, lon, probability), place in zip(places, named[1:], strict=True)

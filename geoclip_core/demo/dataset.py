@@ -1,7 +1,7 @@
 """Make the demo set: a synthetic OSV-Mini-129k with all columns of its files and drawn photos."""
 
 import contextlib
-from functools import partial
+import functools
 from pathlib import Path
 
 import numpy as np
@@ -285,6 +285,23 @@ def demo_coordinates(
 
 def _towns(rows: int, generator: np.random.Generator) -> pd.DataFrame:
     """Choose towns in random order: latitude, longitude, state and the radius_km for drives."""
+    towns = _all_towns()
+    towns = towns.iloc[generator.permutation(len(towns))]
+    towns = towns[towns["room_km"] > _TOWN_GAP_KM]
+    total = sum(STATE_CITIES.values())
+    wanted = min(max(round(rows / PHOTOS_PER_CITY), len(STATE_CITIES)), total)
+    quota = towns["state"].map(
+        {s: max(1, round(n * wanted / total)) for s, n in STATE_CITIES.items()}
+    )
+    towns = towns[towns.groupby("state").cumcount() < quota].reset_index(drop=True)
+    # Drives stay nearer to their town than to any other, and apart from the next town's drives.
+    towns["radius_km"] = (0.45 * towns["room_km"] - 0.9).clip(0.0, 12.0)
+    return towns
+
+
+@functools.cache
+def _all_towns() -> pd.DataFrame:
+    """Return latitude, longitude, state and room_km, the distance to the nearest other town."""
     south, north, west, east = _BOX
     probe = np.stack(np.meshgrid(np.arange(south, north, 0.1), np.arange(west, east, 0.1)), -1)
     probe = probe.reshape(-1, 2)
@@ -298,16 +315,6 @@ def _towns(rows: int, generator: np.random.Generator) -> pd.DataFrame:
     towns.columns = ["latitude", "longitude", "state"]
     vectors = unit_vectors(towns[["latitude", "longitude"]].to_numpy()) * EARTH_RADIUS_KM
     towns["room_km"] = cKDTree(vectors).query(vectors, k=2)[0][:, 1]
-    towns = towns.iloc[generator.permutation(len(towns))]
-    towns = towns[towns["room_km"] > _TOWN_GAP_KM]
-    total = sum(STATE_CITIES.values())
-    wanted = min(max(round(rows / PHOTOS_PER_CITY), len(STATE_CITIES)), total)
-    quota = towns["state"].map(
-        {s: max(1, round(n * wanted / total)) for s, n in STATE_CITIES.items()}
-    )
-    towns = towns[towns.groupby("state").cumcount() < quota].reset_index(drop=True)
-    # Drives stay nearer to their town than to any other, and apart from the next town's drives.
-    towns["radius_km"] = (0.45 * towns["room_km"] - 0.9).clip(0.0, 12.0)
     return towns
 
 
@@ -344,7 +351,7 @@ def _draw_all(
     jobs = [(scene, str(folder / path)) for scene, path in zip(scenes, paths, strict=True)]
     chunks = [jobs[start : start + 50] for start in range(0, len(jobs), 50)]
     done = 0
-    draw = partial(_draw_chunk, seed=seed)
+    draw = functools.partial(_draw_chunk, seed=seed)
     with contextlib.closing(in_processes(draw, chunks, workers)) as counts:
         for count in counts:
             done += count

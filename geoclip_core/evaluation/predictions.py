@@ -129,10 +129,11 @@ def _place(posterior: "Posterior", truth: NDArray[np.float64]) -> dict[str, Any]
     """Return the place columns of one photo."""
     best = posterior.mode()
     candidates = posterior.top_k(TOP_K)
+    half, most = posterior.radii_km((0.5, 0.9), best)
     return {
         "best": (float(best[0]), float(best[1])),
-        "radius_50_km": float(posterior.radius_km(0.5, best)),
-        "radius_90_km": float(posterior.radius_km(0.9, best)),
+        "radius_50_km": float(half),
+        "radius_90_km": float(most),
         "log_density": float(np.asarray(posterior.log_density(truth[None])).reshape(-1)[0]),
         "candidate_latitudes": [float(candidate[0]) for candidate in candidates],
         "candidate_longitudes": [float(candidate[1]) for candidate in candidates],

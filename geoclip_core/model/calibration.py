@@ -119,8 +119,8 @@ def fit_calibration(
         for i in held:
             posterior = other.apply(posteriors[i])
             error = float(haversine_km(truth[i], np.asarray(posterior.mode())))
-            for level in LEVELS:
-                inside[_percent(level)].append(error <= posterior.radius_km(level))
+            for level, radius in zip(LEVELS, posterior.radii_km(LEVELS), strict=True):
+                inside[_percent(level)].append(error <= radius)
     coverage = {level: float(np.mean(hits)) for level, hits in inside.items()}
     return replace(calibration, coverage=coverage)
 
@@ -132,8 +132,8 @@ def _fit(posteriors: Sequence[Posterior], truth: NDArray[np.float64]) -> Calibra
     for raw, place in zip(posteriors, truth, strict=True):
         posterior = plain.apply(raw)
         error = float(haversine_km(place, np.asarray(posterior.mode())))
-        for level in LEVELS:
-            ratios[level].append(error / posterior.radius_km(level))
+        for level, radius in zip(LEVELS, posterior.radii_km(LEVELS), strict=True):
+            ratios[level].append(error / radius)
     scale = {_percent(level): conformal_quantile(ratios[level], level) for level in LEVELS}
     return replace(plain, radius_scale=scale)
 

@@ -8,6 +8,7 @@ import torch
 
 from geoclip_core.data.dataset import read_dataset
 from geoclip_core.data.vocabulary import build_vocabularies, climate_vocabulary, month_vocabulary
+from geoclip_core.model import image_text
 from geoclip_core.model.backbones import build_backbone
 from geoclip_core.model.checkpoint import load_checkpoint
 from geoclip_core.model.image_text import build_tokenizer
@@ -16,6 +17,15 @@ from geoclip_core.training.pretrain import EpochCaptions, PairEvaluator, class_c
 from tests.model import tiny_networks
 from tests.training import tiny_photos
 from tests.training.tiny_training import run_fit, run_pretrain
+
+
+@pytest.fixture(scope="module", autouse=True)
+def small_text_tower():
+    """A text tower of a quarter of the usual width, which learns the few captions as well."""
+    with pytest.MonkeyPatch.context() as patch:
+        small = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2}
+        patch.setattr(image_text, "_SMALL_CONFIG", image_text._SMALL_CONFIG | small)
+        yield
 
 
 @pytest.fixture(scope="module")
