@@ -1,6 +1,8 @@
 """Settings of every test process."""
 
 import os
+import shutil
+import tempfile
 from collections import Counter
 
 import pytest
@@ -9,6 +11,17 @@ from hypothesis import settings
 
 # Tests run side by side: torch with a thread for every core in each of them would be far slower.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# A cache for all processes of this run, not the developer's: what one exports, the others use.
+OWN_CACHE = None
+if "GEOCLIP_CACHE" not in os.environ:
+    OWN_CACHE = os.environ["GEOCLIP_CACHE"] = tempfile.mkdtemp(prefix="geoclip-tests-")
+
+
+def pytest_unconfigure():
+    if OWN_CACHE:
+        shutil.rmtree(OWN_CACHE, ignore_errors=True)
+
 
 # The same examples in every run: what fails here fails again. To look for new ones:
 # pytest --hypothesis-profile=default
