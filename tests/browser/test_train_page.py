@@ -27,7 +27,7 @@ def root(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory):
-    return write_demo(tmp_path_factory.mktemp("data") / "demo", 220)
+    return write_demo(tmp_path_factory.mktemp("data") / "demo", 150)
 
 
 @pytest.fixture(scope="module")
