@@ -33,6 +33,7 @@ def test_a_job_runs_reports_and_is_dismissed(tmp_path):
     assert dataset_jobs(tmp_path) == []
 
 
+@pytest.mark.slow
 def test_a_failed_job_has_the_reason_as_its_message(tmp_path):
     start(tmp_path, "doctor", [str(tmp_path / "gone")], "Checking", tmp_path / "gone")
     job = _wait(tmp_path, ("finished", "failed"))
