@@ -411,6 +411,8 @@ class CacheFolders:
     """Status of downloads, one folder per model."""
     embeddings: Path
     """Embeddings of datasets; may be deleted at any time."""
+    networks: Path
+    """Backbones exported for ONNX Runtime, one folder each; may be deleted at any time."""
     galleries: Path
     """Encoded galleries of models; may be deleted at any time."""
     calibrations: Path
@@ -435,6 +437,7 @@ def cache_folders(root: Path | str | None = None) -> CacheFolders:
         partial=cache / "partial",
         jobs=cache / "jobs",
         embeddings=cache / "embeddings",
+        networks=cache / "networks",
         galleries=cache / "galleries",
         calibrations=data / "calibrations",
         opened=data / "opened-datasets.json",

@@ -500,8 +500,10 @@ class Geolocator:
             latitude=best[0],
             longitude=best[1],
             radius_km={
-                mass: self._measured.radius_km(mass, posterior.radius_km(mass, best))
-                for mass in RADIUS_MASSES
+                mass: self._measured.radius_km(mass, radius)
+                for mass, radius in zip(
+                    RADIUS_MASSES, posterior.radii_km(RADIUS_MASSES, best), strict=True
+                )
             },
             radius_note=self._measured.note,
             candidates=tuple(

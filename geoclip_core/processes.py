@@ -61,7 +61,7 @@ def in_processes(
     # A forked process may inherit a lock that a thread of the parent holds; a spawned one cannot.
     pool = ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"))
     try:
-        with _without_main():
+        with without_main():
             results = pool.map(function, items)
         yield from results
     except BrokenProcessPool as error:
@@ -73,11 +73,11 @@ def in_processes(
 
 
 @contextlib.contextmanager
-def _without_main() -> Iterator[None]:
+def without_main() -> Iterator[None]:
     """Hide the main module while processes are started.
 
-    A spawned process imports the main module again, which would run a script or a Streamlit page a
-    second time.
+    A process that is spawned, or forked from a fork server, imports the main module again, which
+    would run a script or a Streamlit page a second time.
     """
     main = sys.modules["__main__"]
     sys.modules["__main__"] = types.ModuleType("__main__")

@@ -20,6 +20,7 @@ from geoclip_core.explain import (
     moved,
     window_masks,
 )
+from geoclip_core.locator import Geolocator
 from geoclip_core.model.geolocation import Estimate
 from geoclip_core.model.posterior import Posterior
 from tests.training import tiny_photos
@@ -177,8 +178,10 @@ def photo(tmp_path):
 
 @pytest.fixture
 def few_cells(monkeypatch):
-    """Cover few large parts, so that the bundled model runs on fewer images."""
-    monkeypatch.setattr(explain, "CELLS", 12)
+    """Cover few large parts, so that the bundled model runs on few images, without an export."""
+    monkeypatch.setattr(explain, "CELLS", 9)
+    monkeypatch.setattr(explain, "ELSEWHERE", 2)
+    monkeypatch.setattr(Geolocator, "accelerate", lambda *_: None)
 
 
 @pytest.mark.slow

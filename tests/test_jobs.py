@@ -103,6 +103,7 @@ def test_an_interrupted_job_cleans_up_and_stops(work):
     assert work.console_tail()[-1] == "cleaned up"
 
 
+@pytest.mark.slow
 def test_a_job_that_ignores_the_interrupt_is_killed_with_its_children(work):
     launch(work, "stubborn")
     wait(work, "running")
@@ -139,6 +140,7 @@ def test_a_zombie_does_not_count_as_running(work):
     child.wait()
 
 
+@pytest.mark.slow
 def test_jobs_in_turn_begin_in_the_order_of_their_launch(tmp_path):
     first, *rest = (Work.create(tmp_path / name, {}) for name in ("first", "z", "a"))
     launch(first, "count", "100000", in_turn=True)

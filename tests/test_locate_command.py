@@ -66,6 +66,7 @@ def test_geojson_holds_every_readable_photo(photos, capsys):
     assert [f["properties"]["file"] for f in collection["features"]] == [str(photos / "a.jpg")]
 
 
+@pytest.mark.slow
 def test_kml_holds_every_readable_photo(photos, capsys):
     assert main(["locate", str(photos), "--format", "kml"]) == 1
     text = capsys.readouterr().out
@@ -73,6 +74,7 @@ def test_kml_holds_every_readable_photo(photos, capsys):
     assert names[1:] == ["a.jpg", "b.png"]
 
 
+@pytest.mark.slow
 def test_photos_of_one_place_give_one_estimate(photos, capsys):
     names = [str(photos / "a.jpg"), str(photos / "b.png")]
     assert main(["locate", *names, "--together", "--format", "json"]) == 0

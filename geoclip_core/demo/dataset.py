@@ -1,7 +1,7 @@
 """Make the demo set: a synthetic OSV-Mini-129k with all columns of its files and drawn photos."""
 
 import contextlib
-from functools import partial
+import functools
 from pathlib import Path
 
 import numpy as np
@@ -145,14 +145,14 @@ def _scenes(frame: pd.DataFrame, moments: np.ndarray) -> list[SceneFacts]:
     symbols = [climate.symbol for climate in climate_classes()]
     index = index_of_code(frame["climate"].to_numpy(dtype=np.int64)).clip(0)
     columns = (
-        frame["id"],
-        frame["latitude"],
-        frame["longitude"],
+        frame["id"].tolist(),
+        frame["latitude"].tolist(),
+        frame["longitude"].tolist(),
         [symbols[i] for i in index],
         day.tolist(),
-        frame["unique_region"],
-        frame["unique_sub-region"].fillna(""),
-        frame["unique_city"],
+        frame["unique_region"].tolist(),
+        frame["unique_sub-region"].fillna("").tolist(),
+        frame["unique_city"].tolist(),
     )
     return [SceneFacts(*facts) for facts in zip(*columns, strict=True)]
 
@@ -256,8 +256,8 @@ def demo_coordinates(
     spot = np.empty(rows, dtype=np.int64)
     spots: list[np.ndarray] = []
     only_train: list[bool] = []
-    for index in np.unique(town):
-        here = np.flatnonzero(town == index)
+    numbers, starts = np.unique(town, return_index=True)
+    for index, here in zip(numbers, np.split(np.arange(len(town)), starts[1:]), strict=True):
         sites = _sites(centres[index], towns["radius_km"].iloc[index], generator)
         sites = sites[: max(1, round(len(here) / PHOTOS_PER_DRIVE))]
         spot[here] = len(only_train) + generator.integers(0, len(sites), len(here))
@@ -274,16 +274,34 @@ def demo_coordinates(
     is_test = np.isin(town, unseen)
     candidates = generator.permutation(np.flatnonzero(~np.array(only_train)[used]))
     sizes, total = np.bincount(drive), int(is_test.sum())
+    is_test_drive = np.zeros(len(used), dtype=np.bool_)
+    is_test_drive[drive[is_test]] = True
     for candidate in candidates:
-        first = np.flatnonzero(drive == candidate)[:1]
-        if not is_test[first].any() and total + sizes[candidate] <= test_rows:
-            is_test[drive == candidate] = True
+        if not is_test_drive[candidate] and total + sizes[candidate] <= test_rows:
+            is_test_drive[candidate] = True
             total += int(sizes[candidate])
-    return coordinates, drive, is_test
+    return coordinates, drive, is_test_drive[drive]
 
 
 def _towns(rows: int, generator: np.random.Generator) -> pd.DataFrame:
     """Choose towns in random order: latitude, longitude, state and the radius_km for drives."""
+    towns = _all_towns()
+    towns = towns.iloc[generator.permutation(len(towns))]
+    towns = towns[towns["room_km"] > _TOWN_GAP_KM]
+    total = sum(STATE_CITIES.values())
+    wanted = min(max(round(rows / PHOTOS_PER_CITY), len(STATE_CITIES)), total)
+    quota = towns["state"].map(
+        {s: max(1, round(n * wanted / total)) for s, n in STATE_CITIES.items()}
+    )
+    towns = towns[towns.groupby("state").cumcount() < quota].reset_index(drop=True)
+    # Drives stay nearer to their town than to any other, and apart from the next town's drives.
+    towns["radius_km"] = (0.45 * towns["room_km"] - 0.9).clip(0.0, 12.0)
+    return towns
+
+
+@functools.cache
+def _all_towns() -> pd.DataFrame:
+    """Return latitude, longitude, state and room_km, the distance to the nearest other town."""
     south, north, west, east = _BOX
     probe = np.stack(np.meshgrid(np.arange(south, north, 0.1), np.arange(west, east, 0.1)), -1)
     probe = probe.reshape(-1, 2)
@@ -297,16 +315,6 @@ def _towns(rows: int, generator: np.random.Generator) -> pd.DataFrame:
     towns.columns = ["latitude", "longitude", "state"]
     vectors = unit_vectors(towns[["latitude", "longitude"]].to_numpy()) * EARTH_RADIUS_KM
     towns["room_km"] = cKDTree(vectors).query(vectors, k=2)[0][:, 1]
-    towns = towns.iloc[generator.permutation(len(towns))]
-    towns = towns[towns["room_km"] > _TOWN_GAP_KM]
-    total = sum(STATE_CITIES.values())
-    wanted = min(max(round(rows / PHOTOS_PER_CITY), len(STATE_CITIES)), total)
-    quota = towns["state"].map(
-        {s: max(1, round(n * wanted / total)) for s, n in STATE_CITIES.items()}
-    )
-    towns = towns[towns.groupby("state").cumcount() < quota].reset_index(drop=True)
-    # Drives stay nearer to their town than to any other, and apart from the next town's drives.
-    towns["radius_km"] = (0.45 * towns["room_km"] - 0.9).clip(0.0, 12.0)
     return towns
 
 
@@ -343,7 +351,7 @@ def _draw_all(
     jobs = [(scene, str(folder / path)) for scene, path in zip(scenes, paths, strict=True)]
     chunks = [jobs[start : start + 50] for start in range(0, len(jobs), 50)]
     done = 0
-    draw = partial(_draw_chunk, seed=seed)
+    draw = functools.partial(_draw_chunk, seed=seed)
     with contextlib.closing(in_processes(draw, chunks, workers)) as counts:
         for count in counts:
             done += count

@@ -415,12 +415,14 @@ class Gazetteer:
             empty = pd.DataFrame({name: [] for name in FRAME_COLUMNS[:-1]}, dtype="str")
             return empty.assign(distance_km=np.empty(0))
         nearest, distance = self.nearest_in_degrees(points)
+        distinct, row_of = np.unique(nearest, return_inverse=True)
         rows = []
-        for index in nearest:
+        for index in distinct:
             place = self._place(int(index))
             names = (place.country, place.state, place.county, place.city or None)
             rows.append((*names, place.country, place.state_key, place.county_key, place.city_key))
         frame = pd.DataFrame(rows, columns=list(FRAME_COLUMNS[:-1]), dtype="str")
+        frame = frame.take(row_of).reset_index(drop=True)
         return frame.assign(distance_km=distance)
 
     @functools.cached_property

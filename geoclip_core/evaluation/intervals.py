@@ -43,10 +43,13 @@ def resampled(units: NDArray[np.intp], resamples: int, seed: int) -> Iterator[ND
     generator = np.random.default_rng(seed)
     count = int(units.max(initial=-1)) + 1
     for start in range(0, resamples, _BLOCK):
-        block = np.zeros((min(_BLOCK, resamples - start), count), dtype=np.int32)
-        for row in block if count else ():
-            row[:] = np.bincount(generator.integers(count, size=count), minlength=count)
-        yield block
+        shape = (min(_BLOCK, resamples - start), count)
+        if not count:
+            yield np.zeros(shape, dtype=np.int32)
+            continue
+        drawn = generator.integers(count, size=shape)
+        drawn += np.arange(shape[0])[:, None] * count
+        yield np.bincount(drawn.ravel(), minlength=drawn.size).reshape(shape).astype(np.int32)
 
 
 def group_codes(groups: Sequence[object] | NDArray[np.generic]) -> NDArray[np.intp]:
@@ -153,15 +156,23 @@ def median_samples(
     parts, count = int(part[-1]) + 1, int(units.max()) + 1
     counts = np.bincount(units * parts + part, minlength=count * parts).reshape(count, parts)
 
-    def drawn_value(drawn: NDArray[np.int32], ends: NDArray[np.float64], rank: float) -> float:
-        at = int(np.searchsorted(ends, rank, side="right"))
-        rows = slice(at * _PART, (at + 1) * _PART)
-        inside = np.cumsum(drawn[units[rows]]) + (ends[at - 1] if at else 0)
-        return float(ordered[rows][np.searchsorted(inside, rank, side="right")])
+    width = min(_PART, len(values))
+
+    def drawn_values(
+        block: NDArray[np.int32], ends: NDArray[np.float64], ranks: NDArray[np.float64]
+    ) -> NDArray[np.float64]:
+        """Return the value with a rank in each resample of the block."""
+        each = np.arange(len(block))
+        at = (ends <= ranks[:, None]).sum(axis=1)
+        before = np.where(at > 0, ends[each, at - 1], 0.0)
+        rows = np.minimum(at[:, None] * _PART + np.arange(width), len(values) - 1)
+        inside = np.cumsum(block[each[:, None], units[rows]], axis=1) + before[:, None]
+        drawn: NDArray[np.float64] = ordered[rows[each, (inside <= ranks[:, None]).sum(axis=1)]]
+        return drawn
 
     samples = []
     for block in resampled(units, resamples, seed):
-        for drawn, ends in zip(block, np.cumsum(block @ counts.astype(float), axis=1), strict=True):
-            middle = ((ends[-1] - 1) // 2, ends[-1] // 2)
-            samples.append(sum(drawn_value(drawn, ends, rank) for rank in middle) / 2)
-    return np.array(samples)
+        ends = np.cumsum(block @ counts.astype(float), axis=1)
+        middle = ((ends[:, -1] - 1) // 2, ends[:, -1] // 2)
+        samples.append(sum(drawn_values(block, ends, ranks) for ranks in middle) / 2)
+    return np.concatenate(samples)

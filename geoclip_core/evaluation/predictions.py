@@ -201,12 +201,13 @@ def _place(
         levels[f"level_{level.level}_probability"] = level.probability
     best = posterior.mode()
     candidates = posterior.top_k(TOP_K)
+    half, most = posterior.radii_km((0.5, 0.9), best)
     return {
         "levels": levels,
         **dict(zip(CLAIM_COLUMNS, claims, strict=True)),
         "best": (float(best[0]), float(best[1])),
-        "radius_50_km": float(posterior.radius_km(0.5, best)),
-        "radius_90_km": float(posterior.radius_km(0.9, best)),
+        "radius_50_km": float(half),
+        "radius_90_km": float(most),
         "log_density": float(np.asarray(posterior.log_density(truth[None])).reshape(-1)[0]),
         "candidate_latitudes": [float(candidate[0]) for candidate in candidates],
         "candidate_longitudes": [float(candidate[1]) for candidate in candidates],

@@ -154,8 +154,8 @@ def fit_calibration(
             posterior = other.apply(posteriors[i])
             error = float(haversine_km(truth[i], np.asarray(posterior.mode())))
             ranks.append(float(posterior.misfit(truth[i][None])[0]))
-            for level in LEVELS:
-                inside[_percent(level)].append(error <= posterior.radius_km(level))
+            for level, radius in zip(LEVELS, posterior.radii_km(LEVELS), strict=True):
+                inside[_percent(level)].append(error <= radius)
     coverage = {level: float(np.mean(hits)) for level, hits in inside.items()}
     return replace(calibration, coverage=coverage, ranks=rounded_ranks(ranks))
 
@@ -208,8 +208,8 @@ def _fit(posteriors: Sequence[Posterior], truth: NDArray[np.float64]) -> Calibra
     for raw, place in zip(posteriors, truth, strict=True):
         posterior = plain.apply(raw)
         error = float(haversine_km(place, np.asarray(posterior.mode())))
-        for level in LEVELS:
-            ratios[level].append(error / posterior.radius_km(level))
+        for level, radius in zip(LEVELS, posterior.radii_km(LEVELS), strict=True):
+            ratios[level].append(error / radius)
     scale = {_percent(level): conformal_quantile(ratios[level], level) for level in LEVELS}
     return replace(plain, radius_scale=scale)
 

@@ -78,9 +78,9 @@ def smoothed_distances(
     sample = np.concatenate([all_samples, np.arange(len(light)) * 37 % RING_SAMPLES])
     mass = np.concatenate([np.repeat(weights[heavy] / RING_SAMPLES, RING_SAMPLES), weights[light]])
     # distances by the spherical law of cosines
-    angle = (haversine_km(points, centre) / EARTH_RADIUS_KM)[point]
-    cosines = np.cos(angle) * np.cos(offsets[sample])
-    cosines += np.sin(angle) * np.sin(offsets[sample]) * bearings[sample]
+    angle = haversine_km(points, centre) / EARTH_RADIUS_KM
+    cosines = np.cos(angle)[point] * np.cos(offsets)[sample]
+    cosines += np.sin(angle)[point] * np.sin(offsets)[sample] * bearings[sample]
     distances = EARTH_RADIUS_KM * np.arccos(np.clip(cosines, -1.0, 1.0))
     order = np.argsort(distances)
     return distances[order], mass[order]
@@ -381,14 +381,28 @@ class Posterior:
         Raises:
             ValueError: `mass` is not between 0 and 1.
         """
-        if not 0 < mass < 1:
-            raise ValueError(f"mass must be between 0 and 1, not {mass}")
+        return self.radii_km([mass], centre)[0]
+
+    def radii_km(
+        self, masses: Sequence[float], centre: Sequence[float] | None = None
+    ) -> list[float]:
+        """Return `radius_km` of several masses, in the time of one.
+
+        Raises:
+            ValueError: a mass is not between 0 and 1.
+        """
+        for mass in masses:
+            if not 0 < mass < 1:
+                raise ValueError(f"mass must be between 0 and 1, not {mass}")
         where = np.asarray(self.mode() if centre is None else centre, dtype=np.float64)
         distances, weights = smoothed_distances(self.points, self.weights, self.bandwidth_km, where)
         cumulative = np.cumsum(weights)
-        index = min(int(np.searchsorted(cumulative, mass * cumulative[-1])), len(weights) - 1)
-        radius = float(distances[index]) * self._scale(mass)
-        return min(max(radius, 1e-3), HALF_CIRCUMFERENCE_KM)
+        radii = []
+        for mass in masses:
+            index = min(int(np.searchsorted(cumulative, mass * cumulative[-1])), len(weights) - 1)
+            radius = float(distances[index]) * self._scale(mass)
+            radii.append(min(max(radius, 1e-3), HALF_CIRCUMFERENCE_KM))
+        return radii
 
     def condensed(self, max_points: int = 2 * EXACT_POINTS) -> "Posterior":
         """Return an approximation with at most `max_points` points and without scores.

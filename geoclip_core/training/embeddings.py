@@ -43,6 +43,8 @@ MOST_PARAMETERS = 250_000_000
 """Larger networks run in torch: an export needs several times the memory of the network."""
 MANY_PHOTOS = 40
 """Number of photos from which ONNX Runtime saves more time than the export takes."""
+KEPT_NETWORKS = 10
+"""Number of backbones whose exports stay in the cache."""
 TOLERANCE = 1e-3
 """Largest accepted difference from torch, relative to the largest value of the embeddings."""
 
@@ -366,6 +368,8 @@ def chosen_engine(backbone: Backbone) -> Engine | None:
 def onnx_engine(backbone: Backbone) -> Engine | None:
     """Return an engine that agrees with `backbone.embed` within `TOLERANCE`.
 
+    The exported networks are kept in the cache, by the backbone's weights and torch's version.
+
     Returns:
         None if ONNX Runtime is not installed, cannot run the network, or disagrees. The last two
         are logged.
@@ -374,31 +378,61 @@ def onnx_engine(backbone: Backbone) -> Engine | None:
         import onnxruntime
     except ImportError:
         return None
-    sessions = {}
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     options.log_severity_level = 3
-    for height, width in dict.fromkeys(backbone.preprocessing.views):
+
+    def engine(networks: dict[tuple[int, int], Any]) -> Engine:
+        sessions = {
+            size: onnxruntime.InferenceSession(network, options, providers=["CPUExecutionProvider"])
+            for size, network in networks.items()
+        }
+
+        def run(views: Sequence[Tensor]) -> Tensor:
+            parts = []
+            for view in views:
+                session = sessions[view.shape[2], view.shape[3]]
+                inputs = [part.contiguous().numpy() for part in cpu_parts(view)]
+                features = [session.run(None, {"pixels": values})[0] for values in inputs]
+                parts.append(np.concatenate(features))
+            return torch.from_numpy(np.concatenate(parts, axis=1))
+
+        return run
+
+    folder = cache_folders().networks / f"{_backbone_key(backbone)}-torch-{torch.__version__}"
+    sizes = dict.fromkeys(backbone.preprocessing.views)
+    saved = {(height, width): folder / f"{height}x{width}.onnx" for height, width in sizes}
+    # torch's exporter and the runtime raise exceptions of many kinds
+    if all(file.is_file() for file in saved.values()):
         try:
-            model = _exported(backbone, height, width)
-            sessions[height, width] = onnxruntime.InferenceSession(
-                model, options, providers=["CPUExecutionProvider"]
-            )
-        # torch's exporter and the runtime raise exceptions of many kinds
+            found = engine({size: str(file) for size, file in saved.items()})
+            folder.touch()
+            return found
         except Exception as error:
-            logger.info("no ONNX for %s: %s", backbone.config.name, str(error).splitlines()[:1])
-            return None
+            logger.warning("%s is exported again: %s", folder, str(error).splitlines()[:1])
+    try:
+        exported = {size: _exported(backbone, *size) for size in sizes}
+        made = engine(exported)
+    except Exception as error:
+        logger.info("no ONNX for %s: %s", backbone.config.name, str(error).splitlines()[:1])
+        return None
+    if not _agrees(backbone, made):
+        return None
+    _save_networks({saved[size]: network for size, network in exported.items()})
+    return made
 
-    def run(views: Sequence[Tensor]) -> Tensor:
-        parts = []
-        for view in views:
-            session = sessions[view.shape[2], view.shape[3]]
-            inputs = [part.contiguous().numpy() for part in cpu_parts(view)]
-            features = [session.run(None, {"pixels": values})[0] for values in inputs]
-            parts.append(np.concatenate(features))
-        return torch.from_numpy(np.concatenate(parts, axis=1))
 
-    return run if _agrees(backbone, run) else None
+def _save_networks(files: dict[Path, bytes]) -> None:
+    """Write the files of one folder and remove the oldest of the folders beside it."""
+    try:
+        for path, network in files.items():
+            with atomic_file(path) as unfinished:
+                unfinished.write_bytes(network)
+        home = next(iter(files)).parent.parent
+        for old in sorted(home.iterdir(), key=lambda f: -f.stat().st_mtime)[KEPT_NETWORKS:]:
+            shutil.rmtree(old, ignore_errors=True)
+    except OSError as error:  # a full or read-only disk: they are exported again next time
+        logger.warning("exported networks are not kept: %s", error)
 
 
 def _exported(backbone: Backbone, height: int, width: int) -> bytes:

@@ -98,9 +98,14 @@ def stop(process):
 
 @pytest.fixture(scope="session")
 def server(tmp_path_factory):
-    """The running app. A test module can override this fixture to set its environment."""
+    """The running app. A test module can override this fixture to set its environment.
+
+    Its log must have neither errors nor deprecations at the end.
+    """
     with running_app(tmp_path_factory.mktemp("server") / "log.txt") as running:
         yield running
+        for word in ("Traceback", "Error", "deprecat", "Warning"):
+            assert word not in running.log, running.log
 
 
 def _wait_until_healthy(address, process, log):
@@ -135,19 +140,19 @@ def contexts(browser):
 
 @pytest.fixture
 def open_page(contexts, server):
-    """Open a page of the app: ``open_page("Context_heads", dark=True, width=390)``.
+    """Open a page of the app: ``open_page("Context_heads", width=390)``.
 
     ``page.beyond`` lists the addresses outside this computer that the page requested. The test
     fails if it is not empty at the end.
     """
     pages = []
 
-    def opened(path="", *, dark=False, width=1400, height=1000, **options):
+    def opened(path="", *, width=1400, height=1000, **options):
         page = contexts(**options).new_page()
         page.set_default_timeout(PATIENCE_MS)
         pages.append(page)
         page.set_viewport_size({"width": width, "height": height})
-        page.emulate_media(reduced_motion="reduce", color_scheme="dark" if dark else "light")
+        page.emulate_media(reduced_motion="reduce", color_scheme="light")
         page.beyond = []
 
         def listen(request):

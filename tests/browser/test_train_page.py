@@ -1,4 +1,4 @@
-"""Tests of a training in Chromium: start, watch, reload, stop, resume, open on the map."""
+"""Tests of trainings in Chromium: start, watch, restart the app, stop, resume, open on the map."""
 
 import json
 import re
@@ -27,7 +27,7 @@ def root(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory):
-    return write_demo(tmp_path_factory.mktemp("data") / "demo", 220)
+    return write_demo(tmp_path_factory.mktemp("data") / "demo", 150)
 
 
 @pytest.fixture(scope="module")
@@ -85,11 +85,19 @@ def state(page, word, timeout=LONG):
     expect(page.locator(".st-key-run-head")).to_contain_text(word, timeout=timeout)
 
 
-def test_start_watch_reload_stop_resume_open_on_the_map(open_page, demo, root):
+def test_start_watch_restart_the_app_stop_resume_open_on_the_map(
+    open_page, demo, root, environment, tmp_path
+):
     page = open_page("Train")
-    start_training(page, demo, epochs=4000)  # more than can finish during the test
-    state(page, "running")
+    with running_app(tmp_path / "log.txt", **environment) as first:
+        page.goto(f"{first.address}/Train")
+        start_training(page, demo, epochs=4000)  # more than can finish during the test
+        state(page, "running")
     (run,) = list_runs(root)
+    assert run.status.state == "running"  # though the app that started it is gone
+
+    page = open_page("Train")
+    state(page, "running")
     expect(page.get_by_test_id("stProgress")).to_contain_text("of 4000", timeout=LONG)
     expect(page.get_by_text("Error on the validation photos")).to_be_visible(timeout=LONG)
 
@@ -109,8 +117,8 @@ def test_start_watch_reload_stop_resume_open_on_the_map(open_page, demo, root):
         assert run.status.state == "running"
         page.wait_for_timeout(200)
     expect(page.get_by_test_id("stProgress")).to_contain_text("of 4000", timeout=LONG)
-    page.get_by_role("button", name="Stop").click()
-    state(page, "stopped")
+    runs.kill(run)
+    state(page, "stopped", 20_000)
     numbers = [row["step"] for row in run.metrics()]
     assert numbers == sorted(numbers)
 
@@ -135,30 +143,17 @@ def test_finished_training_shows_its_numbers_and_opens_everywhere(open_page, dem
     expect(model).to_have_value(re.compile(re.escape(about["model"])))
 
 
-def test_app_restarts_and_finds_the_training(open_page, demo, root, environment, tmp_path):
-    page = open_page("Train")
-    with running_app(tmp_path / "log.txt", **environment) as first:
-        page.goto(f"{first.address}/Train")
-        start_training(page, demo, epochs=4000)
-        state(page, "running")
-    (run,) = list_runs(root)
-    assert run.status.state == "running"  # though the app that started it is gone
-    page = open_page("Train")
-    state(page, "running")
-    runs.kill(run)
-    state(page, "stopped", 20_000)
-
-
-@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
-def test_narrow_screen_shows_everything_without_sideways_scrolling(open_page, root, dark):
+def test_narrow_screen_shows_everything_without_sideways_scrolling(open_page, root):
     run = Run.create(root, "a-run-with-a-name-that-is-longer-than-a-phone", {"data": "x"}, "fit")
     for step in range(1, 30):
         values = {"train/loss": 9 / step, "val/median_km": 900 / step, "val/climate_top1": 0.5}
         run.log_metrics({"step": step, "time": float(step), **values})
     run.update(state="failed", error="The disk is full: free some space.", best={"median_km": 31.0})
     (run.folder / "log.txt").write_text("x" * 300 + "\n")
-    page = open_page("Train", width=390, height=844, dark=dark)
-    state(page, "failed")
-    expect(page.get_by_text("The disk is full").first).to_be_visible()
-    expect(page.locator(".js-plotly-plot").first).to_be_visible()
-    assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+    page = open_page("Train", width=390, height=844)
+    for scheme in ("light", "dark"):
+        page.emulate_media(color_scheme=scheme)
+        state(page, "failed")
+        expect(page.get_by_text("The disk is full").first).to_be_visible()
+        expect(page.locator(".js-plotly-plot").first).to_be_visible()
+        assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")

@@ -6,7 +6,6 @@ import pytest
 
 from geoclip_core.data.dataset import read_dataset
 from geoclip_core.data.vocabulary import IGNORE_INDEX, build_vocabularies
-from geoclip_core.demo.dataset import write_demo
 from geoclip_core.earth.climate import climate_of_symbol
 from geoclip_core.errors import DatasetError
 from tests.data import layout
@@ -229,9 +228,8 @@ def test_description_gives_the_name_and_whether_the_dataset_is_synthetic(tmp_pat
 
 
 @pytest.mark.slow
-def test_119_008_rows_are_read_split_and_labelled_in_little_memory(tmp_path):
-    write_demo(tmp_path / "big", 119_008, metadata_only=True)
-    result = benchmark_tables(tmp_path / "big")
+def test_119_008_rows_are_read_split_and_labelled_in_little_memory(large_tables):
+    result = benchmark_tables(large_tables)
     assert result.rows == 119_008
     assert result.table_bytes < 2e8
     assert "pandas alone" in result.text()

@@ -660,6 +660,7 @@ def test_orientation_of_the_wrong_type_means_upright():
     assert facts_of(exif_block({ORIENTATION: entry(SHORT, 6)})).orientation == 6
 
 
+@pytest.mark.slow
 @given(hostile_blocks)
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_hostile_fields_never_raise_or_give_an_invalid_position(block):
@@ -671,6 +672,7 @@ def test_hostile_fields_never_raise_or_give_an_invalid_position(block):
     assert 1 <= facts.orientation <= 8
 
 
+@pytest.mark.slow
 @given(st.lists(st.tuples(st.integers(6, len(VALID) - 1), st.integers(0, 255)), max_size=8))
 @settings(max_examples=300, deadline=None)
 def test_flipped_bytes_never_raise(changes):

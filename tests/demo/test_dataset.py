@@ -47,6 +47,7 @@ def test_the_demo_set_is_read_like_a_real_dataset(demo):
     assert tuple(header) == COLUMNS
 
 
+@pytest.mark.slow
 def test_the_same_seed_writes_the_same_bytes(demo, tmp_path):
     again = write_demo(tmp_path / "set", 60, seed=5)
     assert _digest(again) == _digest(demo)
@@ -77,6 +78,7 @@ def test_only_optional_values_are_missing(table):
     assert table["id"].str.fullmatch(r"\d{15,16}").all()
 
 
+@pytest.mark.slow
 def test_months_are_distributed_as_in_the_real_dataset():
     table = demo_table(20_000, seed=3)[0]
     moments = pd.to_datetime(table["captured_at"].dropna().astype("int64"), unit="ms", utc=True)

@@ -53,6 +53,7 @@ def noise(width=320, height=200, seed=0):
 # against the published package ------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_location_encoder_equals_the_published_one(tmp_path):
     coordinates = torch.from_numpy(random_coordinates(1000, seed=3)).float()
     edges = [[90.0, 0.0], [-90.0, 0.0], [90.0, 180.0], [0.0, 180.0], [0.0, -180.0], [0.0, 0.0]]

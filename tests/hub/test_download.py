@@ -144,6 +144,7 @@ def test_geoclip_can_be_installed_from_local_files(wheel, tmp_path, monkeypatch)
     assert "LICENSE" in {path.name for path in item.folder.iterdir()}
 
 
+@pytest.mark.slow
 def test_pip_downloads_the_wheel(wheel, tmp_path, monkeypatch):
     no_registry(monkeypatch)
     monkeypatch.setenv("PIP_FIND_LINKS", str(wheel.parent))
@@ -152,6 +153,7 @@ def test_pip_downloads_the_wheel(wheel, tmp_path, monkeypatch):
     assert [path.name for path in (tmp_path / "to").iterdir()] == [wheel.name]
 
 
+@pytest.mark.slow
 def test_an_unreachable_registry_is_an_error(model_hub, monkeypatch, cache):
     no_registry(monkeypatch)
     with pytest.raises(DownloadError, match="no network: pip cannot reach"):

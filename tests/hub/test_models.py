@@ -59,6 +59,7 @@ def photo():
     return Image.fromarray(rng.integers(0, 256, (90, 120, 3), dtype=np.uint8))
 
 
+@pytest.mark.slow
 def test_a_pushed_checkpoint_can_be_loaded_by_its_id(hub, checkpoint, capsys):
     (checkpoint / "notes.txt").write_text("private")
     assert main(["push", str(checkpoint), "user/mine", "--license", "cc-by-4.0"]) == 0

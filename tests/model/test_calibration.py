@@ -46,8 +46,13 @@ def test_over_and_underconfidence_are_corrected(sharpness):
     honest = [calibration.apply(posterior) for posterior in fresh]
     modes = [posterior.mode() for posterior in honest]
     misses = haversine_km(np.array(modes), fresh_truth)
+    levels = (0.5, 0.9)
+    radii_of_each = [
+        dict(zip(levels, one.radii_km(levels, mode), strict=True))
+        for one, mode in zip(honest, modes, strict=True)
+    ]
     for level, low, high in ((0.5, 0.42, 0.58), (0.9, 0.85, 0.95)):
-        radii = [one.radius_km(level, mode) for one, mode in zip(honest, modes, strict=True)]
+        radii = [both[level] for both in radii_of_each]
         assert low < np.mean(misses <= radii) < high
 
 

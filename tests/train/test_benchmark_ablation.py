@@ -7,6 +7,7 @@ import pytest
 
 from geoclip_core.data.dataset import read_dataset
 from geoclip_core.earth.sphere import geoscore
+from geoclip_core.training import embeddings
 from geoclip_core.training.distributed import build_accelerator
 from geoclip_core.training.options import FitOptions
 from tests.training import tiny_photos
@@ -27,6 +28,12 @@ from train.benchmarks.ablation import (
 def few_steps(monkeypatch):
     """Train the model of degrees for a fifth of the steps, where that is enough."""
     monkeypatch.setattr(ablation, "STEPS", 300)
+
+
+@pytest.fixture(autouse=True)
+def no_export(monkeypatch):
+    """Embed in torch: for small photos that is faster than an export for each backbone."""
+    monkeypatch.setattr(embeddings, "MANY_PHOTOS", 1000)
 
 
 @pytest.fixture(scope="module")

@@ -25,6 +25,7 @@ def test_the_package_and_this_one_give_the_same_places():
     assert "geoclip==1.3.0" in text
 
 
+@pytest.mark.slow
 def test_the_command_passes_its_options(monkeypatch, capsys):
     from train.__main__ import main
     from train.benchmarks import gallery

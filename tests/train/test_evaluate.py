@@ -13,6 +13,7 @@ from geoclip_core.evaluation import evaluate as loop
 from geoclip_core.evaluation.predictions import read_about, read_predictions
 from geoclip_core.model.calibration import Calibration
 from geoclip_core.model.checkpoint import save_checkpoint
+from geoclip_core.training import embeddings
 from tests.ui.conftest import ABIDJAN, ABILENE, make_model
 from train.__main__ import main
 
@@ -22,7 +23,7 @@ pytestmark = pytest.mark.slow  # every test waits for the drawn photos or their 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory):
     root = tmp_path_factory.mktemp("demo") / "demo"
-    write_demo(root, 120, test_fraction=0.2, workers=1)
+    write_demo(root, 60, test_fraction=0.25, workers=1)
     return root
 
 
@@ -44,6 +45,7 @@ def checkpoints(tmp_path_factory):
 def command(demo, tmp_path, tmp_path_factory, monkeypatch):
     """Run a command on the demo set in a folder of its own, with embeddings kept between tests."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(embeddings, "MANY_PHOTOS", 1000)  # faster than an export for 45 photos
     cache = tmp_path_factory.getbasetemp() / "embeddings"
 
     def run(*arguments):
@@ -87,7 +89,7 @@ def test_evaluation_of_a_model(command, demo, checkpoints, capsys):
 
 
 def test_an_interrupted_evaluation_continues_where_it_stopped(command, checkpoints, monkeypatch):
-    monkeypatch.setattr(loop, "SHARD_PHOTOS", 5)
+    monkeypatch.setattr(loop, "SHARD_PHOTOS", 3)
     whole, calls = loop.write_predictions, []
 
     def killed(*arguments, **options):

@@ -80,6 +80,7 @@ def test_a_bundled_model_can_be_named(tmp_path):
     assert "Errors by country" in (tmp_path / "mini.html").read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_a_single_photo_without_heads_or_places(tmp_path):
     frame = synthetic_predictions(1, candidates=False).filter(
         regex="^(id|latitude|longitude|predicted.*|error_km|radius.*|log_density)$"

@@ -1,6 +1,7 @@
 """Embeddings: the cache, its shards, and ONNX Runtime."""
 
 import json
+import os
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ import torch
 from PIL import Image
 
 from geoclip_core.data.dataset import read_dataset
+from geoclip_core.files import CACHE_VARIABLE, cache_folders
 from geoclip_core.model.backbones import backbone_config, build_backbone
 from geoclip_core.training import embeddings
 from geoclip_core.training.embeddings import (
@@ -39,6 +41,11 @@ def backbone(network):
 @pytest.fixture(autouse=True)
 def small_shards(monkeypatch):
     monkeypatch.setattr(embeddings, "SHARD_PHOTOS", 16)
+
+
+@pytest.fixture(autouse=True)
+def own_cache(monkeypatch, tmp_path):
+    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "own"))
 
 
 def _assert_close(one, other):
@@ -195,6 +202,43 @@ def test_onnx_gives_the_same_numbers(family, tmp_path):
         with torch.inference_mode():
             wanted = backbone.embed(views)
         assert torch.allclose(engine(views), wanted, atol=1e-4, rtol=1e-4)
+
+
+def test_exported_networks_are_kept_for_the_next_process(backbone, monkeypatch):
+    views = [torch.randn(2, 3, *size) for size in backbone.preprocessing.views]
+    first = onnx_engine(backbone)(views)
+    (folder,) = cache_folders().networks.iterdir()
+    with monkeypatch.context() as patch:
+        patch.setattr(embeddings, "_exported", None)  # is not called
+        assert torch.equal(onnx_engine(backbone)(views), first)
+    with torch.no_grad():
+        next(backbone.parameters()).add_(1e-3)  # other weights are another network
+    assert torch.allclose(onnx_engine(backbone)(views), backbone.embed(views), rtol=1e-2, atol=1e-3)
+    assert len(list(folder.parent.iterdir())) == 2
+
+
+def test_damaged_export_is_made_again(backbone):
+    views = [torch.randn(2, 3, *size) for size in backbone.preprocessing.views]
+    wanted = onnx_engine(backbone)(views)
+    (folder,) = cache_folders().networks.iterdir()
+    for file in folder.iterdir():
+        file.write_bytes(file.read_bytes()[:1000])
+    assert torch.equal(onnx_engine(backbone)(views), wanted)
+    assert all(file.stat().st_size > 1000 for file in folder.iterdir())
+
+
+def test_few_exports_are_kept_and_a_folder_that_cannot_be_written_is_no_failure(
+    backbone, monkeypatch, tmp_path
+):
+    monkeypatch.setattr(embeddings, "KEPT_NETWORKS", 1)
+    (cache_folders().networks / "old").mkdir(parents=True)
+    os.utime(cache_folders().networks / "old", (1, 1))
+    assert onnx_engine(backbone) is not None
+    (folder,) = cache_folders().networks.iterdir()
+    assert folder.name != "old"
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "file"))
+    assert onnx_engine(backbone) is not None
 
 
 def test_onnx_that_differs_is_not_used(backbone, dataset, tmp_path, monkeypatch):

@@ -101,6 +101,7 @@ def test_the_card_has_baselines_and_calibration_but_no_local_path(fitted):
     assert "/tmp" not in card
 
 
+@pytest.mark.slow
 def test_without_context_no_context_parameter_exists(data, network, tmp_path):
     run = run_fit(tmp_path / "run", data, network, use_context=False, epochs=2)
     assert run.status.state == "finished", run.status.error
@@ -127,6 +128,7 @@ def test_a_frozen_backbone_stays_bit_for_bit_equal(fitted, network):
     assert all(torch.equal(before[name], after[name]) for name in before)
 
 
+@pytest.mark.slow
 def test_only_the_weights_of_the_last_block_change(data, network, tmp_path):
     run = run_fit(
         tmp_path / "run",
@@ -182,6 +184,7 @@ def test_few_training_photos_suggest_the_bank(fitted):
     assert "training photos are few: --coordinate-head bank" in "\n".join(fitted.log_tail(50))
 
 
+@pytest.mark.slow
 def test_features_without_labels_are_left_out(tmp_path, network):
     root = tmp_path / "data"
     root.mkdir()

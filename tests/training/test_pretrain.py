@@ -8,6 +8,7 @@ import torch
 
 from geoclip_core.data.dataset import read_dataset
 from geoclip_core.data.vocabulary import build_vocabularies, climate_vocabulary, month_vocabulary
+from geoclip_core.model import image_text
 from geoclip_core.model.backbones import build_backbone
 from geoclip_core.model.checkpoint import load_checkpoint
 from geoclip_core.model.image_text import build_tokenizer
@@ -16,6 +17,15 @@ from geoclip_core.training.pretrain import EpochCaptions, PairEvaluator, class_c
 from tests.model import tiny_networks
 from tests.training import tiny_photos
 from tests.training.tiny_training import run_fit, run_pretrain
+
+
+@pytest.fixture(scope="module", autouse=True)
+def small_text_tower():
+    """A text tower of a quarter of the usual width, which learns the few captions as well."""
+    with pytest.MonkeyPatch.context() as patch:
+        small = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2}
+        patch.setattr(image_text, "_SMALL_CONFIG", image_text._SMALL_CONFIG | small)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -153,11 +163,18 @@ class _Perfect:
 
     scale = torch.tensor(10.0)
 
+    def __init__(self):
+        self.numbers = {}
+
+    def number(self, text):
+        """A number of its own for every text."""
+        return self.numbers.setdefault(text, len(self.numbers))
+
     def eval(self):
         return self
 
     def tokens(self, texts):
-        return {"input_ids": torch.tensor([[hash(text) % 997] for text in texts])}
+        return {"input_ids": torch.tensor([[self.number(text)] for text in texts])}
 
     def encode_tokens(self, tokens):
         return torch.nn.functional.one_hot(tokens["input_ids"][:, 0], 997).float()
@@ -171,7 +188,7 @@ def test_retrieval_and_zero_shot_of_a_perfect_pair(data):
     vocabularies = build_vocabularies(photos.table, ("state",))
     evaluator = PairEvaluator(photos, lambda: None, vocabularies, ("state",), seed=0)
     pair = _Perfect()
-    vectors = np.array([[hash(text) % 997] for text in evaluator.captions], dtype=np.float32)
+    vectors = np.array([[pair.number(text)] for text in evaluator.captions], dtype=np.float32)
     evaluator.embeddings = lambda: vectors
     report = evaluator.measure(pair)
     assert report["retrieval"]["image_to_text"] == 1.0

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from geoclip_core.processes import without_main
 from geoclip_core.training.distributed import build_accelerator
 from geoclip_core.training.fit import FitRun, fit
 from geoclip_core.training.options import FitOptions, PretrainOptions, from_mapping
@@ -111,7 +112,8 @@ class Forked(_FORKS.Process):
     def __init__(self, *arguments: object, log: Path, **variables: str) -> None:
         lines = [str(argument) for argument in arguments]
         super().__init__(target=_train, args=(lines, log, variables))
-        self.start()
+        with without_main():
+            self.start()
 
     def wait(self, seconds: float = 240) -> int:
         """Return the exit status."""

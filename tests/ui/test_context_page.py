@@ -15,6 +15,7 @@ def lists(app):
     return "\n".join(str(element.proto.body) for element in app.get("html"))
 
 
+@pytest.mark.slow
 def test_agreement_and_contradiction_are_visible(open_app):
     app = open_app("texas", PAGE, **{"second model": "None"})
     shown = texts(app).replace("\\", "")
@@ -62,6 +63,7 @@ def test_climate_belt_shows_the_top_class_and_can_be_switched_off(open_app):
     assert not app.exception
 
 
+@pytest.mark.slow
 def test_choosing_a_broken_photo_gives_an_error(open_app):
     app = open_app("texas", PAGE)
     files = [("good.jpg", photo_bytes(3), "image/jpeg"), ("bad.jpg", b"text", "image/jpeg")]
@@ -110,6 +112,7 @@ def test_reasons_of_two_models_of_which_one_has_no_heads(open_app, models):
     assert not app.exception
 
 
+@pytest.mark.slow
 def test_why_button_opens_the_context_page_with_its_photo(open_app):
     app = open_app("texas")
     files = [(f"{name}.jpg", photo_bytes(seed), "image/jpeg") for seed, name in enumerate("ab")]

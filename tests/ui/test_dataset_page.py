@@ -236,9 +236,8 @@ def test_hostile_names_stay_text(open_page, tmp_path):
 
 
 @pytest.mark.slow
-def test_charts_of_large_tables_are_small(open_page, tmp_path):
-    root = write_demo(tmp_path / "big", 119_008, metadata_only=True)
-    app = open_page(root)
+def test_charts_of_large_tables_are_small(open_page, large_tables):
+    app = open_page(large_tables)
     assert "**119,008 photos**" in shown(app)
     app.segmented_control(key="dataset split").set_value("val").run()
     figures = app.get("plotly_chart")

@@ -63,6 +63,7 @@ def texts(app):
     return "\n".join([*(str(element.value) for element in elements), *html]).replace("\\", "")
 
 
+@pytest.mark.slow
 def test_first_start_shows_the_bundled_model(place):
     app = open_page()
     shown = texts(app)
@@ -111,6 +112,7 @@ def test_panels_say_that_heads_or_a_second_model_are_missing(place, frames):
     assert "Choose a second model" in texts(open_page("Difference map"))
 
 
+@pytest.mark.slow
 def test_filters_act_on_the_headline(place, frames):
     frame = frames[0]
     write(place, "with", frame)
@@ -153,6 +155,7 @@ def test_radius_filter_is_a_filter_on_confidence(place, frames):
     assert f"**{kept}** of 400 photos" in texts(app)
 
 
+@pytest.mark.slow
 def test_csv_of_another_system_is_compared(place, frames):
     frame = frames[0]
     write(place, "with", frame)
@@ -201,6 +204,7 @@ def test_a_warning_of_the_evaluation_is_shown(place, frames):
     assert "12% of the guesses are exact." in texts(open_page())
 
 
+@pytest.mark.slow
 def test_text_from_files_stays_text(place, frames):
     hostile = "<script>alert(1)</script>![x](http://example.org)"
     frame = frames[0].head(60).copy()
@@ -263,6 +267,7 @@ class TestLargeTable:
         assert sent < 1_000_000
 
 
+@pytest.mark.slow
 def test_no_model_is_loaded_to_look_at_numbers():
     """The page imports neither torch nor transformers, so it opens fast and in little memory."""
     import subprocess

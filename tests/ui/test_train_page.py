@@ -161,6 +161,7 @@ def wait_for(app, run, *states):
     return app.run()
 
 
+@pytest.mark.slow
 def test_start_watch_stop_resume(open_train, root):
     app = open_train()
     field(app, "Name of the run").set_value("../../Étude 1").run()

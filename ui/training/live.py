@@ -1,8 +1,6 @@
 """One run on the Train page: its state, progress, curves and log, and the buttons to control it."""
 
 import contextlib
-import gc
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -119,7 +117,6 @@ def failure_panel(item: RunView) -> None:
 
 def watch(root: Path, views: Sequence[RunView]) -> None:
     """Rerun the page when a run starts, ends, appears or is deleted, wherever that was done."""
-    _freeze_modules("torch" in sys.modules)
     st.fragment(_watch, run_every=WATCH_SECONDS)(root, _signature(views))
 
 
@@ -178,17 +175,6 @@ def _log(item: RunView) -> None:
     with st.expander("Log", expanded=item.active, icon=":material/notes:"):
         st.code("\n".join(lines), language=None, wrap_lines=True)
         st.caption(f"Last lines of {markdown_text(str(item.run.folder / 'log.txt'))}")
-
-
-@st.cache_resource(show_spinner=False)
-def _freeze_modules(with_torch: bool) -> None:
-    """Exclude the objects of imported libraries from garbage collection, to make polling cheap.
-
-    Streamlit collects garbage after every run of a fragment. Scanning the 300,000 objects of the
-    libraries takes 0.1 s. This runs once without and once with torch, by the argument.
-    """
-    gc.collect()
-    gc.freeze()
 
 
 def _watch(root: Path, before: tuple[Any, ...]) -> None:

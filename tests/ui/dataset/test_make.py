@@ -33,6 +33,7 @@ def test_a_job_runs_reports_and_is_dismissed(tmp_path):
     assert dataset_jobs(tmp_path) == []
 
 
+@pytest.mark.slow
 def test_a_failed_job_has_the_reason_as_its_message(tmp_path):
     start(tmp_path, "doctor", [str(tmp_path / "gone")], "Checking", tmp_path / "gone")
     job = _wait(tmp_path, ("finished", "failed"))
@@ -51,7 +52,7 @@ def test_the_console_shows_why_a_wrong_command_line_failed(tmp_path):
 def test_stopping_leaves_what_was_there(tmp_path):
     target = write_demo(tmp_path / "demo", 30, metadata_only=True)
     before = (target / "train_mini.csv").read_bytes()
-    arguments = ["--rows", "3000", "--output", str(target)]
+    arguments = ["--rows", "600", "--output", str(target)]
     start(tmp_path, "demo-data", arguments, "Drawing", target)
     limit = time.monotonic() + 60
     while not dataset_jobs(tmp_path)[0].status.done and time.monotonic() < limit:
@@ -61,7 +62,7 @@ def test_stopping_leaves_what_was_there(tmp_path):
     dataset_jobs(tmp_path)[0].stop()
     job = dataset_jobs(tmp_path)[0]
     assert job.status.state == "stopped"
-    assert 0 < job.status.done < job.status.total == 3000
+    assert 0 < job.status.done < job.status.total == 600
     assert (target / "train_mini.csv").read_bytes() == before
     assert sorted(path.name for path in tmp_path.iterdir()) == [".jobs", "demo"]
     # A job that has ended can be stopped again without harm.

@@ -42,6 +42,7 @@ def root(tmp_path):
             runs.kill(run)
 
 
+@pytest.mark.slow
 def test_runs_apart_from_this_process_until_it_is_done(root):
     run = start(root, steps=150)
     wait(run, "running")
@@ -52,6 +53,7 @@ def test_runs_apart_from_this_process_until_it_is_done(root):
     assert [row["step"] for row in run.metrics()] == list(range(1, 151))
 
 
+@pytest.mark.slow
 def test_stops_after_its_step_and_goes_on_where_it_was(root):
     run = start(root, steps=200)
     wait(run, "running")
@@ -80,6 +82,7 @@ def test_a_second_one_waits_for_the_first(root):
     assert {run.name for run in list_runs(root)} == {first.name, third.name}
 
 
+@pytest.mark.slow
 def test_the_queue_keeps_its_order(root):
     running = start(root)
     wait(running, "running")
@@ -91,6 +94,7 @@ def test_the_queue_keeps_its_order(root):
     assert began == sorted(began)
 
 
+@pytest.mark.slow
 def test_killed_is_failed_and_can_go_on(root):
     run = start(root, steps=200)
     wait(run, "running")
