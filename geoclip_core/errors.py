@@ -60,6 +60,21 @@ class DatasetError(ValueError):
     """A dataset cannot be read; the message names file, column and row."""
 
 
+class TrainingError(ValueError):
+    """These photos and options cannot be trained with; the message says what to change."""
+
+
+def is_plain(error: BaseException) -> bool:
+    """Return whether an error's message alone tells the user what to do.
+
+    So it is with the errors of this package, with those of files and disks, and when memory ends.
+    Any other error is a fault of the program, of which a log keeps the traceback.
+    """
+    if isinstance(error, OSError | MemoryError) or "out of memory" in str(error).lower():
+        return True
+    return isinstance(error, ValueError) and type(error).__module__.startswith("geoclip_core.")
+
+
 def first_line(error: BaseException) -> str:
     """Return the first line of an error's text (300 characters), or its type if it has no text."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]

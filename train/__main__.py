@@ -29,6 +29,7 @@ from tyro.constructors import (
     StructTypeInfo,
 )
 
+from geoclip_core.errors import is_plain
 from geoclip_core.terminal import use_utf8
 from geoclip_core.training.options import OptionsError, help_texts, new_flag, upgraded
 from train.benchmarks import BENCHMARKS
@@ -131,7 +132,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
-    except (ValueError, OSError) as error:
+    except Exception as error:
+        if not (is_plain(error) or isinstance(error, ValueError)):
+            raise
         print(f"{program} {name}: error: {error}", file=sys.stderr)
         return 1
 

@@ -53,6 +53,7 @@ def fit(options: FitOptions) -> int:
 
 def _train(options: O, work: "Callable[[TrainingRun[O]], None]") -> int:
     """Do the work of a new run, or continue the run that ``--resume`` names."""
+    from geoclip_core.data.dataset import splits_in
     from geoclip_core.jobs import JobError
     from geoclip_core.training.distributed import build_accelerator, same_text_everywhere
     from geoclip_core.training.runs import Run
@@ -69,7 +70,7 @@ def _train(options: O, work: "Callable[[TrainingRun[O]], None]") -> int:
             return 0
         changes = {} if options.device == "auto" else {"device": options.device}
         options = from_mapping(type(options), resumed.config | changes, str(resumed.folder))
-    options.dataset_folder()  # raises if there is none
+    splits_in(options.dataset_folder())  # raises if there is none, before a run is made
     accelerator = build_accelerator(options)
     run: Run | None = None
     folder = ""

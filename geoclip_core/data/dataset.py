@@ -153,15 +153,8 @@ def read_dataset(root: Path | str, *, val_fraction: float = 0.1, seed: int = 0) 
         DatasetError: there are no rows, or a value is wrong (file, column and row are named).
     """
     root = Path(root)
-    if not root.is_dir():
-        raise DatasetError(f"{root}: no such folder")
+    present = splits_in(root)
     description = read_description(root)
-    present = [split for split in FILE_SPLITS if csv_path(root, split).is_file()]
-    if not set(present) & {"train", "test"}:
-        raise DatasetError(
-            f"{root}: neither train_mini.csv nor test_mini.csv is here; choose the folder that "
-            "contains them, or make one with python -m train demo-data, import-photos or download"
-        )
     table = pd.concat([read_table(root, split) for split in present], ignore_index=True)
     if not len(table):
         files = " and ".join(csv_path(root, split).name for split in present)
@@ -183,6 +176,23 @@ def read_dataset(root: Path | str, *, val_fraction: float = 0.1, seed: int = 0) 
         table=table,
         synthetic=description.get("synthetic") is True,
     )
+
+
+def splits_in(root: Path) -> list[str]:
+    """Return the splits of which a dataset folder has a CSV.
+
+    Raises:
+        DatasetError: the folder is missing, or has neither a train nor a test CSV.
+    """
+    if not root.is_dir():
+        raise DatasetError(f"{root}: no such folder")
+    present = [split for split in FILE_SPLITS if csv_path(root, split).is_file()]
+    if not set(present) & {"train", "test"}:
+        raise DatasetError(
+            f"{root}: neither train_mini.csv nor test_mini.csv is here; choose the folder that "
+            "contains them, or make one with python -m train demo-data, import-photos or download"
+        )
+    return present
 
 
 def csv_path(root: Path, split: str) -> Path:

@@ -6,6 +6,7 @@ import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs
 from torch import Tensor
 
+from geoclip_core.errors import TrainingError
 from geoclip_core.training.options import TrainingOptions
 
 
@@ -16,15 +17,15 @@ def build_accelerator(options: TrainingOptions) -> Accelerator:
         ValueError: this computer does not support the device or the precision.
     """
     if options.device == "cuda" and not torch.cuda.is_available():
-        raise ValueError("device cuda: this computer has no CUDA GPU that torch can use")
+        raise TrainingError("device cuda: this computer has no CUDA GPU that torch can use")
     if options.device == "mps" and not torch.backends.mps.is_available():
-        raise ValueError("device mps: this computer has no Apple GPU that torch can use")
+        raise TrainingError("device mps: this computer has no Apple GPU that torch can use")
     precision = options.precision
     has_gpu = torch.cuda.is_available() and options.device in ("auto", "cuda")
     if precision == "auto":
         precision = "bf16" if has_gpu and torch.cuda.is_bf16_supported() else "no"
     if precision == "fp16" and not has_gpu:
-        raise ValueError("precision fp16 needs a GPU: use bf16 or no")
+        raise TrainingError("precision fp16 needs a GPU: use bf16 or no")
     return Accelerator(
         cpu=options.device == "cpu",
         mixed_precision=precision,

@@ -18,6 +18,7 @@ from geoclip_core.data.dataset import PhotoDataset
 from geoclip_core.data.vocabulary import IGNORE_INDEX, Vocabulary, build_vocabularies
 from geoclip_core.earth.gazetteer import Gazetteer
 from geoclip_core.earth.sphere import haversine_km, pairwise_km
+from geoclip_core.errors import TrainingError
 from geoclip_core.evaluation.baselines import baseline_guesses, with_baselines
 from geoclip_core.evaluation.evaluate import PREDICTIONS
 from geoclip_core.evaluation.metrics import claim_metrics, mean_geoscore, summarise, with_places
@@ -151,7 +152,7 @@ class BankData:
         if len(rows) != 1:
             raise ValueError(f"embeddings, coordinates and labels differ in length: {sorted(rows)}")
         if len(self.embeddings) < MINIMUM_PHOTOS:
-            raise ValueError(f"a bank needs at least {MINIMUM_PHOTOS} photos, got {min(rows)}")
+            raise TrainingError(f"a bank needs at least {MINIMUM_PHOTOS} photos, got {min(rows)}")
         if not torch.isfinite(self.embeddings).all():
             raise ValueError("an embedding has numbers that are not finite")
 
@@ -181,12 +182,12 @@ def fit_bank_model(inputs: BankInputs, name: str = "") -> GeolocationModel:
     data, options = inputs.data, inputs.options
     count = len(data.embeddings)
     if count > MAX_RIDGE_BANK and options.bank.vote == "kernel-ridge":
-        raise ValueError(
+        raise TrainingError(
             f"kernel ridge is for up to {MAX_RIDGE_BANK} photos, not {count}: set bank.vote to "
             "cosine"
         )
     if count > MAX_RIDGE_BANK and options.use_context:
-        raise ValueError(
+        raise TrainingError(
             f"the context heads of a bank are for up to {MAX_RIDGE_BANK} photos, not {count}: "
             "turn use_context off, or choose another coordinate head"
         )

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from geoclip_core.data.dataset import PhotoDataset, read_dataset
 from geoclip_core.data.photos import open_photo
-from geoclip_core.errors import PhotoError
+from geoclip_core.errors import PhotoError, TrainingError
 from geoclip_core.model.backbone import Backbone, Preprocessing
 from geoclip_core.training.embeddings import Embeddings, embed_dataset, embed_images
 from geoclip_core.training.loop import Indices, StepPart
@@ -66,7 +66,7 @@ def read_training_dataset(options: TrainingOptions, session: RunSession) -> Phot
     session.log(f"dataset {dataset.name}: {shown} photos")
     for split, least in (("train", LEAST_TRAIN), ("val", LEAST_VAL)):
         if counts[split] < least:
-            raise ValueError(
+            raise TrainingError(
                 f"{dataset.root}: training needs at least {least} photos in the {split} split, "
                 f"and there are {shown}: use a larger dataset or another val_fraction"
             )
@@ -117,7 +117,7 @@ class Embedder:
             splits[name] = EmbeddedSplit(wanted.select(rows), _rows(embedded.values, rows))
         for name, least in (("train", LEAST_TRAIN), ("val", LEAST_VAL)):
             if name in names and len(splits[name]) < least:
-                raise ValueError(
+                raise TrainingError(
                     f"only {len(splits[name])} photos of the {name} split can be read: check the "
                     "dataset with python -m train doctor"
                 )
@@ -249,7 +249,7 @@ class PhotoLoader:
                 logger.warning("left out: %s", error)
             self._unreadable.add(row)
             if len(self._unreadable) > max(10, TOLERATED_SHARE * len(self.paths)):
-                raise ValueError(
+                raise TrainingError(
                     f"{len(self._unreadable)} of {len(self.paths)} photos cannot be read, for "
                     f"example: {error} Check the dataset with python -m train doctor"
                 ) from error
@@ -262,7 +262,7 @@ class PhotoLoader:
         kept = np.array([result is not None for result in results], dtype=bool)
         pixels = [result for result in results if result is not None]
         if not pixels:
-            raise ValueError("none of the photos of a training step can be read")
+            raise TrainingError("none of the photos of a training step can be read")
         return StepPart(rows[kept], [torch.stack(v) for v in zip(*pixels, strict=True)])
 
 

@@ -17,6 +17,7 @@ from accelerate import Accelerator
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from geoclip_core.errors import TrainingError
 from geoclip_core.training.options import TrainingOptions
 from geoclip_core.training.session import RunSession
 from geoclip_core.training.state import TrainingSaver
@@ -58,7 +59,7 @@ def parts_of(batch: Indices, process: int, processes: int, accumulation: int) ->
         ValueError: there are more processes than photos.
     """
     if len(batch) < processes:
-        raise ValueError(
+        raise TrainingError(
             f"a step of {len(batch)} photos cannot be shared by {processes} processes: "
             "use a larger batch size or fewer processes"
         )
@@ -128,7 +129,7 @@ def build_optimizer(
             inside = any(f".{part}" in f".{name}" for part in pretrained)
             groups.setdefault((inside, parameter.ndim >= 2), []).append(parameter)
     if not groups:
-        raise ValueError("nothing can be trained: every parameter of the model is frozen")
+        raise TrainingError("nothing can be trained: every parameter of the model is frozen")
     return torch.optim.AdamW(
         [
             {
@@ -245,7 +246,7 @@ class TrainingLoop:
             False if a stop was requested before the end.
 
         Raises:
-            FloatingPointError: the loss became infinite or NaN.
+            TrainingError: the loss became infinite or NaN.
             StateError: the saved state cannot be used.
         """
         self.module, self.optimizer = self.accelerator.prepare(
@@ -298,7 +299,7 @@ class TrainingLoop:
                     loss, numbers = self.task.loss(self.module, part, batch, processes)
                 self.accelerator.backward(loss)
             if not math.isfinite(float(loss.detach())):
-                raise FloatingPointError(
+                raise TrainingError(
                     f"the loss became {float(loss.detach())} at step {self.step}: use a smaller "
                     "learning rate"
                 )

@@ -5,13 +5,13 @@ import logging
 import signal
 import threading
 import time
-import traceback
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
+from geoclip_core.errors import is_plain
 from geoclip_core.jobs import JobError, this_process
 from geoclip_core.training.options import TrainingOptions
 from geoclip_core.training.runs import LOG, Run
@@ -168,7 +168,7 @@ def execute(run: Run | None, work: Callable[[RunSession], None]) -> int:
             raise
         except Exception as error:
             sentence = describe(error)
-            logger.error("%s\n%s", sentence, traceback.format_exc())
+            logger.error("error: %s", sentence, exc_info=None if is_plain(error) else error)
             run.update(state="failed", error=sentence, eta_seconds=None)
             return 1
         finally:
@@ -190,6 +190,15 @@ def describe(error: BaseException) -> str:
     return f"{type(error).__name__}: {text}"
 
 
+class _Sentences(logging.Formatter):
+    """Leaves tracebacks to log.txt and says that they are there."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line for the terminal."""
+        more = f" (the traceback is in {LOG} of the run folder)" if record.exc_info else ""
+        return f"{self.formatTime(record, self.datefmt)} {record.getMessage()}{more}"
+
+
 @contextlib.contextmanager
 def _log_file(run: Run) -> Iterator[None]:
     """Write the log of geoclip_core to log.txt and to the terminal."""
@@ -198,8 +207,9 @@ def _log_file(run: Run) -> Iterator[None]:
         logging.FileHandler(run.folder / LOG, encoding="utf-8"),
         logging.StreamHandler(),
     ]
-    for handler in handlers:
-        handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S"))
+    formatters = (logging.Formatter, _Sentences)
+    for handler, formatter in zip(handlers, formatters, strict=True):
+        handler.setFormatter(formatter("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S"))
         root.addHandler(handler)
     level = root.level
     root.setLevel(logging.INFO)

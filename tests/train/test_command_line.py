@@ -224,6 +224,35 @@ def test_an_error_exits_1_with_one_sentence(tmp_path, capsys):
     assert "Traceback" not in shown
 
 
+@pytest.mark.parametrize(
+    ("command", "flag"),
+    [
+        ("fit", "--output"),
+        ("pretrain", "--output"),
+        ("embed", "--cache-dir"),
+        ("evaluate", "--output"),
+    ],
+)
+@pytest.mark.parametrize("kind", ["missing", "a file", "empty", "no rows", "broken"])
+def test_a_dataset_that_cannot_be_used_is_one_sentence(tmp_path, capsys, command, flag, kind):
+    data = tmp_path / "data"
+    if kind == "a file":
+        data.write_text("x")
+    elif kind != "missing":
+        data.mkdir()
+    header = "id,latitude,longitude,country\n"
+    if kind == "no rows":
+        (data / "test_mini.csv").write_text(header)
+    elif kind == "broken":
+        (data / "train_mini.csv").write_text(header + "1,north,20,FR\n")
+    arguments = [command, "--data", str(data), flag, str(tmp_path / "out")]
+    assert main(arguments) == 1
+    shown = capsys.readouterr().err
+    assert "Traceback" not in shown
+    assert "error: " in shown
+    assert str(data) in shown or "_mini.csv" in shown
+
+
 def test_help_imports_nothing_heavy():
     # benchmarks import torch: their options are beside their work
     commands = [[], *([name, "--help"] for name in COMMANDS)]

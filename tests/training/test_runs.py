@@ -10,6 +10,7 @@ import time
 
 import pytest
 
+from geoclip_core.errors import BackboneError, DatasetError, TrainingError
 from geoclip_core.jobs import JobError, this_process
 from geoclip_core.training.runs import Run, list_runs
 from geoclip_core.training.session import RunSession, StopRequestedError, describe, execute
@@ -143,16 +144,35 @@ def test_execute_records_how_the_run_ended(tmp_path):
     assert any((run.folder / "tensorboard").iterdir())
 
 
-def test_a_failure_puts_a_sentence_in_the_status_and_a_traceback_in_the_log(tmp_path):
+@pytest.mark.parametrize(
+    ("error", "plain"),
+    [
+        (DatasetError("train_mini.csv: column 'latitude', row 7: 'abc' is not a number"), True),
+        (TrainingError("too few photos"), True),
+        (BackboneError("no backbone 'x'"), True),
+        (OSError(28, "No space left on device", "bank.npy"), True),
+        (RuntimeError("CUDA out of memory. Tried to allocate"), True),
+        (ValueError("operands could not be broadcast together"), False),
+        (KeyError("latitude"), False),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_a_failure_is_one_sentence_and_only_a_fault_of_the_program_has_a_traceback(
+    tmp_path, capsys, error, plain
+):
     run = _run(tmp_path)
 
     def work(session):
-        raise ValueError("train_mini.csv: column 'latitude', row 7: 'abc' is not a number")
+        raise error
 
     assert execute(run, work) == 1
     assert run.status.state == "failed"
-    assert run.status.error.startswith("train_mini.csv: column 'latitude', row 7")
-    assert any("Traceback" in line for line in run.log_tail(50))
+    assert run.status.error == describe(error)
+    assert any("Traceback" in line for line in run.log_tail(50)) is not plain
+    shown = capsys.readouterr().err
+    assert describe(error) in shown
+    assert "Traceback" not in shown
+    assert shown.count("\n") == 1
 
 
 def test_a_full_disk_is_recorded_in_the_status(tmp_path, monkeypatch):
