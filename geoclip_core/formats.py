@@ -42,6 +42,7 @@ def _record(row: Row) -> dict[str, Any]:
             "longitude": row.exif.longitude,
             "captured_at": captured_at.isoformat() if captured_at else None,
             "source": row.exif.source,
+            "camera": row.exif.camera,
         }
     return {
         "file": row.file,

@@ -74,8 +74,9 @@ def _prepare(source: PhotoSource, preprocessing: Preprocessing) -> _PreparedPhot
         photo = with_sidecars(photo, Path(source))
     views = preprocessing.pixels(photo.image)
     exif = None
-    if photo.source is not None:
-        exif = Exif(photo.latitude, photo.longitude, photo.captured_at, photo.source)
+    if photo.source is not None or photo.camera is not None:
+        source_of = photo.source or "EXIF"
+        exif = Exif(photo.latitude, photo.longitude, photo.captured_at, source_of, photo.camera)
     return _PreparedPhoto(_file_of(source), views, exif, time.perf_counter() - started)
 
 

@@ -29,13 +29,15 @@ RADIUS_MASSES = (0.5, 0.9)
 
 @dataclass(frozen=True)
 class Exif:
-    """Position (degrees) and time in a photo's metadata; never used for the estimate."""
+    """What a photo's metadata say: position (degrees), time, camera; not used for the estimate."""
 
     latitude: float | None
     longitude: float | None
     captured_at: datetime | None
     source: str = "EXIF"
     """Where the position, or else the time, was found: "EXIF", "XMP", or the file beside it."""
+    camera: str | None = None
+    """Make and model: "Canon EOS 5D"."""
 
 
 @dataclass(frozen=True)
@@ -149,7 +151,7 @@ class Prediction:
         domain: What the training photos are, or None.
         claim: A claimed place that was checked, or None.
         place: The named place nearest to the point.
-        exif: None if the photo has neither position nor time.
+        exif: None if the photo has neither position nor time nor camera.
         seconds: Time taken, including reading the photo.
         calibrated: Whether the radii were fitted on held-out photos.
         context_source: "photo" if context heads predicted the context from the photo, "map" if it

@@ -179,7 +179,10 @@ def model_heading(prediction: Prediction, letter: str) -> None:
     """Draw a model's name, its estimate, and the default heads that it lacks."""
     colour = "orange" if letter == "A" else "violet"
     st.markdown(f"#### :{colour}[{letter}] {markdown_text(prediction.model)}")
-    st.markdown(f"Estimate: **{markdown_text(prediction.place.label)}**")
+    st.markdown(f"**{markdown_text(prediction.headline)}**")
+    if prediction.warning is not None:
+        st.warning(markdown_text(prediction.warning), icon=":material/warning:")
+    st.caption(f"The pin: {markdown_text(prediction.place.label)}")
     st.markdown(radius_sentence(prediction))
     if prediction.context_source == "map" or not prediction.context:
         st.caption(

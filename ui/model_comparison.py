@@ -14,7 +14,7 @@ from ui.maps import OfflineMap, show_map
 from ui.models import ServedModel, accuracy_sentence, available_models, served_model
 from ui.page import Workbench, choose
 from ui.photos import EXAMPLE_NOTE, TrayPhoto, thumbnail
-from ui.predictions import candidate_list, exif_position, radius_sentence
+from ui.predictions import answer_details, candidate_list, exif_position, headline, truth_name
 from ui.theme import Palette, kilometres, markdown_text, palette
 
 LETTERS = "ABCD"
@@ -90,7 +90,7 @@ def comparison_map(predictions: Sequence[Prediction]) -> OfflineMap:
     for (i, a), (j, b) in combinations(enumerate(points), 2):
         world.add_line(a, b, f"{LETTERS[i]} and {LETTERS[j]}: {_apart(a, b)}")
     if (truth := exif_position(predictions[0])) is not None:
-        world.add_truth(truth, "GPS position of the photo")
+        world.add_truth(truth, truth_name(predictions[0]))
     for spot in _spots(points):
         lines = [f"{LETTERS[i]}: {predictions[i].model}" for i in spot]
         lines.append(f"Estimate: {predictions[spot[0]].place.label}")
@@ -100,12 +100,12 @@ def comparison_map(predictions: Sequence[Prediction]) -> OfflineMap:
 
 
 def distances(predictions: Sequence[Prediction]) -> str:
-    """Say how far apart the guesses are, and how far from the photo's GPS position, in Markdown."""
+    """Say how far apart the guesses are, and how far from where it was taken, in Markdown."""
     truth = exif_position(predictions[0])
     if len(predictions) == 2 and truth is None:
         return apart_sentence(*predictions)
     letters = LETTERS[: len(predictions)]
-    head = ["Distance", *letters[1:], *(["GPS position"] if truth else [])]
+    head = ["Distance", *letters[1:], *(["Where it was taken"] if truth else [])]
     lines = [head, ["---"] * len(head)]
     points = [(prediction.latitude, prediction.longitude) for prediction in predictions]
     for i, (letter, prediction) in enumerate(zip(letters, predictions, strict=True)):
@@ -131,9 +131,8 @@ def _model_colours(colours: Palette) -> tuple[str, str, str, str]:
 
 def _card(letter: str, model: ServedModel, prediction: Prediction, colour: str) -> None:
     st.markdown(f"**{letter}** · {markdown_text(prediction.model)}")
-    st.markdown(f"**{markdown_text(prediction.place.label)}**")
-    st.code(f"{prediction.latitude:.4f}, {prediction.longitude:.4f}", language=None)
-    st.markdown(radius_sentence(prediction))
+    headline(prediction)
+    answer_details(prediction)
     with st.expander("Candidates"):
         candidate_list(prediction, colour)
     st.caption(f"{prediction.seconds:.2f} s. {accuracy_sentence(model.locator)}")

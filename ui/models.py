@@ -71,6 +71,7 @@ class ServedModel:
             # are decoded before, so that a slow photo does not stop other sessions.
             try:
                 answer = self.locator.locate(source, _TOP_K, name=name, lock=self._lock)
+                answer = replace(answer, exif=answer.exif or photos[0].truth)
             except CheckpointError as error:
                 raise PhotoError(str(error)) from error
         with self._lock:
@@ -79,7 +80,7 @@ class ServedModel:
             while len(self._answers) > _ANSWERS_KEPT:
                 self._answers.popitem(last=False)
         # The prediction may have been made for the same bytes under another name.
-        return replace(answer, file=name)
+        return answer if answer.file == name else replace(answer, file=name)
 
     def has_explained(self, photo: TrayPhoto) -> bool:
         """Whether ``explain`` has finished for a photo."""

@@ -17,6 +17,7 @@ import streamlit as st
 
 from geoclip_core.data.photos import PHOTO_SUFFIXES, open_photo
 from geoclip_core.errors import PhotoError
+from geoclip_core.prediction import Exif
 from ui.page import STATIC, kept
 from ui.theme import markdown_text
 
@@ -26,6 +27,8 @@ EXAMPLE_NOTE = (
 )
 
 _EXAMPLE = STATIC / "examples" / "summer-palace.jpg"
+_EXAMPLE_TRUTH = Exif(39.9985, 116.2731, None, source="the Summer Palace in Beijing")
+"""The Tower of Buddhist Incense, the middle of the Summer Palace."""
 
 _PRIVACY = (
     "Photos stay on the computer that runs this app: they are read in memory, not sent and not "
@@ -132,6 +135,11 @@ class TrayPhoto:
     content: bytes
     digest: str
     example: bool = False
+
+    @property
+    def truth(self) -> Exif | None:
+        """Where the example was taken, which its metadata do not say; None of other photos."""
+        return _EXAMPLE_TRUTH if self.example else None
 
 
 class PhotoTray:

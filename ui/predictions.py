@@ -37,8 +37,6 @@ _MOST_CIRCLES = 6
 _CARDS_PER_PAGE = 8
 _THUMBNAILS_PER_CARD = 6
 
-_NOT_SURE = " The model is **not sure** even of the continent."
-
 _FORMATS = (
     ("CSV", "csv", to_csv, "text/csv"),
     ("GeoJSON", "geojson", to_geojson, "application/geo+json"),
@@ -164,7 +162,7 @@ def _add_truth(world: OfflineMap, prediction: Prediction) -> None:
     truth, error = exif_position(prediction), prediction.error_km
     if truth is None or error is None:
         return
-    label = f"{prediction.file}\nGPS position of the photo, {kilometres(error)} away"
+    label = f"{prediction.file}\n{truth_name(prediction)}, {kilometres(error)} from the estimate"
     world.add_line((prediction.latitude, prediction.longitude), truth, label)
     world.add_truth(truth, label)
 
@@ -183,7 +181,7 @@ def _spots(
 def _pin_label(prediction: Prediction) -> str:
     half, most = prediction.radius_km[0.5], prediction.radius_km[0.9]
     return (
-        f"{prediction.file}\nEstimate: {prediction.place.label}\n"
+        f"{prediction.file}\n{prediction.headline}\nEstimate: {prediction.place.label}\n"
         f"50 % within {kilometres(half)}, 90 % within {kilometres(most)}"
     )
 
@@ -249,10 +247,46 @@ def _estimate(group: Sequence[TrayPhoto], prediction: Prediction, number: int) -
         _thumbnails(group)
     with facts:
         st.caption(f"{number} · {markdown_text(prediction.file)}")
-        st.markdown(f"**{markdown_text(prediction.place.label)}**")
-        st.code(f"{prediction.latitude:.4f}, {prediction.longitude:.4f}", language=None)
-    st.markdown(radius_sentence(prediction))
+        headline(prediction)
+    answer_details(prediction)
     st.markdown(_gps_sentence(prediction, len(group)))
+    if len(group) == 1 and (taken := _metadata_sentence(prediction)):
+        st.markdown(f":gray[:material/photo_camera: {taken}]")
+
+
+def headline(prediction: Prediction) -> None:
+    """Draw the answer in words, at the level that is known."""
+    st.markdown(f"#### {markdown_text(prediction.headline)}")
+
+
+def answer_details(prediction: Prediction) -> None:
+    """Draw the warning, the ladder of levels, nearest town, coordinates, radius and domain."""
+    if prediction.warning is not None:
+        st.warning(markdown_text(prediction.warning), icon=":material/warning:")
+    probability_list(
+        [
+            Share(level.short, level.probability, hint=f"{level.level}: {level.name}")
+            for level in prediction.levels
+        ]
+    )
+    st.caption(f"The pin: {markdown_text(prediction.place.label)}")
+    st.code(f"{prediction.latitude:.4f}, {prediction.longitude:.4f}", language=None)
+    st.markdown(radius_sentence(prediction))
+    if prediction.domain is not None and prediction.warning is None:  # which says it as well
+        words = markdown_text(f"{prediction.model} {prediction.domain.words}")
+        st.caption(f":material/school: {words}.")
+
+
+def _metadata_sentence(prediction: Prediction) -> str:
+    """Return when and with what the photo was taken, in Markdown; "" if it does not say."""
+    exif = prediction.exif
+    if exif is None:
+        return ""
+    when = ""
+    if exif.captured_at is not None:
+        zone = " UTC" if exif.captured_at.tzinfo is not None else ""
+        when = f"{exif.captured_at:%Y-%m-%d %H:%M}{zone}"
+    return " · ".join(markdown_text(part) for part in (when, exif.camera) if part)
 
 
 def _thumbnails(group: Sequence[TrayPhoto]) -> None:
@@ -276,11 +310,22 @@ def radius_sentence(prediction: Prediction) -> str:
     """Say how far off the guess may be, in Markdown."""
     half, most = kilometres(prediction.radius_km[0.5]), kilometres(prediction.radius_km[0.9])
     text = (
-        f":orange[:material/adjust:] Even odds that it is within **{half}**, 90 % that it is "
+        f":orange[:material/adjust:] Even odds that it is within **{half}**, 90\u00a0% that it is "
         f"within **{most}**"
     )
-    text += "." if prediction.calibrated else " (not calibrated, so probably farther)."
-    return text + (_NOT_SURE if prediction.unsure else "")
+    if prediction.radius_note is not None:
+        return f"{text}, {markdown_text(prediction.radius_note)}."
+    return text + ("." if prediction.calibrated else " (not calibrated, so probably farther).")
+
+
+def truth_name(prediction: Prediction) -> str:
+    """Return what the position in ``exif_position`` is, in plain text."""
+    exif = prediction.exif
+    if exif is None or exif.source == "EXIF":
+        return "GPS of the photo"
+    if exif.source == "XMP":
+        return "GPS of the photo (in its XMP)"
+    return f"Taken at {exif.source}"
 
 
 def _gps_sentence(prediction: Prediction, photos: int) -> str:
@@ -288,10 +333,9 @@ def _gps_sentence(prediction: Prediction, photos: int) -> str:
     if truth is None or error is None:
         noun = "this photo" if photos == 1 else "these photos"
         return f":gray[:material/location_off: No GPS in {noun}.]"
-    exif = prediction.exif
-    source = " (in its XMP)" if exif is not None and exif.source == "XMP" else ""
     text = (
-        f":green[:material/location_on:] GPS of the photo{source}: {truth[0]:.4f}, {truth[1]:.4f}; "
+        f":green[:material/location_on:] {markdown_text(truth_name(prediction))}: "
+        f"{truth[0]:.4f}, {truth[1]:.4f}; "
         f"the guess is **{kilometres(error)}** off."
     )
     # No model guesses this closely unless it has seen the photo.

@@ -37,6 +37,7 @@ YEARS = range(1826, 2262)
 MAX_SIDECAR = 4 * 2**20
 """Bytes of the largest XMP or JSON file that is read; those of photo managers have a few kB."""
 
+_MAKE, _MODEL = 0x010F, 0x0110
 _ORIENTATION, _DATE_TIME, _EXIF_IFD, _GPS_IFD = 0x0112, 0x0132, 0x8769, 0x8825
 _ORIGINAL, _DIGITIZED = 0x9003, 0x9004
 _OFFSET, _OFFSET_ORIGINAL, _OFFSET_DIGITIZED = 0x9010, 0x9011, 0x9012
@@ -76,7 +77,8 @@ _XMP_NAMES = {
 }
 _XMP_TIMES = ("original", "created", "digitized", "create_date", "gps_time")
 _XMP_HEADER = b"http://ns.adobe.com/xap/1.0/\0"
-_MAX_VALUE = 200  # characters of an XMP value
+_MAX_VALUE = 200  # characters of an XMP value, or of a camera's make or model
+_MAX_CAMERA = 60  # characters
 
 _TAKEOUT = ".supplemental-metadata"
 _TAKEOUT_NAME = 46
@@ -102,6 +104,7 @@ class PhotoFacts:
     captured_at: datetime | None = None
     orientation: int = 1  # EXIF code (1-8) of the turn that makes the stored pixels upright
     source: str | None = None  # of the position if there is one, else of the time
+    camera: str | None = None  # make and model from the EXIF, one line
 
     @property
     def complete(self) -> bool:
@@ -119,7 +122,7 @@ class PhotoFacts:
             found = replace(
                 found, captured_at=other.captured_at, source=found.source or other.source
             )
-        return found
+        return replace(found, camera=found.camera or other.camera)
 
 
 def image_facts(image: Image.Image) -> PhotoFacts:
@@ -211,7 +214,18 @@ def _exif_facts(exif: Image.Exif) -> PhotoFacts:
         orientation = 1
     source = "EXIF" if position or captured_at else None
     latitude, longitude = position or (None, None)
-    return PhotoFacts(latitude, longitude, captured_at, orientation, source)
+    return PhotoFacts(latitude, longitude, captured_at, orientation, source, _camera(top))
+
+
+def _camera(top: dict[int, Any]) -> str | None:
+    """Return make and model, the make once: "Canon EOS 5D", "NIKON CORPORATION D850"."""
+    make, model = (
+        " ".join("".join(c if c.isprintable() else " " for c in text[:_MAX_VALUE]).split())
+        for text in (_text(top.get(_MAKE)) or "", _text(top.get(_MODEL)) or "")
+    )
+    if make and model.lower().startswith(make.split()[0].lower()):
+        make = ""
+    return f"{make} {model}".strip()[:_MAX_CAMERA] or None
 
 
 def _directory(exif: Image.Exif, tag: int) -> dict[int, Any]:

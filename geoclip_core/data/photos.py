@@ -123,6 +123,7 @@ class Photo:
     longitude: float | None = None  # degrees
     captured_at: datetime | None = None  # as in `PhotoFacts`
     source: str | None = None  # of position or time: "EXIF", "XMP", or the file beside the photo
+    camera: str | None = None  # make and model
 
     @property
     def position(self) -> tuple[float, float] | None:
@@ -355,6 +356,7 @@ def _photo(image: Image.Image, facts: PhotoFacts, label: str, size: tuple[int, i
         longitude=facts.longitude,
         captured_at=facts.captured_at,
         source=facts.source,
+        camera=facts.camera,
     )
 
 

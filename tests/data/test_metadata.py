@@ -8,6 +8,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from geoclip_core.data.metadata import (
     PhotoFacts,
+    image_facts,
     parse_degrees,
     parse_moment,
     read_xmp,
@@ -297,3 +298,21 @@ def test_hours_from_utc_and_gps_time_as_text():
 def test_metadata_of_a_pil_image():
     image = Image.open(io.BytesIO(jpeg(smooth(), xmp=xmp(POSITION))))
     assert open_photo(image).position == (48.5, -2.25)
+
+
+@pytest.mark.parametrize(
+    ("make", "model", "camera"),
+    [
+        ("Canon", "Canon EOS 5D", "Canon EOS 5D"),
+        ("NIKON CORPORATION", "NIKON D850", "NIKON D850"),
+        ("Apple", "iPhone 12", "Apple iPhone 12"),
+        ("", "X100\0rest", "X100"),
+        ("Evil\n\x1b[31m", "a" * 500, "Evil [31m " + "a" * 50),
+        ("", "", None),
+    ],
+)
+def test_camera_is_one_short_line_with_the_make_once(make, model, camera):
+    image = Image.new("RGB", (8, 8))
+    exif = image.getexif()
+    exif[0x010F], exif[0x0110] = make, model
+    assert image_facts(image).camera == camera

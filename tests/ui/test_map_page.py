@@ -1,6 +1,10 @@
 """Tests of the Map page: uploads, cards, views and downloads."""
 
+import io
+
 import pytest
+from PIL import Image
+from PIL.ExifTags import Base
 
 from tests.ui.conftest import ABILENE, photo_bytes, texts
 
@@ -15,7 +19,10 @@ def test_first_start_shows_an_example(open_app):
     shown = texts(app)
     assert "Where was this photo taken?" in shown
     assert "An example:" in shown
-    assert "Abilene, Taylor County, Texas, United States" in shown
+    assert "#### Probably" in shown
+    assert "The pin: Abilene, Taylor County, Texas, United States" in shown
+    # Not in the photo, but known: Abilene to Beijing, 11,000 km.
+    assert "Taken at the Summer Palace in Beijing: 39.9985, 116.2731" in shown
     assert not [button for button in app.button if button.label in ("Clear all", "Remove")]
 
 
@@ -47,7 +54,31 @@ def test_uploaded_photo_gets_a_card(open_app):
 def test_unsure_model_has_a_note_on_its_card(open_app):
     assert "not sure" not in texts(open_app("texas"))
     # The example is a Chinese pavilion; mini was trained on street photos.
-    assert "The model is **not sure** even of the continent" in texts(open_app("mini"))
+    app = open_app("mini")
+    shown = texts(app).replace("\\", "")
+    assert "(36 %): not sure even of the continent" in shown
+    warning = app.warning[0].value.replace("\\", "")
+    assert "Unlike the training photos (mini knows 350 photos of 89 countries" in warning
+
+
+def test_card_has_a_ladder_of_levels_and_the_town_below_the_headline(open_app):
+    app = upload(open_app(), ("dog.jpg", photo_bytes()))
+    [ladder] = [block.body for block in app.get("html") if "continent: " in block.body]
+    levels = ("North America", "Northern America", "United States", "Texas", "Eastland County")
+    places = [ladder.index(f">{name}<") for name in levels]
+    assert places == sorted(places)
+    assert "Abilene" not in next(m.value for m in app.markdown if m.value.startswith("#### "))
+
+
+def test_card_shows_date_and_camera_from_the_exif(open_app):
+    image = Image.open(io.BytesIO(photo_bytes()))
+    exif = Image.Exif()
+    exif[Base.Make], exif[Base.Model] = "Canon", "Canon EOS 5D"
+    exif.get_ifd(0x8769)[Base.DateTimeOriginal] = "2019:07:14 10:30:00"
+    stream = io.BytesIO()
+    image.save(stream, "JPEG", exif=exif)
+    shown = texts(upload(open_app(), ("dated.jpg", stream.getvalue()))).replace("\\", "")
+    assert "2019-07-14 10:30 · Canon EOS 5D" in shown
 
 
 def test_exif_position_is_compared_with_the_guess(open_app):
