@@ -66,22 +66,22 @@ class Server:
 
 
 @contextlib.contextmanager
-def running_app(log, **environment):
-    """Start the app on a free loopback port, with additional environment variables."""
-    chromium()
+def running_app(log, *options, address="127.0.0.1", **environment):
+    """Start the app on a free loopback port, with more options and environment variables."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     command = [sys.executable, "-m", "streamlit", "run", "app.py", "--server.headless=true"]
-    command += ["--server.address=127.0.0.1", f"--server.port={port}"]
+    command += [f"--server.address={address}", f"--server.port={port}", *options]
     variables = {**os.environ, **environment}
     with log.open("ab") as output:
         process = subprocess.Popen(
             command, cwd=ROOT, stdout=output, stderr=subprocess.STDOUT, env=variables
         )
+    reached = f"http://{'127.0.0.1' if address == '0.0.0.0' else address}:{port}"
     try:
-        _wait_until_healthy(f"http://127.0.0.1:{port}/_stcore/health", process, log)
-        yield Server(f"http://127.0.0.1:{port}", log)
+        _wait_until_healthy(f"{reached}/_stcore/health", process, log)
+        yield Server(reached, log)
     finally:
         stop(process)
 

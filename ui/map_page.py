@@ -1,0 +1,82 @@
+"""The Map page, the first page of the app."""
+
+import streamlit as st
+
+from geoclip_core.prediction import Prediction
+from ui.maps import OfflineMap, show_map
+from ui.model_comparison import compared_models, model_comparison
+from ui.models import accuracy_sentence, choose_model, locate_photos, model_downloads, served_model
+from ui.page import open_page, workbench
+from ui.photos import EXAMPLE_NOTE, photo_input, problem, shown_photos
+from ui.predictions import LAYERS, download_buttons, prediction_cards, prediction_map
+
+ALL, EACH, ONE_PLACE = "All photos", "One at a time", "As one place"
+
+
+def map_page() -> None:
+    """Draw the page."""
+    open_page(
+        "Map",
+        "Where was this photo taken?",
+        "Drop photos to see where each may have been taken, and how sure the model is.",
+    )
+    with st.sidebar:
+        model_name = choose_model()
+        others = compared_models(model_name)
+        model_downloads()
+    bench = workbench()
+    with bench.controls:
+        photo_input()
+    model = served_model(model_name) if model_name else None
+    if model is None:
+        with bench.map_side:
+            show_map(OfflineMap())
+        st.stop()
+
+    photos = shown_photos()
+    if others:
+        model_comparison(bench, model, others, photos)
+        st.stop()
+    with bench.map_side, st.container(horizontal=True, vertical_alignment="bottom"):
+        view = ALL
+        if len(photos) > 1:
+            view = st.segmented_control(
+                "Show",
+                [ALL, EACH, ONE_PLACE],
+                default=ALL,
+                required=True,
+                key="view",
+                persist_state="session",
+                help=f"“{ONE_PLACE}” makes one estimate from all photos together.",
+            )
+        layers = st.pills(
+            "On the map",
+            LAYERS,
+            selection_mode="multi",
+            default=LAYERS[:2],
+            key="layers",
+            persist_state="session",
+            help="Candidates are drawn for one photo at a time.",
+        )
+    if view == ONE_PLACE:
+        readable = [photo for photo in photos if problem(photo) is None]
+        rest = [[photo] for photo in photos if photo not in readable]
+        groups = [readable, *rest] if readable else rest
+    else:
+        groups = [[photo] for photo in photos]
+    with bench.map_side:
+        rows = locate_photos(model, groups)
+        shown = list(range(len(rows)))
+        if view == EACH:
+            names = [f"{i + 1} · {row.file}" for i, row in enumerate(rows)]
+            shown = [st.selectbox("Photo", shown, format_func=names.__getitem__, key="photo")]
+        found = [(row, i + 1) for i in shown if isinstance(row := rows[i], Prediction)]
+        show_map(prediction_map([r for r, _ in found], [n for _, n in found], layers))
+        st.caption(f":material/info: {accuracy_sentence(model.locator)}")
+        download_buttons(rows)
+    with bench.cards:
+        if photos[0].example:
+            st.caption(EXAMPLE_NOTE)
+        prediction_cards(
+            [groups[i] for i in shown], [rows[i] for i in shown], [i + 1 for i in shown]
+        )
