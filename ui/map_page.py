@@ -9,6 +9,7 @@ from ui.models import accuracy_sentence, choose_model, locate_photos, model_down
 from ui.page import open_page, workbench
 from ui.photos import EXAMPLE_NOTE, photo_input, problem, shown_photos
 from ui.predictions import LAYERS, download_buttons, prediction_cards, prediction_map
+from ui.questions import claim_field, hint_fields, usable, with_claims
 
 ALL, EACH, ONE_PLACE = "All photos", "One at a time", "As one place"
 
@@ -58,6 +59,9 @@ def map_page() -> None:
             persist_state="session",
             help="Candidates are drawn for one photo at a time.",
         )
+    with bench.map_side:
+        claimed = claim_field()
+        given = usable(model, hint_fields(model))
     if view == ONE_PLACE:
         readable = [photo for photo in photos if problem(photo) is None]
         rest = [[photo] for photo in photos if photo not in readable]
@@ -65,7 +69,7 @@ def map_page() -> None:
     else:
         groups = [[photo] for photo in photos]
     with bench.map_side:
-        rows = locate_photos(model, groups)
+        rows = with_claims(locate_photos(model, groups, given), claimed)
         shown = list(range(len(rows)))
         if view == EACH:
             names = [f"{i + 1} · {row.file}" for i, row in enumerate(rows)]

@@ -127,6 +127,16 @@ class OfflineMap(folium.Map):
         self.legend["Where it was taken"] = self.colours.truth
         self._add_dot(coordinate, 8, self.colours.truth, 1, label)
 
+    def add_claim(self, coordinate: Coordinate, label: str) -> None:
+        """Add the dot of a claimed place."""
+        self.legend["Claimed place"] = self.colours.other
+        self._add_dot(coordinate, 8, self.colours.other, 1, label)
+
+    def add_before(self, coordinate: Coordinate, label: str) -> None:
+        """Add the dot of the estimate without what is given as known."""
+        self.legend["Without what you know"] = self.colours.muted
+        self._add_dot(coordinate, 8, self.colours.muted, 0.9, label)
+
     def add_circle(
         self,
         centre: Coordinate,

@@ -13,7 +13,7 @@ from dataclasses import replace
 
 import streamlit as st
 
-from geoclip_core.errors import CheckpointError, PhotoError
+from geoclip_core.errors import CheckpointError, HintError, PhotoError
 from geoclip_core.explain import Effect, Explanation
 from geoclip_core.files import OFFLINE_VARIABLE, cache_folders, is_offline, is_unicode, readable
 from geoclip_core.hub.catalogue import CATALOGUE, CatalogueEntry, installed_model, installed_models
@@ -28,6 +28,9 @@ from ui.page import choose, runs_folder, with_typed
 from ui.photos import TrayPhoto, problem
 from ui.theme import duration, kilometres, markdown_text, percent
 
+Given = tuple[tuple[str, str], ...]
+"""What is known about photos: (feature, value), as in ``Geolocator.locate``."""
+
 _NO_MODEL = "None"
 _TOP_K = 5
 _ANSWERS_KEPT = 1024
@@ -38,30 +41,31 @@ class ServedModel:
 
     def __init__(self, locator: Geolocator) -> None:
         self.locator = locator
-        self._answers: OrderedDict[tuple[str, ...], Prediction] = OrderedDict()
+        self._answers: OrderedDict[tuple[tuple[str, ...], Given], Prediction] = OrderedDict()
         self._effects: OrderedDict[str, dict[str, Effect]] = OrderedDict()
         self._lock = threading.Lock()
 
-    def known(self, photos: Sequence[TrayPhoto]) -> Prediction | None:
+    def known(self, photos: Sequence[TrayPhoto], given: Given = ()) -> Prediction | None:
         """Return the kept prediction for these photos as one place, or None."""
-        return self._answers.get(tuple(photo.digest for photo in photos))
+        return self._answers.get((tuple(photo.digest for photo in photos), given))
 
     def accelerate(self) -> None:
         """Prepare the model for many photos (``Geolocator.accelerate``)."""
         with self._lock:
             self.locator.accelerate()
 
-    def locate(self, photos: Sequence[TrayPhoto]) -> Prediction:
-        """Predict one place from one or more photos of it.
+    def locate(self, photos: Sequence[TrayPhoto], given: Given = ()) -> Prediction:
+        """Predict one place from one or more photos of it, and what is known about them.
 
         Raises:
+            HintError: what is known contradicts itself.
             PhotoError: if a photo cannot be read, or the model's weights give no estimate; the
                 message names the photo or the model.
         """
         for photo in photos:
             if (reason := problem(photo)) is not None:
                 raise PhotoError(reason)
-        key = tuple(photo.digest for photo in photos)
+        key = tuple(photo.digest for photo in photos), given
         name = " + ".join(photo.name for photo in photos)
         answer = self._answers.get(key)
         if answer is None:
@@ -70,7 +74,9 @@ class ServedModel:
             # One photo at a time passes through the model: two at once would both take longer. They
             # are decoded before, so that a slow photo does not stop other sessions.
             try:
-                answer = self.locator.locate(source, _TOP_K, name=name, lock=self._lock)
+                answer = self.locator.locate(
+                    source, _TOP_K, name=name, given=dict(given) or None, lock=self._lock
+                )
                 answer = replace(answer, exif=answer.exif or photos[0].truth)
             except CheckpointError as error:
                 raise PhotoError(str(error)) from error
@@ -162,24 +168,25 @@ def _load(name: str, stamp: int) -> ServedModel:
 
 
 def locate_photos(
-    model: ServedModel, groups: Sequence[Sequence[TrayPhoto]]
+    model: ServedModel, groups: Sequence[Sequence[TrayPhoto]], given: Given = ()
 ) -> list[Prediction | Failure]:
     """Predict a place for each group of photos, with a progress bar.
 
-    A group with an unreadable photo gives a ``Failure``. Photos that an interrupted run of the page
+    ``given`` is what is known about all of them; if it contradicts itself, or a photo is
+    unreadable, the group gives a ``Failure``. Photos that an interrupted run of the page
     has located are not located again.
     """
-    waiting = sum(model.known(group) is None for group in groups)
+    waiting = sum(model.known(group, given) is None for group in groups)
     report = progress_bar("Located", "photos") if waiting > 1 else None
     done = 0
     if waiting >= MANY_PHOTOS:
         model.accelerate()
     rows: list[Prediction | Failure] = []
     for group in groups:
-        fresh = model.known(group) is None
+        fresh = model.known(group, given) is None
         try:
-            rows.append(model.locate(group))
-        except PhotoError as error:
+            rows.append(model.locate(group, given))
+        except (PhotoError, HintError) as error:
             rows.append(Failure(" + ".join(photo.name for photo in group), str(error)))
         if fresh and report:
             done += 1

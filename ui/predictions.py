@@ -14,7 +14,7 @@ from geoclip_core.earth.sphere import middle_longitude
 from geoclip_core.errors import PhotoError
 from geoclip_core.formats import Row, to_csv, to_geojson, to_kml
 from geoclip_core.model.posterior import Posterior
-from geoclip_core.prediction import Failure, Prediction
+from geoclip_core.prediction import Claim, Failure, Prediction
 from ui import geometry
 from ui.geometry import Coordinate
 from ui.maps import OfflineMap
@@ -36,6 +36,14 @@ _MOST_CIRCLES = 6
 
 _CARDS_PER_PAGE = 8
 _THUMBNAILS_PER_CARD = 6
+
+_VERDICTS = {
+    "fits": ("The photo fits", ":material/join_inner:"),
+    "cannot be ruled out": ("The photo cannot rule out", ":material/help:"),
+    "speaks against it": ("The photo speaks against", ":material/join:"),
+}
+"""Verdict -> beginning of the sentence on the card, and its icon. None is red or green: the answer
+is evidence, not truth."""
 
 _FORMATS = (
     ("CSV", "csv", to_csv, "text/csv"),
@@ -86,6 +94,8 @@ def prediction_map(
             world.add_candidate(point, candidate.probability, label)
     for prediction in predictions:
         _add_truth(world, prediction)
+        _add_claim(world, prediction)
+        _add_before(world, prediction)
     for spot in _spots(predictions, numbers):
         labels = [f"{n} · {_pin_label(prediction)}" for n, prediction in spot[:_LABELS_PER_PIN]]
         if len(spot) > _LABELS_PER_PIN:
@@ -102,6 +112,10 @@ def _focus(prediction: Prediction, circles: bool, candidates: bool) -> list[Coor
     points = [best]
     if (truth := exif_position(prediction)) is not None:
         points.append(truth)
+    if prediction.claim is not None:
+        points.append((prediction.claim.latitude, prediction.claim.longitude))
+    if prediction.without_given is not None:
+        points.append((prediction.without_given.latitude, prediction.without_given.longitude))
     if circles or candidates:
         points += geometry.around(best, prediction.radius_km[0.5])
     if candidates:
@@ -165,6 +179,25 @@ def _add_truth(world: OfflineMap, prediction: Prediction) -> None:
     label = f"{prediction.file}\n{truth_name(prediction)}, {kilometres(error)} from the estimate"
     world.add_line((prediction.latitude, prediction.longitude), truth, label)
     world.add_truth(truth, label)
+
+
+def _add_claim(world: OfflineMap, prediction: Prediction) -> None:
+    claim = prediction.claim
+    if claim is None:
+        return
+    place = claim.latitude, claim.longitude
+    label = f"{prediction.file}\nClaim: {claim.name}\n{claim.verdict}"
+    world.add_line((prediction.latitude, prediction.longitude), place, label)
+    world.add_claim(place, label)
+
+
+def _add_before(world: OfflineMap, prediction: Prediction) -> None:
+    before, said = prediction.without_given, prediction.hint_sentence
+    if before is None or said is None:
+        return
+    place = before.latitude, before.longitude
+    world.add_line(place, (prediction.latitude, prediction.longitude), said)
+    world.add_before(place, f"{prediction.file}\n{said}")
 
 
 def _spots(
@@ -260,12 +293,21 @@ def headline(prediction: Prediction) -> None:
 
 
 def answer_details(prediction: Prediction) -> None:
-    """Draw the warning, the ladder of levels, nearest town, coordinates, radius and domain."""
+    """Draw all but the headline: warning, claim, levels, town, coordinates, radius, domain."""
     if prediction.warning is not None:
         st.warning(markdown_text(prediction.warning), icon=":material/warning:")
+    if prediction.hint_sentence is not None:
+        st.markdown(f":material/moving: {markdown_text(prediction.hint_sentence)}")
+    if prediction.claim is not None:
+        claim_answer(prediction.claim)
     probability_list(
         [
-            Share(level.short, level.probability, hint=f"{level.level}: {level.name}")
+            Share(
+                level.short,
+                level.probability,
+                hint=f"{level.level}: {level.name}",
+                shown=level.percent,
+            )
             for level in prediction.levels
         ]
     )
@@ -275,6 +317,15 @@ def answer_details(prediction: Prediction) -> None:
     if prediction.domain is not None and prediction.warning is None:  # which says it as well
         words = markdown_text(f"{prediction.model} {prediction.domain.words}")
         st.caption(f":material/school: {words}.")
+
+
+def claim_answer(claim: Claim) -> None:
+    """Draw what the photo says about a claimed place, in the words of the library."""
+    words, icon = _VERDICTS[claim.verdict]
+    with st.container(border=True):
+        st.markdown(f"{icon} {words} **{markdown_text(claim.name)}**.")
+        lines = "\n".join(f"- {markdown_text(line)}" for line in claim.sentences)
+        st.caption(f"{lines}\n\nThis is evidence, not proof.")
 
 
 def _metadata_sentence(prediction: Prediction) -> str:
@@ -367,6 +418,8 @@ class Share:
     """Whether the line has a green frame."""
     hint: str = ""
     """Shown on hover."""
+    shown: str = ""
+    """The probability as text; by default as ``percent`` gives it."""
 
 
 def probability_list(shares: Sequence[Share]) -> None:
@@ -411,7 +464,7 @@ def _line(share: Share) -> str:
     return (
         f'<li title="{html.escape(share.hint)}" style="{style}">{swatch}'
         f'<span style="flex:1; overflow-wrap:anywhere">{html.escape(share.label)}</span>'
-        f"<b>{percent(share.probability)}</b></li>"
+        f"<b>{html.escape(share.shown or percent(share.probability))}</b></li>"
     )
 
 

@@ -46,6 +46,9 @@ SUGGESTIONS = 8
 
 _NUMBER = r"([-+−]?\d{1,3}(?:\.\d*)?)"
 _COORDINATES = re.compile(rf"\s*{_NUMBER}\s*[,;\s]\s*{_NUMBER}\s*")
+_LEVEL = re.compile(rf"\s*\(({'|'.join(UNIT_LEVELS)})\)\s*$", re.IGNORECASE)
+_MOST_PARTS = 4
+"""Most parts between commas of one name; the gazetteer has up to three."""
 _ALIASES = {
     "US": ("usa", "united states of america", "america"),
     "GB": ("uk", "great britain", "britain"),
@@ -255,8 +258,9 @@ class Gazetteer:
         """Return the one place that a text names: "Aleppo, Syria", "Texas", "36.2, 37.16".
 
         Upper and lower case, accents and hyphens do not matter. Further words after commas are
-        names (or the ISO code) of larger places. A town, county and state of the same name inside
-        each other count as one place, the town.
+        names (or the ISO code) of larger places. A level may follow, as in suggestions: "Georgia
+        (country)". A town, county and state of the same name inside each other count as one place,
+        the town.
 
         Raises:
             PlaceError: no place has this name, or several do; with suggestions.
@@ -291,7 +295,7 @@ class Gazetteer:
         Raises:
             PlaceError: no unit of this level has the name, or several do; with suggestions.
         """
-        first, *larger = [folded(part) for part in text.split(",")]
+        first, larger, _ = self._asked(text)
         units = [unit for unit in self._names.get(first, []) if unit[0] == level]
         if level == "country" and text.strip().upper() in self.units(level).keys:
             units = [(level, self.units(level).keys.index(text.strip().upper()))]
@@ -318,7 +322,7 @@ class Gazetteer:
         """Return names of places that a text may mean: exact matches, beginnings, misspellings."""
         found = self._named(text)
         if not found:
-            first, *larger = [folded(part) for part in text.split(",")]
+            first, larger, _ = self._asked(text)
             if not first:
                 return []
             begun = sorted((n for n in self._names if n.startswith(first)), key=len)
@@ -337,8 +341,10 @@ class Gazetteer:
 
     def _named(self, text: str) -> list[tuple[str, int]]:
         """Return (level, index) of the units with this name, the most prominent first."""
-        first, *larger = [folded(part) for part in text.split(",")]
+        first, larger, level = self._asked(text)
         found = [unit for unit in self._names.get(first, []) if self._inside(unit, larger)]
+        if level is not None:
+            return [unit for unit in found if unit[0] == level]
         distinct: list[tuple[str, int]] = []
         # smallest first; a larger unit of the same name around one that is there is the same place
         for unit in reversed(found):
@@ -353,6 +359,21 @@ class Gazetteer:
         if countries and not any(level == "state" for level, _ in distinct):
             distinct = countries[-1:]  # "Jordan" is the country, not a village
         return sorted(distinct, key=lambda unit: -self._prominence(unit))
+
+    def _asked(self, text: str) -> tuple[str, list[str], str | None]:
+        """Return the folded name in a text, those of larger places, and the level, if it says it.
+
+        The name may have commas of its own: "Washington, D.C., United States (state)".
+        """
+        level = None
+        if (match := _LEVEL.search(text)) is not None:
+            text, level = text[: match.start()], match[1].lower()
+        parts = text.split(",")
+        for count in range(min(len(parts), _MOST_PARTS), 1, -1):
+            name = folded(",".join(parts[:count]))
+            if name in self._names:
+                return name, [folded(part) for part in parts[count:]], level
+        return folded(parts[0]), [folded(part) for part in parts[1:]], level
 
     def _prominence(self, unit: tuple[str, int]) -> float:
         """Return a stand-in for how well known a unit is: how many places lie in or around it."""
@@ -369,7 +390,8 @@ class Gazetteer:
         at = self._locations[self.units(unit[0]).example[unit[1]]]
         country = at["cc"]
         names = {folded(country_name(country)), country.lower(), *_ALIASES.get(country, ())}
-        names |= {folded(at["admin1"]), folded(at["admin2"])}
+        for name in (at["admin1"], at["admin2"]):  # a few have commas
+            names |= {folded(part) for part in (name, *name.split(","))}
         return all(name in names for name in larger)
 
     def _contains(self, outer: tuple[str, int], inner: tuple[str, int]) -> bool:

@@ -207,6 +207,18 @@ class TestFind:
             else:
                 assert level == "country)"
 
+    @pytest.mark.parametrize("text", ["Georgia", "Washington", "Luxembourg, X", "Texsa", "Limon"])
+    def test_every_suggestion_names_one_place(self, places, text):
+        suggestions = places.suggestions(text)
+        assert suggestions
+        for suggestion in suggestions:
+            assert places.find(suggestion).label == suggestion
+
+    def test_every_state_is_found_by_its_name(self, places):
+        units = places.units("state")
+        for index, key in enumerate(units.keys):
+            assert places.find_level(places.unit_name("state", index), "state").key == key
+
     def test_a_misspelt_name_has_suggestions(self, places):
         with pytest.raises(PlaceError, match="did you mean Aleppo, Syria"):
             places.find("Alepo, Syria")

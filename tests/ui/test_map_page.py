@@ -1,6 +1,7 @@
 """Tests of the Map page: uploads, cards, views and downloads."""
 
 import io
+import re
 
 import pytest
 from PIL import Image
@@ -167,3 +168,71 @@ def test_photos_and_model_survive_a_change_of_page(open_app, models):
     assert app.sidebar.selectbox[0].value == models["fiji"]
     app.switch_page("app.py").run()
     assert "1 · dog.jpg" in texts(app).replace("\\", "")
+
+
+def claim(app, text):
+    return app.text_input(key="claim").set_value(text).run()
+
+
+@pytest.mark.parametrize(
+    ("place", "words"),
+    [
+        ("Texas, United States (state)", "The photo fits **Texas, United States (state)**"),
+        ("32.4487, -99.7331", "The photo fits **32.4487, -99.7331**"),
+        ("Nairobi, Kenya", "The photo speaks against **Nairobi, Nairobi Area, Kenya**"),
+    ],
+)
+def test_claim_is_answered_on_the_card_in_words(open_app, place, words):
+    app = claim(upload(open_app(), ("dog.jpg", photo_bytes())), place)
+    assert not app.exception
+    shown = texts(app).replace("\\", "")
+    assert words in shown
+    assert "evidence, not proof" in shown
+
+
+def test_claim_of_several_places_offers_them(open_app):
+    app = claim(open_app(), "Georgia")
+    choice = next(group for group in app.button_group if "Which place" in group.label)
+    assert choice.options[:2] == [
+        "Georgia, United States (state)",
+        "Georgia (country)",
+    ]
+    choice.set_value("Georgia (country)").run()
+    assert app.text_input(key="claim").value == "Georgia (country)"
+    assert "**Georgia (country)**" in texts(app).replace("\\", "")
+
+
+def test_claim_that_names_nothing_is_said(open_app):
+    app = claim(open_app(), "<b>zzzzqq</b>")
+    assert "No place is called" in texts(app)
+    assert not app.exception
+    app = claim(app, "95, 200")
+    assert "is not on Earth" in texts(app).replace("\\", "")
+
+
+def test_known_country_moves_the_pin_and_the_page_says_how_far_and_why(open_app):
+    app = upload(open_app(), ("dog.jpg", photo_bytes()))
+    before = app.code[0].value
+    app.selectbox(key="hint country").set_value("FJ").run()
+    assert not app.exception
+    shown = texts(app).replace("\\", "")
+    assert "#### Probably" in shown
+    assert app.code[0].value != before
+    assert re.search(r"With country Fiji given, the estimate moved 1[01],\d{3} km, from Abi", shown)
+    app.selectbox(key="hint climate").set_value("ET").run()  # no tundra in Fiji
+    assert "they contradict each other" in app.error[0].value.replace("\\", "")
+    next(button for button in app.button if button.label == "Forget all of it").click().run()
+    assert app.code[0].value == before
+
+
+def test_states_are_those_of_the_country_and_the_month_needs_a_head(open_app):
+    app = open_app()
+    assert app.selectbox(key="hint state").disabled
+    assert app.selectbox(key="hint month").disabled
+    app.selectbox(key="hint country").set_value("US").run()
+    app.selectbox(key="hint state").set_value("Georgia, United States").run()
+    assert "With country United States, state Georgia, United States given" in texts(app).replace(
+        "\\", ""
+    )
+    app.selectbox(key="hint country").set_value("CI").run()
+    assert app.selectbox(key="hint state").value is None
