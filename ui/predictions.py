@@ -289,7 +289,8 @@ def _estimate(group: Sequence[TrayPhoto], prediction: Prediction, number: int) -
 
 def headline(prediction: Prediction) -> None:
     """Draw the answer in words, at the level that is known."""
-    st.markdown(f"#### {markdown_text(prediction.headline)}")
+    unbroken = prediction.headline.replace(" %", "\u00a0%")
+    st.markdown(f"#### {markdown_text(unbroken)}")
 
 
 def answer_details(prediction: Prediction) -> None:

@@ -40,10 +40,12 @@ def claim_field() -> NamedPlace | None:
             st.caption(f":material/search_off: {markdown_text(sentence(error))}")
             return None
         key = f"suggestions for {text}"
-        st.pills(
+        st.radio(  # pills would cut long names off on phones
             f"Which place is {markdown_text(text)}?",
             error.suggestions,
+            index=None,
             key=key,
+            format_func=markdown_text,
             on_change=_take_suggestion,
             args=(key,),
         )

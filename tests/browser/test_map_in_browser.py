@@ -164,3 +164,31 @@ def test_context_page_opens_by_its_own_address(open_page):
         expect(page.get_by_text("What the model reads in a photo")).to_be_visible()
         expect(page.get_by_text("Both models chose the same place.")).to_be_visible()
         assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+
+
+def test_claim_and_known_country_are_drawn_on_the_map(open_page):
+    page = open_page()
+    map_frame(page)
+    field = page.get_by_role("textbox", name="Check a claim")
+
+    def ask():
+        field.fill("Beijing, China")
+        field.press("Enter")
+
+    answer = page.get_by_text("This is evidence, not proof.")
+    act_until(page, ask, answer.is_visible)
+    legend = map_frame(page).locator(".map-legend")
+    expect(legend).to_contain_text("Claimed place")
+    page.get_by_text("Say what you know").click()
+    country = page.get_by_role("combobox", name="Country").first
+
+    def give():
+        country.fill("Mongolia")
+        country.press("Enter")
+
+    moved = page.get_by_text("With country Mongolia given, the estimate moved")
+    act_until(page, give, moved.is_visible)
+    expect(moved).to_be_visible()
+    expect(legend).to_contain_text("Without what you know")
+    page.set_viewport_size({"width": 390, "height": 844})
+    assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")

@@ -57,7 +57,7 @@ def test_unsure_model_has_a_note_on_its_card(open_app):
     # The example is a Chinese pavilion; mini was trained on street photos.
     app = open_app("mini")
     shown = texts(app).replace("\\", "")
-    assert "(36 %): not sure even of the continent" in shown
+    assert "(36\u00a0%): not sure even of the continent" in shown
     warning = app.warning[0].value.replace("\\", "")
     assert "Unlike the training photos (mini knows 350 photos of 89 countries" in warning
 
@@ -192,11 +192,9 @@ def test_claim_is_answered_on_the_card_in_words(open_app, place, words):
 
 def test_claim_of_several_places_offers_them(open_app):
     app = claim(open_app(), "Georgia")
-    choice = next(group for group in app.button_group if "Which place" in group.label)
-    assert choice.options[:2] == [
-        "Georgia, United States (state)",
-        "Georgia (country)",
-    ]
+    choice = next(group for group in app.radio if "Which place" in group.label)
+    shown = [option.replace("\\", "") for option in choice.options]
+    assert shown[:2] == ["Georgia, United States (state)", "Georgia (country)"]
     choice.set_value("Georgia (country)").run()
     assert app.text_input(key="claim").value == "Georgia (country)"
     assert "**Georgia (country)**" in texts(app).replace("\\", "")
