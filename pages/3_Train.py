@@ -1,6 +1,6 @@
 import streamlit as st
 
-from ui.page import open_page
+from ui.page import is_public, open_page
 from ui.training.live import failure_panel, live_panel, run_actions, run_head, watch
 from ui.training.new import choose_dataset, first_start, new_training
 from ui.training.overview import overview
@@ -24,20 +24,25 @@ with st.sidebar:
 watch(root, views)
 show_problems(problems)
 if chosen is None:
-    first_start()
-    new_training(views, data)
+    if is_public():
+        st.info("There is no run to show.")
+    else:
+        first_start()
+        new_training(views, data)
     st.stop()
 
-st.session_state.setdefault("train view", ONE)
+offered = [ONE, ALL] if is_public() else [ONE, ALL, NEW]
+if st.session_state.get("train view") not in offered:
+    st.session_state["train view"] = ONE
 view = st.segmented_control(
     "Show",
-    [ONE, ALL, NEW],
+    offered,
     required=True,
     key="train view",
     label_visibility="collapsed",
     persist_state="session",
 )
-if view == NEW:
+if view == NEW and NEW in offered:
     new_training(views, data)
 elif view == ALL:
     overview(views)

@@ -5,7 +5,7 @@ from ui.dataset.data import load
 from ui.dataset.explore import explore
 from ui.dataset.health import health
 from ui.dataset.make import first_steps, make, progress_strip
-from ui.page import datasets_folder, open_page
+from ui.page import datasets_folder, is_public, open_page
 from ui.theme import markdown_text
 from ui.training.new import choose_dataset
 
@@ -20,7 +20,15 @@ open_page(
 datasets = datasets_folder()
 with st.sidebar:
     root = choose_dataset()
-running = progress_strip(datasets)
+if is_public():
+    if root is None:
+        st.info("There is no dataset to show.")
+        st.stop()
+    running, offered = [], [EXPLORE, CHECK]
+else:
+    running, offered = progress_strip(datasets), [EXPLORE, CHECK, ADD]
+if st.session_state.get("dataset view", EXPLORE) not in offered:
+    del st.session_state["dataset view"]
 if root is None:
     if not any(job.command == "demo-data" for job in running):
         first_steps(datasets)
@@ -29,14 +37,14 @@ if root is None:
 
 view = st.segmented_control(
     "Show",
-    [EXPLORE, CHECK, ADD],
+    offered,
     default=EXPLORE,
     required=True,
     key="dataset view",
     label_visibility="collapsed",
     persist_state="session",
 )
-if view == ADD:
+if view == ADD and ADD in offered:
     make(datasets)
 elif view == CHECK:
     checking = any(job.command == "doctor" and job.dataset == root.absolute() for job in running)

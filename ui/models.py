@@ -5,11 +5,13 @@ digests of the photos, so that a rerun does not repeat them. Downloads run in pr
 and write their progress to the cache folder, so that they survive a reload of the page.
 """
 
+import os
 import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import streamlit as st
 
@@ -24,7 +26,7 @@ from geoclip_core.locator import Geolocator, upright_photo
 from geoclip_core.model.checkpoint import CONFIG
 from geoclip_core.prediction import Failure, Prediction
 from geoclip_core.training.embeddings import MANY_PHOTOS
-from ui.page import choose, runs_folder, with_typed
+from ui.page import choose, is_public, may_open, outside_roots, runs_folder, with_typed
 from ui.photos import TrayPhoto, problem
 from ui.theme import duration, kilometres, markdown_text, percent
 
@@ -136,14 +138,17 @@ def choose_model(
 ) -> str | None:
     """Draw a select box for a model; return its name, or None if none is chosen.
 
-    A checkpoint folder or hub id may be typed; ``optional`` adds the option "None".
+    A checkpoint folder or hub id may be typed, but not in public mode; ``optional`` adds the option
+    "None".
     """
     chosen = choose(
         label,
         with_typed([*([_NO_MODEL] if optional else []), *available_models()], key),
         key,
         default=default,
-        help="Bundled models and your own runs; or type a checkpoint folder or a hub id.",
+        help="Bundled models and runs."
+        if is_public()
+        else "Bundled models and your own runs; or type a checkpoint folder or a hub id.",
         accept_new_options=True,
     )
     return None if chosen == _NO_MODEL else chosen
@@ -151,6 +156,9 @@ def choose_model(
 
 def served_model(name: str) -> ServedModel | None:
     """Return the model of a name, loaded once; on failure show an error and return None."""
+    if (reason := _refusal(name)) is not None:
+        st.error(markdown_text(reason), icon=":material/error:")
+        return None
     folder = checkpoint_folder(name)
     try:
         # The checkpoint of a run may have changed since it was loaded.
@@ -160,6 +168,23 @@ def served_model(name: str) -> ServedModel | None:
         text = f"The model **{markdown_text(name)}** cannot be loaded: {markdown_text(str(error))}"
         st.error(text, icon=":material/error:")
         return None
+
+
+def _refusal(name: str) -> str | None:
+    """Return why a model may not be loaded, in a sentence; None if it may."""
+    if name in available_models():
+        return None
+    if is_public():
+        return f"{name} is not one of the models of this app."
+    # What is no path is looked up on a hub.
+    return None if may_open(name) or not _is_path(name) else outside_roots(name)
+
+
+def _is_path(name: str) -> bool:
+    try:
+        return os.path.lexists(Path(name).expanduser())
+    except (OSError, RuntimeError, ValueError):  # no such user, a zero byte
+        return False
 
 
 @st.cache_resource(max_entries=4, show_spinner="Loading the model …")
@@ -246,7 +271,12 @@ def accuracy_sentence(locator: Geolocator) -> str:
 
 
 def model_downloads() -> None:
-    """Draw an expander with the models of the catalogue that are not installed."""
+    """Draw an expander with the models of the catalogue that are not installed.
+
+    Nothing in public mode.
+    """
+    if is_public():
+        return
     entries = [
         entry
         for entry in CATALOGUE

@@ -15,6 +15,7 @@ from streamlit.delta_generator import DeltaGenerator
 from streamlit.errors import StreamlitPageNotFoundError
 
 from geoclip_core.data.tables import csv_text
+from ui.server import bound_beyond_loopback
 
 T = TypeVar("T")
 
@@ -37,6 +38,13 @@ RUNS_VARIABLE = "GEOCLIP_RUNS"
 
 DATASETS_VARIABLE = "GEOCLIP_DATASETS"
 """Environment variable for the folder of datasets; by default ``datasets``."""
+
+
+PUBLIC_VARIABLE = "GEOCLIP_PUBLIC"
+"""Environment variable: 1 if strangers may use the app; see ``is_public``."""
+
+ROOTS_VARIABLE = "GEOCLIP_ROOTS"
+"""Environment variable: more folders that may be typed if other computers reach the app."""
 
 
 class PageLink(NamedTuple):
@@ -87,6 +95,8 @@ def open_page(name: str, title: str, purpose: str) -> None:
             for label, page in PAGES.items():
                 st.page_link(page.file, label=label, icon=page.icon)
             st.space("small")
+        if is_public():
+            st.caption(":material/lock: Public: nothing can be trained, imported or deleted here.")
     st.title(title, anchor=False)
     st.markdown(purpose)
 
@@ -102,10 +112,50 @@ def _freeze_modules(page: str, with_torch: bool) -> None:
     gc.freeze()
 
 
+def is_public() -> bool:
+    """Return whether ``GEOCLIP_PUBLIC`` is set to anything but 0, false, no or off.
+
+    In public mode the pages show models, runs, datasets and evaluations that are listed, and locate
+    photos. They take no typed paths or names of models, and start, import, download, delete
+    nothing.
+    """
+    value = os.environ.get(PUBLIC_VARIABLE, "").strip().lower()
+    return value not in ("", "0", "false", "no", "off")
+
+
+def may_open(folder: str | os.PathLike[str]) -> bool:
+    """Return whether the app may read or write a file or folder that was typed or is linked to.
+
+    Everything may be opened if only this computer reaches the app. Else what lies below the folder
+    of runs, that of datasets, or one of ``GEOCLIP_ROOTS`` (separated as in ``PATH``).
+    """
+    if not (is_public() or bound_beyond_loopback()):
+        return True
+    more = os.environ.get(ROOTS_VARIABLE, "").split(os.pathsep)
+    roots = [_configured_runs(), datasets_folder(), *(Path(root) for root in more if root.strip())]
+    try:
+        path = Path(folder).expanduser().resolve()
+        return any(path.is_relative_to(root.expanduser().resolve()) for root in roots)
+    except (OSError, RuntimeError, ValueError):  # no such user, a circle of links, a zero byte
+        return False
+
+
+def outside_roots(folder: str | os.PathLike[str]) -> str:
+    """Return why ``may_open`` refuses a folder, in a sentence."""
+    return (
+        f"{os.fspath(folder)} is outside the folders that this app may open. Whoever runs the app "
+        f"can add folders with the environment variable {ROOTS_VARIABLE}."
+    )
+
+
 def runs_folder() -> Path:
     """Return the folder typed on the Train page, else ``GEOCLIP_RUNS``, else ``runs``."""
-    typed = str(st.session_state.get(RUNS_KEY) or "").strip()
-    return Path(typed or os.environ.get(RUNS_VARIABLE, "").strip() or "runs").expanduser()
+    typed = "" if is_public() else str(st.session_state.get(RUNS_KEY) or "").strip()
+    return Path(typed).expanduser() if typed and may_open(typed) else _configured_runs()
+
+
+def _configured_runs() -> Path:
+    return Path(os.environ.get(RUNS_VARIABLE, "").strip() or "runs").expanduser()
 
 
 def datasets_folder() -> Path:
@@ -137,26 +187,34 @@ def choose(
     options the box is disabled and the result is None.
     """
     values = list(options)
+    widget["accept_new_options"] = widget.get("accept_new_options", False) and not is_public()
     if st.session_state.get(key) not in values:
         st.session_state.pop(key, None)
         if values:
             st.session_state[key] = default if default in values else values[0]
-    return st.selectbox(
+    chosen = st.selectbox(
         label,
         values,
         key=key,
         format_func=format_func,
         # A box that accepts typed values stays enabled without options.
         disabled=widget.pop("disabled", False)
-        or (not values and not widget.get("accept_new_options")),
+        or (not values and not widget["accept_new_options"]),
         placeholder=widget.pop("placeholder", None if values else "Nothing to choose from"),
         persist_state="session",
         **widget,
     )
+    # A browser can send what the box does not offer.
+    return chosen if chosen in values or widget["accept_new_options"] else None
 
 
 def with_typed(options: Sequence[str], key: str) -> list[str]:
-    """Return the options and the values typed into the select box ``key`` in this session."""
+    """Return the options and the values typed into the select box ``key`` in this session.
+
+    In public mode nothing can be typed.
+    """
+    if is_public():
+        return list(options)
     typed: list[str] = kept(f"typed {key}", list)
     current = st.session_state.get(key)
     if isinstance(current, str) and current.strip() and current not in [*options, *typed]:

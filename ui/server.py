@@ -24,12 +24,14 @@ _OWN = "'self' 'unsafe-inline' 'unsafe-eval' data: blob:"
 def bound_beyond_loopback() -> bool:
     """Return whether other computers may reach the app: its address is not a loopback one."""
     address = _address()
+    if not address:
+        return Guard.serves  # without an address, a server listens on all of them
     if address == "localhost":
         return False
     try:
         return not ipaddress.ip_address(address).is_loopback
     except ValueError:
-        return True  # a name of this computer, or no address: all of them
+        return True  # a name of this computer
 
 
 def guards() -> list[Middleware]:
@@ -46,7 +48,11 @@ class Guard:
     host of the request or, behind a proxy, one of ``server.corsAllowedOrigins``.
     """
 
+    serves = False
+    """Whether this process has a server; tests of pages have none."""
+
     def __init__(self, app: ASGIApp) -> None:
+        Guard.serves = True
         self.app = app
         self.any_number = _is_unspecified(_address())
         configured = list(config.get_option("server.allowedHosts"))

@@ -10,27 +10,18 @@ import streamlit as st
 
 from geoclip_core.data.doctor import REPORT_FILE
 from ui.dataset.make import start_or_explain
+from ui.page import is_public
 from ui.theme import markdown_text
 
 
 def health(root: Path, datasets: Path, busy: bool) -> None:
-    """Draw the report of a dataset's last check, and a button for a new one (not if ``busy``)."""
+    """Draw the report of a dataset's last check, and a button for a new one (not if ``busy``).
+
+    In public mode there is no button.
+    """
     report = read_report(root / REPORT_FILE)
-    with st.container(horizontal=True, vertical_alignment="bottom"):
-        photos = st.toggle(
-            "Open every photo",
-            value=True,
-            key="doctor photos",
-            help="Finds truncated files and files that are no images; about 1,000 a second.",
-        )
-        if st.button(
-            "Check again" if report else "Check this dataset",
-            type="secondary" if report else "primary",
-            icon=":material/stethoscope:",
-            disabled=busy,
-        ):
-            arguments = [str(root.absolute()), "--photos" if photos else "--no-photos"]
-            start_or_explain(datasets, "doctor", arguments, f"Checking {root.name}", root)
+    if not is_public():
+        _check_button(root, datasets, busy, report is not None)
     if report is None:
         st.markdown(
             "The check finds photos that are missing, truncated or not images, rows that are out "
@@ -44,6 +35,24 @@ def health(root: Path, datasets: Path, busy: bool) -> None:
     if report.get("must_fix"):
         st.markdown("To write the tables without the faulty rows into a new folder:")
         st.code(f'python -m train doctor "{root}" --write-clean "{root}-clean"', language="bash")
+
+
+def _check_button(root: Path, datasets: Path, busy: bool, again: bool) -> None:
+    with st.container(horizontal=True, vertical_alignment="bottom"):
+        photos = st.toggle(
+            "Open every photo",
+            value=True,
+            key="doctor photos",
+            help="Finds truncated files and files that are no images; about 1,000 a second.",
+        )
+        if st.button(
+            "Check again" if again else "Check this dataset",
+            type="secondary" if again else "primary",
+            icon=":material/stethoscope:",
+            disabled=busy,
+        ):
+            arguments = [str(root.absolute()), "--photos" if photos else "--no-photos"]
+            start_or_explain(datasets, "doctor", arguments, f"Checking {root.name}", root)
 
 
 def read_report(path: Path) -> dict[str, Any] | None:

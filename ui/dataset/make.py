@@ -17,6 +17,7 @@ from geoclip_core.data.kaggle import KAGGLE_PAGE
 from geoclip_core.demo.scenes import SceneFacts, draw_scene
 from geoclip_core.files import remove_left_overs, safe_name
 from geoclip_core.jobs import JobError, Work, WorkStatus, job_folders
+from ui.page import is_public, may_open, outside_roots
 from ui.theme import markdown_text
 
 _SCENES = (
@@ -80,8 +81,10 @@ def start(
 
     Raises:
         OSError: the job's folder cannot be written.
-        JobError: the process cannot be started.
+        JobError: the process cannot be started, or the app is public.
     """
+    if is_public():
+        raise JobError("this app is public")
     dataset = dataset.absolute()
     for job in dataset_jobs(datasets):
         if (job.command, job.dataset) == (command, dataset):
@@ -256,18 +259,21 @@ def _start_import(
 ) -> None:
     source = Path(folder.strip()).expanduser()
     target = _target(datasets, name)
+    if _is_outside(source):
+        return
     if not folder.strip() or not source.is_dir():
-        st.error(
-            "Type a folder." if not folder.strip() else f"There is no folder `{folder.strip()}`."
-        )
+        typed = markdown_text(folder.strip())
+        st.error(f"There is no folder {typed}." if typed else "Type a folder.")
         return
     if target is None:
         return
     arguments = [str(source.absolute()), "--output", str(target), "--test-fraction", str(test)]
     if csv.strip():
         table = Path(csv.strip()).expanduser()
+        if _is_outside(table):
+            return
         if not table.is_file():
-            st.error(f"There is no file `{csv.strip()}`.")
+            st.error(f"There is no file {markdown_text(csv.strip())}.")
             return
         arguments += ["--positions", str(table.absolute())]
     arguments += ["--link"] if link else []
@@ -281,11 +287,21 @@ def _start_download(datasets: Path, name: str, archive: str) -> None:
     arguments = ["osv-mini", "--output", str(target)]
     if archive.strip():
         source = Path(archive.strip()).expanduser()
+        if _is_outside(source):
+            return
         if not source.exists():
-            st.error(f"There is no file or folder `{archive.strip()}`.")
+            st.error(f"There is no file or folder {markdown_text(archive.strip())}.")
             return
         arguments += ["--archive", str(source.absolute())]
     start_or_explain(datasets, "download", arguments, "Fetching OSV-Mini-129k", target)
+
+
+def _is_outside(path: Path) -> bool:
+    """Return whether the app may not open a path, and say so."""
+    if may_open(path):
+        return False
+    st.error(markdown_text(outside_roots(path)))
+    return True
 
 
 def _target(datasets: Path, name: str) -> Path | None:

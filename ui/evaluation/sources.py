@@ -25,7 +25,7 @@ from geoclip_core.evaluation.predictions import (
     read_predictions,
 )
 from geoclip_core.files import is_unicode, was_opened
-from ui.page import choose, kept, runs_folder, wrapping_columns
+from ui.page import choose, is_public, kept, runs_folder, wrapping_columns
 from ui.theme import ERROR_LIMIT_KM, kilometres, markdown_text
 
 _IMPORT = "import:"
@@ -248,6 +248,8 @@ def choose_sources(sources: Sequence[Source]) -> tuple[Source, list[Source]]:
         placeholder="Other models on these photos" if others else "No other model yet",
         help="Differences are measured on the photos that both have answered.",
     )
+    if is_public():
+        return main, [source for source in compared if _usable(source, main)]
     with st.expander("Predictions of another system"):
         file = st.file_uploader(
             "A CSV with the columns id, latitude and longitude", type="csv", key="evaluation csv"

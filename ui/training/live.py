@@ -10,6 +10,7 @@ import streamlit as st
 from geoclip_core.jobs import JobError
 from geoclip_core.training.runs import METRICS, MetricsTable, Run
 from ui.charts import show_chart
+from ui.page import is_public
 from ui.theme import duration, markdown_text, palette
 from ui.training.charts import Group, best_step, curves_figure, metric_groups
 from ui.training.runs import (
@@ -54,7 +55,9 @@ def run_head(item: RunView) -> None:
 
 
 def run_actions(root: Path, item: RunView) -> None:
-    """Draw the buttons for the run's state: stop, end, resume, delete."""
+    """Draw the buttons for the run's state: stop, end, resume, delete; none in public mode."""
+    if is_public():
+        return
     show_message()
     state = item.status.state
     with st.container(horizontal=True, key="run-actions"):

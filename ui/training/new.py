@@ -14,7 +14,16 @@ from geoclip_core.training.runs import CONFIG
 from train.recipes import recipe_description, recipe_names, recipe_options
 from train.training import lasting_config
 from ui.charts import show_chart
-from ui.page import PAGES, STATIC, choose, datasets_folder, runs_folder, with_typed
+from ui.page import (
+    PAGES,
+    STATIC,
+    choose,
+    datasets_folder,
+    may_open,
+    outside_roots,
+    runs_folder,
+    with_typed,
+)
 from ui.theme import markdown_text, palette
 from ui.training.charts import best_step, curves_figure, metric_groups
 from ui.training.form import (
@@ -60,6 +69,9 @@ def choose_dataset() -> Path | None:
     if not chosen:
         return None
     folder = Path(chosen).expanduser()
+    if not may_open(folder):
+        st.error(markdown_text(outside_roots(chosen)))
+        return None
     if not _is_dataset(folder):
         st.error(f"There is no train_mini.csv in {markdown_text(str(folder))}.")
         return None

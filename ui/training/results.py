@@ -12,7 +12,7 @@ from geoclip_core.errors import FileError
 from geoclip_core.jobs import JobError
 from geoclip_core.results import read_results
 from ui.evaluation.sources import find_sources
-from ui.page import PAGES
+from ui.page import PAGES, is_public
 from ui.theme import kilometres, markdown_text, percent
 from ui.training.form import label, run_values, shown
 from ui.training.new import fit_on, take_options
@@ -35,7 +35,12 @@ def result_panel(item: RunView) -> None:
         if item.status.state != "finished":
             st.caption("The run ended early; the buttons below open the model of its best step.")
         _open_buttons(item)
-    elif item.status.task == "pretrain" and item.run.checkpoint.is_dir() and not item.active:
+    elif (
+        item.status.task == "pretrain"
+        and item.run.checkpoint.is_dir()
+        and not item.active
+        and not is_public()
+    ):
         st.button(
             "Train geolocation on this backbone",
             icon=":material/arrow_forward:",
@@ -71,13 +76,14 @@ def run_details(item: RunView) -> None:
         st.caption("The same training from the command line")
         recipe = item.run.folder / "config.yaml"
         st.code(f"python -m train {item.status.task} --recipe {recipe}", language="bash")
-        st.button(
-            "Train again with these options",
-            icon=":material/replay:",
-            key=f"again {item.name}",
-            on_click=take_options,
-            args=(item,),
-        )
+        if not is_public():
+            st.button(
+                "Train again with these options",
+                icon=":material/replay:",
+                key=f"again {item.name}",
+                on_click=take_options,
+                args=(item,),
+            )
 
 
 def results_of(folder: Path) -> tuple[dict[str, Any], list[str]]:

@@ -4,6 +4,7 @@ All state is in the run folders, so a reload, a second tab and a restarted app s
 """
 
 import contextlib
+import os
 import re
 import shutil
 import time
@@ -19,7 +20,15 @@ import streamlit as st
 from geoclip_core.files import safe_name, save_error
 from geoclip_core.jobs import JobError, waits_for
 from geoclip_core.training.runs import Run, RunStatus, find_runs
-from ui.page import RUNS_KEY, RUNS_VARIABLE, choose, runs_folder
+from ui.page import (
+    RUNS_KEY,
+    RUNS_VARIABLE,
+    choose,
+    is_public,
+    may_open,
+    outside_roots,
+    runs_folder,
+)
 from ui.theme import duration, markdown_text
 
 TRAIN = "train"
@@ -112,7 +121,9 @@ def title_of(name: str) -> str:
 
 
 def choose_runs_folder() -> Path:
-    """Draw a field for the runs folder, in an expander."""
+    """Draw a field for the runs folder, in an expander; nothing in public mode."""
+    if is_public():
+        return runs_folder()
     with st.expander("Where runs are saved", icon=":material/folder:"):
         st.text_input(
             "Runs folder",
@@ -122,6 +133,9 @@ def choose_runs_folder() -> Path:
             f"{RUNS_VARIABLE} sets it permanently.",
             persist_state="session",
         )
+        typed = str(st.session_state.get(RUNS_KEY) or "").strip()
+        if typed and not may_open(typed):
+            st.error(markdown_text(outside_roots(typed)))
         path = str(runs_folder().absolute()).replace("`", "")
         st.caption(f":material/folder: `{path}`")
     return runs_folder()
@@ -160,8 +174,13 @@ def start(root: Path, task: str, options: Mapping[str, Any], name: str) -> Run:
     The options are plain values; the name is made safe as a file name.
 
     Raises:
-        JobError: the folder cannot be written or the process cannot be started.
+        JobError: the folder cannot be written, the process cannot be started, or an option names a
+            folder that the app may not open.
     """
+    _expect_private()
+    for value in _paths(options):
+        if not may_open(value):
+            raise JobError(outside_roots(value))
     try:
         run = Run.create(root, safe_name(name) or task, options, task)
     except OSError as error:
@@ -176,6 +195,7 @@ def resume(run: Run) -> None:
     Raises:
         JobError: it runs or waits, has finished, or its process cannot be started.
     """
+    _expect_private()
     status = run.status
     if status.active or status.state == "finished":
         raise JobError(f"{run.name} is {status.state}: there is nothing to continue")
@@ -189,6 +209,7 @@ def stop(run: Run) -> None:
     Raises:
         JobError: it waits on another computer.
     """
+    _expect_private()
     state = run.status.state
     if state in ("queued", "running"):
         run.request_stop()
@@ -202,6 +223,7 @@ def kill(run: Run) -> None:
     Raises:
         JobError: it runs on another computer.
     """
+    _expect_private()
     if run.status.state in ("queued", "running"):
         run.kill("Ended at once, before the current step was done.")
 
@@ -214,6 +236,7 @@ def delete(root: Path, run: Run) -> None:
     Raises:
         JobError: it is running, or its folder is not directly in `root`.
     """
+    _expect_private()
     folder = run.folder.absolute()
     if folder.name in ("", ".", "..") or folder.parent.resolve() != root.resolve():
         raise JobError(f"{run.folder} is not in {root}: it cannot be deleted from here")
@@ -232,6 +255,24 @@ def delete(root: Path, run: Run) -> None:
         shutil.rmtree(aside)
     except OSError as error:
         raise JobError(f"{run.name} cannot be deleted: {error}") from error
+
+
+def _paths(options: Mapping[str, Any]) -> list[str]:
+    """Return the values of a training's options that name a file or folder."""
+    found = []
+    for name, value in options.items():
+        if isinstance(value, Mapping):
+            found += _paths(value)
+        elif isinstance(value, str | Path) and name not in ("recipe", "output", "runs", "resume"):
+            path = Path(value).expanduser()
+            if name in ("data", "cache_dir") or os.path.lexists(path):
+                found.append(str(path))
+    return found
+
+
+def _expect_private() -> None:
+    if is_public():
+        raise JobError("this app is public: runs cannot be started, stopped or deleted")
 
 
 def _launch(run: Run, task: str) -> None:
