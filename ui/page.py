@@ -192,7 +192,7 @@ def choose(
         st.session_state.pop(key, None)
         if values:
             st.session_state[key] = default if default in values else values[0]
-    chosen = st.selectbox(
+    return st.selectbox(
         label,
         values,
         key=key,
@@ -204,8 +204,6 @@ def choose(
         persist_state="session",
         **widget,
     )
-    # A browser can send what the box does not offer.
-    return chosen if chosen in values or widget["accept_new_options"] else None
 
 
 def with_typed(options: Sequence[str], key: str) -> list[str]:

@@ -172,12 +172,13 @@ def test_a_box_does_not_take_what_it_does_not_offer(monkeypatch, free):
     def boxed():
         import streamlit as st
 
-        from ui.page import choose
+        from ui.page import choose, with_typed
 
-        st.write(f"chosen {choose('Run', ['a', 'b'], 'run', accept_new_options=True)}")
+        options = with_typed(["a", "b"], "run")
+        st.write(f"chosen {choose('Run', options, 'run', accept_new_options=True)}")
 
     monkeypatch.setenv(page.PUBLIC_VARIABLE, "" if free else "1")
     app = AppTest.from_function(boxed).run()
     app.selectbox[0].options.append("other")
     app.selectbox[0].set_value("other").run()
-    assert app.markdown[0].value == ("chosen other" if free else "chosen None")
+    assert app.markdown[0].value == ("chosen other" if free else "chosen a")
