@@ -198,8 +198,7 @@ def choose(
         key=key,
         format_func=format_func,
         # A box that accepts typed values stays enabled without options.
-        disabled=widget.pop("disabled", False)
-        or (not values and not widget["accept_new_options"]),
+        disabled=widget.pop("disabled", False) or (not values and not widget["accept_new_options"]),
         placeholder=widget.pop("placeholder", None if values else "Nothing to choose from"),
         persist_state="session",
         **widget,
