@@ -348,7 +348,7 @@ class Gazetteer:
         distinct: list[tuple[str, int]] = []
         # smallest first; a larger unit of the same name around one that is there is the same place
         for unit in reversed(found):
-            if unit[0] == "country":
+            if unit[0] in ("continent", "subcontinent", "country"):
                 distinct = [other for other in distinct if not self._contains(unit, other)]
             elif any(self._contains(unit, other) for other in distinct):
                 continue

@@ -214,6 +214,11 @@ class TestFind:
         for suggestion in suggestions:
             assert places.find(suggestion).label == suggestion
 
+    @pytest.mark.parametrize("level", ["continent", "subcontinent"])
+    def test_every_part_of_the_world_is_found_though_villages_have_its_name(self, places, level):
+        for name in places.units(level).keys:
+            assert places.find(name).key == name
+
     def test_every_state_is_found_by_its_name(self, places):
         units = places.units("state")
         for index, key in enumerate(units.keys):
