@@ -319,7 +319,7 @@ def _reason(explanation: Explanation, answer: str, letter: str) -> None:
     effect = explanation.effects.get(answer)
     name = markdown_text(explanation.model)
     if effect is None:
-        st.caption(f"**{letter}** {name} has no head for the {answer}.")
+        st.caption(f"**{letter}** {name} has no head for the {markdown_text(answer)}.")
         return
     stream = io.BytesIO()
     explanation.overlay(answer).save(stream, "PNG")

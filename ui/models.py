@@ -246,18 +246,20 @@ def progress_bar(verb: str, unit: str) -> Callable[[int, int], None]:
 def accuracy_sentence(locator: Geolocator) -> str:
     """Say how far to trust a model, from the metrics saved with it, in Markdown."""
     metrics = locator.metrics
+    name = markdown_text(locator.name)
     median, near = metrics.get("median_km"), (metrics.get("accuracy_at_km") or {}).get("750")
     published = metrics.get("published") or {"accuracy_at_km": {}}
     shares = published["accuracy_at_km"]
     if median is None and "25" in shares and "750" in shares:
         return (
-            f"The authors of **{locator.name}** report {percent(shares['25'])} of the photos of "
-            f"{published['test']} within 25 km and {percent(shares['750'])} within 750 km "
-            f"({published['source']}). Other kinds of photos may be harder."
+            f"The authors of **{name}** report {percent(shares['25'])} of the photos of "
+            f"{markdown_text(str(published['test']))} within 25 km and "
+            f"{percent(shares['750'])} within 750 km "
+            f"({markdown_text(str(published['source']))}). Other kinds of photos may be harder."
         )
     if median is None:
         return (
-            f"The accuracy of **{locator.name}** has not been measured: no metrics were saved with "
+            f"The accuracy of **{name}** has not been measured: no metrics were saved with "
             "it. Treat its answers as hints."
         )
     count = metrics.get("n")
@@ -265,7 +267,7 @@ def accuracy_sentence(locator: Geolocator) -> str:
     within = f", and {percent(near)} were within 750 km" if near is not None else ""
     hint = "Its answers are hints and often wrong" if median > 1000 else "Its answers are estimates"
     return (
-        f"{tested}, half of the guesses of **{locator.name}** were more than "
+        f"{tested}, half of the guesses of **{name}** were more than "
         f"**{kilometres(median)}** off{within}. {hint}: read the radius together with the pin."
     )
 

@@ -45,7 +45,7 @@ def run_head(item: RunView) -> None:
     with st.container(horizontal=True, vertical_alignment="center", key="run-head"):
         st.subheader(markdown_text(item.title), anchor=False, width="content")
         st.badge(item.look.word, icon=item.look.icon, color=item.look.colour)
-    facts = [item.status.task, created(item)]
+    facts = [markdown_text(item.status.task), created(item)]
     with contextlib.suppress(JobError):
         if data := item.run.config.get("data"):
             facts.append(f"on {markdown_text(Path(str(data)).name)}")
@@ -166,7 +166,8 @@ def _curves(item: RunView) -> None:
 
 
 def _chart(item: RunView, rows: list[dict[str, float]], group: Group, best: float | None) -> None:
-    st.markdown(f"**{group.title}**" + (f" ({group.unit})" if group.unit else ""))
+    unit = f" ({markdown_text(group.unit)})" if group.unit else ""
+    st.markdown(f"**{markdown_text(group.title)}**{unit}")
     figure = curves_figure(rows, group, palette(), best)
     show_chart(figure, f"curves {item.name} {group.title}", height=280)
 

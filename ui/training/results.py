@@ -128,7 +128,8 @@ def _fit_numbers(metrics: Mapping[str, Any]) -> None:
         return
     _metric_row(found)
     about = metrics.get("about") or {}
-    where = f"the {about['split']} split" if about.get("split") else "held-out photos"
+    split = markdown_text(str(about.get("split") or ""))
+    where = f"the {split} split" if split else "held-out photos"
     text = f"On {metrics.get('n') or 0:,} photos of {where}, with 95 % intervals."
     constant = _at(metrics, ["baselines", "constant", "median_km"])
     if isinstance(constant, int | float):
@@ -141,7 +142,7 @@ def _fit_numbers(metrics: Mapping[str, Any]) -> None:
     }
     if heads:
         text = " · ".join(
-            f"{name} **{percent(head['top1'])}**"
+            f"{markdown_text(str(name))} **{percent(head['top1'])}**"
             + (f" ({percent(head['majority'])})" if head.get("majority") is not None else "")
             for name, head in heads.items()
         )
@@ -172,7 +173,8 @@ def _pretrain_numbers(metrics: Mapping[str, Any]) -> None:
 def _metric_row(numbers: Mapping[str, tuple[str, str | None]]) -> None:
     with st.container(horizontal=True):
         for name, (value, interval) in numbers.items():
-            st.metric(name, value, interval, delta_color="off", delta_arrow="off", border=True)
+            title = markdown_text(name)
+            st.metric(title, value, interval, delta_color="off", delta_arrow="off", border=True)
 
 
 def _open_buttons(item: RunView) -> None:

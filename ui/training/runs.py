@@ -332,7 +332,7 @@ def progress_sentence(item: RunView) -> str:
             return "Loading libraries; this takes a few seconds."
         first = title_of(item.waits_for)
         return f"Waiting for **{markdown_text(first)}** to end; then it starts automatically."
-    parts = [status.phase[:1].upper() + status.phase[1:]] if status.phase else []
+    parts = [markdown_text(status.phase[:1].upper() + status.phase[1:])] if status.phase else []
     if status.total_steps:
         parts.append(f"step {status.step:,} of {status.total_steps:,}")
     parts.append(f"{100 * status.progress:.0f} %")
@@ -342,7 +342,8 @@ def progress_sentence(item: RunView) -> str:
         elif status.eta_seconds is not None:
             # The estimate covers one phase: reading photos says nothing about training speed.
             phase = status.phase.partition(",")[0]
-            parts.append(f"about {duration(status.eta_seconds)} of {phase or 'this phase'} left")
+            phase = markdown_text(phase) or "this phase"
+            parts.append(f"about {duration(status.eta_seconds)} of {phase} left")
         else:
             parts.append("estimating the time left")
     return " · ".join(parts)
