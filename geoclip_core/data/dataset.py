@@ -39,6 +39,8 @@ ATTRIBUTION = "Place names: GeoNames (CC BY 4.0). Climate: Beck et al. 2018 (CC 
 MAX_TEXT = 300  # most characters of an id or place name
 MANY_IDS = 5  # so many long ids that all end with 0 were rounded
 
+LEAST_PHOTOS = 20  # fewest photos besides those of test from which a model can be trained
+
 Progress = Callable[[int, int], None]
 """Called with the number of steps done and the total."""
 
@@ -114,6 +116,17 @@ class PhotoDataset:
         """The n photo files, which need not exist."""
         return [self.root / path for path in self.table["path"]]
 
+    @property
+    def learnable(self) -> np.ndarray:
+        """Mask (n,) of train, val and what was cut out between them.
+
+        A model that is measured by cross-validation learns from all of these.
+        """
+        split = self.table["split"]
+        between = (split == "buffer") & self.table["path"].str.startswith("train_images/")
+        mask: np.ndarray = (split.isin(["train", "val"]) | between).to_numpy()
+        return mask
+
     def keys(self, feature: str) -> "pd.Series[str]":
         """Return the vocabulary keys of one feature, (n,) text, NA where unknown."""
         if feature in FIXED_VOCABULARIES:
@@ -175,6 +188,16 @@ def read_dataset(root: Path | str, *, val_fraction: float = 0.1, seed: int = 0) 
         name=name if isinstance(name, str) and name else root.resolve().name,
         table=table,
         synthetic=description.get("synthetic") is True,
+    )
+
+
+def too_small(photos: int) -> str:
+    """Return a sentence if so many photos outside of test are too few to train; else ""."""
+    if photos >= LEAST_PHOTOS:
+        return ""
+    return (
+        f"too small to train: {LEAST_PHOTOS} photos are needed besides those of test, and there "
+        f"are {photos}: add photos"
     )
 
 

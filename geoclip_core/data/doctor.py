@@ -28,6 +28,7 @@ from geoclip_core.data.dataset import (
     csv_path,
     parse,
     photo_paths,
+    too_small,
 )
 from geoclip_core.data.photos import CHECK_DRAFT, open_photo, photo_files, read_source
 from geoclip_core.data.splits import MIN_DISTANCE_KM, nearest_km
@@ -162,6 +163,7 @@ def examine(
         check_climates(findings)
         check_labels(findings)
         check_leaks(findings, drop_near_test)
+        check_size(findings)
         if photos:
             opened = check_photos(findings, root, workers, progress)
     return Report(
@@ -309,6 +311,13 @@ class Findings:
             lambda _, row: shown[row],
             drop=problem.column not in BLANKED,
         )
+
+
+def check_size(findings: Findings) -> None:
+    """Find that there are too few photos to train a model."""
+    photos = len(findings.tables.get("train", ()))
+    if sentence := too_small(photos):
+        findings.found.append(Finding("too-small", "warning", sentence, photos))
 
 
 def check_places(findings: Findings) -> None:

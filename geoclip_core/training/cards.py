@@ -247,12 +247,16 @@ def _bank_numbers(model: GeolocationModel, metrics: Mapping[str, Any], options: 
         *_errors(model.name, metrics, ["constant", "nearest_photo"]),
     ]
     repeats = ", ".join(f"{score:,.0f}" for score in validation["geoscore_of_repeats"])
+    near = f"photos closer than {validation['group_km']:g} km"
+    far = "photos far from every training photo are harder."
+    if "geoscore_spatially_blocked" in validation:
+        blocked = f"{validation['geoscore_spatially_blocked']:,.0f}"
+        told = f"With {near} kept in one fold: {blocked}; {far}"
+    else:
+        told = f"Nearly all are connected by {near}, so it says nothing about other places; {far}"
     lines += [
         "",
-        f"GeoScore of each repeat: {repeats} (predictions.parquet holds the first). With photos "
-        f"closer than {validation['group_km']:g} km kept in one fold: "
-        f"{validation['geoscore_spatially_blocked']:,.0f}; photos far from every training photo "
-        "are harder.",
+        f"GeoScore of each repeat: {repeats} (predictions.parquet holds the first). {told}",
     ]
     if "geoscore_chosen_inside_folds" in validation:
         lines.append(

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from geoclip_core.data.dataset import PhotoDataset
-from geoclip_core.data.vocabulary import IGNORE_INDEX, Vocabulary, build_vocabularies
+from geoclip_core.data.vocabulary import IGNORE_INDEX, Vocabulary
 from geoclip_core.earth.gazetteer import Gazetteer
 from geoclip_core.earth.geocells import Geocells, make_geocells
 from geoclip_core.earth.sphere import haversine_km
@@ -40,10 +40,12 @@ from geoclip_core.training.inputs import (
     EmbeddedSplit,
     Embedder,
     PhotoLoader,
+    check_size,
+    learnable_vocabularies,
     read_training_dataset,
 )
 from geoclip_core.training.loop import Indices, StepPart, TrainingLoop, build_optimizer
-from geoclip_core.training.options import EmbeddingOptions, FitOptions
+from geoclip_core.training.options import FEW_PHOTOS, EmbeddingOptions, FitOptions
 from geoclip_core.training.session import StopRequestedError, TrainingRun
 
 Array = NDArray[np.floating]
@@ -54,9 +56,6 @@ PHOTOS_PER_CELL, MOST_CELLS, SMALLEST_CELL = 15, 1000, 3
 VALIDATION_BATCH = 512
 STATISTICS_PHOTOS = 2000
 """Training photos for the statistics of the normaliser if the backbone is trained."""
-FEW_PHOTOS = 1000
-"""With fewer training photos a bank is better: GeoScore 1,038 against 704 for geocells with 280
-photos. On the demo set geocells have the smaller median error (`benchmark ablation`)."""
 TRAINED = 0.9
 """Share of the run's progress at the end of training."""
 
@@ -70,9 +69,16 @@ def fit(run: FitRun) -> None:
     """
     options, session = run.options, run.session
     dataset = read_training_dataset(options, session)
+    photos = int(dataset.learnable.sum())
+    head = options.head_for(photos)
+    if head != options.coordinate_head:
+        session.log(f"coordinate head: {head}, since {photos:,} photos may be trained on")
+        options = replace(options, coordinate_head=head)
+        run = replace(run, options=options)
+    check_size(dataset, head, every=options.coordinate_head == "bank" and options.bank.all_rows)
     backbone = build_backbone(fit_backbone(options), run.accelerator.device)
     embedder = Embedder(options, session, run.accelerator, backbone)
-    if options.coordinate_head == "bank":
+    if head == "bank":
         _fit_bank(run, dataset, backbone, embedder)
         return
     train = dataset.split("train")
@@ -95,24 +101,6 @@ def fit(run: FitRun) -> None:
 def fit_backbone(options: EmbeddingOptions) -> BackboneConfig:
     """Return the config of the backbone in the options."""
     return backbone_config(options.backbone, **options.backbone_changes())
-
-
-def learnable_vocabularies(
-    train: PhotoDataset, features: tuple[str, ...]
-) -> tuple[dict[str, Vocabulary], list[str]]:
-    """Return vocabularies of the features that can be learned, and the names of the others.
-
-    A feature needs two classes among the training labels. The children of a feature that is left
-    out get the next larger place as parent: cities get states if counties are unknown.
-    """
-    every = build_vocabularies(train.table, features)
-    known = {
-        feature: len(np.unique(labels[labels != IGNORE_INDEX]))
-        for feature, labels in train.labels(every).items()
-    }
-    kept = tuple(feature for feature in features if known[feature] >= 2)
-    left_out = [feature for feature in features if feature not in kept]
-    return (build_vocabularies(train.table, kept) if left_out else every), left_out
 
 
 def _fit_heads(

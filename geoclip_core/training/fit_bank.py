@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
-from geoclip_core.data.dataset import PhotoDataset
-from geoclip_core.data.vocabulary import IGNORE_INDEX, Vocabulary, build_vocabularies
+from geoclip_core.data.dataset import LEAST_PHOTOS, PhotoDataset, too_small
+from geoclip_core.data.splits import MIN_DISTANCE_KM
+from geoclip_core.data.vocabulary import IGNORE_INDEX, Vocabulary
 from geoclip_core.earth.gazetteer import Gazetteer
 from geoclip_core.earth.sphere import haversine_km, pairwise_km
 from geoclip_core.errors import TrainingError
@@ -37,11 +38,11 @@ from geoclip_core.model.checkpoint import save_checkpoint
 from geoclip_core.model.domain import Domain
 from geoclip_core.model.geolocation import Estimate, GeolocationModel, ModelConfig
 from geoclip_core.training.cards import bank_card
+from geoclip_core.training.inputs import learnable_vocabularies
 from geoclip_core.training.options import BankOptions, FitOptions
 
 Progress = Callable[[int, int], None]
 
-MINIMUM_PHOTOS = 30
 CHOICES: dict[str, Any] = {"gammas": (1.0, 1.5, 2.0), "ridges": (0.03, 0.1)}
 """Candidates when every fold chooses its own kernel and ridge."""
 TEMPERATURE = 0.2
@@ -90,13 +91,20 @@ def fit_bank(
         )
     used = np.isfinite(embeddings).all(axis=1)
     if not options.bank.all_rows:
-        used &= dataset.table["split"].isin(["train", "val"]).to_numpy()
+        used &= dataset.learnable
+    if sentence := too_small(int(used.sum())):
+        unreadable = int((~np.isfinite(embeddings).all(axis=1)).sum())
+        raise TrainingError(f"{dataset.root}: {sentence} ({unreadable} cannot be read)")
     photos = dataset.select(used)
     # cross-validation replaces the test split, so all of these photos are training photos
     photos.table["split"] = "train"
     vocabularies = {}
     if options.use_context:
-        vocabularies = build_vocabularies(photos.table, options.features)
+        # so many labels that no fold holds all of them
+        seeds = range(options.seed, options.seed + options.bank.repeats)
+        partitions = [_folds(photos, options.bank.folds, seed) for seed in seeds]
+        least = max(int(np.bincount(fold_of).max()) for fold_of in partitions) + 1
+        vocabularies, _ = learnable_vocabularies(photos, options.features, least)
     data = BankData(
         torch.from_numpy(np.asarray(embeddings[used], dtype=np.float32)),
         photos.coordinates,
@@ -129,7 +137,7 @@ def fit_bank(
             "split": "cross-validation",
             "note": "each photo was located by a model that was not trained on it; the first of "
             f"{options.bank.repeats} repeats with other folds",
-            "use_context": options.use_context,
+            "use_context": bool(vocabularies),
         }
         path = write_predictions(measured.frame, Path(scratch) / PREDICTIONS, about)
         save_checkpoint(folder, model, metrics, card, files={PREDICTIONS: path})
@@ -151,8 +159,8 @@ class BankData:
         rows = {len(self.embeddings), len(self.coordinates), *map(len, self.labels.values())}
         if len(rows) != 1:
             raise ValueError(f"embeddings, coordinates and labels differ in length: {sorted(rows)}")
-        if len(self.embeddings) < MINIMUM_PHOTOS:
-            raise TrainingError(f"a bank needs at least {MINIMUM_PHOTOS} photos, got {min(rows)}")
+        if len(self.embeddings) < 2:
+            raise ValueError(f"a bank needs at least 2 photos, got {min(rows)}")
         if not torch.isfinite(self.embeddings).all():
             raise ValueError("an embedding has numbers that are not finite")
 
@@ -186,7 +194,7 @@ def fit_bank_model(inputs: BankInputs, name: str = "") -> GeolocationModel:
             f"kernel ridge is for up to {MAX_RIDGE_BANK} photos, not {count}: set bank.vote to "
             "cosine"
         )
-    if count > MAX_RIDGE_BANK and options.use_context:
+    if count > MAX_RIDGE_BANK and inputs.vocabularies:
         raise TrainingError(
             f"the context heads of a bank are for up to {MAX_RIDGE_BANK} photos, not {count}: "
             "turn use_context off, or choose another coordinate head"
@@ -224,22 +232,23 @@ def _empty_model(inputs: BankInputs, name: str) -> GeolocationModel:
         "field_scales": list(options.bank.field_scales),
         "temperature": TEMPERATURE,
     }
-    features = options.features if options.use_context else ()
+    features = tuple(inputs.vocabularies)
     if features:
         share = options.bank.context_share
         head["block_weights"] = [(1 - share) / blocks] * blocks + [share]
         head["agreement"] = AGREEMENT
     config = ModelConfig(
         features=features,
-        use_context=options.use_context,
+        use_context=bool(features),
         coordinate_head="bank",
         head_options=head,
         context_heads="kernel-ridge",
         context_options={"bank_size": size} if features else {},
         join_options={"width": options.context.join_width} if features else {},
     )
-    chosen = {feature: inputs.vocabularies[feature] for feature in features}
-    return GeolocationModel(config, inputs.backbone_config, widths, chosen, name=name)
+    return GeolocationModel(
+        config, inputs.backbone_config, widths, dict(inputs.vocabularies), name=name
+    )
 
 
 def _choose_context(heads: KernelContextHeads, data: BankData, options: FitOptions) -> None:
@@ -321,13 +330,20 @@ def hold_out(
     folds = np.unique(fold_of)
     for done, fold in enumerate(folds, start=1):
         rest, held = np.flatnonzero(fold_of != fold), np.flatnonzero(fold_of == fold)
-        model = fit_bank_model(replace(inputs, data=inputs.data.take(rest)))
+        model = fit_bank_model(_part(inputs, rest))
         estimates = model.predict(inputs.data.embeddings[held])
         unlikeness[held] = model.unlikeness(inputs.data.embeddings[held])
         found |= dict(zip(held.tolist(), estimates, strict=True))
         if progress:
             progress(done, len(folds))
     return [found[row] for row in range(len(fold_of))], unlikeness
+
+
+def _part(inputs: BankInputs, rows: NDArray[np.int64]) -> BankInputs:
+    """Return the inputs of some photos, without the features of which none has a label."""
+    data = inputs.data.take(rows)
+    known = {f: v for f, v in inputs.vocabularies.items() if (data.labels[f] >= 0).any()}
+    return replace(inputs, data=data, vocabularies=known)
 
 
 def cross_validate(
@@ -367,11 +383,22 @@ def random_folds(count: int, folds: int, seed: int) -> NDArray[np.int64]:
 
 
 def spatial_folds(
-    coordinates: NDArray[np.float64], folds: int, seed: int, group_km: float
+    coordinates: NDArray[np.float64],
+    folds: int,
+    seed: int,
+    group_km: float,
+    sequences: "pd.Series[str] | None" = None,
 ) -> NDArray[np.int64]:
-    """Return folds (n,) in which photos connected by steps below `group_km` stay together."""
+    """Return folds (n,) in which photos connected by steps below `group_km` stay together.
+
+    Photos of one sequence (n,) do too.
+    """
     group: NDArray[np.int64]
-    _, group = connected_components(pairwise_km(coordinates, coordinates) < group_km)
+    linked = pairwise_km(coordinates, coordinates) < group_km
+    if sequences is not None:
+        codes = pd.factorize(sequences)[0]
+        linked |= (codes[:, None] == codes) & (codes >= 0)
+    _, group = connected_components(linked)
     members = np.bincount(group)
     order = np.random.default_rng(seed).permutation(len(members))
     sizes, fold_of_group = np.zeros(folds), np.empty(len(members), dtype=np.int64)
@@ -381,6 +408,26 @@ def spatial_folds(
         sizes[fold_of_group[index]] += members[index]
     folded: NDArray[np.int64] = fold_of_group[group]
     return folded
+
+
+def _folds(dataset: PhotoDataset, folds: int, seed: int) -> NDArray[np.int64]:
+    """Return folds (n,) of the cross-validation that measures and calibrates.
+
+    No photo is held out while another of the same spot or sequence is learned from, as in val; only
+    where nearly all photos are of one spot the folds are random.
+    """
+    places, sequences = dataset.coordinates, dataset.table["sequence"]
+    if not sequences.dropna().duplicated().any():
+        near = pairwise_km(places, places) < MIN_DISTANCE_KM
+        if near.sum() == len(dataset):  # none but each photo to itself
+            return random_folds(len(dataset), folds, seed)
+    fold_of = spatial_folds(places, folds, seed, MIN_DISTANCE_KM, sequences)
+    return fold_of if _can_be_held_out(fold_of) else random_folds(len(dataset), folds, seed)
+
+
+def _can_be_held_out(fold_of: NDArray[np.int64]) -> bool:
+    """Return whether enough photos are left to learn from and to calibrate on without any fold."""
+    return len(fold_of) - int(np.bincount(fold_of).max()) >= LEAST_PHOTOS // 2
 
 
 def mean_score(estimates: list[Estimate], coordinates: NDArray[np.float64]) -> float:
@@ -414,7 +461,7 @@ def measure(
     options, coordinates = inputs.options, inputs.data.coordinates
     tick = _ticker(progress, options)
     seeds = range(options.seed, options.seed + options.bank.repeats)
-    partitions = [random_folds(len(dataset), options.bank.folds, seed) for seed in seeds]
+    partitions = [_folds(dataset, options.bank.folds, seed) for seed in seeds]
     repeats = [cross_validate(inputs, fold_of, tick) for fold_of in partitions]
     gazetteer, frames = Gazetteer.load(), []
     for repeat in repeats:
@@ -428,14 +475,17 @@ def measure(
     _count_photos_once(metrics, options.bank.repeats)
     # of one repeat: the test of uniformity takes rows to be independent photos
     metrics["claims"] = claim_metrics(frames[0])
-    blocked = spatial_folds(coordinates, options.bank.folds, options.seed, GROUP_KM)
     metrics["cross_validation"] = {
         "folds": options.bank.folds,
         "geoscore_of_repeats": [mean_score(r.estimates, coordinates) for r in repeats],
-        "geoscore_spatially_blocked": mean_score(hold_out(inputs, blocked, tick)[0], coordinates),
         "group_km": GROUP_KM,
     }
-    if options.bank.vote == "kernel-ridge":
+    blocked = spatial_folds(coordinates, options.bank.folds, options.seed, GROUP_KM)
+    # photos of one trip may all be in one group, and a fold needs others to learn from
+    if _can_be_held_out(blocked):
+        far = mean_score(hold_out(inputs, blocked, tick)[0], coordinates)
+        metrics["cross_validation"]["geoscore_spatially_blocked"] = far
+    if options.bank.nested and options.bank.vote == "kernel-ridge":
         free = replace(inputs, options=replace(options, bank=replace(options.bank, **CHOICES)))
         scores = [
             mean_score(hold_out(free, fold_of, tick)[0], coordinates) for fold_of in partitions
@@ -462,7 +512,8 @@ def measure(
 
 def _ticker(progress: Progress | None, options: FitOptions) -> Progress:
     """Return a callback that counts folds over all rounds instead of within one."""
-    rounds = options.bank.repeats * (2 if options.bank.vote == "kernel-ridge" else 1) + 1
+    nested = options.bank.nested and options.bank.vote == "kernel-ridge"
+    rounds = options.bank.repeats * (2 if nested else 1) + 1
     done = 0
 
     def tick(_done: int, _total: int) -> None:

@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from PIL import Image, ImageEnhance
 from torch import Tensor
 
-from geoclip_core.data.dataset import PhotoDataset, read_dataset
+from geoclip_core.data.dataset import LEAST_PHOTOS, PhotoDataset, read_dataset, too_small
 from geoclip_core.data.photos import open_photo
+from geoclip_core.data.vocabulary import IGNORE_INDEX, Vocabulary, build_vocabularies
 from geoclip_core.errors import PhotoError, TrainingError
 from geoclip_core.model.backbone import Backbone, Preprocessing
 from geoclip_core.training.embeddings import Embeddings, embed_dataset, embed_images
@@ -56,7 +57,7 @@ def read_training_dataset(options: TrainingOptions, session: RunSession) -> Phot
     """Return the dataset of a run.
 
     Raises:
-        ValueError: it cannot be read, or has too few photos in train or val.
+        DatasetError: it cannot be read.
     """
     dataset = read_dataset(
         options.dataset_folder(), val_fraction=options.val_fraction, seed=options.seed
@@ -64,13 +65,54 @@ def read_training_dataset(options: TrainingOptions, session: RunSession) -> Phot
     counts = {split: len(dataset.split(split)) for split in SPLITS}
     shown = ", ".join(f"{n:,} {split}" for split, n in counts.items())
     session.log(f"dataset {dataset.name}: {shown} photos")
-    for split, least in (("train", LEAST_TRAIN), ("val", LEAST_VAL)):
-        if counts[split] < least:
-            raise TrainingError(
-                f"{dataset.root}: training needs at least {least} photos in the {split} split, "
-                f"and there are {shown}: use a larger dataset or another val_fraction"
-            )
     return dataset
+
+
+def check_size(dataset: PhotoDataset, method: str, *, every: bool = False) -> None:
+    """Refuse a dataset that is too small.
+
+    Args:
+        dataset: all photos. A bank learns from all but those of test, and is measured by
+            cross-validation; other methods need a val split.
+        method: "bank", or what else is to be trained, for the message.
+        every: whether the photos of test are learned from too.
+
+    Raises:
+        TrainingError: there are too few photos.
+    """
+    if sentence := too_small(len(dataset) if every else int(dataset.learnable.sum())):
+        raise TrainingError(f"{dataset.root}: {sentence}")
+    if method == "bank":
+        return
+    counts = dataset.table["split"].value_counts()
+    for split, least in (("train", LEAST_TRAIN), ("val", LEAST_VAL)):
+        if (found := int(counts.get(split, 0))) < least:
+            remedy = "add photos, or use another val_fraction"
+            if method != "pretraining":
+                remedy += f", or coordinate_head bank, for which {LEAST_PHOTOS} photos are enough"
+            raise TrainingError(
+                f"{dataset.root}: too small for {method}: {least} photos are needed in the {split} "
+                f"split, and there are {found}: {remedy}"
+            )
+
+
+def learnable_vocabularies(
+    train: PhotoDataset, features: tuple[str, ...], least: int = 2
+) -> tuple[dict[str, Vocabulary], list[str]]:
+    """Return vocabularies of the features that can be learned, and the names of the others.
+
+    A feature needs two classes and `least` labels among the training photos. The children of a
+    feature that is left out get the next larger place as parent: cities get states if counties are
+    unknown.
+    """
+    every = build_vocabularies(train.table, features)
+    kept = []
+    for feature, labels in train.labels(every).items():
+        known = labels[labels != IGNORE_INDEX]
+        if len(known) >= least and len(np.unique(known)) >= 2:
+            kept.append(feature)
+    left_out = [feature for feature in features if feature not in kept]
+    return (build_vocabularies(train.table, tuple(kept)) if left_out else every), left_out
 
 
 class Embedder:

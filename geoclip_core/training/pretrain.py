@@ -18,6 +18,7 @@ from geoclip_core.data.captions import caption, captions
 from geoclip_core.data.dataset import PhotoDataset
 from geoclip_core.data.features import KNOWN_FEATURES
 from geoclip_core.data.vocabulary import IGNORE_INDEX, Vocabulary, build_vocabularies
+from geoclip_core.errors import TrainingError
 from geoclip_core.files import atomic_folder, write_atomically
 from geoclip_core.model.backbones import backbone_config, build_backbone, load_image_text
 from geoclip_core.model.image_text import (
@@ -36,6 +37,7 @@ from geoclip_core.training.inputs import (
     EmbeddedSplit,
     Embedder,
     PhotoLoader,
+    check_size,
     read_training_dataset,
 )
 from geoclip_core.training.loop import Indices, StepPart, TrainingLoop, build_optimizer
@@ -68,6 +70,7 @@ def pretrain(run: PretrainRun, dataset: PhotoDataset | None = None) -> None:
     options, session, accelerator = run.options, run.session, run.accelerator
     if dataset is None:
         dataset = read_training_dataset(options, session)
+        check_size(dataset, "pretraining")
     train = dataset.split("train")
     torch.manual_seed(options.seed)
     pair = build_pair(options, train).to(accelerator.device)
@@ -182,7 +185,7 @@ def build_pair(options: PretrainOptions, train: PhotoDataset) -> ImageTextPair:
         return ClipPair(config)
     if config.kind == "image-text":
         if changes:
-            raise ValueError(
+            raise TrainingError(
                 "views and framing of an earlier pretraining cannot be changed: leave them out"
             )
         return load_image_text(Path(config.name))

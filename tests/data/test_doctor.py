@@ -52,7 +52,9 @@ def test_a_valid_dataset_has_only_warnings(root):
         "city-unknown": 1,
         "climate-unknown": 1,
         "month-unknown": 1,
+        "too-small": 6,
     }
+    assert "20 photos are needed" in _found(report)["too-small"].message
     assert "nothing must be fixed" in report.text()
 
 

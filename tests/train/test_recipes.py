@@ -16,6 +16,7 @@ USES = [
 
 def test_the_recipes_of_readme_and_train_page_exist():
     assert set(recipe_names("fit")) == {
+        "small",
         "mini",
         "mini-plain",
         "demo",

@@ -11,7 +11,7 @@ from geoclip_core.data.dataset import read_dataset
 from geoclip_core.evaluation.predictions import read_predictions
 from geoclip_core.model.backbones import build_backbone
 from geoclip_core.model.checkpoint import load_checkpoint
-from geoclip_core.training.fit import learnable_vocabularies
+from geoclip_core.training.inputs import learnable_vocabularies
 from geoclip_core.training.options import FitOptions, OptionsError, from_mapping
 from tests.model import tiny_networks
 from tests.training import tiny_photos
@@ -245,7 +245,7 @@ def test_a_dataset_that_is_too_small_is_an_error(tmp_path, network):
     tiny_photos.write(root, train=14, test=4)
     run = run_fit(tmp_path / "run", root, network)
     assert run.status.state == "failed"
-    assert "at least" in run.status.error
+    assert "20 photos are needed" in run.status.error
 
 
 @pytest.mark.parametrize(
@@ -258,7 +258,7 @@ def test_a_dataset_that_is_too_small_is_an_error(tmp_path, network):
             "train_backbone must be none",
         ),
         ({"data": "x", "coordinate_head": "regression", "geocells.cells": 50}, "cells belongs to"),
-        ({"data": "x", "bank.gammas": (3.0,)}, "gammas belongs to"),
+        ({"data": "x", "coordinate_head": "geocells", "bank.gammas": (3.0,)}, "gammas belongs to"),
         ({"data": "x", "projection": True}, "projection"),
         ({"data": "x", "accumulation": 64, "batch_size": 32}, "accumulation"),
         ({"data": "x", "val_fraction": 0.0}, "val_fraction"),

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -18,6 +19,7 @@ from geoclip_core.model.checkpoint import load_checkpoint
 from geoclip_core.training.fit_bank import (
     BankData,
     BankInputs,
+    _folds,
     cross_validate,
     fit_bank,
     fit_bank_model,
@@ -41,6 +43,7 @@ BANK = {
     "context.join_width": 32,
     "bank.folds": 4,
     "bank.repeats": 1,
+    "bank.nested": True,
 }
 
 
@@ -243,7 +246,7 @@ def test_invalid_data_and_options_are_errors(tmp_path):
             dataset, embeddings[:, :5], Stub(), _options(), tmp_path / "x", name="x", command=""
         )
     few, rows = _dataset(tmp_path, count=20)
-    with pytest.raises(ValueError, match="at least 30 photos"):
+    with pytest.raises(ValueError, match="20 photos are needed"):
         fit_bank(few, rows, Stub(), _options(), tmp_path / "x", name="x", command="")
     with pytest.raises(ValueError, match="not finite"):
         BankData(torch.full((40, 3), torch.nan), np.zeros((40, 2)), {})
@@ -275,3 +278,44 @@ def test_an_exception_in_the_progress_callback_leaves_no_files(tmp_path):
             progress=stop,
         )
     assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize("count", [20, 30])
+@pytest.mark.parametrize("kind", ["four cities", "one town", "one spot", "one photo labelled"])
+def test_a_few_photos_are_enough(tmp_path, count, kind):
+    table, embeddings = _photos(count)
+    table["split"] = "train"
+    if kind in ("one town", "one spot"):
+        places = destination(
+            np.tile([48.137, 11.575], (count, 1)),
+            np.linspace(0, 330, count),
+            np.linspace(0, 6 if kind == "one town" else 0.01, count),
+        )
+        table["latitude"], table["longitude"] = places.T
+        table["country"], table["country_key"] = "Germany", "DE"
+        table["climate"] = np.int16(15)
+    elif kind == "one photo labelled":
+        table.loc[1:, "country_key"] = pd.NA
+    dataset = PhotoDataset(tmp_path, kind, table)
+    options = from_mapping(FitOptions, {**BANK, "bank.folds": 10}, "test")
+    metrics = fit_bank(
+        dataset, embeddings, Stub(), options, tmp_path / "made", name="made", command=""
+    )
+    assert metrics["n"] == metrics["photos"] == count
+    far = metrics["cross_validation"].get("geoscore_spatially_blocked")
+    assert (far is not None) == (kind not in ("one town", "one spot"))
+    model = load_checkpoint(tmp_path / "made", with_backbone=False)
+    assert model.calibration is not None
+    assert len(model.coordinate_head.bank) == count
+
+
+def test_photos_of_one_spot_or_sequence_share_a_fold():
+    table, _ = _photos(40)
+    table["split"] = "train"
+    table.loc[[3, 7], ["latitude", "longitude"]] = [10.0, 20.0]
+    table.loc[[4, 9, 12], "sequence"] = "ride"
+    for seed in range(5):
+        fold_of = _folds(PhotoDataset(Path(), "spots", table), 10, seed)
+        assert fold_of[3] == fold_of[7]
+        assert len(set(fold_of[[4, 9, 12]])) == 1
+        assert np.bincount(fold_of, minlength=10).max() <= 5

@@ -181,3 +181,18 @@ def test_a_command_line_with_an_old_flag_names_the_new_one(capsys):
 def test_options_cannot_be_changed_in_place():
     with pytest.raises(dataclasses.FrozenInstanceError):
         FitOptions().epochs = 3
+
+
+@pytest.mark.parametrize(
+    ("values", "photos", "head"),
+    [
+        ({}, 999, "bank"),
+        ({}, 1000, "geocells"),
+        ({"geocells.cells": 4}, 100, "geocells"),
+        ({"bank.folds": 4}, 5000, "bank"),
+        ({"train_backbone": "all"}, 100, "geocells"),
+        ({"coordinate_head": "regression"}, 100, "regression"),
+    ],
+)
+def test_the_size_of_a_set_proposes_the_head(values, photos, head):
+    assert from_mapping(FitOptions, values, "test").head_for(photos) == head

@@ -38,10 +38,9 @@ from geoclip_core.training.fit import (
     FitTask,
     build_model,
     fit_backbone,
-    learnable_vocabularies,
 )
 from geoclip_core.training.fit_bank import BankData, BankInputs, fit_bank_model, random_folds
-from geoclip_core.training.inputs import CachedEmbeddings, Embedder
+from geoclip_core.training.inputs import CachedEmbeddings, Embedder, learnable_vocabularies
 from geoclip_core.training.loop import TrainingLoop
 from geoclip_core.training.options import (
     BankOptions,

@@ -6,10 +6,12 @@ from typing import TypeGuard
 
 import streamlit as st
 
-from geoclip_core.data.dataset import FILE_SPLITS, csv_path
+from geoclip_core.data.dataset import FILE_SPLITS, REQUIRED, csv_path, too_small
+from geoclip_core.data.tables import read_csv
+from geoclip_core.errors import DatasetError
 from geoclip_core.files import safe_name
 from geoclip_core.jobs import JobError
-from geoclip_core.training.options import OptionsError, TrainingOptions
+from geoclip_core.training.options import FEW_PHOTOS, OptionsError, TrainingOptions
 from geoclip_core.training.runs import CONFIG
 from train.recipes import recipe_description, recipe_names, recipe_options
 from train.training import lasting_config
@@ -112,7 +114,7 @@ def new_training(views: list[RunView], data: Path | None) -> None:
     assert task is not None  # required above
     st.caption(_TASKS[task][1])
     cls = OPTIONS[task]
-    recipe = _choose_recipe(task, views)
+    recipe = _choose_recipe(task, views, data)
     try:
         base = flat(recipe_options(cls, recipe) if recipe else cls())
     except OptionsError as error:
@@ -146,20 +148,42 @@ def fit_on(item: RunView) -> None:
     st.session_state["train view"] = "New training"
     leave_message("done", f"{item.title} is now the backbone of a new training.")
     st.session_state[_TASK] = "fit"
-    recipe = st.session_state.setdefault(_recipe_key("fit"), _first_recipe("fit"))
+    recipe = st.session_state.setdefault(_recipe_key("fit"), _first_recipe("fit", None))
     key = _form_key("fit", None if recipe == _DEFAULTS else recipe)
     st.session_state[widget_key(key, "backbone")] = str(item.run.folder)
 
 
-def _choose_recipe(task: str, views: list[RunView]) -> str | None:
+def _photos_in(data: Path) -> int | None:
+    """Return the rows of a dataset's train_mini.csv; None if it cannot be read."""
+    path = csv_path(data, "train")
+    if not path.is_file():
+        return 0
+    try:
+        return _rows(str(path), path.stat().st_mtime_ns)
+    except (OSError, DatasetError):
+        return None  # the run will name what is wrong
+
+
+@st.cache_data(max_entries=20, show_spinner=False)
+def _rows(path: str, _changed: int) -> int:
+    return len(read_csv(Path(path), REQUIRED, REQUIRED))
+
+
+def _choose_recipe(task: str, views: list[RunView], data: Path | None) -> str | None:
     names = recipe_names(task)
+    first, key = _first_recipe(task, data), _recipe_key(task)
+    # another dataset gets its own proposal, unless something else was chosen
+    proposed = f"proposed {key}"
+    if st.session_state.get(key) == st.session_state.get(proposed):
+        st.session_state[key] = first
+    st.session_state[proposed] = first
     labels = run_labels(views)
     own = {_config_of(item): labels[item.name] for item in views if item.status.task == task}
     choice = choose(
         "Recipe",
         [*names, _DEFAULTS, *own],
-        _recipe_key(task),
-        default=_first_recipe(task),
+        key,
+        default=first,
         format_func=lambda name: f"As the run {own[name]}" if name in own else name,
         help="Options that belong together; each can be changed below.",
         width=420,
@@ -197,6 +221,8 @@ def _start_bar(task: str, recipe: str | None, filled: Filled, data: Path | None)
         )
         if st.button("Go to the Dataset page", icon=":material/arrow_forward:"):
             st.switch_page(PAGES["Dataset"].file)
+    elif too_few := _too_few(data):
+        st.error(markdown_text(too_few), icon=":material/error:")
     elif options is None:
         problem = filled.elsewhere or "Some options are not valid: see the red lines above."
         st.error(markdown_text(problem), icon=":material/error:")
@@ -216,11 +242,17 @@ def _start_bar(task: str, recipe: str | None, filled: Filled, data: Path | None)
             type="primary",
             icon=":material/play_arrow:",
             key="start",
-            disabled=options is None or data is None,
+            disabled=options is None or data is None or bool(_too_few(data)),
             on_click=_start,
             args=(task, options, name),
         )
     st.caption(f"Will be saved in {markdown_text(str(runs_folder()))}/*time*-{markdown_text(name)}")
+
+
+def _too_few(data: Path) -> str:
+    photos = _photos_in(data)
+    sentence = "" if photos is None else too_small(photos)
+    return sentence and f"{sentence[0].upper()}{sentence[1:]}."
 
 
 def _start(task: str, options: TrainingOptions, name: str) -> None:
@@ -249,8 +281,13 @@ def _config_of(item: RunView) -> str:
     return str(item.run.folder / CONFIG)
 
 
-def _first_recipe(task: str) -> str:
+def _first_recipe(task: str, data: Path | None) -> str:
+    """Return the recipe to propose: for few photos of one's own one that trains on few."""
     names = recipe_names(task)
+    if data is not None and "small" in names:
+        photos = _photos_in(data)
+        if photos is not None and photos < FEW_PHOTOS:
+            return "small"
     return "demo" if "demo" in names else [*names, _DEFAULTS][0]
 
 
