@@ -472,6 +472,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     job = _AnyJob(options.folder)
     if not _wait(job, options.in_turn):
         return 0
+    # The pages of the app go before a job, so that they stay quick beside a training.
+    with contextlib.suppress(psutil.Error, OSError):
+        psutil.Process().nice(psutil.BELOW_NORMAL_PRIORITY_CLASS if psutil.WINDOWS else 10)
     sys.argv = [options.module, *options.arguments]
     try:
         runpy.run_module(options.module, run_name="__main__", alter_sys=True)

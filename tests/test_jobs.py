@@ -52,6 +52,7 @@ def test_a_job_runs_in_its_own_session_and_keeps_its_about(work, tmp_path, monke
     status = wait(work, "running")
     assert status.about == {"title": "Working"}
     assert os.getpgid(status.pid) != os.getpgid(0)
+    assert os.getpriority(os.PRIO_PROCESS, status.pid) == max(10, os.nice(0))  # after the pages
     assert work.console_tail() == ["before", "begun"]
     work.kill("enough")
     status = work.status
