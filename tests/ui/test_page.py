@@ -107,6 +107,7 @@ def test_only_images_are_accepted_from_the_clipboard():
 @dataclass
 class Answer:
     file: str
+    exif: tuple[float, float] | None = None
 
 
 class Locator:
@@ -115,7 +116,8 @@ class Locator:
     name = "counter"
     calls = 0
 
-    def locate(self, photo, top_k, name, lock):
+    def locate(self, photo, top_k, name, given, lock):
+        assert given is None
         with lock:
             self.calls += 1
             return Answer(name)
