@@ -169,7 +169,8 @@ def _image_text(
             check_shapes(empty, shapes, folder / WEIGHTS)
         except FileError as error:
             raise BackboneError(str(error)) from error
-    inner = build_backbone(inner_description, architecture=inner_architecture, local=True)
+    device = torch.get_default_device()  # "meta" where a checkpoint's shapes are checked first
+    inner = build_backbone(inner_description, device, inner_architecture, local=True)
     backbone = ImageTextBackbone(config, inner, description)
     if architecture is None:
         backbone.read_weights(folder)

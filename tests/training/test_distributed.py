@@ -107,6 +107,7 @@ def test_a_batch_smaller_than_the_number_of_processes_is_an_error(places, tmp_pa
     folder = tmp_path / "run"
     log = tmp_path / "log.txt"
     arguments = ("fit", "--data", data, "--backbone", network, *COMMON, "--batch-size", "1")
+    arguments += ("--coordinate-head", "geocells")  # a bank has no batches
     ended = in_two(*arguments, "--output", folder, "--cache-dir", tmp_path / "cache", log=log)
     assert 0 not in ended
     assert "cannot be shared by 2 processes" in (

@@ -6,7 +6,13 @@ from typing import TypeGuard
 
 import streamlit as st
 
-from geoclip_core.data.dataset import FILE_SPLITS, REQUIRED, csv_path, too_small
+from geoclip_core.data.dataset import (
+    FILE_SPLITS,
+    REQUIRED,
+    csv_path,
+    read_description,
+    too_small,
+)
 from geoclip_core.data.tables import read_csv
 from geoclip_core.errors import DatasetError
 from geoclip_core.files import safe_name
@@ -164,6 +170,13 @@ def _photos_in(data: Path) -> int | None:
         return None  # the run will name what is wrong
 
 
+def _is_drawn(data: Path) -> bool:
+    try:
+        return read_description(data).get("synthetic") is True
+    except DatasetError:
+        return False  # the run will name what is wrong
+
+
 @st.cache_data(max_entries=20, show_spinner=False)
 def _rows(path: str, _changed: int) -> int:
     return len(read_csv(Path(path), REQUIRED, REQUIRED))
@@ -284,7 +297,7 @@ def _config_of(item: RunView) -> str:
 def _first_recipe(task: str, data: Path | None) -> str:
     """Return the recipe to propose: for few photos of one's own one that trains on few."""
     names = recipe_names(task)
-    if data is not None and "small" in names:
+    if data is not None and "small" in names and not _is_drawn(data):
         photos = _photos_in(data)
         if photos is not None and photos < FEW_PHOTOS:
             return "small"
