@@ -35,8 +35,11 @@ def read_hints(
 ) -> Hints:
     """Return hints for a model from {"country": "Chile", "climate": "Csb", "month": 1}.
 
+    A class of a head that the gazetteer does not know (of a dataset with other names) replaces what
+    that head reads; the map is left as it is.
+
     Args:
-        given: feature -> name, key or code; a month is a number from 1 or its name.
+        given: feature -> name, key ("Texas_US") or code; a month is a number from 1 or its name.
         vocabularies: of the model's context heads.
         model: its name, for messages.
 
@@ -61,14 +64,27 @@ def read_hints(
                     f"{model} does not read the month and the map does not know it: leave it out"
                 )
         else:
-            level = "town" if feature == "city" else feature
-            place = Gazetteer.load().find_level(str(value), level)
-            key, labels[feature] = place.key, place.name
-            units.append((level, Gazetteer.load().units(level).keys.index(key)))
+            key, labels[feature], unit = _place(feature, str(value), vocabularies.get(feature))
+            units += [unit] if unit else []
         if feature in vocabularies and key in vocabularies[feature].keys:
             heads[feature] = vocabularies[feature].keys.index(key)
     region = Region(tuple(units), climate) if units or climate is not None else None
     return Hints(labels, heads, region)
+
+
+def _place(
+    feature: str, text: str, vocabulary: Vocabulary | None
+) -> tuple[str, str, tuple[str, int] | None]:
+    """Return key, name, and (level, index) in the gazetteer of a country, state, county or city."""
+    gazetteer, level = Gazetteer.load(), "town" if feature == "city" else feature
+    keys = gazetteer.units(level).keys
+    if text in keys:
+        index = keys.index(text)
+        return text, gazetteer.unit_name(level, index), (level, index)
+    if vocabulary is not None and text in vocabulary.keys:
+        return text, vocabulary.labels[vocabulary.keys.index(text)], None
+    place = gazetteer.find_level(text, level)
+    return place.key, place.name, (level, keys.index(place.key))
 
 
 def parse_given(texts: tuple[str, ...]) -> dict[str, str | int]:

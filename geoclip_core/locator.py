@@ -388,7 +388,7 @@ class Geolocator:
                 if not np.isfinite(shares).all():
                     raise ValueError(f"the probabilities of {feature} are not finite")
             return estimates
-        except CheckpointError:
+        except (CheckpointError, HintError):
             raise
         except (ValueError, ArithmeticError, RuntimeError, IndexError) as error:
             raise CheckpointError(

@@ -1,11 +1,10 @@
 """The parts of the Context heads page: heads compared with the map, climate belt, reasons."""
 
-import io
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
@@ -21,17 +20,22 @@ from geoclip_core.earth.climate import (
     climate_of_symbol,
 )
 from geoclip_core.earth.gazetteer import Gazetteer, country_name
-from geoclip_core.errors import PhotoError
-from geoclip_core.explain import PLACE, Effect, Explanation
+from geoclip_core.earth.sphere import haversine_km
+from geoclip_core.errors import HintError, PlaceError
+from geoclip_core.hints import HINT_FEATURES
 from geoclip_core.model.map_context import MAP_FEATURES, map_context
 from geoclip_core.prediction import Prediction
 from ui import geometry
+from ui.class_bars import class_bars
 from ui.maps import OfflineMap
-from ui.models import ServedModel, progress_bar
+from ui.model_comparison import SAME_KM
+from ui.models import Given, ServedModel
 from ui.page import choose
 from ui.photos import TrayPhoto
-from ui.predictions import Share, probability_list, radius_sentence
-from ui.theme import markdown_text, percent
+from ui.predictions import Share, exif_position, radius_sentence
+from ui.questions import sentence
+from ui.reasons import why
+from ui.theme import kilometres, markdown_text, palette, percent
 
 Classes = Sequence[tuple[str, float]]
 """(label, probability) of a head, most probable first."""
@@ -40,6 +44,7 @@ _TOP = 5
 """Classes shown of each head."""
 
 _TOP_CLASS, _NO_BELT = "top", "none"
+_AS_READ = "Overrule with …"
 
 
 @dataclass(frozen=True)
@@ -175,8 +180,80 @@ def _belt(climate: ClimateClass, window: geometry.Window) -> NDArray[np.uint8]:
     return image
 
 
-def model_heading(prediction: Prediction, letter: str) -> None:
-    """Draw a model's name, its estimate, and the default heads that it lacks."""
+def overruled_heads(photo: TrayPhoto) -> Given:
+    """Return what the visitor chose in place of the heads' answers for a photo."""
+    chosen = ((feature, st.session_state.get(_key(feature, photo))) for feature in HINT_FEATURES)
+    return tuple((feature, value) for feature, value in chosen if isinstance(value, str))
+
+
+def overrule(feature: str, photo: TrayPhoto, value: str) -> None:
+    """Take a class for certain, or take that back if it is chosen already; call in a callback."""
+    key = _key(feature, photo)
+    st.session_state[key] = None if st.session_state.get(key) == value else value
+
+
+def clear_overruled(photo: TrayPhoto) -> None:
+    """Take back all that was chosen for a photo; call in a callback."""
+    for feature in HINT_FEATURES:
+        st.session_state[_key(feature, photo)] = None
+
+
+def _key(feature: str, photo: TrayPhoto) -> str:
+    return f"overrule {feature} {photo.digest[:16]}"
+
+
+def answers(
+    model: ServedModel, photo: TrayPhoto, given: Given, without_context: bool
+) -> tuple[Prediction, Prediction | None]:
+    """Return a model's answer with what is given, and the same with its context off, or None.
+
+    What the model cannot use is left out. If what is given contradicts itself, that is said on the
+    page and the answers are those without it.
+
+    Raises:
+        PhotoError: the photo cannot be read, or the model gives no estimate.
+    """
+    known = tuple(item for item in given if _understood(model, item))
+    try:
+        with_it = model.locate([photo], known)
+    except HintError as error:
+        name = markdown_text(model.locator.name)
+        text = f"{name}: {markdown_text(sentence(error))} Take one of them back."
+        st.error(text, icon=":material/error:")
+        known = ()
+        with_it = model.locate([photo])
+    if not (without_context and model.locator.has_context_switch):
+        return with_it, None
+    return with_it, model.locate([photo], known, use_context=False)
+
+
+def _understood(model: ServedModel, item: tuple[str, str]) -> bool:
+    try:
+        model.locator.check_hints(dict([item]))
+    except (HintError, PlaceError):
+        return False
+    return True
+
+
+def moved_sentence(prediction: Prediction, letter: str, model: ServedModel) -> str | None:
+    """Say in Markdown how far the pin moved and why; None if nothing was given."""
+    if prediction.hint_sentence is None:
+        return None
+    heads = [feature for feature in prediction.given if feature in model.locator.features]
+    why = []
+    if heads:
+        noun = "head" if len(heads) == 1 else "heads"
+        why.append(f"it replaces what the {_listed(heads, 'and')} {noun} read in the photo")
+    if prediction.region is not None:
+        why.append("places on the map that do not agree with it are left out")
+    said = markdown_text(prediction.hint_sentence)
+    return f":material/moving: **{letter}** {said} Why: {', and '.join(why)}."
+
+
+def model_heading(
+    prediction: Prediction, letter: str, without_context: Prediction | None = None
+) -> None:
+    """Draw a model's name, its estimate, that with its context off, and the heads that it lacks."""
     colour = "orange" if letter == "A" else "violet"
     st.markdown(f"#### :{colour}[{letter}] {markdown_text(prediction.model)}")
     st.markdown(f"**{markdown_text(prediction.headline)}**")
@@ -184,6 +261,15 @@ def model_heading(prediction: Prediction, letter: str) -> None:
         st.warning(markdown_text(prediction.warning), icon=":material/warning:")
     st.caption(f"The pin: {markdown_text(prediction.place.label)}")
     st.markdown(radius_sentence(prediction))
+    if without_context is not None:
+        with st.container(border=True, key=f"{letter} context off"):
+            st.markdown(
+                f"**Context off** :gray[{letter} off on the map]  \n"
+                f"**{markdown_text(without_context.headline)}**"
+            )
+            st.caption(f"The pin: {markdown_text(without_context.place.label)}")
+            st.markdown(radius_sentence(without_context))
+            st.markdown(context_moves(prediction, without_context))
     if prediction.context_source == "map" or not prediction.context:
         st.caption(
             "This model has no context heads. Its bars show what the **map** says at the likely "
@@ -193,70 +279,219 @@ def model_heading(prediction: Prediction, letter: str) -> None:
         st.caption(f"It was trained without a head for {_listed(absent)}.")
 
 
-def head_panel(
-    feature: str, prediction: Prediction, vocabulary: Vocabulary | None, key: str
-) -> None:
-    """Draw one feature of one model: bars, certainty in words, and what the map says.
+def context_moves(prediction: Prediction, without_context: Prediction) -> str:
+    """Say in Markdown how far the context heads move a model's estimate."""
+    apart = float(
+        haversine_km(
+            (prediction.latitude, prediction.longitude),
+            (without_context.latitude, without_context.longitude),
+        )
+    )
+    if apart < SAME_KM:
+        return ":material/moving: The context heads do not move this estimate."
+    return f":material/moving: The context heads move the estimate by **{kilometres(apart)}**."
 
-    The vocabulary is that of the head, or None if the model has no such head.
+
+def field_letter(feature: str, panels: Sequence[tuple[str, ServedModel, Prediction]]) -> str:
+    """Return the letter of the panel with the field that overrules a feature: the first head."""
+    for letter, model, prediction in panels:
+        if feature in model.locator.model.vocabularies and feature in prediction.context:
+            return letter
+    return panels[0][0]
+
+
+def head_panel(
+    feature: str,
+    prediction: Prediction,
+    model: ServedModel,
+    photo: TrayPhoto,
+    letter: str,
+    with_field: bool,
+) -> None:
+    """Draw one feature of one model: bars to click, certainty in words, what map and truth say.
+
+    ``with_field`` adds a field with all classes, the same as a click for those that are not shown.
     """
-    facts = facts_at(prediction.latitude, prediction.longitude)
-    with st.container(border=True, key=f"{key} {feature}"):
-        if vocabulary is not None and feature in prediction.context:
-            st.markdown(f"**{feature.capitalize()}** :gray[read in the photo]")
-            classes = prediction.context[feature]
-            taken = month_fact(prediction.exif.captured_at if prediction.exif else None)
-            fact = {**facts, **taken}.get(feature)
-            verdict = None if fact is None else compare(classes, fact, vocabulary)
-            _bars(feature, classes, verdict)
-            st.caption(doubt(classes))
-            st.markdown(_verdict_text(feature, verdict))
-            return
-        st.markdown(f"**{feature.capitalize()}** :gray[from the map, not from the photo]")
-        if feature not in MAP_FEATURES:
+    vocabulary = model.locator.model.vocabularies.get(feature)
+    read = vocabulary is not None and feature in prediction.context
+    with st.container(border=True, key=f"{letter} {feature}"):
+        source = "read in the photo" if read else "from the map, not from the photo"
+        st.markdown(f"**{feature.capitalize()}** :gray[{source}]")
+        if not read and feature not in MAP_FEATURES:
             st.caption(f"The model has no head for the {feature}, and the map does not show it.")
             return
-        if classes := map_context(prediction.posterior, _TOP, [feature]).get(feature, []):
-            _bars(feature, classes)
-        st.markdown(_map_text(feature, facts.get(feature)))
+        chosen = st.session_state.get(_key(feature, photo)) if feature in prediction.given else None
+        # A head that is overruled still shows what it reads, beside what it was overruled with.
+        shown = prediction
+        if chosen is not None and prediction.without_given is not None:
+            shown = prediction.without_given
+        pin = facts_at(prediction.latitude, prediction.longitude).get(feature)
+        truth = truth_facts(prediction).get(feature)
+        if not read or vocabulary is None:
+            found = map_context(shown.posterior, _TOP, [feature], shown.region).get(feature, [])
+            keys = {label: _map_key(feature, label) for label, _ in found}
+            marks = {truth.key: palette().truth} if truth else {}
+            _bars(feature, found, keys, marks, chosen, photo, letter)
+            st.markdown(_map_text(feature, pin))
+            if truth is not None:
+                text = f"Where it was taken: **{markdown_text(truth.label)}**"
+                st.markdown(f":green[:material/location_on: {text}.]")
+        else:
+            classes = shown.context[feature]
+            keys = dict(zip(vocabulary.labels, vocabulary.keys, strict=True))
+            own = palette().best if letter == "A" else palette().other
+            marks = {pin.key: own} if pin else {}
+            marks |= {truth.key: palette().truth} if truth else {}
+            _bars(feature, classes, keys, marks, chosen, photo, letter)
+            st.caption(doubt(classes))
+            true = compare(classes, truth, vocabulary) if truth else None
+            at_pin = compare(classes, pin, vocabulary) if pin else None
+            for line in verdict_lines(feature, classes, true, at_pin):
+                st.markdown(line)
+        if chosen is not None:
+            known = readable(feature, prediction.given[feature])
+            st.markdown(
+                f":material/edit: Overruled: **{markdown_text(known)}** is taken for certain. "
+                "Click it again to take it back."
+            )
+        if with_field and feature in HINT_FEATURES:
+            _overrule_field(feature, photo, {key: label for label, key in keys.items() if key})
+        if read:
+            why(model, photo, feature, f"{letter} {feature}")
 
 
-def _bars(feature: str, classes: Classes, verdict: Verdict | None = None) -> None:
-    marked = verdict.rank if verdict else None
+def _overrule_field(feature: str, photo: TrayPhoto, options: dict[str, str]) -> None:
+    """Draw a select box of key -> label that overrules a head, also with a class not shown."""
+    key = _key(feature, photo)
+    current = st.session_state.get(key)
+    if isinstance(current, str) and current not in options:  # chosen from the other model
+        options = {current: current, **options}
+    ordered = sorted(options, key=lambda one: readable(feature, options[one]).lower())
+    if feature == "month":
+        ordered = list(options)
+    choose(
+        f"Overrule the {feature}",
+        [None, *ordered],
+        key,
+        format_func=lambda one: _AS_READ if one is None else readable(feature, options[one]),
+        label_visibility="collapsed",
+        placeholder=_AS_READ,
+    )
+
+
+def _map_key(feature: str, label: str) -> str:
+    """Return the key of a unit or climate that the map names; "" if its name is ambiguous."""
+    if feature == "climate":
+        climate = climate_of_label(label)
+        return climate.symbol if climate else ""
+    try:
+        level = "town" if feature == "city" else feature
+        return Gazetteer.load().find_level(label, level).key
+    except PlaceError:
+        return ""
+
+
+def _bars(
+    feature: str,
+    classes: Classes,
+    keys: Mapping[str, str],
+    marks: Mapping[str, str],
+    chosen: str | None,
+    photo: TrayPhoto,
+    letter: str,
+) -> None:
+    """Draw the first classes, and those that are marked or chosen at any rank.
+
+    ``keys`` gives the key of each label, "" for those that cannot be chosen; ``marks`` the colour
+    of the frame of a key.
+    """
     shares = []
     for rank, (label, probability) in enumerate(classes, 1):
-        # The map's class is listed at any rank, so that a contradiction can be seen.
-        if rank <= _TOP or rank == marked:
-            climate = climate_of_label(label) if feature == "climate" else None
-            shares.append(
-                Share(
-                    readable(feature, label),
-                    probability,
-                    colour=climate.hex if climate else None,
-                    marked=rank == marked,
-                    hint=f"{_ordinal(rank)} of {len(classes)}",
-                )
+        key = keys.get(label, "")
+        if rank > _TOP and key not in marks and (chosen is None or key != chosen):
+            continue
+        climate = climate_of_label(label) if feature == "climate" else None
+        known = feature in HINT_FEATURES and (feature != "climate" or climate is not None)
+        is_chosen = chosen is not None and key == chosen
+        name = readable(feature, label)
+        hint = f"{_ordinal(rank)} of {len(classes)}"
+        if key and known:
+            hint += ". Click to take it back" if is_chosen else ". Click to take it for certain"
+        shares.append(
+            Share(
+                f"{name} ← taken for certain" if is_chosen else name,
+                probability,
+                colour=climate.hex if climate else None,
+                frame=palette().ink if is_chosen else marks.get(key),
+                hint=hint,
+                value=key if known else "",
+                chosen=is_chosen,
             )
-    probability_list(shares)
+        )
+    class_bars(shares, f"{letter} {feature} bars", partial(overrule, feature, photo))
 
 
-def _verdict_text(feature: str, verdict: Verdict | None) -> str:
-    if verdict is None:
-        text = "The photo has no date." if feature == "month" else _map_text(feature, None)
-        return f":gray[:material/help: {text}]"
-    is_month = feature == "month"
-    source = "The photo's date" if is_month else "The map at the pin"
-    label = f"**{markdown_text(verdict.fact.label)}**"
-    if verdict.rank is None:
-        return f":gray[:material/help: {source} says {label}, which is not a class of this head.]"
-    if verdict.rank == 1:
-        where = "photo's date" if is_month else "pin"
-        caution = "" if is_month else " (not proof that it is right)"
-        return f":green[:material/check_circle: Consistent with the {where}: {label}{caution}.]"
-    return (
-        f":orange[:material/error: {source} says {label},] which the head ranks "
-        f"{_ordinal(verdict.rank)} ({percent(verdict.probability)})."
+def truth_facts(prediction: Prediction) -> dict[str, Fact]:
+    """Return what is known to be true of a photo: facts at its position, month of its date."""
+    truth = exif_position(prediction)
+    facts = {} if truth is None else facts_at(*truth)
+    return facts | month_fact(prediction.exif.captured_at if prediction.exif else None)
+
+
+def verdict_lines(
+    feature: str, classes: Classes, truth: Verdict | None, pin: Verdict | None
+) -> list[str]:
+    """Say in Markdown how a head compares with the truth, and with the model's own pin.
+
+    Only the truth is green: that a model agrees with itself proves nothing.
+    """
+    lines = []
+    if truth is not None:
+        label = f"**{markdown_text(truth.fact.label)}**"
+        said = {
+            "month": f"the photo's date says {label}",
+            "climate": f"where it was taken the climate is {label}",
+        }.get(feature, f"it was taken in {label}")
+        if truth.rank is None:
+            lines.append(
+                f":gray[:material/help:] {_capital(said)}, which is not one of its classes."
+            )
+        elif truth.rank == 1:
+            lines.append(f":green[:material/check_circle: Right: {said}.]")
+        else:
+            lines.append(f":orange[:material/cancel: Wrong:] {said}, {_ranked(truth)}.")
+    elif feature == "month":
+        lines.append(":gray[:material/help: The photo has no date to compare with.]")
+    if feature == "month":
+        return lines
+    if pin is None:
+        lines.append(f":gray[:material/help: {_map_text(feature, None)}]")
+        return lines
+    head = f"**{markdown_text(readable(feature, classes[0][0]))}**"
+    place = f"**{markdown_text(pin.fact.label)}**"
+    where = (
+        f"the climate at the pin is {place}" if feature == "climate" else f"the pin lies in {place}"
     )
+    if pin.rank is None:
+        text = f"The head reads {head}; {where} {place}, which is not one of its classes."
+        lines.append(f":material/join: {text}")
+    elif pin.rank == 1:
+        lines.append(
+            f":gray[:material/join_inner: Head and pin agree on {place}. Both come from this "
+            "model, so that is no proof.]"
+        )
+    else:
+        lines.append(f":material/join: The head reads {head}; {where} {place}, {_ranked(pin)}.")
+    return lines
+
+
+def _ranked(verdict: Verdict) -> str:
+    assert verdict.rank is not None  # callers look at it
+    return f"which the head ranks {_ordinal(verdict.rank)} ({percent(verdict.probability)})"
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
 
 
 def _map_text(feature: str, fact: Fact | None) -> str:
@@ -272,92 +507,5 @@ def _ordinal(number: int) -> str:
     return f"{number}{'th' if teens else {1: 'st', 2: 'nd', 3: 'rd'}.get(number % 10, 'th')}"
 
 
-def _listed(words: Sequence[str]) -> str:
-    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} or {words[-1]}"
-
-
-def reasons(models: Sequence[ServedModel], photo: TrayPhoto) -> None:
-    """Draw a button that finds the parts of a readable photo that support the models' answers.
-
-    Once they are found, they are shown instead of the button.
-    """
-    st.subheader("Which parts of the photo matter", anchor=False)
-    st.caption(
-        "The model answers again with one part of the photo covered after another. :orange[Orange] "
-        "parts support the answer: covering them makes it less likely. :blue[Blue] parts support "
-        "another answer. This shows what the model relies on, not whether it is right."
-    )
-    missing = [model for model in models if not model.has_explained(photo)]
-    if missing and not _find_reasons(missing, photo):
-        return
-    found = [model.explanation(photo) for model in models]
-    answers = list(dict.fromkeys(answer for each in found for answer in each.effects))
-    answer = choose("Answer", answers, "explained answer", format_func=str.capitalize) or PLACE
-    for column, letter, explanation in zip(st.columns(2), "AB", found, strict=False):
-        with column:
-            _reason(explanation, answer, letter)
-
-
-def _find_reasons(models: Sequence[ServedModel], photo: TrayPhoto) -> bool:
-    """Draw a button that starts the search, with a progress bar; return True once it is done."""
-    place = st.empty()
-    if not place.button("Find the reasons", icon=":material/search_insights:"):
-        return False
-    with place.container():
-        for model in models:
-            st.caption(f"Testing parts of the photo with {markdown_text(model.locator.name)}")
-            try:
-                model.explain(photo, progress_bar("Checked", "variants"))
-            except PhotoError as error:
-                st.error(markdown_text(str(error)), icon=":material/error:")
-                return False
-    place.empty()
-    return True
-
-
-def _reason(explanation: Explanation, answer: str, letter: str) -> None:
-    effect = explanation.effects.get(answer)
-    name = markdown_text(explanation.model)
-    if effect is None:
-        st.caption(f"**{letter}** {name} has no head for the {markdown_text(answer)}.")
-        return
-    stream = io.BytesIO()
-    explanation.overlay(answer).save(stream, "PNG")
-    label = readable(answer, effect.answer)
-    st.image(
-        stream.getvalue(), width="stretch", alt=f"Parts of {explanation.file} that support {label}"
-    )
-    st.markdown(f"**{letter}** {name}: **{markdown_text(label)}**. {_effect_text(effect, answer)}")
-    st.download_button(
-        "Picture",
-        stream.getvalue(),
-        f"{answer}-{letter}.png",
-        "image/png",
-        key=f"reasons picture {letter}",
-        icon=":material/download:",
-    )
-
-
-def _effect_text(effect: Effect, answer: str) -> str:
-    """Say how much the outlined part matters, compared with the same shape elsewhere."""
-    support = (
-        f"Expected GeoScore {effect.support:,.0f}"
-        if answer == PLACE
-        else f"Probability {percent(effect.support)}"
-    )
-    outlined, elsewhere = (_cost(effect, left) for left in (effect.left, effect.left_elsewhere))
-    measured = (
-        f"{support}. Hiding the outlined part costs **{outlined}**; hiding as much elsewhere costs "
-        f"{elsewhere}."
-    )
-    if effect.stands_out:
-        return measured
-    return (
-        f"{measured} :material/info: No part stands out: the answer depends on the photo as a "
-        "whole, or on very little of it."
-    )
-
-
-def _cost(effect: Effect, left: float) -> str:
-    lost = 1 - left / effect.support if effect.support > 0 else 0.0
-    return "nothing" if lost < 0.005 else f"{percent(lost)} of it"
+def _listed(words: Sequence[str], last: str = "or") -> str:
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} {last} {words[-1]}"

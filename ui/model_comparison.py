@@ -14,13 +14,20 @@ from ui.maps import OfflineMap, show_map
 from ui.models import ServedModel, accuracy_sentence, available_models, served_model
 from ui.page import Workbench, choose
 from ui.photos import EXAMPLE_NOTE, TrayPhoto, thumbnail
-from ui.predictions import answer_details, candidate_list, exif_position, headline, truth_name
+from ui.predictions import (
+    add_before,
+    answer_details,
+    candidate_list,
+    exif_position,
+    headline,
+    truth_name,
+)
 from ui.theme import Palette, kilometres, markdown_text, palette
 
 LETTERS = "ABCD"
 
 _KEY = "models to compare"
-_SAME_KM = 0.5
+SAME_KM = 0.5
 """Guesses closer than this count as the same place and share a pin."""
 
 _SAME = "the same place"
@@ -74,12 +81,20 @@ def model_comparison(
             _card(LETTERS[i], models[i], predictions[i], colours[i])
 
 
-def comparison_map(predictions: Sequence[Prediction]) -> OfflineMap:
-    """Return a map of one photo's predictions: lettered pins, 50 % circles, lines between pins."""
+def comparison_map(
+    predictions: Sequence[Prediction], without_context: Sequence[Prediction | None] = ()
+) -> OfflineMap:
+    """Return a map of one photo's predictions: lettered pins, 50 % circles, lines between pins.
+
+    ``without_context`` are those of the same models with their context off, or None each.
+    """
     points = [(prediction.latitude, prediction.longitude) for prediction in predictions]
     focus = [*points]
     for prediction, point in zip(predictions, points, strict=True):
         focus += geometry.around(point, prediction.radius_km[0.5])
+    others = [one for one in without_context if one is not None]
+    others += [p.without_given for p in predictions if p.without_given is not None]
+    focus += [(other.latitude, other.longitude) for other in others]
     world = OfflineMap(focus, middle_longitude([point[1] for point in points]))
     colours = _model_colours(world.colours)
     for i, prediction in enumerate(predictions):
@@ -91,6 +106,17 @@ def comparison_map(predictions: Sequence[Prediction]) -> OfflineMap:
         world.add_line(a, b, f"{LETTERS[i]} and {LETTERS[j]}: {_apart(a, b)}")
     if (truth := exif_position(predictions[0])) is not None:
         world.add_truth(truth, truth_name(predictions[0]))
+    for prediction in predictions:
+        add_before(world, prediction)
+    for letter, point, off in zip(LETTERS, points, without_context, strict=False):
+        if off is None:
+            continue
+        place = (off.latitude, off.longitude)
+        if (apart := float(haversine_km(point, place))) >= SAME_KM:
+            label = f"{letter} with its context off: {off.place.label}"
+            world.add_line(point, place, f"{letter}, context on and off: {kilometres(apart)}")
+            world.add_pin(place, f"{letter} off", world.colours.muted, label)
+            world.legend["Context off"] = world.colours.muted
     for spot in _spots(points):
         lines = [f"{LETTERS[i]}: {predictions[i].model}" for i in spot]
         lines.append(f"Estimate: {predictions[spot[0]].place.label}")
@@ -140,15 +166,15 @@ def _card(letter: str, model: ServedModel, prediction: Prediction, colour: str) 
 
 def _apart(a: Coordinate, b: Coordinate) -> str:
     distance = float(haversine_km(a, b))
-    return _SAME if distance < _SAME_KM else kilometres(distance)
+    return _SAME if distance < SAME_KM else kilometres(distance)
 
 
 def _spots(points: Sequence[Coordinate]) -> list[list[int]]:
-    """Group the indices of points that are less than ``_SAME_KM`` apart."""
+    """Group the indices of points that are less than ``SAME_KM`` apart."""
     spots: list[list[int]] = []
     for index, point in enumerate(points):
         for spot in spots:
-            if float(haversine_km(points[spot[0]], point)) < _SAME_KM:
+            if float(haversine_km(points[spot[0]], point)) < SAME_KM:
                 spot.append(index)
                 break
         else:

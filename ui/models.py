@@ -5,27 +5,38 @@ digests of the photos, so that a rerun does not repeat them. Downloads run in pr
 and write their progress to the cache folder, so that they survive a reload of the page.
 """
 
+import contextlib
 import os
 import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import streamlit as st
 
-from geoclip_core.errors import CheckpointError, HintError, PhotoError
+from geoclip_core.errors import CheckpointError, FileError, HintError, PhotoError
 from geoclip_core.explain import Effect, Explanation
-from geoclip_core.files import OFFLINE_VARIABLE, cache_folders, is_offline, is_unicode, readable
+from geoclip_core.files import (
+    OFFLINE_VARIABLE,
+    cache_folders,
+    is_offline,
+    is_unicode,
+    read_json,
+    readable,
+)
 from geoclip_core.hub.catalogue import CATALOGUE, CatalogueEntry, installed_model, installed_models
 from geoclip_core.hub.download import download_status, start_download
 from geoclip_core.hub.models import bundled_models, checkpoint_folder
 from geoclip_core.jobs import JobError, WorkStatus
 from geoclip_core.locator import Geolocator, upright_photo
-from geoclip_core.model.checkpoint import CONFIG
+from geoclip_core.model.checkpoint import CONFIG, DOMAIN
+from geoclip_core.model.domain import Domain
 from geoclip_core.prediction import Failure, Prediction
 from geoclip_core.training.embeddings import MANY_PHOTOS
+from geoclip_core.training.runs import Run
 from ui.page import choose, is_public, may_open, outside_roots, runs_folder, with_typed
 from ui.photos import TrayPhoto, problem
 from ui.theme import duration, kilometres, markdown_text, percent
@@ -33,9 +44,67 @@ from ui.theme import duration, kilometres, markdown_text, percent
 Given = tuple[tuple[str, str], ...]
 """What is known about photos: (feature, value), as in ``Geolocator.locate``."""
 
+_Question = tuple[tuple[str, ...], Given, bool]
+"""Digests of photos of one place, what is known about them, and whether context is on."""
+
 _NO_MODEL = "None"
 _TOP_K = 5
 _ANSWERS_KEPT = 1024
+_SEARCHES_KEPT = 16
+
+
+class Search:
+    """The search for the reasons of one photo's answers, in a thread that no page waits for."""
+
+    def __init__(self, run: Callable[[Callable[[int, int], None]], None]) -> None:
+        self.done = self.total = 0
+        """Pictures that the model has answered, of all; 0 of 0 until it is ready."""
+        self.problem = ""
+        """Why it found nothing, in a sentence."""
+        self._first: tuple[float, int] | None = None
+        self._stopped = threading.Event()
+        # the thread drops its arguments, and with them the photo, when it ends
+        self._thread = threading.Thread(target=self._work, args=(run,), name="why", daemon=True)
+        self._thread.start()
+
+    @property
+    def running(self) -> bool:
+        """Whether it goes on."""
+        return self._thread.is_alive()
+
+    @property
+    def seconds_left(self) -> float | None:
+        """Estimated seconds until it ends; None: not known yet."""
+        if self._first is None or self.done == self._first[1]:
+            return None
+        started, done = self._first
+        return (time.monotonic() - started) / (self.done - done) * (self.total - self.done)
+
+    def stop(self) -> None:
+        """End it after the pictures that the model is looking at."""
+        self._stopped.set()
+
+    def wait(self) -> None:
+        """Return when it has ended."""
+        self._thread.join()
+
+    def _work(self, run: Callable[[Callable[[int, int], None]], None]) -> None:
+        with contextlib.suppress(_StoppedError):
+            try:
+                run(self._report)
+            except (PhotoError, CheckpointError) as error:
+                self.problem = str(error)
+
+    def _report(self, done: int, total: int) -> None:
+        if self._stopped.is_set():
+            raise _StoppedError
+        if self._first is None:  # the first step includes loading, so it says nothing about others
+            self._first = time.monotonic(), done
+        self.done, self.total = done, total
+
+
+class _StoppedError(Exception):
+    """Ends the work of a search that was stopped."""
 
 
 class ServedModel:
@@ -43,21 +112,26 @@ class ServedModel:
 
     def __init__(self, locator: Geolocator) -> None:
         self.locator = locator
-        self._answers: OrderedDict[tuple[tuple[str, ...], Given], Prediction] = OrderedDict()
+        self._answers: OrderedDict[_Question, Prediction] = OrderedDict()
         self._effects: OrderedDict[str, dict[str, Effect]] = OrderedDict()
+        self._searches: dict[str, Search] = {}
         self._lock = threading.Lock()
 
     def known(self, photos: Sequence[TrayPhoto], given: Given = ()) -> Prediction | None:
         """Return the kept prediction for these photos as one place, or None."""
-        return self._answers.get((tuple(photo.digest for photo in photos), given))
+        return self._answers.get((tuple(photo.digest for photo in photos), given, True))
 
     def accelerate(self) -> None:
         """Prepare the model for many photos (``Geolocator.accelerate``)."""
         with self._lock:
             self.locator.accelerate()
 
-    def locate(self, photos: Sequence[TrayPhoto], given: Given = ()) -> Prediction:
+    def locate(
+        self, photos: Sequence[TrayPhoto], given: Given = (), use_context: bool = True
+    ) -> Prediction:
         """Predict one place from one or more photos of it, and what is known about them.
+
+        ``use_context`` is that of ``Geolocator.locate``.
 
         Raises:
             HintError: what is known contradicts itself.
@@ -67,7 +141,7 @@ class ServedModel:
         for photo in photos:
             if (reason := problem(photo)) is not None:
                 raise PhotoError(reason)
-        key = tuple(photo.digest for photo in photos), given
+        key = tuple(photo.digest for photo in photos), given, use_context
         name = " + ".join(photo.name for photo in photos)
         answer = self._answers.get(key)
         if answer is None:
@@ -77,7 +151,12 @@ class ServedModel:
             # are decoded before, so that a slow photo does not stop other sessions.
             try:
                 answer = self.locator.locate(
-                    source, _TOP_K, name=name, given=dict(given) or None, lock=self._lock
+                    source,
+                    _TOP_K,
+                    name=name,
+                    given=dict(given) or None,
+                    use_context=use_context,
+                    lock=self._lock,
                 )
                 answer = replace(answer, exif=answer.exif or photos[0].truth)
             except CheckpointError as error:
@@ -104,6 +183,22 @@ class ServedModel:
         preprocessing = self.locator.backbone.preprocessing
         image = upright_photo(photo.content, preprocessing, photo.name).image
         return Explanation(photo.name, self.locator.name, image, effects)
+
+    def search(self, photo: TrayPhoto) -> Search | None:
+        """Return the last search for the reasons of a photo's answers, or None."""
+        return self._searches.get(photo.digest)
+
+    def start_search(self, photo: TrayPhoto) -> Search:
+        """Search for the reasons of a photo's answers, unless that has begun; return the search."""
+        with self._lock:
+            search = self._searches.get(photo.digest)
+            if search is None or not search.running:
+                search = Search(partial(self.explain, photo))
+                ended = [digest for digest, one in self._searches.items() if not one.running]
+                for digest in ended[: -_SEARCHES_KEPT or None]:
+                    del self._searches[digest]
+                self._searches[photo.digest] = search
+            return search
 
     def explain(self, photo: TrayPhoto, progress: Callable[[int, int], None]) -> None:
         """Find the parts of a photo that support the answers, without blocking other sessions.
@@ -152,6 +247,82 @@ def choose_model(
         accept_new_options=True,
     )
     return None if chosen == _NO_MODEL else chosen
+
+
+def choose_sibling(first: str | None) -> str | None:
+    """Draw a select box for a second model; return its name, or None.
+
+    Unless another was chosen, it is the first model's sibling: one without context that was trained
+    on the same photos.
+    """
+    key, last = "second model", "proposed second model"
+    names = tuple(available_models())
+    proposed = (first and sibling_without_context(first, names)) or _NO_MODEL
+    if st.session_state.get(key) in (None, st.session_state.get(last)):
+        st.session_state[key] = proposed
+    st.session_state[last] = proposed
+    return choose_model("Model B, to compare with", key, proposed, optional=True)
+
+
+@st.cache_data(max_entries=64, show_spinner=False)
+def sibling_without_context(name: str, candidates: tuple[str, ...]) -> str | None:
+    """Return the model without context that was trained on the same photos as ``name``, or None.
+
+    None, too, if ``name`` itself has no context. Of several, the first with the same backbone, or
+    else the first.
+    """
+    own = _training(name)
+    if own is None or not own.use_context:
+        return None
+    siblings = [
+        (other.backbone != own.backbone, position, candidate)
+        for position, candidate in enumerate(candidates)
+        if (other := _training(candidate)) and not other.use_context and other.same_photos(own)
+    ]
+    return min(siblings)[2] if siblings else None
+
+
+@dataclass(frozen=True)
+class _Training:
+    """What a checkpoint says about how it was trained."""
+
+    use_context: bool
+    backbone: str
+    photos: Domain | None
+    """The domain without what the model was measured to know; None: not recorded."""
+    data: str
+    """The dataset in the options of its run; "" if there is no run."""
+
+    def same_photos(self, other: "_Training") -> bool:
+        """Whether both were trained on the same photos, as far as their records say."""
+        if self.photos is not None and other.photos is not None:
+            return self.photos == other.photos
+        return bool(self.data) and self.data == other.data
+
+
+def _training(name: str) -> _Training | None:
+    """Return the record of a local checkpoint; None if there is none, or it cannot be read."""
+    folder = checkpoint_folder(name)
+    if folder is None:
+        return None
+    try:
+        config = read_json(folder / CONFIG)
+        model, backbone = config["model"], config["backbone"]  # type: ignore[index]
+        photos = None
+        if (folder / DOMAIN).is_file():
+            photos = replace(Domain.read(folder / DOMAIN), held_out_scores=())
+        return _Training(
+            bool(model["use_context"]), str(backbone["name"]), photos, _run_data(folder.parent)
+        )
+    except (FileError, KeyError, TypeError):
+        return None
+
+
+def _run_data(folder: Path) -> str:
+    try:
+        return str(Run(folder).config.get("data") or "")
+    except JobError:
+        return ""
 
 
 def served_model(name: str) -> ServedModel | None:

@@ -95,7 +95,7 @@ def prediction_map(
     for prediction in predictions:
         _add_truth(world, prediction)
         _add_claim(world, prediction)
-        _add_before(world, prediction)
+        add_before(world, prediction)
     for spot in _spots(predictions, numbers):
         labels = [f"{n} · {_pin_label(prediction)}" for n, prediction in spot[:_LABELS_PER_PIN]]
         if len(spot) > _LABELS_PER_PIN:
@@ -191,7 +191,8 @@ def _add_claim(world: OfflineMap, prediction: Prediction) -> None:
     world.add_claim(place, label)
 
 
-def _add_before(world: OfflineMap, prediction: Prediction) -> None:
+def add_before(world: OfflineMap, prediction: Prediction) -> None:
+    """Add where the estimate was without what is given as known, and a line from there."""
     before, said = prediction.without_given, prediction.hint_sentence
     if before is None or said is None:
         return
@@ -415,12 +416,16 @@ class Share:
     probability: float
     colour: str | None = None
     """Colour of the bar; by default the blue of candidates."""
-    marked: bool = False
-    """Whether the line has a green frame."""
+    frame: str | None = None
+    """Colour of the line's frame, or None."""
     hint: str = ""
     """Shown on hover."""
     shown: str = ""
     """The probability as text; by default as ``percent`` gives it."""
+    value: str = ""
+    """What a click on the line chooses; "" if nothing (see ``ui.class_bars``)."""
+    chosen: bool = False
+    """Whether the line is chosen."""
 
 
 def probability_list(shares: Sequence[Share]) -> None:
@@ -443,27 +448,36 @@ def candidate_list(prediction: Prediction, best: str) -> None:
     probability_list(shares)
 
 
-def _line(share: Share) -> str:
+def line_style(share: Share) -> str:
+    """Return the style of a line: its bar, its frame, its text."""
     theme = palette()
     colour = share.colour or theme.candidate
     width = f"{100 * min(max(share.probability, 0.0), 1.0):.1f}%"
     red, green, blue = rgb(colour)
     is_dark = 0.299 * red + 0.587 * green + 0.114 * blue < 150  # text needs a weaker tint
     bar, rest = translucent(colour, 0.32 if is_dark else 0.5), translucent(theme.muted, 0.08)
-    frame = theme.truth if share.marked else "transparent"
-    style = (
+    return (
         f"display:flex; gap:.7rem; align-items:center; padding:.26rem .55rem; margin:.18rem 0; "
-        f"border:1.5px solid {frame}; border-radius:.45rem; font-size:.875rem; line-height:1.35; "
+        f"border:1.5px solid {share.frame or 'transparent'}; border-radius:.45rem; "
+        f"font-size:.875rem; line-height:1.35; "
         f"background:linear-gradient(90deg, {bar} {width}, {rest} {width}) border-box"
     )
-    swatch = (
-        f'<i style="flex:none; width:.7rem; height:.7rem; border-radius:50%; '
-        f'border:1px solid {theme.border}; background:{colour}"></i>'
-        if share.colour
-        else ""
-    )
+
+
+def swatch_style(share: Share) -> str:
+    """Return the style of the dot in a line's colour; "" if it has none."""
+    if share.colour is None:
+        return ""
     return (
-        f'<li title="{html.escape(share.hint)}" style="{style}">{swatch}'
+        f"flex:none; width:.7rem; height:.7rem; border-radius:50%; "
+        f"border:1px solid {palette().border}; background:{share.colour}"
+    )
+
+
+def _line(share: Share) -> str:
+    swatch = f'<i style="{style}"></i>' if (style := swatch_style(share)) else ""
+    return (
+        f'<li title="{html.escape(share.hint)}" style="{line_style(share)}">{swatch}'
         f'<span style="flex:1; overflow-wrap:anywhere">{html.escape(share.label)}</span>'
         f"<b>{html.escape(share.shown or percent(share.probability))}</b></li>"
     )

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from geoclip_core.checks import Width
 from geoclip_core.data.vocabulary import Vocabulary
+from geoclip_core.errors import HintError
 from geoclip_core.model.coordinate_heads import Dropout, trunk
 
 HeadKind = Literal["linear", "mlp"]
@@ -164,7 +165,7 @@ def overruled(
         vocabularies: of the features.
 
     Raises:
-        ValueError: two given places contradict each other.
+        HintError: two given places contradict each other.
     """
     allowed = {f: torch.ones(len(v), dtype=torch.bool) for f, v in vocabularies.items()}
     for feature, index in given.items():
@@ -185,7 +186,7 @@ def overruled(
     for feature, values in logits.items():
         kept = allowed[feature].to(values.device)
         if feature in given and not kept.any():
-            raise ValueError(f"the given {feature} contradicts another given place")
+            raise HintError(f"the given {feature} contradicts another given place")
         if kept.all() or not kept.any():
             result[feature] = values
             continue
