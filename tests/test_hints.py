@@ -58,6 +58,20 @@ class TestReading:
         found = read_hints({"county": "Ada County, Idaho"}, WORDS, "tiny")
         assert found.heads == {"county": 2}
 
+    def test_keys_name_classes_and_places(self):
+        found = read_hints({"state": "Texas_US", "city": "Paris_Paris_Ile-de-France_FR"}, {}, "x")
+        assert [level for level, _ in found.region.units] == ["state", "town"]
+        assert found.labels["state"] == "Texas, United States"
+        # a class that the map does not know replaces what the head reads, and nothing else
+        words = {"state": Vocabulary("state", ("Mordor_XX", "Texas_US"), ("Mordor", "Texas"))}
+        found = read_hints({"state": "Mordor_XX"}, words, "tiny")
+        assert (found.labels, found.heads, found.region) == (
+            {"state": "Mordor"},
+            {"state": 0},
+            None,
+        )
+        assert read_hints({"state": "Texas_US"}, words, "tiny").heads == {"state": 1}
+
     def test_the_month_needs_a_head(self):
         with pytest.raises(HintError, match="tiny does not read the month"):
             read_hints({"month": 1}, {"state": STATES}, "tiny")
@@ -91,7 +105,7 @@ class TestHeads:
         assert result["state"].softmax(1)[0].tolist() == pytest.approx([0, 1], abs=1e-4)
 
     def test_contradictions_are_refused(self):
-        with pytest.raises(ValueError, match="contradicts"):
+        with pytest.raises(HintError, match="contradicts"):
             overruled(self.logits(), {"state": 0, "county": 2}, WORDS)
 
     def test_a_neutral_join_is_that_of_equal_logits(self):

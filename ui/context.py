@@ -469,9 +469,7 @@ def verdict_lines(
         return lines
     head = f"**{markdown_text(readable(feature, classes[0][0]))}**"
     place = f"**{markdown_text(pin.fact.label)}**"
-    where = (
-        f"the climate at the pin is {place}" if feature == "climate" else f"the pin lies in {place}"
-    )
+    where = "the climate at the pin is" if feature == "climate" else "the pin lies in"
     if pin.rank is None:
         text = f"The head reads {head}; {where} {place}, which is not one of its classes."
         lines.append(f":material/join: {text}")

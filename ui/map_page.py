@@ -82,5 +82,5 @@ def map_page() -> None:
         if photos[0].example:
             st.caption(EXAMPLE_NOTE)
         prediction_cards(
-            [groups[i] for i in shown], [rows[i] for i in shown], [i + 1 for i in shown]
+            [groups[i] for i in shown], [rows[i] for i in shown], [i + 1 for i in shown], model
         )

@@ -12,14 +12,17 @@ from scipy.interpolate import RegularGridInterpolator
 
 from geoclip_core.earth.sphere import middle_longitude
 from geoclip_core.errors import PhotoError
+from geoclip_core.explain import PLACE
 from geoclip_core.formats import Row, to_csv, to_geojson, to_kml
 from geoclip_core.model.posterior import Posterior
 from geoclip_core.prediction import Claim, Failure, Prediction
 from ui import geometry
 from ui.geometry import Coordinate
 from ui.maps import OfflineMap
+from ui.models import ServedModel
 from ui.page import CONTEXT_PHOTO, PAGES
 from ui.photos import TrayPhoto, photo_tray, thumbnail
+from ui.reasons import why
 from ui.theme import kilometres, markdown_text, palette, percent, rgb, translucent
 
 LAYERS = ("Radius", "Candidates", "Heatmap")
@@ -224,6 +227,7 @@ def prediction_cards(
     groups: Sequence[Sequence[TrayPhoto]],
     rows: Sequence[Prediction | Failure],
     numbers: Sequence[int],
+    model: ServedModel,
 ) -> None:
     """Draw a card for each group of photos, on several pages if there are many.
 
@@ -236,11 +240,15 @@ def prediction_cards(
         first = _CARDS_PER_PAGE * (page - 1)
     alone = len(groups) == 1
     for position in range(first, min(first + _CARDS_PER_PAGE, len(groups))):
-        _card(groups[position], rows[position], numbers[position], alone)
+        _card(groups[position], rows[position], numbers[position], model, alone)
 
 
 def _card(
-    group: Sequence[TrayPhoto], row: Prediction | Failure, number: int, list_open: bool
+    group: Sequence[TrayPhoto],
+    row: Prediction | Failure,
+    number: int,
+    model: ServedModel,
+    list_open: bool,
 ) -> None:
     with st.container(border=True, key=f"card-{number}"):
         if isinstance(row, Failure):
@@ -262,7 +270,7 @@ def _card(
             if isinstance(row, Prediction):
                 st.caption(f"Estimated by {markdown_text(row.model)} in {row.seconds:.2f} s")
                 if len(group) == 1:
-                    _why_button(group[0], number)
+                    _heads_button(group[0], number)
             if not group[0].example:
                 digests = [photo.digest for photo in group]
                 st.button(
@@ -273,6 +281,8 @@ def _card(
                     on_click=photo_tray().remove,
                     args=digests,
                 )
+        if isinstance(row, Prediction) and len(group) == 1:
+            why(model, group[0], PLACE, f"card {number}")
 
 
 def _estimate(group: Sequence[TrayPhoto], prediction: Prediction, number: int) -> None:
@@ -395,13 +405,13 @@ def _gps_sentence(prediction: Prediction, photos: int) -> str:
     return text + (" It was probably trained on this photo." if error < 0.05 else "")
 
 
-def _why_button(photo: TrayPhoto, number: int) -> None:
+def _heads_button(photo: TrayPhoto, number: int) -> None:
     pressed = st.button(
-        "Why?",
-        key=f"why {number} {photo.digest}",
-        icon=":material/help_center:",
+        "What it reads",
+        key=f"heads {number} {photo.digest}",
+        icon=":material/psychology_alt:",
         type="tertiary",
-        help="What the model reads in the photo, and where in it",
+        help="Climate, month and places that the model reads in the photo",
     )
     if pressed:
         st.session_state[CONTEXT_PHOTO] = photo.digest

@@ -84,6 +84,28 @@ def test_reasons_are_kept_without_the_photo(models):
     assert found.effects is model._effects["digest-42"]
 
 
+@pytest.mark.slow
+def test_a_search_for_reasons_runs_by_itself_and_can_be_stopped(models):
+    model = ServedModel(Geolocator.load(models["texas"]))
+    photo = TrayPhoto("a.jpg", photo_bytes(43, size=(80, 60)), "digest-43")
+    assert model.search(photo) is None
+    stopped = model.start_search(photo)
+    stopped.stop()
+    stopped.wait()
+    assert not stopped.running
+    assert not model.has_explained(photo)
+    again = model.start_search(photo)
+    assert again is not stopped
+    assert model.start_search(photo) is again or not again.running
+    again.wait()
+    assert model.has_explained(photo)
+    assert again.done == again.total > 0
+    assert not again.problem
+    broken = model.start_search(TrayPhoto("b.jpg", b"text", "digest-44"))
+    broken.wait()
+    assert "b.jpg is not a photo" in broken.problem
+
+
 def test_colours_of_explanations_equal_the_palette():
     assert rgb(LIGHT.best) == explain.FOR
     assert rgb(LIGHT.candidate) == explain.AGAINST
@@ -116,7 +138,7 @@ class Locator:
     name = "counter"
     calls = 0
 
-    def locate(self, photo, top_k, name, given, lock):
+    def locate(self, photo, top_k, name, given, use_context, lock):
         assert given is None
         with lock:
             self.calls += 1
