@@ -2,8 +2,8 @@
 
 Runs the app on a free loopback port and takes screenshots of its pages with Chromium, with the two
 openly licensed photos in scikit-learn's wheel (china.jpg and flower.jpg, CC BY 2.0). The Train,
-Dataset and Evaluation pages show a synthetic dataset and a model trained on it with the recipe
-demo. Needs `requirements-dev.txt` and Debian's chromium (or CHROMIUM set to its path).
+Dataset, Play and Evaluation pages show a synthetic dataset and a model trained on it with the
+recipe demo. Needs `requirements-dev.txt` and Debian's chromium (or CHROMIUM set to its path).
 """
 
 import argparse
@@ -96,6 +96,18 @@ def open_evaluation(page: Page) -> None:
     come_to_rest(page)
 
 
+def play_a_round(page: Page) -> None:
+    """Guess the place of a drawn scene and wait for the guess of the model."""
+    page.get_by_role("button", name="Play 5 rounds").click(timeout=PATIENCE_MS)
+    field = page.get_by_role("textbox", name="Or type a place")
+    field.fill("Oklahoma, United States", timeout=PATIENCE_MS)
+    field.press("Enter")
+    page.get_by_text("Your pin").wait_for(timeout=PATIENCE_MS)
+    page.get_by_role("button", name="Guess", exact=True).click(timeout=PATIENCE_MS)
+    page.get_by_role("cell", name="A mini").wait_for(timeout=PATIENCE_MS)
+    wait_for_map(page)
+
+
 def come_to_rest(page: Page) -> None:
     """Wait until the page has finished and its charts are drawn."""
     page.locator("[data-test-script-state=notRunning]").wait_for(timeout=PATIENCE_MS)
@@ -117,6 +129,7 @@ SHOTS = (
     Shot("context-page", "Context_heads", drop("china.jpg", shown="china.jpg"), height=1500),
     Shot("reasons", "Context_heads", find_reasons, height=760),
     Shot("dataset-page", "Dataset", open_dataset, height=1200),
+    Shot("play-page", "Play", play_a_round, height=1000),
     Shot("train-page", "Train", open_run, height=1200),
     Shot("evaluation-page", "Train", open_evaluation, height=1500),
 )
@@ -174,7 +187,7 @@ def main() -> int:
     options.output.mkdir(parents=True, exist_ok=True)
     wanted = [shot for shot in SHOTS if not options.only or shot.name in options.only]
     with tempfile.TemporaryDirectory(prefix="screenshots-") as workspace:
-        if any(shot.path in ("Dataset", "Train") for shot in wanted):
+        if any(shot.path in ("Dataset", "Play", "Train") for shot in wanted):
             train(Path(workspace))
         take(wanted, options.output, chromium, Path(workspace))
     return 0

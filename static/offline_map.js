@@ -232,7 +232,27 @@ window.OfflineMap = (() => {
     control.addTo(map);
   }
 
+  // A map that asks for a point: Enter or Space answers with the crosshair in the middle, which is
+  // shown while the map has the focus of the keyboard. A click's ring stays until the pin is drawn.
+  function ask(map) {
+    const container = map.getContainer();
+    container.classList.add("map-ask");
+    container.setAttribute("role", "application");
+    container.setAttribute("aria-label",
+      "Map for your guess. Arrow keys move it, plus and minus zoom, Enter puts the pin in the middle.");
+    L.DomUtil.create("div", "map-crosshair", container);
+    container.addEventListener("keydown", (event) => {
+      if (event.target !== container || !["Enter", " "].includes(event.key)) return;
+      event.preventDefault();
+      map.fire("click", { latlng: map.getCenter() });
+    });
+    const ring = L.circleMarker([0, 0], { radius: 13, weight: 2, fill: false, interactive: false,
+      color: getComputedStyle(container).getPropertyValue("--map-ink") });
+    map.on("click", ({ latlng }) => ring.setLatLng(latlng).addTo(map));
+    map.on("layeradd", ({ layer }) => { if (layer instanceof L.FeatureGroup) ring.remove(); });
+  }
+
   const popup = (marker, content) => marker.bindPopup(content, { maxWidth: 260 });
 
-  return { panes, view, pin, popup, legend, borders: (base, colours) => new Borders(base, colours) };
+  return { panes, view, pin, popup, legend, ask, borders: (base, colours) => new Borders(base, colours) };
 })();

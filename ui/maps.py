@@ -8,11 +8,12 @@ work in the browser.
 import base64
 import hashlib
 import html
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any
 
 import folium
+import streamlit as st
 from branca.element import Element, Figure, MacroElement
 from folium.map import Layer
 from folium.template import Template
@@ -231,6 +232,47 @@ def show_map(world: OfflineMap) -> None:
     """Show the page's map across the column. Moving it does not rerun the page."""
     world.finish()
     st_folium(world, key="map", height=_HEIGHT, use_container_width=True, returned_objects=[])
+
+
+def answer_map(
+    world: OfflineMap,
+    key: str,
+    answer: Coordinate | None,
+    centre: Coordinate | None,
+    on_click: Callable[[Coordinate], None],
+    height: int = _HEIGHT,
+) -> None:
+    """Show a map that asks for a point, by click or tap, or by keyboard with a crosshair.
+
+    Args:
+        world: The map.
+        key: Different for every question; with the same key the map is not drawn again.
+        answer: The point given so far, drawn as a pin.
+        centre: The map moves there when this changes.
+        on_click: Called with the point before the page is run again.
+        height: In pixels.
+    """
+
+    def take() -> None:
+        clicked = (st.session_state.get(key) or {}).get("last_clicked")
+        if clicked:
+            on_click((float(clicked["lat"]), longitude_near(float(clicked["lng"]), 0)))
+
+    world.add_child(_Call("ask"))
+    world.finish()
+    pins = folium.FeatureGroup(name="Your guess")
+    if answer is not None:
+        _Pin(world.at(answer), "?", world.colours.candidate).add_to(pins)
+    st_folium(
+        world,
+        key=key,
+        height=height,
+        use_container_width=True,
+        returned_objects=["last_clicked"],
+        feature_group_to_add=pins,
+        center=None if centre is None else world.at(centre),
+        on_change=take,
+    )
 
 
 def plain(text: str) -> str:

@@ -75,7 +75,7 @@ def model_comparison(
     with bench.cards:
         st.image(thumbnail(photo), width="stretch", alt=f"The photo {photo.name}")
         st.caption(EXAMPLE_NOTE if photo.example else markdown_text(photo.name))
-    colours = _model_colours(palette())
+    colours = model_colours(palette())
     for i, column in enumerate(st.columns(len(predictions))):
         with column, st.container(border=True, key=f"compared-{LETTERS[i]}"):
             _card(LETTERS[i], models[i], predictions[i], colours[i])
@@ -96,7 +96,7 @@ def comparison_map(
     others += [p.without_given for p in predictions if p.without_given is not None]
     focus += [(other.latitude, other.longitude) for other in others]
     world = OfflineMap(focus, middle_longitude([point[1] for point in points]))
-    colours = _model_colours(world.colours)
+    colours = model_colours(world.colours)
     for i, prediction in enumerate(predictions):
         half = prediction.radius_km[0.5]
         label = f"{prediction.model}: 50 % within {kilometres(half)}"
@@ -117,7 +117,7 @@ def comparison_map(
             world.add_line(point, place, f"{letter}, context on and off: {kilometres(apart)}")
             world.add_pin(place, f"{letter} off", world.colours.muted, label)
             world.legend["Context off"] = world.colours.muted
-    for spot in _spots(points):
+    for spot in spots(points):
         lines = [f"{LETTERS[i]}: {predictions[i].model}" for i in spot]
         lines.append(f"Estimate: {predictions[spot[0]].place.label}")
         text = ", ".join(LETTERS[i] for i in spot)
@@ -150,7 +150,7 @@ def apart_sentence(first: Prediction, second: Prediction) -> str:
     return f"The two guesses are **{apart}** apart."
 
 
-def _model_colours(colours: Palette) -> tuple[str, str, str, str]:
+def model_colours(colours: Palette) -> tuple[str, str, str, str]:
     """Return the colours of models A to D."""
     return colours.best, colours.other, _THIRD[colours.dark], _FOURTH[colours.dark]
 
@@ -169,14 +169,14 @@ def _apart(a: Coordinate, b: Coordinate) -> str:
     return _SAME if distance < SAME_KM else kilometres(distance)
 
 
-def _spots(points: Sequence[Coordinate]) -> list[list[int]]:
+def spots(points: Sequence[Coordinate]) -> list[list[int]]:
     """Group the indices of points that are less than ``SAME_KM`` apart."""
-    spots: list[list[int]] = []
+    found: list[list[int]] = []
     for index, point in enumerate(points):
-        for spot in spots:
+        for spot in found:
             if float(haversine_km(points[spot[0]], point)) < SAME_KM:
                 spot.append(index)
                 break
         else:
-            spots.append([index])
-    return spots
+            found.append([index])
+    return found

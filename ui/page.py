@@ -60,6 +60,7 @@ PAGES = {
     "Evaluation": PageLink("pages/2_Evaluation.py", ":material/query_stats:"),
     "Train": PageLink("pages/3_Train.py", ":material/model_training:"),
     "Dataset": PageLink("pages/4_Dataset.py", ":material/photo_library:"),
+    "Play": PageLink("pages/5_Play.py", ":material/sports_esports:"),
 }
 """Every page by its name, in the order of the navigation."""
 

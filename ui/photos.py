@@ -142,6 +142,11 @@ class TrayPhoto:
         return _EXAMPLE_TRUTH if self.example else None
 
 
+def tray_photo(name: str, content: bytes, *, example: bool = False) -> TrayPhoto:
+    """Return a photo with its digest."""
+    return TrayPhoto(name, content, hashlib.sha256(content).hexdigest(), example)
+
+
 class PhotoTray:
     """Different photos in the order in which they were added."""
 
@@ -160,7 +165,7 @@ class PhotoTray:
 
     def add(self, name: str, content: bytes) -> bool:
         """Add a photo; return False if the same bytes are already here."""
-        photo = TrayPhoto(name, content, hashlib.sha256(content).hexdigest())
+        photo = tray_photo(name, content)
         if photo.digest in self._photos:
             return False
         self._photos[photo.digest] = photo
@@ -186,8 +191,7 @@ def photo_tray() -> PhotoTray:
 
 def example_photo() -> TrayPhoto:
     """Return the photo that the pages show while the tray is empty."""
-    content = _EXAMPLE.read_bytes()
-    return TrayPhoto("Example photo", content, hashlib.sha256(content).hexdigest(), example=True)
+    return tray_photo("Example photo", _EXAMPLE.read_bytes(), example=True)
 
 
 def shown_photos() -> list[TrayPhoto]:

@@ -22,14 +22,26 @@ _MOST_CHARACTERS = 200
 
 def claim_field() -> NamedPlace | None:
     """Draw the field for a claimed place, with suggestions; return the place, or None."""
-    text = st.text_input(
+    return place_field(
         "Check a claim",
-        key=_CLAIM,
+        _CLAIM,
+        "Asks whether the photo could have been taken there. Town, county, state or country, "
+        "then larger places after commas; or latitude, longitude. Nothing is looked up online.",
+    )
+
+
+def place_field(label: str, key: str, explanation: str) -> NamedPlace | None:
+    """Draw a field for a place, with suggestions if several are meant; return the place, or None.
+
+    ``key`` is that of the typed text in the session.
+    """
+    text = st.text_input(
+        label,
+        key=key,
         max_chars=_MOST_CHARACTERS,
         placeholder="A place, such as Aleppo, Syria, or 36.2, 37.16",
         persist_state="session",
-        help="Asks whether the photo could have been taken there. Town, county, state or country, "
-        "then larger places after commas; or latitude, longitude. Nothing is looked up online.",
+        help=explanation,
     ).strip()
     if not text:
         return None
@@ -39,23 +51,23 @@ def claim_field() -> NamedPlace | None:
         if not error.suggestions:
             st.caption(f":material/search_off: {markdown_text(sentence(error))}")
             return None
-        key = f"suggestions for {text}"
+        suggestions = f"suggestions for {text}"
         st.radio(  # pills would cut long names off on phones
             f"Which place is {markdown_text(text)}?",
             error.suggestions,
             index=None,
-            key=key,
+            key=suggestions,
             format_func=markdown_text,
             on_change=_take_suggestion,
-            args=(key,),
+            args=(key, suggestions),
         )
         return None
 
 
-def _take_suggestion(key: str) -> None:
-    chosen = st.session_state.get(key)
+def _take_suggestion(key: str, suggestions: str) -> None:
+    chosen = st.session_state.get(suggestions)
     if chosen:
-        st.session_state[_CLAIM] = chosen
+        st.session_state[key] = chosen
 
 
 def with_claims(

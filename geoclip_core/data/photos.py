@@ -246,6 +246,16 @@ def read_source(source: Source, name: str | None) -> tuple[bytes, str]:
     return content, label
 
 
+def file_below(root: Path, path: str) -> Path | None:
+    """Return the file of a path relative to ``root``; None if missing, or outside ``root``."""
+    try:
+        folder = root.resolve()
+        file = (folder / path).resolve()
+        return file if file.is_relative_to(folder) and file.is_file() else None
+    except (OSError, ValueError):  # a circle of links, a zero byte
+        return None
+
+
 def printable(name: str) -> str:
     """Return a file name as one line of at most 80 characters, for use in a message."""
     name = "".join(character if character.isprintable() else "?" for character in name)

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from geoclip_core.data.photos import open_photo
+from geoclip_core.data.photos import file_below, open_photo
 from geoclip_core.earth.sphere import (
     EARTH_RADIUS_KM,
     bearing,
@@ -42,9 +42,8 @@ def thumbnail(root: str, path: object) -> Image.Image | None:
     """Return a small version of a photo; None if missing, unreadable or outside ``root``."""
     if not root or not isinstance(path, str) or not path:
         return None
-    folder = Path(root).resolve()
-    file = (folder / path).resolve()
-    if not file.is_relative_to(folder) or not file.is_file():
+    file = file_below(Path(root), path)
+    if file is None:
         return None
     try:
         image = open_photo(file, draft_size=THUMBNAIL).image

@@ -1,0 +1,3 @@
+from ui.play_page import play_page
+
+play_page()
