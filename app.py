@@ -10,6 +10,7 @@ if runtime.exists():
 
     map_page()
 else:
+    from ui.page import page_failed
     from ui.server import guards
 
-    app = App(__file__, middleware=guards())
+    app = App(__file__, middleware=guards(), on_script_error=page_failed)

@@ -252,16 +252,16 @@ def to_kml(rows: Iterable[Row]) -> str:
         description = f"{row.headline}. Estimate: {row.place.label}. Radius {_radii(row)}."
         if row.warning is not None:
             description = f"{row.warning} {description}"
-        _child(placemark, "description", description)
+        _child(placemark, "description", _without_tags(description))
         data = _child(placemark, "ExtendedData")
         for level in row.levels:
             item = _child(data, "Data")
             item.set("name", f"level_{level.level}")
-            _child(item, "value", f"{level.name} ({level.percent})")
+            _child(item, "value", _without_tags(f"{level.name} ({level.percent})"))
         if row.claim is not None:
             item = _child(data, "Data")
             item.set("name", "claim")
-            _child(item, "value", f"{row.claim.name}: {row.claim.verdict}")
+            _child(item, "value", _without_tags(f"{row.claim.name}: {row.claim.verdict}"))
         point = _child(placemark, "Point")
         _child(point, "coordinates", f"{row.longitude:.6f},{row.latitude:.6f}")
     text = ElementTree.tostring(root, encoding="unicode")
@@ -285,6 +285,11 @@ def _shown(text: str) -> str:
     """Return a file name as one line for a terminal."""
     text = escaped(text)
     return "".join(character if character.isprintable() else "?" for character in text)
+
+
+def _without_tags(text: str) -> str:
+    """Return a text as HTML: Google Earth shows descriptions as such, and loads their pictures."""
+    return _printable(text).replace("<", "&lt;")
 
 
 def _printable(text: str) -> str:

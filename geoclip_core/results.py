@@ -10,6 +10,8 @@ from geoclip_core.checks import Finite, NotNegative, Share, checked
 from geoclip_core.files import read_json
 
 MAX_BYTES = 8 * 2**20
+Bounds = tuple[Finite | None, Finite | None]
+"""Low and high of an interval."""
 Count = Field(default=None, ge=0, le=10**12)
 
 
@@ -37,6 +39,14 @@ class Numbers(_Part):
     median_km: NotNegative | None = None
     mean_km: NotNegative | None = None
     accuracy_at_km: dict[str, Share | None] = Field(default_factory=dict)
+
+
+class Intervals(_Part):
+    """95 % intervals at the paths of the numbers."""
+
+    geoscore: Bounds | None = None
+    median_km: Bounds | None = None
+    accuracy_at_km: dict[str, Bounds | None] = Field(default_factory=dict)
 
 
 class About(_Part):
@@ -77,7 +87,7 @@ class Results(Numbers):
 
     context: dict[str, HeadNumbers] | None = None
     coverage: dict[str, Share | None] | None = None
-    intervals: dict[str, Any] | None = None
+    intervals: Intervals | None = None
     baselines: dict[str, Numbers] | None = None
     about: About | None = None
     published: Published | None = None

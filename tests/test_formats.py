@@ -207,3 +207,14 @@ def test_the_source_of_a_position_is_named(prediction):
 
 def test_a_name_cannot_control_the_terminal(prediction):
     assert "\x1b" not in formats.to_text(replace(prediction, file="a\x1b]0;x\x07.jpg"))
+
+
+def test_kml_shows_no_picture_of_a_stranger(prediction):
+    """Google Earth shows descriptions as HTML."""
+    tag = '<img src="http://127.0.0.1:9/beacon">'
+    row = replace(prediction, model=tag, radius_note=tag)
+    tree = ElementTree.fromstring(formats.to_kml([row]))
+    texts = [e.text for e in tree.iter() if e.tag.endswith(("}description", "}value"))]
+    assert len(texts) > 1
+    assert "&lt;img src=" in texts[0]
+    assert not [text for text in texts if "<" in text]

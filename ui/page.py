@@ -15,7 +15,7 @@ from streamlit.delta_generator import DeltaGenerator
 from streamlit.errors import StreamlitPageNotFoundError
 
 from geoclip_core.data.tables import csv_text
-from ui.server import bound_beyond_loopback
+from ui.server import reached_beyond_loopback
 
 T = TypeVar("T")
 
@@ -102,6 +102,21 @@ def open_page(name: str, title: str, purpose: str) -> None:
     st.markdown(purpose)
 
 
+def page_failed(error: Exception) -> bool:
+    """Say that a page failed, for ``streamlit.App(on_script_error=...)``; always return True.
+
+    What a visitor's files can cause is said where they are read; this is for faults of the program.
+    Streamlit has written the error to the log, and shows it on the page unless this returns True.
+    """
+    st.error(
+        "This part of the page failed because of a fault in the program. Reload the page; if it "
+        "fails again, choose another model, run, dataset or photo. Whoever runs the app finds the "
+        f"cause ({type(error).__name__}) in its log.",
+        icon=":material/error:",
+    )
+    return True
+
+
 @functools.cache
 def _freeze_modules(page: str, with_torch: bool) -> None:
     """Exclude what the imports of a page made from garbage collection, once per process.
@@ -130,7 +145,7 @@ def may_open(folder: str | os.PathLike[str]) -> bool:
     Everything may be opened if only this computer reaches the app. Else what lies below the folder
     of runs, that of datasets, or one of ``GEOCLIP_ROOTS`` (separated as in ``PATH``).
     """
-    if not (is_public() or bound_beyond_loopback()):
+    if not (is_public() or reached_beyond_loopback()):
         return True
     more = os.environ.get(ROOTS_VARIABLE, "").split(os.pathsep)
     roots = [_configured_runs(), datasets_folder(), *(Path(root) for root in more if root.strip())]

@@ -2,12 +2,14 @@
 
 A page of a stranger can make its own host name point to this computer (DNS rebinding) and then read
 photos and start trainings as if it were the app. Streamlit's ``server.allowedHosts`` stops that for
-the websocket only, so a middleware checks every request, and gives Streamlit the same list.
+the websocket only, so a middleware checks every request.
 """
 
+import functools
 import ipaddress
 from urllib.parse import urlsplit
 
+import streamlit as st
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.middleware import Middleware
 from starlette.responses import PlainTextResponse
@@ -21,17 +23,27 @@ _OWN = "'self' 'unsafe-inline' 'unsafe-eval' data: blob:"
 """Streamlit, Plotly and Vega write inline styles, evaluate expressions and draw from blobs."""
 
 
-def bound_beyond_loopback() -> bool:
-    """Return whether other computers may reach the app: its address is not a loopback one."""
+_OF_PROXIES = ("forwarded", "x-forwarded-for", "x-forwarded-host", "x-real-ip")
+_BEYOND = "x-geoclip-beyond-loopback"
+"""Header that the guard alone sets: the request came from, or to, an address beyond loopback."""
+
+
+def reached_beyond_loopback() -> bool:
+    """Return whether other computers may reach the app, or this page was opened from one.
+
+    The address that Streamlit is configured with says the first, unless another program serves the
+    app (``uvicorn app:app --host 0.0.0.0``); the connection of the page says the second.
+    """
+    return _bound_beyond_loopback() or _BEYOND in st.context.headers
+
+
+def _bound_beyond_loopback() -> bool:
     address = _address()
     if not address:
         return Guard.serves  # without an address, a server listens on all of them
     if address == "localhost":
         return False
-    try:
-        return not ipaddress.ip_address(address).is_loopback
-    except ValueError:
-        return True  # a name of this computer
+    return not _is_loopback(address)  # also if it is a name of this computer
 
 
 def guards() -> list[Middleware]:
@@ -43,9 +55,10 @@ class Guard:
     """Refuse requests for other hosts or from other origins; add a Content-Security-Policy.
 
     Allowed hosts are loopback names, the address that the server is bound to, and the names in
-    ``server.allowedHosts`` and ``browser.serverAddress``. A server that is bound to all addresses
-    of the computer also answers to any numeric address, which cannot be rebound. An origin is the
-    host of the request or, behind a proxy, one of ``server.corsAllowedOrigins``.
+    ``server.allowedHosts`` and ``browser.serverAddress``, and the numeric address that the request
+    came to. A server that is bound to all addresses of the computer also answers to any numeric
+    address, which cannot be rebound. An origin is the host of the request or, behind a proxy, one
+    of ``server.corsAllowedOrigins``.
     """
 
     serves = False
@@ -55,15 +68,11 @@ class Guard:
         Guard.serves = True
         self.app = app
         self.any_number = _is_unspecified(_address())
-        configured = list(config.get_option("server.allowedHosts"))
-        if config.is_manually_set("browser.serverAddress"):
-            configured.append(config.get_option("browser.serverAddress"))
         self.origins = tuple(config.get_option("server.corsAllowedOrigins"))
         own = () if self.any_number else (_address(),)
-        self.hosts = (*LOOPBACK, *own, *configured)
-        # Streamlit checks the websocket again. It has no pattern for numeric addresses.
-        allowed = ["*"] if self.any_number else list(self.hosts)
-        config.set_option("server.allowedHosts", allowed, "ui/server.py")
+        self.hosts = (*LOOPBACK, *own, *_configured_hosts())
+        # Streamlit would check the websocket again, but has no pattern for numeric addresses.
+        config.set_option("server.allowedHosts", ["*"], "ui/server.py")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request with status 403, or pass it on."""
@@ -72,18 +81,20 @@ class Guard:
             return
         headers = Headers(scope=scope)
         hosts, origins = headers.getlist("host"), headers.getlist("origin")
-        if len(hosts) != 1 or not self._is_host(hosts[0]):
+        if len(hosts) != 1 or not self._is_host(hosts[0], scope):
             await _refuse("host", scope, receive, send)
         elif origins and not (len(origins) == 1 and self._is_origin(origins[0], hosts[0])):
             await _refuse("origin", scope, receive, send)
         else:
-            await self.app(scope, receive, _with_policy(send, hosts[0]))
+            await self.app(_marked(scope), receive, _with_policy(send, hosts[0]))
 
-    def _is_host(self, host: str) -> bool:
+    def _is_host(self, host: str, scope: Scope) -> bool:
         name = _hostname(host)
         if name is None:
             return False
-        return _matches(name, self.hosts) or (self.any_number and _is_number(name))
+        if _is_number(name) and (self.any_number or name == _end(scope, "server")):
+            return True
+        return _matches(name, self.hosts)
 
     def _is_origin(self, origin: str, host: str) -> bool:
         return origin in self.origins or origin in (f"http://{host}", f"https://{host}")
@@ -101,6 +112,42 @@ def content_security_policy(host: str) -> str:
             "frame-ancestors 'self'",
         )
     )
+
+
+def _marked(scope: Scope) -> Scope:
+    """Return a request with the header `_BEYOND` if it did not stay within this computer."""
+    name = _BEYOND.encode()
+    headers = [header for header in scope["headers"] if header[0].lower() != name]
+    if not _stayed_here(scope):
+        headers.append((name, b"1"))
+    return {**scope, "headers": headers}
+
+
+def _stayed_here(scope: Scope) -> bool:
+    """Return whether a request came from this computer to a loopback address, not by a proxy."""
+    headers = Headers(scope=scope)
+    host = _hostname(headers["host"]) or ""
+    return (
+        _is_loopback(_end(scope, "server"))
+        and _is_loopback(_end(scope, "client"))
+        and (host == "localhost" or _is_loopback(host))
+        and not any(name in headers for name in _OF_PROXIES)
+    )
+
+
+def _end(scope: Scope, which: str) -> str:
+    """Return the address of the "server" or "client" of a request, "" if it has none."""
+    end = scope.get(which)
+    return str(end[0]).partition("%")[0].lower() if end else ""  # without the IPv6 zone
+
+
+@functools.cache
+def _configured_hosts() -> tuple[str, ...]:
+    """Return the hosts in Streamlit's configuration, which the guard overrides."""
+    configured = list(config.get_option("server.allowedHosts"))
+    if config.is_manually_set("browser.serverAddress"):
+        configured.append(config.get_option("browser.serverAddress"))
+    return tuple(configured)
 
 
 def _with_policy(send: Send, host: str) -> Send:
@@ -155,6 +202,15 @@ def _is_number(name: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+def _is_loopback(name: str) -> bool:
+    try:
+        address = ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    mapped = getattr(address, "ipv4_mapped", None)  # an IPv4 address on an IPv6 socket
+    return (mapped or address).is_loopback
 
 
 def _is_unspecified(address: str) -> bool:

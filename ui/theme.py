@@ -1,5 +1,7 @@
 """The palette of the viewer's theme, and the format of numbers and text on the pages."""
 
+import re
+
 import streamlit as st
 
 from geoclip_core.evaluation.style import (  # noqa: F401 (the pages import colours from here)
@@ -17,6 +19,14 @@ from geoclip_core.evaluation.style import (  # noqa: F401 (the pages import colo
 )
 
 _MARKDOWN = frozenset("\\`*_{}[]()<>#+-.!|~$:&")
+_NO_BREAK = "\u2060"
+"""A word joiner, which is not visible."""
+_REPLACED = re.compile(
+    r"(?<=:)(?=//)|(?<=:)(?=[\w+-]*[a-z+-][\w+/-]*:|100:|1234:)|(?<=www)(?=\.)|(?<=@)(?=[\w-])",
+    re.IGNORECASE,
+)
+"""Where an address, a shortcode of an icon or emoji, or an e-mail address is broken: the browser
+looks for them after it has read the Markdown, so that a backslash does not help."""
 
 
 def palette() -> Palette:
@@ -46,5 +56,10 @@ def percent(share: float) -> str:
 
 
 def markdown_text(text: str) -> str:
-    """Escape text from outside (such as a file's name) for Markdown; line breaks become spaces."""
+    """Escape text from outside (such as a file's name) for Markdown; line breaks become spaces.
+
+    Every text of a file passes through here before Streamlit shows it, except in what shows plain
+    text: tables, code, and the options of select boxes. Addresses do not become links.
+    """
+    text = _REPLACED.sub(_NO_BREAK, text)
     return "".join(f"\\{c}" if c in _MARKDOWN else " " if c in "\r\n" else c for c in text)

@@ -13,11 +13,13 @@ import shutil
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import pandas as pd
+from annotated_types import Interval, Len
 
+from geoclip_core.checks import checked
 from geoclip_core.data.dataset import (
     DESCRIPTION_FILE,
     FILE_SPLITS,
@@ -37,7 +39,7 @@ from geoclip_core.earth.climate import UNKNOWN, ClimateRaster
 from geoclip_core.earth.gazetteer import Gazetteer
 from geoclip_core.earth.sphere import destination
 from geoclip_core.errors import DatasetError, PhotoError
-from geoclip_core.files import atomic_file, write_atomically
+from geoclip_core.files import atomic_file, read_json, write_atomically
 from geoclip_core.processes import in_processes
 
 REPORT_FILE = "doctor.json"
@@ -49,6 +51,7 @@ BORDER_KM = 30.0  # two gazetteers may disagree on the state this close to its b
 _CHUNK = 64  # files that a process opens between two reports of progress
 
 Severity = Literal["error", "warning"]
+_Count = Annotated[int, Interval(ge=0, le=10**12)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -182,6 +185,45 @@ def write_report(report: Report, path: Path) -> None:
     text = json.dumps(report.to_json(), indent=2, ensure_ascii=False) + "\n"
     # Names in a damaged table may contain lone surrogates, which UTF-8 cannot encode.
     write_atomically(path, text.encode("utf-8", "replace").decode("utf-8"))
+
+
+@dataclasses.dataclass(frozen=True)
+class SavedExample:
+    """A row or file that a saved finding is about."""
+
+    file: str | None = None
+    row: _Count | None = None
+    id: str | None = None
+    value: str | float | bool | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class SavedFinding:
+    """One kind of problem in a saved report, as in `Finding`."""
+
+    severity: Severity
+    message: str
+    count: _Count
+    examples: Annotated[tuple[SavedExample, ...], Len(0, 100)] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class SavedReport:
+    """What pages show of a report that `write_report` wrote."""
+
+    rows: dict[str, _Count]
+    photos_checked: _Count
+    findings: Annotated[tuple[SavedFinding, ...], Len(0, 200)]
+    must_fix: bool = False
+
+
+def read_report(path: Path) -> SavedReport:
+    """Return the report in a file, which may be that of a stranger.
+
+    Raises:
+        FileError: it cannot be read, or a value has another type; the field is named.
+    """
+    return checked(SavedReport, read_json(path), path)
 
 
 def write_clean(root: Path | str, report: Report, folder: Path | str) -> dict[str, int]:

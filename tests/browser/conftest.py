@@ -66,17 +66,32 @@ class Server:
 
 
 @contextlib.contextmanager
-def running_app(log, *options, address="127.0.0.1", **environment):
-    """Start the app on a free loopback port, with more options and environment variables."""
+def running_app(log, *options, address="127.0.0.1", uvicorn=False, cwd=ROOT, **environment):
+    """Start the app on a free loopback port, with more options and environment variables.
+
+    ``cwd`` is its working folder, in which it looks for evaluations and Streamlit's configuration.
+    ``uvicorn`` starts it without Streamlit's own command, whose options do not count then.
+    """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [sys.executable, "-m", "streamlit", "run", "app.py", "--server.headless=true"]
+    command = [sys.executable, "-m", "streamlit", "run", str(ROOT / "app.py")]
+    command += ["--server.headless=true"]
     command += [f"--server.address={address}", f"--server.port={port}", *options]
-    variables = {**os.environ, **environment}
+    if uvicorn:
+        command = [
+            sys.executable,
+            "-m",
+            "uvicorn",
+            "app:app",
+            f"--host={address}",
+            f"--port={port}",
+        ]
+    paths = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
+    variables = {**os.environ, "PYTHONPATH": paths, **environment}
     with log.open("ab") as output:
         process = subprocess.Popen(
-            command, cwd=ROOT, stdout=output, stderr=subprocess.STDOUT, env=variables
+            command, cwd=cwd, stdout=output, stderr=subprocess.STDOUT, env=variables
         )
     reached = f"http://{'127.0.0.1' if address == '0.0.0.0' else address}:{port}"
     try:
@@ -142,8 +157,9 @@ def contexts(browser):
 def open_page(contexts, server):
     """Open a page of the app: ``open_page("Context_heads", width=390)``.
 
-    ``page.beyond`` lists the addresses outside this computer that the page requested. The test
-    fails if it is not empty at the end.
+    ``page.beyond`` lists the addresses outside this computer that the page requested, and
+    ``page.refused`` what the Content-Security-Policy kept from it. The test fails if they are not
+    empty at the end.
     """
     pages = []
 
@@ -153,12 +169,17 @@ def open_page(contexts, server):
         pages.append(page)
         page.set_viewport_size({"width": width, "height": height})
         page.emulate_media(reduced_motion="reduce", color_scheme="light")
-        page.beyond = []
+        page.beyond, page.refused = [], []
 
         def listen(request):
             if urlsplit(request.url).hostname not in (*LOOPBACK, None):
                 page.beyond.append(request.url)
 
+        def read(message):
+            if "Content Security Policy" in message.text:
+                page.refused.append(message.text)
+
+        page.on("console", read)
         # Not page.route, which would switch the cache off. No name is resolved, see `browser`.
         page.on("request", listen)
         page.on("websocket", listen)
@@ -169,6 +190,7 @@ def open_page(contexts, server):
     for page in pages:
         page.close()
         assert not page.beyond, f"requested beyond this computer: {page.beyond}"
+        assert not page.refused, page.refused
 
 
 def map_frame(page):

@@ -42,7 +42,7 @@ def public(place, monkeypatch):
 
 @pytest.fixture
 def beyond(place, monkeypatch):
-    monkeypatch.setattr(page, "bound_beyond_loopback", lambda: True)
+    monkeypatch.setattr(page, "reached_beyond_loopback", lambda: True)
     return place
 
 

@@ -1,5 +1,6 @@
 """Tests of the hosts and origins that the running app answers to, and of its policy headers."""
 
+import asyncio
 import base64
 import contextlib
 import http.client
@@ -7,8 +8,13 @@ import os
 from urllib.parse import urlsplit
 
 import pytest
+from streamlit import config
 
-from tests.browser.conftest import running_app
+from geoclip_core.training.runs import Run
+from tests.browser.conftest import ROOT, running_app
+from tests.ui.visitor import Visitor
+from ui import server
+from ui.page import DATASETS_VARIABLE, PUBLIC_VARIABLE, RUNS_VARIABLE
 
 PATHS = ("/", "/Train", "/_stcore/health", "/_stcore/host-config", "/app/static/icon.svg")
 UPLOAD = "/_stcore/upload_file/session/file"
@@ -146,3 +152,169 @@ def test_the_address_of_the_computer_works(tmp_path, address, answered, refused)
         for host in refused:
             assert answer(app, "GET", "/", Host=host)[0] == 403
             assert websocket(app, Host=host, Origin=f"http://{host}") == 403
+
+
+# Who may type folders --------------------------------------------------------------------------
+
+REFUSED = "outside the folders that this app may open"
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """Folders of runs and datasets, and a run elsewhere."""
+    place = tmp_path_factory.mktemp("folders")
+    Run.create(place / "elsewhere", "secret-run", {"data": "x"}, "fit")
+    Run.create(place / "runs", "listed", {"data": "x"}, "fit")
+    return place
+
+
+@pytest.fixture(scope="module")
+def places(folders):
+    return {RUNS_VARIABLE: str(folders / "runs"), DATASETS_VARIABLE: str(folders / "datasets")}
+
+
+def test_only_this_computer_may_type_any_folder_whatever_serves_the_app(folders, places, tmp_path):
+    typed = {"Runs folder": str(folders / "elsewhere")}
+    log = tmp_path / "log.txt"
+    with running_app(log, address="0.0.0.0", uvicorn=True, **places) as app:
+        with Visitor(app.address) as visitor:
+            assert "listed" in visitor.open("Train").text
+            shown = visitor.open("Train", typed).text
+            assert "secret-run" in shown
+            assert REFUSED not in shown
+        # a proxy on this computer
+        with Visitor(app.address, **{"X-Forwarded-For": "192.168.7.7"}) as visitor:
+            assert "listed" in visitor.open("Train").text
+            shown = visitor.open("Train", typed).text
+            assert "secret-run" not in shown
+            assert REFUSED in shown
+
+
+def test_nobody_can_claim_to_be_this_computer(folders, places, tmp_path):
+    with running_app(tmp_path / "log.txt", address="0.0.0.0", **places) as app:
+        for headers in ({}, {"X-Geoclip-Beyond-Loopback": ""}):
+            with Visitor(app.address, **headers) as visitor:
+                visitor.open("Train")
+                shown = visitor.open("Train", {"Runs folder": str(folders / "elsewhere")}).text
+                assert "secret-run" not in shown
+                assert REFUSED in shown
+
+
+@pytest.mark.parametrize(
+    ("host", "header", "beyond"),
+    [
+        (b"localhost:8501", b"accept", False),
+        (b"127.0.0.2", b"accept", False),
+        (b"[::1]:8501", b"accept", False),
+        (b"photos.example", b"accept", True),
+        (b"localhost", b"forwarded", True),
+        (b"localhost", b"x-forwarded-for", True),
+        (b"localhost", b"x-real-ip", True),
+    ],
+)
+def test_visitors_of_a_proxy_are_not_on_this_computer(host, header, beyond):
+    ends = {"server": ("127.0.0.1", 8501), "client": ("127.0.0.1", 5000)}
+    scope = {"type": "http", "headers": [(b"host", host), (header, b"x")], **ends}
+    assert server._stayed_here(scope) is not beyond
+
+
+@pytest.mark.parametrize(
+    ("here", "there", "beyond"),
+    [
+        ("127.0.0.1", "127.0.0.1", False),
+        ("::1", "::1", False),
+        ("::ffff:127.0.0.1", "::ffff:127.0.0.1", False),
+        ("192.168.7.7", "127.0.0.1", True),
+        ("127.0.0.1", "192.168.7.8", True),
+        ("192.168.7.7", "192.168.7.8", True),
+        ("fe80::1%eth0", "fe80::2%eth0", True),
+        ("/run/app.sock", None, True),
+        (None, None, True),
+    ],
+)
+def test_the_connection_of_a_request_says_whether_it_stayed_on_this_computer(
+    monkeypatch, here, there, beyond
+):
+    monkeypatch.setattr(server.Guard, "serves", False)
+    allowed = config.get_option("server.allowedHosts")
+    passed = []
+
+    async def inner(scope, receive, send):
+        passed.append(scope)
+
+    guard = server.Guard(inner)
+    config.set_option("server.allowedHosts", allowed)
+    lie = (b"x-geoclip-beyond-loopback", b"")
+    scope = {
+        "type": "websocket",
+        "headers": [(b"host", b"localhost"), lie],
+        "server": None if here is None else (here, 8501),
+        "client": None if there is None else (there, 5000),
+    }
+    asyncio.run(guard(scope, None, None))
+    assert (lie in passed[0]["headers"]) is False
+    assert ((lie[0], b"1") in passed[0]["headers"]) is beyond
+
+
+def test_a_request_to_the_numeric_address_of_the_server_is_answered(monkeypatch):
+    """Such as of uvicorn, which does not tell Streamlit its address."""
+    monkeypatch.setattr(server.Guard, "serves", False)
+    monkeypatch.setattr(server, "_address", lambda: "localhost")
+    allowed = config.get_option("server.allowedHosts")
+    answers = []
+
+    async def inner(scope, receive, send):
+        answers.append(200)
+
+    async def send(message):
+        answers.append(message.get("status"))
+
+    guard = server.Guard(inner)
+    config.set_option("server.allowedHosts", allowed)
+    for host in (b"192.168.7.7:80", b"192.168.7.8:80", b"evil.example"):
+        scope = {
+            "type": "http",
+            "headers": [(b"host", host)],
+            "server": ("192.168.7.7", 80),
+            "client": ("192.168.7.9", 5000),
+        }
+        asyncio.run(guard(scope, None, send))
+    assert [status for status in answers if status] == [200, 403, 403]
+
+
+def test_a_public_app_takes_no_paths_and_changes_nothing(places, tmp_path):
+    with running_app(tmp_path / "log.txt", **places, **{PUBLIC_VARIABLE: "1"}) as app:
+        for page in ("", "Context_heads", "Evaluation", "Train", "Dataset"):
+            with Visitor(app.address) as visitor:
+                visitor.open(page)
+                assert "Public" in visitor.text
+                words = ("Runs folder", "Start", "Stop", "Resume", "Delete", "Import", "Fetch")
+                words += ("Draw", "CSV", "Check")
+                labels = [label for label in visitor.labels() if label != "Check a claim"]
+                offered = [one for one in labels if one.startswith(words)]
+                assert offered in ([], ["CSV"])  # of the predictions, to download
+                assert "accept_new_options: true" not in visitor.text
+
+
+# A fault of the program ------------------------------------------------------------------------
+
+
+def test_a_fault_is_one_sentence_on_the_page_and_a_traceback_in_the_log(places, tmp_path):
+    """A file of the program that cannot be read stands for any fault that nobody foresaw."""
+    broken = tmp_path / "site" / "sitecustomize.py"
+    broken.parent.mkdir()
+    broken.write_text(
+        "import geoclip_core.training.runs as runs\n"
+        "def fail(*_):\n    raise KeyError('secret detail')\n"
+        "runs.find_runs = fail\n"
+    )
+    log = tmp_path / "log.txt"
+    paths = os.pathsep.join([str(broken.parent), str(ROOT), os.environ.get("PYTHONPATH", "")])
+    with running_app(log, **places, PYTHONPATH=paths) as app, Visitor(app.address) as visitor:
+        visitor.open("Train")
+        assert "failed because of a fault in the program" in visitor.text
+        assert "Traceback" not in visitor.text
+        assert "secret detail" not in visitor.text
+        assert "secret detail" in app.log
+        assert "Traceback" in app.log
+        assert "Example photo" in visitor.open("").text

@@ -1,5 +1,6 @@
 """The view "Explore" of the Dataset page: map, examples, counts and labels of a dataset."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -266,12 +267,12 @@ def headline(dataset: PhotoDataset) -> None:
 def not_imported(dataset: PhotoDataset) -> None:
     """List the photos that an import left out, with the reasons."""
     path = dataset.root / NOT_IMPORTED_FILE
-    if not path.is_file():
+    if not os.path.lexists(path):
         return
     try:
         table = read_csv(path, required=("file", "reason"))
-    except DatasetError:
-        st.warning(f"{NOT_IMPORTED_FILE} cannot be read.", icon=":material/warning:")
+    except DatasetError as error:
+        st.warning(markdown_text(str(error)), icon=":material/warning:")
         return
     if len(table):
         with st.expander(f"{len(table):,} files were not imported", icon=":material/block:"):

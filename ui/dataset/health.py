@@ -1,14 +1,15 @@
 """The view "Check" of the Dataset page: the findings of the doctor, and a button to run it."""
 
-import json
+import dataclasses
+import os
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import streamlit as st
 
-from geoclip_core.data.doctor import REPORT_FILE
+from geoclip_core.data.doctor import REPORT_FILE, SavedFinding, SavedReport, read_report
+from geoclip_core.errors import FileError
 from ui.dataset.make import start_or_explain
 from ui.page import is_public
 from ui.theme import markdown_text
@@ -19,9 +20,11 @@ def health(root: Path, datasets: Path, busy: bool) -> None:
 
     In public mode there is no button.
     """
-    report = read_report(root / REPORT_FILE)
+    report, problem = _last_report(root / REPORT_FILE)
     if not is_public():
         _check_button(root, datasets, busy, report is not None)
+    if problem:
+        st.warning(markdown_text(problem), icon=":material/warning:")
     if report is None:
         st.markdown(
             "The check finds photos that are missing, truncated or not images, rows that are out "
@@ -30,9 +33,9 @@ def health(root: Path, datasets: Path, busy: bool) -> None:
         )
         return
     _summary(root, report)
-    for number, finding in enumerate(report["findings"]):
+    for number, finding in enumerate(report.findings):
         _finding(number, finding)
-    if report.get("must_fix"):
+    if report.must_fix:
         st.markdown("To write the tables without the faulty rows into a new folder:")
         st.code(f'python -m train doctor "{root}" --write-clean "{root}-clean"', language="bash")
 
@@ -55,25 +58,21 @@ def _check_button(root: Path, datasets: Path, busy: bool, again: bool) -> None:
             start_or_explain(datasets, "doctor", arguments, f"Checking {root.name}", root)
 
 
-def read_report(path: Path) -> dict[str, Any] | None:
-    """Return the report of the doctor, or None if it cannot be read."""
+def _last_report(path: Path) -> tuple[SavedReport | None, str]:
+    """Return the report of the last check, None if there is none, and why it cannot be read."""
+    if not os.path.lexists(path):
+        return None, ""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    if not isinstance(content, dict) or not isinstance(content.get("findings"), list):
-        return None
-    findings = [f for f in content["findings"] if isinstance(f, dict) and "message" in f]
-    return {**content, "findings": findings}
+        return read_report(path), ""
+    except FileError as error:
+        return None, f"{error}. Check again to replace it."
 
 
-def _summary(root: Path, report: dict[str, Any]) -> None:
+def _summary(root: Path, report: SavedReport) -> None:
     when = datetime.fromtimestamp((root / REPORT_FILE).stat().st_mtime).astimezone()
-    rows = sum(report.get("rows", {}).values())
-    about = (
-        f"{rows:,} rows and {report.get('photos_checked', 0):,} photo files, {when:%Y-%m-%d %H:%M}"
-    )
-    errors = sum(finding.get("severity") == "error" for finding in report["findings"])
+    rows = sum(report.rows.values())
+    about = f"{rows:,} rows and {report.photos_checked:,} photo files, {when:%Y-%m-%d %H:%M}"
+    errors = sum(finding.severity == "error" for finding in report.findings)
     if errors:
         kinds = "1 kind of error" if errors == 1 else f"{errors} kinds of errors"
         st.error(f"**{kinds} must be fixed.** Checked: {about}.", icon=":material/error:")
@@ -81,17 +80,18 @@ def _summary(root: Path, report: dict[str, Any]) -> None:
         st.success(f"**No faults found.** Checked: {about}.", icon=":material/check_circle:")
 
 
-def _finding(number: int, finding: dict[str, Any]) -> None:
-    error = finding.get("severity") == "error"
+def _finding(number: int, finding: SavedFinding) -> None:
+    error = finding.severity == "error"
     icon = ":material/error:" if error else ":material/info:"
-    message = str(finding["message"])
-    title = f"{markdown_text(message[:1].upper() + message[1:])} · **{finding.get('count', 0):,}**"
+    message = finding.message
+    title = f"{markdown_text(message[:1].upper() + message[1:])} · **{finding.count:,}**"
     with st.expander(title, icon=icon, expanded=error and number < 3):
-        examples = finding.get("examples") or []
-        if examples:
-            table = pd.DataFrame(examples).rename(columns=str.capitalize)
-            st.dataframe(table.astype("str"), hide_index=True)
-            if finding.get("count", 0) > len(examples):
-                st.caption(f"The first {len(examples)} of them.")
+        if finding.examples:
+            table = pd.DataFrame(map(dataclasses.asdict, finding.examples), dtype=object)
+            table = table.dropna(axis="columns", how="all")
+            table = table.where(table.notna(), "").astype("str")
+            st.dataframe(table.rename(columns=str.capitalize), hide_index=True)
+            if finding.count > len(finding.examples):
+                st.caption(f"The first {len(finding.examples)} of them.")
         else:
             st.caption("The report lists no examples of this.")

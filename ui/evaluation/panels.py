@@ -307,7 +307,7 @@ def heads_panel(view: View) -> None:
         "Head",
         known,
         default=known[0],
-        format_func=lambda head: str(head).capitalize(),
+        format_func=lambda head: markdown_text(str(head).capitalize()),
         key="evaluation head",
         required=True,
     )

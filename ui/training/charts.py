@@ -1,5 +1,6 @@
 """Charts of trainings: losses and validation metrics of one run, and a comparison of runs."""
 
+import html
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +19,8 @@ from ui.training.form import label
 TRAIN, VAL = "train/", "val/"
 MOST_POINTS = 1200
 """Curves with more points are thinned before they are sent to the browser."""
+MOST_CURVES = 24
+"""Metrics that one chart draws."""
 
 LOSS = ("Loss", "")
 ERROR = ("Error on the validation photos", "km")
@@ -184,7 +187,7 @@ def curves_figure(
     """Draw one group of metrics of one run; noisy training losses faint, with a smoothed curve."""
     figure = go.Figure()
     lines = line_colours(colours)
-    for number, name in enumerate(group.names):
+    for number, name in enumerate(group.names[:MOST_CURVES]):
         steps, values = series(rows, name)
         values = values * (100 if group.unit == "%" else 1)
         colour = lines[number % len(lines)]
@@ -268,7 +271,7 @@ def _line(
     return go.Scatter(
         x=steps.tolist(),
         y=values.tolist(),
-        name=name,
+        name=html.escape(name),  # plotly reads a part of HTML
         mode="lines+markers" if dots and len(steps) < 80 else "lines",
         line={"color": colour, "width": width},
         marker={"size": 5},

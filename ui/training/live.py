@@ -12,7 +12,7 @@ from geoclip_core.training.runs import METRICS, MetricsTable, Run
 from ui.charts import show_chart
 from ui.page import is_public
 from ui.theme import duration, markdown_text, palette
-from ui.training.charts import Group, best_step, curves_figure, metric_groups
+from ui.training.charts import MOST_CURVES, Group, best_step, curves_figure, metric_groups
 from ui.training.runs import (
     RunView,
     created,
@@ -170,6 +170,8 @@ def _chart(item: RunView, rows: list[dict[str, float]], group: Group, best: floa
     st.markdown(f"**{markdown_text(group.title)}**{unit}")
     figure = curves_figure(rows, group, palette(), best)
     show_chart(figure, f"curves {item.name} {group.title}", height=280)
+    if (more := len(group.names) - MOST_CURVES) > 0:
+        st.caption(f"{more:,} more metrics are not drawn.")
 
 
 def _log(item: RunView) -> None:

@@ -8,7 +8,8 @@ import streamlit as st
 
 from geoclip_core.jobs import JobError
 from ui.charts import show_chart
-from ui.theme import markdown_text, palette
+from ui.page import download
+from ui.theme import palette
 from ui.training.charts import comparison_figure, metric_label, metric_names
 from ui.training.form import label, run_values, shown
 from ui.training.live import run_metrics
@@ -22,8 +23,9 @@ _FIRST_METRICS = ("val/median_km", "val/loss", "train/loss")
 def overview(views: Sequence[RunView]) -> None:
     """Draw a table of all runs to select from, and compare the selected ones."""
     titles = unique_titles(views)
+    table = runs_frame(views)
     event = st.dataframe(
-        runs_frame(views),
+        table,
         hide_index=True,
         key="all runs",
         on_select="rerun",
@@ -35,6 +37,7 @@ def overview(views: Sequence[RunView]) -> None:
             "Best median km (val)": st.column_config.NumberColumn(format="%.0f"),
         },
     )
+    download("Runs (CSV)", lambda: table, "runs.csv")
     chosen = [views[row] for row in event.selection.rows if row < len(views)]
     if not chosen:
         st.caption("Tick runs on the left to compare them. Until then, the newest are shown.")
@@ -125,6 +128,6 @@ def _differences(views: Sequence[RunView], titles: Mapping[str, str]) -> None:
             titles[item.name]: [shown(values[i]) for values in differences.values()]
             for i, item in enumerate(views)
         },
-        index=pd.Index([markdown_text(label(name)) for name in differences], name="Option"),
+        index=pd.Index([label(name) for name in differences], name="Option"),
     )
     st.dataframe(frame)
