@@ -11,6 +11,6 @@ if runtime.exists():
     map_page()
 else:
     from ui.page import page_failed
-    from ui.server import guards
+    from ui.server import guards, routes
 
-    app = App(__file__, middleware=guards(), on_script_error=page_failed)
+    app = App(__file__, middleware=guards(), routes=routes(), on_script_error=page_failed)

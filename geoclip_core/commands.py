@@ -59,6 +59,8 @@ class Locate:
     """Do not let what the context heads read move the estimate."""
     together: bool = False
     """All photos show one place: give one estimate from all of them."""
+    similar: int = 0
+    """Training photos to list that look most like each photo."""
     batch_size: int = 8
     """Photos that pass through the model at a time."""
     device: str = "cpu"
@@ -77,6 +79,8 @@ class Locate:
 
         if self.top_k < 1 or self.batch_size < 1:
             raise ValueError("--top-k and --batch-size must be 1 or more")
+        if self.similar < 0:
+            raise ValueError("--similar must be 0 or more")
         files = listed_photos(self.photos)
         claimed = None
         if self.claim is not None:
@@ -119,6 +123,7 @@ class Locate:
                     name=name,
                     given=known,
                     use_context=not self.context_off,
+                    similar=self.similar,
                 )
             except PhotoError as error:
                 yield Failure(name, str(error))
@@ -134,6 +139,7 @@ class Locate:
                 errors="yield",
                 given=known,
                 use_context=not self.context_off,
+                similar=self.similar,
             )
             for name, row in zip(names, rows, strict=True):
                 yield replace(row, file=name)

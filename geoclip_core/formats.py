@@ -8,7 +8,7 @@ from xml.etree import ElementTree
 
 from geoclip_core.data.tables import csv_line, escaped
 from geoclip_core.earth.gazetteer import UNIT_LEVELS
-from geoclip_core.prediction import Claim, Failure, Prediction
+from geoclip_core.prediction import Claim, Failure, Prediction, SimilarPhoto
 
 Row = Prediction | Failure
 CONTEXT_CLASSES = 5
@@ -56,6 +56,7 @@ def _record(row: Row) -> dict[str, Any]:
                 "name": level.name,
                 "key": level.key,
                 "probability": round(level.probability, 6),
+                "given": level.given,
             }
             for level in row.levels
         ],
@@ -90,7 +91,21 @@ def _record(row: Row) -> dict[str, Any]:
         "unlike_training_photos": None if row.familiarity is None else row.familiarity.unusual,
         "warning": row.warning,
         "claim": None if row.claim is None else _claim(row.claim),
+        "misfits": list(row.misfits),
+        "similar": None if row.similar is None else [_similar(one) for one in row.similar.photos],
+        "similar_note": None if row.similar is None else row.similar.note,
         "seconds": round(row.seconds, 3),
+    }
+
+
+def _similar(photo: SimilarPhoto) -> dict[str, Any]:
+    return {
+        "file": None if photo.file is None else str(photo.file),
+        "similarity": round(photo.similarity, 4),
+        "latitude": round(photo.latitude, 6),
+        "longitude": round(photo.longitude, 6),
+        "place": photo.place.label,
+        "distance_km": round(photo.distance_km, 1),
     }
 
 
@@ -148,6 +163,15 @@ def to_text(row: Row) -> str:
     if row.claim is not None:
         lines.append(f"  claim     {row.claim.name}: {row.claim.verdict}")
         lines += [f"            {sentence}" for sentence in row.claim.sentences]
+    if row.misfits:
+        lines.append(f"  misfits   {', '.join(map(_shown, row.misfits))}")
+    if row.similar is not None:
+        for number, photo in enumerate(row.similar.photos, 1):
+            where = f"{photo.place.label} ({photo.distance_km:,.0f} km from the estimate)"
+            file = "" if photo.file is None else f"  {_shown(str(photo.file))}"
+            lines.append(f"  similar   {number}. {photo.similarity:.2f}  {where}{file}")
+        if row.similar.note:
+            lines.append(f"            {_shown(row.similar.note)}")
     if row.exif is not None and row.error_km is not None:
         source = "" if row.exif.source == "EXIF" else f"  from {_shown(row.exif.source)}"
         lines.append(

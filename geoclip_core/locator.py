@@ -7,12 +7,13 @@ for the estimate.
 
 import contextlib
 import os
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from itertools import islice, repeat
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -23,7 +24,7 @@ from torch import Tensor
 
 from geoclip_core.data.photos import Photo, open_photo, with_sidecars
 from geoclip_core.earth.gazetteer import Gazetteer
-from geoclip_core.earth.sphere import EARTH_RADIUS_KM
+from geoclip_core.earth.sphere import EARTH_RADIUS_KM, haversine_km
 from geoclip_core.errors import CheckpointError, HintError, PhotoError, first_line
 from geoclip_core.evaluation.metrics import MeasuredRadius, measured_radius
 from geoclip_core.explain import Explanation, explain_answers
@@ -35,16 +36,36 @@ from geoclip_core.model.map_context import Region, inside_region, map_context
 from geoclip_core.model.posterior import Posterior
 from geoclip_core.prediction import (
     RADIUS_MASSES,
+    SIGNIFICANT,
     Candidate,
     Exif,
     Failure,
     Prediction,
+    Similar,
+    SimilarPhoto,
     labelled,
 )
+from geoclip_core.similar import TrainingPhotos, training_photos
 from geoclip_core.training.embeddings import Engine, chosen_engine
 
-PhotoSource = str | os.PathLike[str] | bytes | Image.Image
+
+@dataclass(frozen=True)
+class EmbeddedPhoto:
+    """A photo that has passed through the backbone: all that is needed to locate it again."""
+
+    file: str
+    """Its path as it was given, or its name."""
+    embedding: Tensor
+    """(D,) raw embedding."""
+    exif: Exif | None
+    seconds: float
+    """Time taken to read and embed it."""
+
+
+PhotoFile = str | os.PathLike[str] | bytes | Image.Image
 """A path, the bytes of a file, or a PIL image."""
+PhotoSource = PhotoFile | EmbeddedPhoto
+"""The same, or what `Geolocator.embed` returned."""
 UPRIGHT_SIDES = (1024, 1024)
 """Largest width and height in pixels of a photo that is explained."""
 OUTLIER_SHARE = 0.01
@@ -66,8 +87,10 @@ class _PreparedPhoto:
     """Time taken to read it."""
 
 
-def _prepare(source: PhotoSource, preprocessing: Preprocessing) -> _PreparedPhoto:
-    """Read a photo and return the views that the backbone takes."""
+def _prepare(source: PhotoSource, preprocessing: Preprocessing) -> _PreparedPhoto | EmbeddedPhoto:
+    """Read a photo and return the views that the backbone takes; an embedded photo stays."""
+    if isinstance(source, EmbeddedPhoto):
+        return source
     started = time.perf_counter()
     photo = open_photo(source, draft_size=preprocessing.draft_size)
     if isinstance(source, str | os.PathLike):
@@ -84,11 +107,15 @@ def _file_of(source: PhotoSource) -> str:
     """Return the path of a photo, untouched, so that results can be joined to files."""
     if isinstance(source, str | os.PathLike):
         return os.fspath(source)
+    if isinstance(source, EmbeddedPhoto):
+        return source.file
     named = isinstance(source, ImageFile.ImageFile) and source.filename
     return os.fsdecode(named) if named else "photo"
 
 
-def _prepare_or_fail(source: PhotoSource, preprocessing: Preprocessing) -> _PreparedPhoto | Failure:
+def _prepare_or_fail(
+    source: PhotoSource, preprocessing: Preprocessing
+) -> _PreparedPhoto | EmbeddedPhoto | Failure:
     try:
         return _prepare(source, preprocessing)
     except PhotoError as error:
@@ -125,6 +152,7 @@ class Geolocator:
     metrics: dict[str, Any] = field(default_factory=dict)
     _engine: Engine | None = field(default=None, init=False, repr=False)
     _engine_tried: bool = field(default=False, init=False, repr=False)
+    _similar_lock: threading.Lock = field(default_factory=threading.Lock, init=False, repr=False)
 
     @classmethod
     def load(cls, name: str | os.PathLike[str] = "mini", device: str = "cpu") -> Self:
@@ -196,19 +224,21 @@ class Geolocator:
         *,
         given: Mapping[str, str | int] | None = None,
         use_context: bool = True,
+        similar: int = 0,
         lock: contextlib.AbstractContextManager[object] | None = None,
     ) -> Prediction:
         """Estimate where a photo, or several photos of one place, were taken.
 
         Args:
-            photo: A path, the bytes of a file, or a PIL image; or a sequence of these that all
-                show one place.
+            photo: A path, the bytes of a file, a PIL image, or what `embed` returned; or a sequence
+                of these that all show one place.
             top_k: Number of candidate places, 1 or more.
             name: Name of the photo; by default its path as given.
             given: What is known: {"country": "Chile", "climate": "Csb", "month": 1}; also state,
                 county, city. It replaces what the model's heads read in the photo, and leaves on
                 the map only what agrees with it.
             use_context: False: do not let the context heads move the estimate.
+            similar: Number of training photos to find that look most like it.
             lock: Held while the model runs, not while the photos are read.
 
         Raises:
@@ -220,7 +250,7 @@ class Geolocator:
         """
         _check_top_k(top_k)
         hints = self.check_hints(given, use_context)
-        if isinstance(photo, str | os.PathLike | bytes | Image.Image):
+        if isinstance(photo, str | os.PathLike | bytes | Image.Image | EmbeddedPhoto):
             sources: list[PhotoSource] = [photo]
         else:
             sources = list(photo)
@@ -228,7 +258,9 @@ class Geolocator:
             raise PhotoError("no photo was given")
         prepared = [_prepare(source, self._preprocessing) for source in sources]
         with lock or contextlib.nullcontext():
-            return self._together(prepared, top_k, name, hints, use_context)
+            embedded = self._embedded(prepared)
+            found = self._together(embedded, top_k, name, hints, use_context)
+        return self._with_similar(found, embedded, similar)
 
     def locate_many(
         self,
@@ -240,11 +272,13 @@ class Geolocator:
         progress: Callable[[int], None] | None = None,
         given: Mapping[str, str | int] | None = None,
         use_context: bool = True,
+        similar: int = 0,
     ) -> Iterator[Prediction | Failure]:
         """Yield a prediction for each of many photos, in order, computed in batches.
 
         Args:
-            photos: Paths, bytes of files or PIL images; read batch by batch.
+            photos: Paths, bytes of files, PIL images, or what `embed` returned; read batch by
+                batch, one batch ahead.
             batch_size: Photos that go through the backbone together.
             top_k: Number of candidate places for each photo, 1 or more.
             errors: "raise" a `PhotoError` at the first photo that cannot be read, or "yield" a
@@ -252,6 +286,7 @@ class Geolocator:
             progress: Called after each batch with the number of photos done.
             given: What is known about all of them, as in `locate`.
             use_context: As in `locate`.
+            similar: As in `locate`.
 
         Raises:
             PhotoError: A photo cannot be read and `errors` is "raise".
@@ -265,21 +300,120 @@ class Geolocator:
             raise ValueError(f'errors must be "raise" or "yield", not {errors!r}')
         hints = self.check_hints(given, use_context)
         done = 0
+        embedded = self.embed(photos, batch_size=batch_size, errors=errors)
+        while batch := list(islice(embedded, batch_size)):
+            readable = [item for item in batch if isinstance(item, EmbeddedPhoto)]
+            predicted = iter(self._predict(readable, top_k, hints, use_context))
+            for item in batch:
+                if isinstance(item, Failure):
+                    yield item
+                else:
+                    yield self._with_similar(next(predicted), [item], similar)
+            done += len(batch)
+            if progress:
+                progress(done)
+
+    def embed(
+        self,
+        photos: Iterable[PhotoSource],
+        *,
+        batch_size: int = 32,
+        errors: Literal["raise", "yield"] = "raise",
+        lock: contextlib.AbstractContextManager[object] | None = None,
+    ) -> Iterator[EmbeddedPhoto | Failure]:
+        """Yield photos that have passed through the backbone, in order, for `locate`.
+
+        The next batch is read while one passes through the backbone. An embedded photo stays as it
+        is.
+
+        Args:
+            photos: As in `locate_many`; at most two batches are read ahead.
+            batch_size: Photos that go through the backbone together.
+            errors: As in `locate_many`.
+            lock: Held while the backbone runs.
+
+        Raises:
+            PhotoError: A photo cannot be read and `errors` is "raise".
+            CheckpointError: The backbone gives numbers that are not finite.
+        """
         remaining = iter(photos)
         with ThreadPoolExecutor(max_workers=min(4, os.cpu_count() or 1)) as pool:
-            while batch := list(islice(remaining, batch_size)):
-                prepared = list(pool.map(_prepare_or_fail, batch, repeat(self._preprocessing)))
-                if errors == "raise":
-                    for item in prepared:
-                        if isinstance(item, Failure):
-                            raise PhotoError(item.error)
-                readable = [item for item in prepared if isinstance(item, _PreparedPhoto)]
-                predicted = iter(self._predict(readable, top_k, hints, use_context))
+
+            def read() -> "list[Future[_PreparedPhoto | EmbeddedPhoto | Failure]]":
+                sources = islice(remaining, batch_size)
+                return [pool.submit(_prepare_or_fail, one, self._preprocessing) for one in sources]
+
+            ahead = read()
+            while ahead:
+                batch, ahead = ahead, read()
+                prepared = [future.result() for future in batch]
                 for item in prepared:
-                    yield item if isinstance(item, Failure) else next(predicted)
-                done += len(batch)
-                if progress:
-                    progress(done)
+                    if errors == "raise" and isinstance(item, Failure):
+                        raise PhotoError(item.error)
+                with lock or contextlib.nullcontext():
+                    readable = [item for item in prepared if not isinstance(item, Failure)]
+                    embedded = iter(self._embedded(readable))
+                for item in prepared:
+                    yield item if isinstance(item, Failure) else next(embedded)
+
+    def similar(
+        self, photo: PhotoSource, k: int = 5, origin: tuple[float, float] | None = None
+    ) -> Similar:
+        """Return the k training photos that look most like a photo, if the model has any at hand.
+
+        Args:
+            photo: As in `locate`.
+            k: Their number, 1 or more.
+            origin: Latitude and longitude that distances are from; None: the estimate.
+
+        Raises:
+            PhotoError: The photo cannot be read.
+            CheckpointError: The model's weights give no estimate.
+        """
+        if k < 1:
+            raise ValueError(f"k must be 1 or more, not {k}")
+        embedded = self._embedded([_prepare(photo, self._preprocessing)])[0]
+        if origin is None:
+            found = self.locate(embedded, top_k=1)
+            origin = found.latitude, found.longitude
+        return self._similar(embedded.embedding, k, origin)
+
+    def _similar(self, embedding: Tensor, k: int, origin: tuple[float, float]) -> Similar:
+        with self._similar_lock:  # the first call reads the dataset
+            known = self._training_photos
+        if known.index is None:
+            return Similar((), known.note)
+        rows, cosines = known.index.nearest(known.direction(embedding), k)
+        points = known.coordinates[rows]
+        places = Gazetteer.load().places(points)
+        return Similar(
+            tuple(
+                SimilarPhoto(
+                    float(cosine),
+                    float(point[0]),
+                    float(point[1]),
+                    float(haversine_km(origin, point)),
+                    place,
+                    known.root,
+                    known.paths[row] if known.paths else None,
+                )
+                for row, cosine, point, place in zip(rows, cosines, points, places, strict=True)
+            ),
+            known.note,
+        )
+
+    def _with_similar(
+        self, prediction: Prediction, photos: Sequence[EmbeddedPhoto], k: int
+    ) -> Prediction:
+        """Add the training photos like the first of the photos of a prediction."""
+        if not k:
+            return prediction
+        origin = prediction.latitude, prediction.longitude
+        return replace(prediction, similar=self._similar(photos[0].embedding, k, origin))
+
+    @cached_property
+    def _training_photos(self) -> TrainingPhotos:
+        return training_photos(self.model, self.folder)
 
     def check_hints(
         self, given: Mapping[str, str | int] | None = None, use_context: bool = True
@@ -302,7 +436,7 @@ class Geolocator:
 
     def explain(
         self,
-        photo: PhotoSource,
+        photo: PhotoFile,
         name: str | None = None,
         *,
         progress: Callable[[int, int], None] | None = None,
@@ -341,11 +475,26 @@ class Geolocator:
     def _preprocessing(self) -> Preprocessing:
         return self.backbone.preprocessing
 
-    def _prepared_answers(
-        self, prepared: Sequence[_PreparedPhoto], hints: Hints | None, use_context: bool
+    def _embedded(self, photos: Sequence[_PreparedPhoto | EmbeddedPhoto]) -> list[EmbeddedPhoto]:
+        """Pass the photos that are not embedded yet through the backbone, together."""
+        fresh = [photo for photo in photos if isinstance(photo, _PreparedPhoto)]
+        if not fresh:
+            return [photo for photo in photos if isinstance(photo, EmbeddedPhoto)]
+        started = time.perf_counter()
+        views = [torch.stack(view) for view in zip(*(photo.views for photo in fresh), strict=True)]
+        embeddings = iter(self._embed(views))
+        share = (time.perf_counter() - started) / len(fresh)
+        return [
+            photo
+            if isinstance(photo, EmbeddedPhoto)
+            else EmbeddedPhoto(photo.file, next(embeddings), photo.exif, photo.seconds + share)
+            for photo in photos
+        ]
+
+    def _answers(
+        self, photos: Sequence[EmbeddedPhoto], hints: Hints | None, use_context: bool
     ) -> list[_Answer]:
-        views = [torch.stack(view) for view in zip(*(p.views for p in prepared), strict=True)]
-        embeddings = self._embed(views)
+        embeddings = torch.stack([photo.embedding for photo in photos])
         plain = self._estimated(embeddings, None, use_context)
         hinted = plain
         if hints is not None and hints.heads:
@@ -398,41 +547,48 @@ class Geolocator:
 
     def _predict(
         self,
-        prepared: Sequence[_PreparedPhoto],
+        photos: Sequence[EmbeddedPhoto],
         top_k: int,
         hints: Hints | None,
         use_context: bool,
     ) -> list[Prediction]:
-        if not prepared:
+        if not photos:
             return []
         started = time.perf_counter()
-        answers = self._prepared_answers(prepared, hints, use_context)
-        share = (time.perf_counter() - started) / len(prepared)
+        answers = self._answers(photos, hints, use_context)
+        share = (time.perf_counter() - started) / len(photos)
         return [
             self._hinted(item.file, answer, top_k, item.exif, item.seconds + share, hints)
-            for item, answer in zip(prepared, answers, strict=True)
+            for item, answer in zip(photos, answers, strict=True)
         ]
 
     def _together(
         self,
-        prepared: Sequence[_PreparedPhoto],
+        photos: Sequence[EmbeddedPhoto],
         top_k: int,
         name: str | None,
         hints: Hints | None,
         use_context: bool,
     ) -> Prediction:
         started = time.perf_counter()
-        answers = self._prepared_answers(prepared, hints, use_context)
+        answers = self._answers(photos, hints, use_context)
         scores = [answer.unlikeness for answer in answers if answer.unlikeness is not None]
         together = _Answer(
             pooled_estimate([answer.estimate for answer in answers]),
             pooled_estimate([answer.without_hints for answer in answers]),
             max(scores, default=None),
         )
-        label = name or " + ".join(item.file for item in prepared)
-        exif = next((p.exif for p in prepared if p.exif and p.exif.latitude is not None), None)
-        seconds = sum(p.seconds for p in prepared) + time.perf_counter() - started
-        return self._hinted(label, together, top_k, exif or prepared[0].exif, seconds, hints)
+        label = name or " + ".join(photo.file for photo in photos)
+        exif = next((p.exif for p in photos if p.exif and p.exif.latitude is not None), None)
+        seconds = sum(p.seconds for p in photos) + time.perf_counter() - started
+        found = self._hinted(label, together, top_k, exif or photos[0].exif, seconds, hints)
+        if len(photos) == 1:
+            return found
+        against = speak_against(
+            [answer.estimate.posterior for answer in answers], (found.latitude, found.longitude)
+        )
+        misfits = tuple(p.file for p, wrong in zip(photos, against, strict=True) if wrong)
+        return replace(found, misfits=misfits)
 
     def _hinted(
         self,
@@ -569,8 +725,23 @@ def pooled_posterior(posteriors: Sequence[Posterior]) -> Posterior:
     return Posterior(points, pooled, bandwidth, scores=scores, radius_scale=first.radius_scale)
 
 
+def speak_against(posteriors: Sequence[Posterior], point: tuple[float, float]) -> list[bool]:
+    """Return which posteriors speak against a point, as in `Prediction.check`.
+
+    The p-value of the point is below `SIGNIFICANT`; without held-out photos, the point is outside
+    the 90 % region.
+    """
+    against = []
+    for posterior in posteriors:
+        misfit = posterior.misfit(np.array([point]))
+        p_values = posterior.p_values(misfit)
+        fit = float(misfit[0]) if p_values is None else float(p_values[0])
+        against.append(fit >= RADIUS_MASSES[-1] if p_values is None else fit < SIGNIFICANT)
+    return against
+
+
 def upright_photo(
-    source: PhotoSource, preprocessing: Preprocessing, name: str | None = None
+    source: PhotoFile, preprocessing: Preprocessing, name: str | None = None
 ) -> Photo:
     """Return a photo, upright and at most `UPRIGHT_SIDES` large, to explain or show.
 

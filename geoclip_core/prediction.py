@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -130,6 +131,37 @@ def _times(ratio: float) -> str:
 
 
 @dataclass(frozen=True)
+class SimilarPhoto:
+    """A training photo that looks like the photo in question."""
+
+    similarity: float
+    """Cosine of the two embeddings: 1 for the same photo."""
+    latitude: float
+    longitude: float
+    distance_km: float
+    """From the estimate."""
+    place: Place
+    root: Path | None = None
+    """Folder of its dataset; None: only its place is known."""
+    path: str | None = None
+    """Its file, relative to `root`."""
+
+    @property
+    def file(self) -> Path | None:
+        """Its file, or None if only its place is known."""
+        return None if self.root is None or self.path is None else self.root / self.path
+
+
+@dataclass(frozen=True)
+class Similar:
+    """The training photos that look most like a photo, the most similar first."""
+
+    photos: tuple[SimilarPhoto, ...]
+    note: str = ""
+    """Why there are none, or only places; "" if nothing is missing."""
+
+
+@dataclass(frozen=True)
 class Prediction:
     """An estimate of where a photo was taken, with its uncertainty.
 
@@ -150,6 +182,8 @@ class Prediction:
         familiarity: How much the photo is like the training photos, or None if it is not known.
         domain: What the training photos are, or None.
         claim: A claimed place that was checked, or None.
+        misfits: Of several photos of one place, those that speak against the answer.
+        similar: The training photos that look most like the photo; None: not asked for.
         place: The named place nearest to the point.
         exif: None if the photo has neither position nor time nor camera.
         seconds: Time taken, including reading the photo.
@@ -179,6 +213,8 @@ class Prediction:
     familiarity: Familiarity | None = None
     domain: Domain | None = None
     claim: Claim | None = None
+    misfits: tuple[str, ...] = ()
+    similar: Similar | None = None
 
     @cached_property
     def levels(self) -> tuple[Level, ...]:
@@ -217,7 +253,8 @@ class Prediction:
     def headline(self) -> str:
         """The answer at the deepest level that holds at least half of the probability.
 
-        "Probably Central Asia (61 %)", or "Perhaps Europe (38 %): not sure even of the continent".
+        "Probably Central Asia (61 %)", or "Perhaps Europe (38 %): not sure even of the continent";
+        "In Chile (given)" if no more than what was given is known.
         """
         if not self.levels:
             return "Not sure: the estimate lies at sea"
@@ -225,6 +262,8 @@ class Prediction:
             first = self.levels[0]
             return f"Perhaps {first.name} ({first.percent}): not sure even of the continent"
         best = [level for level in self.levels if level.probability >= LIKELY][-1]
+        if best.given:
+            return f"In {best.name} (given)"
         return f"Probably {best.name} ({best.percent})"
 
     @property

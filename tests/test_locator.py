@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -278,3 +279,39 @@ def test_photos_are_read_before_the_lock_is_taken(locator, monkeypatch):
     locator.locate([photo(1), photo(0)], lock=Lock())
     assert order == [("read", False), ("read", False), ("embed", True)]
     assert held == [False]
+
+
+def test_embedded_photos_are_located_again_without_the_backbone():
+    model = RedOrBlue()
+    locator = Geolocator(model, "colours")
+    red, blue = (Image.new("RGB", (40, 30), colour) for colour in ("red", "blue"))
+    embedded = list(locator.embed([red, blue, red], batch_size=2))
+    assert model.backbone.batches == [2, 1]
+    assert locator.locate(embedded[0]).place.city == "Abilene"
+    cities = [row.place.city for row in locator.locate_many(embedded)]
+    assert cities == ["Abilene", "Paris", "Abilene"]
+    assert model.backbone.batches == [2, 1]
+    mixed = list(locator.embed([embedded[1], red]))
+    assert mixed[0] is embedded[1]
+    assert model.backbone.batches == [2, 1, 1]
+
+
+def test_a_failure_among_photos_to_embed_is_in_its_place():
+    locator = Geolocator(RedOrBlue(), "colours")
+    red = Image.new("RGB", (40, 30), "red")
+    found = list(locator.embed([red, b"text", red], errors="yield"))
+    assert [isinstance(one, Failure) for one in found] == [False, True, False]
+    with pytest.raises(PhotoError):
+        list(locator.embed([red, b"text"]))
+
+
+def test_photos_that_do_not_fit_together_are_named():
+    locator = Geolocator(RedOrBlue(), "colours")
+    colours = {"a.png": (250, 0, 5), "b.png": (240, 0, 15), "c.png": (0, 0, 255)}
+    photos = []
+    for name, colour in colours.items():
+        [one] = locator.embed([Image.new("RGB", (40, 30), colour)])
+        photos.append(replace(one, file=name))
+    assert locator.locate(photos).misfits == ("c.png",)
+    assert locator.locate(photos[:2]).misfits == ()
+    assert locator.locate(photos[2]).misfits == ()

@@ -5,10 +5,24 @@ import streamlit as st
 from geoclip_core.prediction import Prediction
 from ui.maps import OfflineMap, show_map
 from ui.model_comparison import compared_models, model_comparison
-from ui.models import accuracy_sentence, choose_model, locate_photos, model_downloads, served_model
+from ui.models import (
+    accuracy_sentence,
+    choose_model,
+    go_on,
+    locate_photos,
+    model_downloads,
+    served_model,
+    stronger_model,
+)
 from ui.page import open_page, workbench
-from ui.photos import EXAMPLE_NOTE, photo_input, problem, shown_photos
-from ui.predictions import LAYERS, download_buttons, prediction_cards, prediction_map
+from ui.photos import EXAMPLE_NOTE, lost_photos, photo_input, problem, shown_photos
+from ui.predictions import (
+    download_buttons,
+    layer_switches,
+    prediction_cards,
+    prediction_map,
+    show_card,
+)
 from ui.questions import claim_field, hint_fields, usable, with_claims
 
 ALL, EACH, ONE_PLACE = "All photos", "One at a time", "As one place"
@@ -34,6 +48,13 @@ def map_page() -> None:
             show_map(OfflineMap())
         st.stop()
 
+    if lost := lost_photos():
+        with bench.map_side:
+            show_map(OfflineMap())
+        with bench.cards:
+            st.warning(lost, icon=":material/restart_alt:")
+        st.stop()
+
     photos = shown_photos()
     if others:
         model_comparison(bench, model, others, photos)
@@ -50,15 +71,7 @@ def map_page() -> None:
                 persist_state="session",
                 help=f"“{ONE_PLACE}” makes one estimate from all photos together.",
             )
-        layers = st.pills(
-            "On the map",
-            LAYERS,
-            selection_mode="multi",
-            default=LAYERS[:2],
-            key="layers",
-            persist_state="session",
-            help="Candidates are drawn for one photo at a time.",
-        )
+        switches = st.container()
     with bench.map_side:
         claimed = claim_field()
         given = usable(model, hint_fields(model))
@@ -72,15 +85,26 @@ def map_page() -> None:
         rows = with_claims(locate_photos(model, groups, given), claimed)
         shown = list(range(len(rows)))
         if view == EACH:
-            names = [f"{i + 1} · {row.file}" for i, row in enumerate(rows)]
+            names = [
+                f"{i + 1} · {' + '.join(one.name for one in group)}"
+                for i, group in enumerate(groups)
+            ]
             shown = [st.selectbox("Photo", shown, format_func=names.__getitem__, key="photo")]
+        shown = [i for i in shown if rows[i] is not None]
         found = [(row, i + 1) for i in shown if isinstance(row := rows[i], Prediction)]
-        show_map(prediction_map([r for r, _ in found], [n for _, n in found], layers))
+        with switches:
+            layers = layer_switches(len(found))
+        show_map(
+            prediction_map([r for r, _ in found], [n for _, n in found], layers),
+            lambda card: show_card(card, shown),
+        )
         st.caption(f":material/info: {accuracy_sentence(model.locator)}")
-        download_buttons(rows)
+        download_buttons([row for row in rows if row is not None])
     with bench.cards:
         if photos[0].example:
             st.caption(EXAMPLE_NOTE)
-        prediction_cards(
-            [groups[i] for i in shown], [rows[i] for i in shown], [i + 1 for i in shown], model
-        )
+            if stronger := stronger_model():
+                st.caption(f":material/cloud_download: {stronger}")
+        cards = [(groups[i], row, i + 1) for i in shown if (row := rows[i]) is not None]
+        prediction_cards(model, cards)
+    go_on()

@@ -29,9 +29,18 @@ from ui.theme import Palette, palette, translucent
 _STATIC_ADDRESS = "../../app/static"
 """Address of ``STATIC`` relative to a component's frame (component/NAME/index.html)."""
 
+_TOWNS_ADDRESS = "../../towns"
+"""Address of the names of towns (``ui.server.towns``) relative to a component's frame."""
+
 _LEAFLET = "vendor/leaflet-1.9.4"
+_CLUSTER = "vendor/leaflet.markercluster-1.5.3"
+_MAP = "map"
+"""Session key of the map that a page shows."""
+
 _HEIGHT = 540
 _MAX_FIRST_ZOOM = 6
+_LABELS_PER_PIN = 6
+"""Most labels that are listed for pins that overlap."""
 
 _ONLINE_TILES = (
     (
@@ -55,6 +64,8 @@ class OfflineMap(folium.Map):
     Args:
         focus: coordinates (latitude, longitude) in view at first; if there are none, the world.
         middle: longitude to centre the world on.
+        must: where the viewer moves the map, it stays when it is drawn anew, unless one of these
+            points is new and would be out of view. Without them it starts with the focus.
 
     Attributes:
         colours: the palette of the viewer's theme.
@@ -63,7 +74,12 @@ class OfflineMap(folium.Map):
         legend: text -> colour of each line of the legend.
     """
 
-    def __init__(self, focus: Sequence[Coordinate] = (), middle: float = 0.0) -> None:
+    def __init__(
+        self,
+        focus: Sequence[Coordinate] = (),
+        middle: float = 0.0,
+        must: Sequence[Coordinate] | None = None,
+    ) -> None:
         super().__init__(
             location=(20, middle),
             tiles=None,
@@ -85,6 +101,7 @@ class OfflineMap(folium.Map):
         )
         self.default_js = [
             ("leaflet", f"{_STATIC_ADDRESS}/{_LEAFLET}/leaflet.js"),
+            ("cluster", f"{_STATIC_ADDRESS}/{_CLUSTER}/leaflet.markercluster.js"),
             ("offline_map", _own_file("offline_map.js")),
         ]
         self.default_css = [
@@ -95,6 +112,8 @@ class OfflineMap(folium.Map):
         self.legend: dict[str, str] = {}
         self._middle = float(middle)
         self._focus = [self.at(point) for point in focus]
+        self._must = None if must is None else [self.at(point) for point in must]
+        self._pins = _Pins()
         self.window = geometry.window_around(self._focus, self._middle)
         page = self.get_root()
         assert isinstance(page, Figure)  # every folium.Map makes its own
@@ -111,12 +130,19 @@ class OfflineMap(folium.Map):
         latitude, longitude = coordinate
         return float(latitude), longitude_near(float(longitude), self._middle)
 
-    def add_pin(self, coordinate: Coordinate, text: str, colour: str, label: str) -> None:
+    def add_pin(
+        self, coordinate: Coordinate, text: str, colour: str, label: str, card: str = ""
+    ) -> None:
         """Add a disc with a few characters in it, such as the number of a card.
 
-        The label is plain text, shown on hover and on tap; line breaks are kept.
+        Args:
+            coordinate: where.
+            text: the characters.
+            colour: of the disc.
+            label: plain text, shown on hover and on tap; line breaks are kept.
+            card: key of the container that a click shows.
         """
-        self._add_labelled(_Pin(self.at(coordinate), text, colour), label)
+        self._add_labelled(_Pin(self.at(coordinate), text, colour, card), label, self._pins)
 
     def add_candidate(self, coordinate: Coordinate, probability: float, label: str) -> None:
         """Add a dot whose area grows with its probability."""
@@ -131,12 +157,13 @@ class OfflineMap(folium.Map):
     def add_claim(self, coordinate: Coordinate, label: str) -> None:
         """Add the dot of a claimed place."""
         self.legend["Claimed place"] = self.colours.other
-        self._add_dot(coordinate, 8, self.colours.other, 1, label)
+        # wider than the dot of the truth, which is drawn over it
+        self._add_dot(coordinate, 12, self.colours.other, 1, label)
 
     def add_before(self, coordinate: Coordinate, label: str) -> None:
         """Add the dot of the estimate without what is given as known."""
         self.legend["Without what you know"] = self.colours.muted
-        self._add_dot(coordinate, 8, self.colours.muted, 0.9, label)
+        self._add_dot(coordinate, 12, self.colours.muted, 0.9, label)
 
     def add_circle(
         self,
@@ -196,7 +223,8 @@ class OfflineMap(folium.Map):
         group.add_to(self)
 
     def finish(self) -> None:
-        """Add legend, first view and layer control. ``show_map`` calls this."""
+        """Add pins, legend, view and layer control. ``show_map`` calls this."""
+        self._pins.add_to(self)
         if self.legend:
             self.add_child(_Call("legend", list(self.legend.items())))
         bounds = (
@@ -204,8 +232,10 @@ class OfflineMap(folium.Map):
             if self._focus
             else [[-52, self._middle - 165], [72, self._middle + 165]]
         )
-        self.add_child(_Call("view", bounds, _MAX_FIRST_ZOOM))
-        self.add_child(folium.LayerControl(collapsed=True))
+        self.add_child(_Call("view", bounds, _MAX_FIRST_ZOOM, self._must, self._middle))
+        control = folium.LayerControl(collapsed=True)
+        control.add_child(_Call("layers"))
+        self.add_child(control)
 
     def _add_dot(
         self, coordinate: Coordinate, radius: float, colour: str, opacity: float, label: str
@@ -221,17 +251,37 @@ class OfflineMap(folium.Map):
         )
         self._add_labelled(dot, label)
 
-    def _add_labelled(self, marker: MacroElement, label: str) -> None:
+    def _add_labelled(
+        self, marker: MacroElement, label: str, to: MacroElement | None = None
+    ) -> None:
         marker.add_child(folium.Tooltip(plain(label), sticky=False))
         # folium.Popup has a random id: with it, every rerun would redraw an unchanged map.
         marker.add_child(_Call("popup", plain(label)))
-        marker.add_to(self)
+        marker.add_to(self if to is None else to)
 
 
-def show_map(world: OfflineMap) -> None:
-    """Show the page's map across the column. Moving it does not rerun the page."""
+def show_map(world: OfflineMap, on_open: Callable[[str], None] | None = None) -> None:
+    """Show the page's map across the column. Moving it does not rerun the page.
+
+    ``on_open`` is called with the key of a card that was asked for by a click on its pin, and that
+    the page does not show; the page is then drawn anew.
+    """
     world.finish()
-    st_folium(world, key="map", height=_HEIGHT, use_container_width=True, returned_objects=[])
+
+    def changed() -> None:
+        asked = st.session_state.get(_MAP)
+        card = asked.get("card") if isinstance(asked, dict) else None
+        if on_open is not None and isinstance(card, str):
+            on_open(card)
+
+    st_folium(
+        world,
+        key=_MAP,
+        height=_HEIGHT,
+        use_container_width=True,
+        returned_objects=[],
+        on_change=changed,
+    )
 
 
 def answer_map(
@@ -304,17 +354,19 @@ class _Call(MacroElement):
 
 
 class _Borders(Layer):
-    """Land, borders and names from ``static/borders``, the base layer of every map."""
+    """Land, borders and names, the base layer of every map; names of towns at close zoom."""
 
     _template = Template(
         "{% macro script(this, kwargs) %}var {{ this.get_name() }} = OfflineMap.borders("
-        "{{ this.base|tojson }}, {{ this.colours|tojson }});{% endmacro %}"
+        "{{ this.base|tojson }}, {{ this.towns|tojson }}, {{ this.colours|tojson }});"
+        "{% endmacro %}"
     )
 
     def __init__(self, colours: Palette) -> None:
         super().__init__(name="Outlines (offline)", overlay=False, control=True, show=True)
         self._name = "Borders"
         self.base = f"{_STATIC_ADDRESS}/borders"
+        self.towns = _TOWNS_ADDRESS
         self.colours = {
             "land": colours.land,
             "border": colours.border,
@@ -322,17 +374,33 @@ class _Borders(Layer):
         }
 
 
+class _Pins(MacroElement):
+    """The pins of a map; those that overlap on the screen are joined."""
+
+    _template = Template(
+        "{% macro script(this, kwargs) %}var {{ this.get_name() }} = OfflineMap.pins("
+        "{{ this.most }}).addTo({{ this._parent.get_name() }});{% endmacro %}"
+    )
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._name = "Pins"
+        self.most = _LABELS_PER_PIN
+
+
 class _Pin(MacroElement):
     """A disc with text. ``folium.Marker`` would fetch Leaflet's default icon first."""
 
     _template = Template(
         "{% macro script(this, kwargs) %}var {{ this.get_name() }} = OfflineMap.pin("
-        "{{ this.location|tojson }}, {{ this.text|tojson }}, {{ this.colour|tojson }})"
+        "{{ this.location|tojson }}, {{ this.text|tojson }}, {{ this.colour|tojson }}, "
+        "{{ this.card|tojson }})"
         ".addTo({{ this._parent.get_name() }});{% endmacro %}"
     )
 
-    def __init__(self, location: Coordinate, text: str, colour: str) -> None:
+    def __init__(self, location: Coordinate, text: str, colour: str, card: str = "") -> None:
         super().__init__()
+        self.card = card
         self._name = "Pin"
         self.location = location
         self.text = text

@@ -6,22 +6,29 @@ from itertools import combinations
 import streamlit as st
 
 from geoclip_core.earth.sphere import haversine_km, middle_longitude
-from geoclip_core.errors import PhotoError
+from geoclip_core.errors import HintError, PhotoError, PlaceError
 from geoclip_core.prediction import Prediction
 from ui import geometry
 from ui.geometry import Coordinate
 from ui.maps import OfflineMap, show_map
-from ui.models import ServedModel, accuracy_sentence, available_models, served_model
-from ui.page import Workbench, choose
+from ui.models import Given, ServedModel, accuracy_sentence, available_models, served_model
+from ui.page import Workbench, choose, wrapping_columns
 from ui.photos import EXAMPLE_NOTE, TrayPhoto, thumbnail
 from ui.predictions import (
-    add_before,
+    LAYERS,
+    add_dots,
+    add_heatmap,
     answer_details,
     candidate_list,
+    card_actions,
+    download_buttons,
     exif_position,
     headline,
-    truth_name,
+    layer_switches,
+    pin_points,
+    similar_photos,
 )
+from ui.questions import claim_field, hint_fields, usable, with_claims
 from ui.theme import Palette, kilometres, markdown_text, palette
 
 LETTERS = "ABCD"
@@ -64,50 +71,81 @@ def model_comparison(
         if len(photos) > 1:
             chosen = choose("Photo", photos, "compared photo", format_func=lambda one: one.name)
             photo = chosen or photo
+        switches = st.container()
+        claimed = claim_field()
+        given = usable(first, hint_fields(first))
         models = [first, *filter(None, (served_model(name) for name in others))]
         try:
-            predictions = [model.locate([photo]) for model in models]
+            rows = with_claims([_answer(model, photo, given) for model in models], claimed)
         except PhotoError as error:
             st.error(markdown_text(str(error)), icon=":material/broken_image:")
             return
-        show_map(comparison_map(predictions))
+        predictions = [row for row in rows if isinstance(row, Prediction)]
+        with switches:
+            layers = layer_switches(len(predictions), compared=True)
+        show_map(comparison_map(predictions, layers=layers))
         st.markdown(distances(predictions))
+        download_buttons(predictions)
     with bench.cards:
         st.image(thumbnail(photo), width="stretch", alt=f"The photo {photo.name}")
         st.caption(EXAMPLE_NOTE if photo.example else markdown_text(photo.name))
     colours = model_colours(palette())
-    for i, column in enumerate(st.columns(len(predictions))):
-        with column, st.container(border=True, key=f"compared-{LETTERS[i]}"):
-            _card(LETTERS[i], models[i], predictions[i], colours[i])
+    columns = wrapping_columns(len(predictions), "compared", 260)
+    for i, column in enumerate(columns):
+        with column, st.container(border=True, key=_card_key(i)):
+            _card(LETTERS[i], models[i], photo, predictions[i], colours[i])
+
+
+def _answer(model: ServedModel, photo: TrayPhoto, given: Given) -> Prediction:
+    """Return a model's prediction; without what is known if this model cannot use it.
+
+    Raises:
+        PhotoError: the photo cannot be read.
+    """
+    try:
+        return model.locate([photo], given)
+    except (HintError, PlaceError) as error:
+        name = markdown_text(model.locator.name)
+        st.caption(f":material/info: {name} is shown without it: {markdown_text(str(error))}.")
+        return model.locate([photo])
+
+
+def _card_key(index: int) -> str:
+    return f"compared-{LETTERS[index]}"
 
 
 def comparison_map(
-    predictions: Sequence[Prediction], without_context: Sequence[Prediction | None] = ()
+    predictions: Sequence[Prediction],
+    without_context: Sequence[Prediction | None] = (),
+    layers: Sequence[str] = LAYERS[:1],
 ) -> OfflineMap:
     """Return a map of one photo's predictions: lettered pins, 50 % circles, lines between pins.
 
     ``without_context`` are those of the same models with their context off, or None each.
+    ``layers`` says which of ``LAYERS`` to draw; the heatmap is the mean over the models.
     """
     points = [(prediction.latitude, prediction.longitude) for prediction in predictions]
-    focus = [*points]
+    focus = [point for prediction in predictions for point in pin_points(prediction)]
+    must = list(focus)
     for prediction, point in zip(predictions, points, strict=True):
         focus += geometry.around(point, prediction.radius_km[0.5])
     others = [one for one in without_context if one is not None]
-    others += [p.without_given for p in predictions if p.without_given is not None]
     focus += [(other.latitude, other.longitude) for other in others]
-    world = OfflineMap(focus, middle_longitude([point[1] for point in points]))
+    must += [(other.latitude, other.longitude) for other in others]
+    world = OfflineMap(focus, middle_longitude([point[1] for point in points]), must)
     colours = model_colours(world.colours)
+    if "Heatmap" in layers:
+        add_heatmap(world, predictions)
     for i, prediction in enumerate(predictions):
+        world.legend[f"{LETTERS[i]}: {prediction.model}"] = colours[i]
+        if "Radius" not in layers:
+            continue
         half = prediction.radius_km[0.5]
         label = f"{prediction.model}: 50 % within {kilometres(half)}"
         world.add_circle(points[i], half, colours[i], label)
-        world.legend[f"{LETTERS[i]}: {prediction.model}"] = colours[i]
     for (i, a), (j, b) in combinations(enumerate(points), 2):
         world.add_line(a, b, f"{LETTERS[i]} and {LETTERS[j]}: {_apart(a, b)}")
-    if (truth := exif_position(predictions[0])) is not None:
-        world.add_truth(truth, truth_name(predictions[0]))
-    for prediction in predictions:
-        add_before(world, prediction)
+    add_dots(world, predictions)
     for letter, point, off in zip(LETTERS, points, without_context, strict=False):
         if off is None:
             continue
@@ -121,7 +159,8 @@ def comparison_map(
         lines = [f"{LETTERS[i]}: {predictions[i].model}" for i in spot]
         lines.append(f"Estimate: {predictions[spot[0]].place.label}")
         text = ", ".join(LETTERS[i] for i in spot)
-        world.add_pin(points[spot[0]], text, colours[spot[0]], "\n".join(lines))
+        card = _card_key(spot[0])
+        world.add_pin(points[spot[0]], text, colours[spot[0]], "\n".join(lines), card)
     return world
 
 
@@ -155,13 +194,17 @@ def model_colours(colours: Palette) -> tuple[str, str, str, str]:
     return colours.best, colours.other, _THIRD[colours.dark], _FOURTH[colours.dark]
 
 
-def _card(letter: str, model: ServedModel, prediction: Prediction, colour: str) -> None:
+def _card(
+    letter: str, model: ServedModel, photo: TrayPhoto, prediction: Prediction, colour: str
+) -> None:
     st.markdown(f"**{letter}** · {markdown_text(prediction.model)}")
     headline(prediction)
     answer_details(prediction)
     with st.expander("Candidates"):
         candidate_list(prediction, colour)
-    st.caption(f"{prediction.seconds:.2f} s. {accuracy_sentence(model.locator)}")
+    similar_photos(model, photo, prediction, letter)
+    st.caption(accuracy_sentence(model.locator))
+    card_actions(model, [photo], prediction, letter)
 
 
 def _apart(a: Coordinate, b: Coordinate) -> str:

@@ -27,17 +27,23 @@ from geoclip_core.files import (
     read_json,
     readable,
 )
-from geoclip_core.hub.catalogue import CATALOGUE, CatalogueEntry, installed_model, installed_models
+from geoclip_core.hub.catalogue import (
+    CATALOGUE,
+    GEOCLIP,
+    CatalogueEntry,
+    installed_model,
+    installed_models,
+)
 from geoclip_core.hub.download import download_status, start_download
 from geoclip_core.hub.models import bundled_models, checkpoint_folder
 from geoclip_core.jobs import JobError, WorkStatus
-from geoclip_core.locator import Geolocator, upright_photo
+from geoclip_core.locator import EmbeddedPhoto, Geolocator, upright_photo
 from geoclip_core.model.checkpoint import CONFIG, DOMAIN
 from geoclip_core.model.domain import Domain
-from geoclip_core.prediction import Failure, Prediction
+from geoclip_core.prediction import Failure, Prediction, Similar
 from geoclip_core.training.embeddings import MANY_PHOTOS
 from geoclip_core.training.runs import Run
-from ui.page import choose, is_public, may_open, outside_roots, runs_folder, with_typed
+from ui.page import choose, is_public, kept, may_open, outside_roots, runs_folder, with_typed
 from ui.photos import TrayPhoto, problem
 from ui.theme import duration, kilometres, markdown_text, percent
 
@@ -50,6 +56,10 @@ _Question = tuple[tuple[str, ...], Given, bool]
 _NO_MODEL = "None"
 _TOP_K = 5
 _ANSWERS_KEPT = 1024
+_AT_A_TIME = 8
+"""Photos that are embedded before the page shows what is known so far."""
+_BATCH = 4
+_STOPPED, _LEFT = "stopped locating", "photos left to locate"
 _SEARCHES_KEPT = 16
 
 
@@ -115,11 +125,51 @@ class ServedModel:
         self._answers: OrderedDict[_Question, Prediction] = OrderedDict()
         self._effects: OrderedDict[str, dict[str, Effect]] = OrderedDict()
         self._searches: dict[str, Search] = {}
+        self._embedded: OrderedDict[str, EmbeddedPhoto] = OrderedDict()
         self._lock = threading.Lock()
 
     def known(self, photos: Sequence[TrayPhoto], given: Given = ()) -> Prediction | None:
         """Return the kept prediction for these photos as one place, or None."""
         return self._answers.get((tuple(photo.digest for photo in photos), given, True))
+
+    def has_embedded(self, photo: TrayPhoto) -> bool:
+        """Whether a photo has passed through the backbone, so that it is located at once."""
+        return photo.digest in self._embedded
+
+    def embed(self, photos: Sequence[TrayPhoto]) -> None:
+        """Pass readable photos through the backbone, in batches, the next read meanwhile.
+
+        Raises:
+            PhotoError: if a photo cannot be read, or the weights give no numbers.
+        """
+        fresh = [photo for photo in photos if not self.has_embedded(photo)]
+        try:
+            items = self.locator.embed(
+                [photo.content for photo in fresh], batch_size=_BATCH, lock=self._lock
+            )
+            for photo, item in zip(fresh, items, strict=True):
+                if isinstance(item, Failure):
+                    raise PhotoError(item.error)
+                with self._lock:
+                    self._embedded[photo.digest] = item
+                    while len(self._embedded) > _ANSWERS_KEPT:
+                        self._embedded.popitem(last=False)
+        except CheckpointError as error:
+            raise PhotoError(str(error)) from error
+
+    def _embeddings(self, photos: Sequence[TrayPhoto]) -> list[EmbeddedPhoto]:
+        """Return photos that have passed through the backbone, under their names."""
+        self.embed(photos)
+        return [replace(self._embedded[photo.digest], file=photo.name) for photo in photos]
+
+    def similar(self, photo: TrayPhoto, prediction: Prediction) -> Similar:
+        """Return the training photos that look most like a photo.
+
+        Raises:
+            PhotoError: if it cannot be read.
+        """
+        pin = prediction.latitude, prediction.longitude
+        return self.locator.similar(self._embeddings([photo])[0], origin=pin)
 
     def accelerate(self) -> None:
         """Prepare the model for many photos (``Geolocator.accelerate``)."""
@@ -145,13 +195,12 @@ class ServedModel:
         name = " + ".join(photo.name for photo in photos)
         answer = self._answers.get(key)
         if answer is None:
-            contents = [photo.content for photo in photos]
-            source = contents[0] if len(contents) == 1 else contents
-            # One photo at a time passes through the model: two at once would both take longer. They
-            # are decoded before, so that a slow photo does not stop other sessions.
+            # One batch at a time passes through the model: two at once would both take longer.
+            # Photos are decoded before, so that a slow one does not stop other sessions.
+            embedded = self._embeddings(photos)
             try:
                 answer = self.locator.locate(
-                    source,
+                    embedded,
                     _TOP_K,
                     name=name,
                     given=dict(given) or None,
@@ -365,29 +414,74 @@ def _load(name: str, stamp: int) -> ServedModel:
 
 def locate_photos(
     model: ServedModel, groups: Sequence[Sequence[TrayPhoto]], given: Given = ()
-) -> list[Prediction | Failure]:
-    """Predict a place for each group of photos, with a progress bar.
+) -> list[Prediction | Failure | None]:
+    """Predict a place for each group of photos; draw progress and "Stop" while photos are left.
 
     ``given`` is what is known about all of them; if it contradicts itself, or a photo is
-    unreadable, the group gives a ``Failure``. Photos that an interrupted run of the page
-    has located are not located again.
+    unreadable, the group gives a ``Failure``. A group whose turn has not come gives None: the page
+    shows the others, and calls ``go_on`` when it has drawn them.
     """
-    waiting = sum(model.known(group, given) is None for group in groups)
-    report = progress_bar("Located", "photos") if waiting > 1 else None
-    done = 0
-    if waiting >= MANY_PHOTOS:
+    photos = [
+        photo
+        for group in groups
+        if model.known(group, given) is None
+        for photo in group
+        if not model.has_embedded(photo) and problem(photo) is None
+    ]
+    shown = tuple(photo.digest for group in groups for photo in group)
+    stopped = st.session_state.get(_STOPPED) == shown
+    if len(photos) >= MANY_PHOTOS and not stopped:
         model.accelerate()
-    rows: list[Prediction | Failure] = []
-    for group in groups:
-        fresh = model.known(group, given) is None
-        try:
-            rows.append(model.locate(group, given))
-        except (PhotoError, HintError) as error:
-            rows.append(Failure(" + ".join(photo.name for photo in group), str(error)))
-        if fresh and report:
-            done += 1
-            report(done, waiting)
-    return rows
+    now = [] if stopped else photos[:_AT_A_TIME]
+    left = {photo.digest for photo in photos[len(now) :]}
+    if left:
+        _progress_of_photos(len(shown) - len(photos), len(shown), stopped, shown)
+    try:
+        model.embed(now)
+    except PhotoError:
+        left = set()  # the model answers no photo: each says why
+    st.session_state[_LEFT] = 0 if stopped else len(left)
+    return [
+        None if any(photo.digest in left for photo in group) else _located(model, group, given)
+        for group in groups
+    ]
+
+
+def _located(model: ServedModel, group: Sequence[TrayPhoto], given: Given) -> Prediction | Failure:
+    try:
+        return model.locate(group, given)
+    except (PhotoError, HintError) as error:
+        return Failure(" + ".join(photo.name for photo in group), str(error))
+
+
+def go_on() -> None:
+    """Run the page again if photos are left to locate, as long as that makes their number fall."""
+    left = int(st.session_state.get(_LEFT, 0))
+    before = kept("photos left before", lambda: [0])
+    if not left:
+        before[0] = 0
+    elif not before[0] or left < before[0]:
+        before[0] = left
+        st.rerun()
+
+
+def _progress_of_photos(done: int, total: int, stopped: bool, shown: tuple[str, ...]) -> None:
+    with st.container(horizontal=True, vertical_alignment="center"):
+        if stopped:
+            st.caption(f"Stopped: {done} of {total} photos are located.")
+        else:
+            st.progress(done / total, f"Located {done} of {total} photos")
+        st.button(
+            "Locate the others" if stopped else "Stop",
+            key="go on" if stopped else "stop",
+            icon=":material/play_arrow:" if stopped else ":material/stop:",
+            on_click=_set_stopped,
+            args=(None if stopped else shown,),
+        )
+
+
+def _set_stopped(shown: tuple[str, ...] | None) -> None:
+    st.session_state[_STOPPED] = shown
 
 
 def progress_bar(verb: str, unit: str) -> Callable[[int, int], None]:
@@ -440,6 +534,20 @@ def accuracy_sentence(locator: Geolocator) -> str:
     return (
         f"{tested}, half of the guesses of **{name}** were more than "
         f"**{kilometres(median)}** off{within}. {hint}: read the radius together with the pin."
+    )
+
+
+def stronger_model() -> str | None:
+    """Say in one sentence that a stronger model can be downloaded; None if it is there or cannot.
+
+    Nothing in public mode, and without a network.
+    """
+    entry = next(entry for entry in CATALOGUE if entry.name == GEOCLIP)
+    if is_public() or is_offline() or installed_model(entry.name) is not None:
+        return None
+    return (
+        f"For better answers, download {entry.name} ({readable(entry.bytes)}, once) under "
+        "“More models”: it knows the whole world."
     )
 
 

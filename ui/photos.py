@@ -12,6 +12,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
+from uuid import uuid4
 
 import streamlit as st
 
@@ -39,6 +40,8 @@ _THUMBNAIL = (640, 480)
 """Largest width and height of a thumbnail in pixels."""
 
 _THUMBNAILS_KEPT = 512
+_LOST = "lost photos"
+"""Session key: a sentence that says that photos were lost."""
 
 _COMMON = (".jpg", ".png", ".webp", ".heic")
 _SUFFIXES = [*_COMMON, *sorted(PHOTO_SUFFIXES.difference(_COMMON))]
@@ -72,7 +75,22 @@ small:empty { display: none; }
 """
 
 _PASTE_JS = """
-export default function ({ parentElement, setTriggerValue }) {
+// The tab remembers how many photos it has added, so that the app can say that they are lost.
+const KEY = "photos of this tab";
+
+function lost(now) {
+  try {
+    const before = JSON.parse(sessionStorage.getItem(KEY));
+    sessionStorage.setItem(KEY, JSON.stringify(now));
+    return before && before.session !== now.session && before.photos && !now.photos ? before : null;
+  } catch { return null; }
+}
+
+export default function ({ parentElement, setTriggerValue, data }) {
+  const before = lost(data);
+  if (before) {
+    setTriggerValue("lost", { photos: before.photos, restarted: before.server !== data.server });
+  }
   const status = parentElement.querySelector("small");
   const button = parentElement.querySelector("button");
   // Called again at every rerun: remove the previous listeners.
@@ -288,11 +306,43 @@ def _add(name: str, content: bytes) -> None:
 
 def _paste_button() -> list[tuple[str, bytes]]:
     """Draw a "Paste" button; return name and bytes of each image pasted since the last run."""
+    now = {
+        "server": _process(),
+        "session": kept("session id", lambda: uuid4().hex),
+        "photos": len(photo_tray()),
+    }
     result = _component()(
-        key="paste", on_pasted_change=lambda: None, width="content", height="content"
+        key="paste",
+        data=now,
+        on_pasted_change=lambda: None,
+        on_lost_change=lambda: None,
+        width="content",
+        height="content",
     )
+    if isinstance(result.lost, dict):
+        count, restarted = result.lost.get("photos"), result.lost.get("restarted")
+        st.session_state[_LOST] = _lost_sentence(count if isinstance(count, int) else 0, restarted)
     photos = result.pasted if isinstance(result.pasted, list) else []
     return [photo for photo in map(_decoded, photos) if photo is not None]
+
+
+def _lost_sentence(photos: int, restarted: object) -> str:
+    why = "The app was restarted" if restarted else "This page was loaded anew"
+    what = "the photo that you had added is" if photos == 1 else "the photos that you had added are"
+    return f"{why}, so {what} no longer here: photos are kept in memory only. Add them again."
+
+
+def lost_photos() -> str | None:
+    """Return a sentence if photos of this tab were lost and none was added since, else None."""
+    if len(photo_tray()):
+        st.session_state.pop(_LOST, None)
+    return st.session_state.get(_LOST)
+
+
+@st.cache_resource(show_spinner=False)
+def _process() -> str:
+    """Return a name of this process, so that the browser can tell that the app was restarted."""
+    return uuid4().hex
 
 
 @st.cache_resource(show_spinner=False)

@@ -12,6 +12,7 @@ from scipy.interpolate import RegularGridInterpolator
 
 from geoclip_core.earth.sphere import middle_longitude
 from geoclip_core.errors import PhotoError
+from geoclip_core.evaluation.small_map import thumbnail as dataset_thumbnail
 from geoclip_core.explain import PLACE
 from geoclip_core.formats import Row, to_csv, to_geojson, to_kml
 from geoclip_core.model.posterior import Posterior
@@ -20,16 +21,13 @@ from ui import geometry
 from ui.geometry import Coordinate
 from ui.maps import OfflineMap
 from ui.models import ServedModel
-from ui.page import CONTEXT_PHOTO, PAGES
+from ui.page import CONTEXT_PHOTO, PAGES, is_public
 from ui.photos import TrayPhoto, photo_tray, thumbnail
 from ui.reasons import why
 from ui.theme import kilometres, markdown_text, palette, percent, rgb, translucent
 
 LAYERS = ("Radius", "Candidates", "Heatmap")
 """What a map can show besides the pins."""
-
-_LABELS_PER_PIN = 6
-"""Most photos that the label of a shared pin lists."""
 
 _IN_VIEW = 0.02
 """The first view of the map includes the candidates above this probability."""
@@ -76,15 +74,14 @@ def prediction_map(
     world = OfflineMap(
         [point for prediction in predictions for point in _focus(prediction, circles, alone)],
         middle_longitude([prediction.longitude for prediction in predictions]),
+        [point for prediction in predictions for point in pin_points(prediction)],
     )
     if not predictions:
         return world
     colours = world.colours
     world.legend["Best guess"] = colours.best
     if "Heatmap" in layers:
-        posterior = _mixture(tuple(prediction.posterior for prediction in predictions))
-        world.add_image(_heat_image(posterior, world.window, colours.candidate), "Heatmap", 0.85)
-        world.legend["Probability"] = translucent(colours.candidate, 0.45)
+        add_heatmap(world, predictions)
     if circles:
         line = "50 % radius (dashed: 90 %)" if alone else "50 % radius"
         world.legend[line] = translucent(colours.best, 0.35)
@@ -95,30 +92,77 @@ def prediction_map(
             label = f"{rank}. {candidate.place.label}\n{percent(candidate.probability)}"
             point = candidate.latitude, candidate.longitude
             world.add_candidate(point, candidate.probability, label)
-    for prediction in predictions:
-        _add_truth(world, prediction)
-        _add_claim(world, prediction)
-        add_before(world, prediction)
-    for spot in _spots(predictions, numbers):
-        labels = [f"{n} · {_pin_label(prediction)}" for n, prediction in spot[:_LABELS_PER_PIN]]
-        if len(spot) > _LABELS_PER_PIN:
-            labels.append(f"and {len(spot) - _LABELS_PER_PIN} more")
-        best = spot[0][1]
-        shown = [n for n, _ in spot]
-        text = ", ".join(map(str, shown)) if len(shown) <= 3 else f"{shown[0]} +{len(shown) - 1}"
-        world.add_pin((best.latitude, best.longitude), text, colours.best, "\n".join(labels))
+    add_dots(world, predictions)
+    for number, prediction in zip(numbers, predictions, strict=True):
+        point = prediction.latitude, prediction.longitude
+        label = f"{number} · {_pin_label(prediction)}"
+        world.add_pin(point, str(number), colours.best, label, card_key(number))
     return world
 
 
-def _focus(prediction: Prediction, circles: bool, candidates: bool) -> list[Coordinate]:
-    best = prediction.latitude, prediction.longitude
-    points = [best]
+def add_dots(world: OfflineMap, predictions: Sequence[Prediction]) -> None:
+    """Add old pins, claims and true places, with lines to the estimates; the truth on top."""
+    for add in (_add_before, _add_claim, _add_truth):
+        for prediction in predictions:
+            add(world, prediction)
+
+
+def add_heatmap(world: OfflineMap, predictions: Sequence[Prediction]) -> None:
+    """Add where the photos may have been taken, the mean over predictions, as an image."""
+    colour = world.colours.candidate
+    posterior = _mixture(tuple(prediction.posterior for prediction in predictions))
+    world.add_image(_heat_image(posterior, world.window, colour), "Heatmap", 0.85)
+    world.legend["Probability"] = translucent(colour, 0.45)
+
+
+def layer_switches(predictions: int, compared: bool = False) -> list[str]:
+    """Draw a switch for each of ``LAYERS``; return those that are on.
+
+    A switch that would draw nothing for so many predictions is off and disabled.
+    """
+    useless = {}
+    if not predictions:
+        useless = dict.fromkeys(LAYERS, "There is no estimate to draw.")
+    elif compared:
+        useless["Candidates"] = "Each model lists its candidates below."
+    elif predictions > 1:
+        useless["Candidates"] = "Drawn for one photo at a time."
+        if predictions > _MOST_CIRCLES:
+            useless["Radius"] = (
+                f"Drawn for up to {_MOST_CIRCLES} photos: more circles hide the map."
+            )
+    chosen = []
+    with st.container(horizontal=True):
+        for layer in LAYERS:
+            if layer in useless:
+                st.toggle(layer, False, key=f"no {layer}", disabled=True, help=useless[layer])
+            elif st.toggle(
+                layer, layer != "Heatmap", key=f"layer {layer}", persist_state="session"
+            ):
+                chosen.append(layer)
+    return chosen
+
+
+def card_key(number: int) -> str:
+    """Return the key of the container of a card."""
+    return f"card-{number}"
+
+
+def pin_points(prediction: Prediction) -> list[Coordinate]:
+    """Return where pins and dots are that a map should show: estimate, truth, claim, old pin."""
+    points = [(prediction.latitude, prediction.longitude)]
     if (truth := exif_position(prediction)) is not None:
         points.append(truth)
     if prediction.claim is not None:
         points.append((prediction.claim.latitude, prediction.claim.longitude))
     if prediction.without_given is not None:
         points.append((prediction.without_given.latitude, prediction.without_given.longitude))
+    return points
+
+
+def _focus(prediction: Prediction, circles: bool, candidates: bool) -> list[Coordinate]:
+    best = prediction.latitude, prediction.longitude
+    points = pin_points(prediction)
     if circles or candidates:
         points += geometry.around(best, prediction.radius_km[0.5])
     if candidates:
@@ -194,7 +238,7 @@ def _add_claim(world: OfflineMap, prediction: Prediction) -> None:
     world.add_claim(place, label)
 
 
-def add_before(world: OfflineMap, prediction: Prediction) -> None:
+def _add_before(world: OfflineMap, prediction: Prediction) -> None:
     """Add where the estimate was without what is given as known, and a line from there."""
     before, said = prediction.without_given, prediction.hint_sentence
     if before is None or said is None:
@@ -202,17 +246,6 @@ def add_before(world: OfflineMap, prediction: Prediction) -> None:
     place = before.latitude, before.longitude
     world.add_line(place, (prediction.latitude, prediction.longitude), said)
     world.add_before(place, f"{prediction.file}\n{said}")
-
-
-def _spots(
-    predictions: Sequence[Prediction], numbers: Sequence[int]
-) -> list[list[tuple[int, Prediction]]]:
-    """Group predictions of the same point; a bank often gives several photos the same place."""
-    spots: dict[Coordinate, list[tuple[int, Prediction]]] = {}
-    for number, prediction in zip(numbers, predictions, strict=True):
-        point = (round(prediction.latitude, 3), round(prediction.longitude, 3))
-        spots.setdefault(point, []).append((number, prediction))
-    return list(spots.values())
 
 
 def _pin_label(prediction: Prediction) -> str:
@@ -223,34 +256,44 @@ def _pin_label(prediction: Prediction) -> str:
     )
 
 
-def prediction_cards(
-    groups: Sequence[Sequence[TrayPhoto]],
-    rows: Sequence[Prediction | Failure],
-    numbers: Sequence[int],
-    model: ServedModel,
-) -> None:
-    """Draw a card for each group of photos, on several pages if there are many.
+Card = tuple[Sequence[TrayPhoto], Prediction | Failure, int]
+"""Photos of one place, their row, and the number of their pin."""
+
+
+def prediction_cards(model: ServedModel, cards: Sequence[Card]) -> None:
+    """Draw cards, on several pages if there are many.
 
     Each card shows the number of its pin, and the prediction or the reason why there is none.
     """
     first = 0
-    if len(groups) > _CARDS_PER_PAGE:
-        pages = -(-len(groups) // _CARDS_PER_PAGE)
-        page = st.pagination(pages, key=f"pages of {len(groups)} cards")
+    if len(cards) > _CARDS_PER_PAGE:
+        pages = -(-len(cards) // _CARDS_PER_PAGE)
+        page = st.pagination(pages, key=_pages_key(len(cards)))
         first = _CARDS_PER_PAGE * (page - 1)
-    alone = len(groups) == 1
-    for position in range(first, min(first + _CARDS_PER_PAGE, len(groups))):
-        _card(groups[position], rows[position], numbers[position], model, alone)
+    for card in cards[first : first + _CARDS_PER_PAGE]:
+        _card(model, *card, len(cards) == 1)
+
+
+def _pages_key(cards: int) -> str:
+    return f"pages of {cards} cards"
+
+
+def show_card(card: str, positions: Sequence[int]) -> None:
+    """Turn to the page with a card, by the key of its container; cards have these positions."""
+    number = card.removeprefix("card-")
+    if number.isdecimal() and int(number) - 1 in positions:
+        page = 1 + positions.index(int(number) - 1) // _CARDS_PER_PAGE
+        st.session_state[_pages_key(len(positions))] = page
 
 
 def _card(
+    model: ServedModel,
     group: Sequence[TrayPhoto],
     row: Prediction | Failure,
     number: int,
-    model: ServedModel,
     list_open: bool,
 ) -> None:
-    with st.container(border=True, key=f"card-{number}"):
+    with st.container(border=True, key=card_key(number)):
         if isinstance(row, Failure):
             st.caption(f"{number} · {markdown_text(row.file)}")
             st.error(markdown_text(row.error), icon=":material/broken_image:")
@@ -264,25 +307,98 @@ def _card(
                     st.caption(
                         "The pin balances all candidates, so it need not be the likeliest one."
                     )
-        with st.container(
-            horizontal=True, vertical_alignment="center", horizontal_alignment="distribute"
-        ):
-            if isinstance(row, Prediction):
-                st.caption(f"Estimated by {markdown_text(row.model)} in {row.seconds:.2f} s")
-                if len(group) == 1:
-                    _heads_button(group[0], number)
-            if not group[0].example:
-                digests = [photo.digest for photo in group]
-                st.button(
-                    "Remove",
-                    key=f"remove {number} {digests[0]}",
-                    icon=":material/close:",
-                    type="tertiary",
-                    on_click=photo_tray().remove,
-                    args=digests,
+            if len(group) == 1:
+                similar_photos(model, group[0], row, str(number))
+        card_actions(model, group, row, str(number))
+
+
+def card_actions(
+    model: ServedModel, group: Sequence[TrayPhoto], row: Prediction | Failure, key: str
+) -> None:
+    """Draw the end of a card: model and time, "What it reads", "Remove" and "Why?"."""
+    if len(group) > 1:
+        _photo_list(group, row, key)
+    with st.container(
+        horizontal=True, vertical_alignment="center", horizontal_alignment="distribute"
+    ):
+        if isinstance(row, Prediction):
+            st.caption(f"Estimated by {markdown_text(row.model)} in {row.seconds:.2f} s")
+            if len(group) == 1:
+                _heads_button(group[0], key)
+        if len(group) == 1 and not group[0].example:
+            _remove_button(group[0], key)
+    if isinstance(row, Prediction) and len(group) == 1:
+        why(model, group[0], PLACE, f"card {key}")
+
+
+def _remove_button(photo: TrayPhoto, key: str) -> None:
+    st.button(
+        "Remove",
+        key=f"remove {key} {photo.digest}",
+        icon=":material/close:",
+        type="tertiary",
+        on_click=photo_tray().remove,
+        args=(photo.digest,),
+        help=f"Remove {markdown_text(photo.name)}",
+    )
+
+
+def _photo_list(group: Sequence[TrayPhoto], row: Prediction | Failure, key: str) -> None:
+    """Draw the photos of one place, each with "Remove", and whether they fit together."""
+    misfits = row.misfits if isinstance(row, Prediction) else ()
+    if misfits:
+        names = ", ".join(markdown_text(name) for name in misfits)
+        st.warning(
+            f"These photos do not fit together: {len(misfits)} of {len(group)} "
+            f"({names}) would not be expected at this place. Were all taken there?",
+            icon=":material/call_split:",
+        )
+    with st.expander(f"{len(group)} photos", expanded=bool(misfits)):
+        for photo in group:
+            with st.container(horizontal=True, vertical_alignment="center"):
+                fits = " · does not fit" if photo.name in misfits else ""
+                st.markdown(f"{markdown_text(photo.name)}{fits}", width="stretch")
+                _remove_button(photo, key)
+
+
+def similar_photos(model: ServedModel, photo: TrayPhoto, prediction: Prediction, key: str) -> None:
+    """Draw a closed list of the training photos that look most like a photo.
+
+    They are searched for when it is opened: the first search may read a large dataset.
+    """
+    box = st.expander(
+        "Looks like these",
+        icon=":material/image_search:",
+        key=f"similar {key} {photo.digest}",
+        on_change="rerun",
+    )
+    if not box.open:
+        return
+    with box:
+        with st.spinner("Searching the training photos …"):
+            found = model.similar(photo, prediction)
+        for one in found.photos:
+            picture = None
+            if one.root is not None and not is_public():
+                picture = dataset_thumbnail(str(one.root), one.path)
+            with st.container(horizontal=True, vertical_alignment="center"):
+                if picture is not None:
+                    st.image(picture, width=96, alt=f"A training photo: {one.place.label}")
+                share = Share(
+                    f"{one.place.label}, {kilometres(one.distance_km)} from the pin",
+                    max(one.similarity, 0.0),
+                    hint=f"{one.latitude:.4f}, {one.longitude:.4f}",
+                    shown=f"{one.similarity:.2f}",
+                    at=(one.latitude, one.longitude),
                 )
-        if isinstance(row, Prediction) and len(group) == 1:
-            why(model, group[0], PLACE, f"card {number}")
+                probability_list([share])
+        if found.photos:
+            st.caption(
+                "The training photos with the most similar embeddings; 1.00 is the same photo. "
+                "Click a place to see it on the map."
+            )
+        if found.note:
+            st.caption(f":material/info: {markdown_text(found.note)}")
 
 
 def _estimate(group: Sequence[TrayPhoto], prediction: Prediction, number: int) -> None:
@@ -324,7 +440,9 @@ def answer_details(prediction: Prediction) -> None:
         ]
     )
     st.caption(f"The pin: {markdown_text(prediction.place.label)}")
-    st.code(f"{prediction.latitude:.4f}, {prediction.longitude:.4f}", language=None)
+    # wrapped, so that nothing is cut off; Tab and Enter copy it
+    position = f"{prediction.latitude:.4f}, {prediction.longitude:.4f}"
+    st.code(position, language=None, wrap_lines=True)
     st.markdown(radius_sentence(prediction))
     if prediction.domain is not None and prediction.warning is None:  # which says it as well
         words = markdown_text(f"{prediction.model} {prediction.domain.words}")
@@ -405,7 +523,7 @@ def _gps_sentence(prediction: Prediction, photos: int) -> str:
     return text + (" It was probably trained on this photo." if error < 0.05 else "")
 
 
-def _heads_button(photo: TrayPhoto, number: int) -> None:
+def _heads_button(photo: TrayPhoto, number: str) -> None:
     pressed = st.button(
         "What it reads",
         key=f"heads {number} {photo.digest}",
@@ -436,6 +554,8 @@ class Share:
     """What a click on the line chooses; "" if nothing (see ``ui.class_bars``)."""
     chosen: bool = False
     """Whether the line is chosen."""
+    at: Coordinate | None = None
+    """A click pans the map there."""
 
 
 def probability_list(shares: Sequence[Share]) -> None:
@@ -452,6 +572,7 @@ def candidate_list(prediction: Prediction, best: str) -> None:
             candidate.probability,
             colour=palette().candidate if rank else best,
             hint=f"{candidate.latitude:.4f}, {candidate.longitude:.4f}",
+            at=(candidate.latitude, candidate.longitude),
         )
         for rank, candidate in enumerate(prediction.candidates)
     ]
@@ -486,8 +607,12 @@ def swatch_style(share: Share) -> str:
 
 def _line(share: Share) -> str:
     swatch = f'<i style="{style}"></i>' if (style := swatch_style(share)) else ""
+    style, link = line_style(share), ""
+    if share.at is not None:
+        style += "; cursor:pointer"
+        link = f' data-map-at="{share.at[0]:.6f},{share.at[1]:.6f}" role="button" tabindex="0"'
     return (
-        f'<li title="{html.escape(share.hint)}" style="{line_style(share)}">{swatch}'
+        f'<li title="{html.escape(share.hint)}" style="{style}"{link}>{swatch}'
         f'<span style="flex:1; overflow-wrap:anywhere">{html.escape(share.label)}</span>'
         f"<b>{html.escape(share.shown or percent(share.probability))}</b></li>"
     )

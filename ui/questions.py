@@ -71,8 +71,8 @@ def _take_suggestion(key: str, suggestions: str) -> None:
 
 
 def with_claims(
-    rows: Sequence[Prediction | Failure], place: NamedPlace | None
-) -> list[Prediction | Failure]:
+    rows: Sequence[Prediction | Failure | None], place: NamedPlace | None
+) -> list[Prediction | Failure | None]:
     """Return predictions with the claim checked, so that cards, map and downloads have it."""
     if place is None:
         return list(rows)

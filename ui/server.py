@@ -12,7 +12,9 @@ from urllib.parse import urlsplit
 import streamlit as st
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.middleware import Middleware
-from starlette.responses import PlainTextResponse
+from starlette.requests import Request
+from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from streamlit import config
 
@@ -49,6 +51,33 @@ def _bound_beyond_loopback() -> bool:
 def guards() -> list[Middleware]:
     """Return the middleware of the app."""
     return [Middleware(Guard)]
+
+
+def routes() -> list[Route]:
+    """Return what the app serves besides its pages: the names of towns for its maps."""
+    return [Route("/towns/{cell}.json", towns)]
+
+
+def towns(request: Request) -> Response:
+    """Answer with the towns of a cell of one degree, "48_2" or "-34_-71" by its south-west corner.
+
+    Each is [latitude, longitude, name, 1 if a county or state has the same name else 0].
+    """
+    latitude, _, longitude = request.path_params["cell"].partition("_")
+    try:
+        corner = int(latitude), int(longitude)
+    except ValueError:
+        return PlainTextResponse("There is no such cell.\n", status_code=404)
+    headers = {"Cache-Control": "public, max-age=86400"}
+    return JSONResponse(_towns_of(*corner), headers=headers)
+
+
+@functools.lru_cache(maxsize=1024)
+def _towns_of(latitude: int, longitude: int) -> list[tuple[float, float, str, int]]:
+    # imported at the first request, so that the server starts fast
+    from geoclip_core.earth.gazetteer import Gazetteer
+
+    return Gazetteer.load().towns_in(latitude, longitude)
 
 
 class Guard:

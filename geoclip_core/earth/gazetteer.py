@@ -215,6 +215,21 @@ class Gazetteer:
             for index, km, water in zip(nearest, distance, on_water, strict=True)
         ]
 
+    def towns_in(self, south: int, west: int) -> list[tuple[float, float, str, int]]:
+        """Return the places of a cell of one degree by its south-west corner.
+
+        Each is (latitude, longitude, name, 1 if its county or state has the same name else 0).
+        """
+        latitude, longitude = self.coordinates.T
+        inside = (latitude >= south) & (latitude < south + 1)
+        inside &= (longitude >= west) & (longitude < west + 1)
+        found = []
+        for row in np.flatnonzero(inside):
+            at = self._locations[row]
+            seat = at["name"] in (at["admin1"], at["admin2"])
+            found.append((float(latitude[row]), float(longitude[row]), at["name"], int(seat)))
+        return found
+
     def units(self, level: str) -> Units:
         """Return the units of one of `UNIT_LEVELS`, made at the first call.
 

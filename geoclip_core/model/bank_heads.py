@@ -248,12 +248,16 @@ class BankHead(CoordinateHead[BankOutput]):
 
     def embedding_similarity(self, normalised: Tensor) -> Tensor:
         """Return the similarity (b, n) of vectors (b, D) by the first blocks, of total width D."""
-        width, count = 0, 0
+        directions, width, count = self.embedding_directions(normalised), 0, 0
         while width < normalised.shape[1]:
             width, count = width + self.block_widths[count], count + 1
-        rest = normalised.new_zeros(len(normalised), self.input_width - width)
-        directions = self._directions(torch.cat([normalised, rest], dim=1))[:, :width]
         return _products(directions, self.bank[:, :width]) / sum(self.shares[:count])
+
+    def embedding_directions(self, normalised: Tensor) -> Tensor:
+        """Return vectors (b, D) scaled like the first D columns of the bank."""
+        width = normalised.shape[1]
+        rest = normalised.new_zeros(len(normalised), self.input_width - width)
+        return self._directions(torch.cat([normalised, rest], dim=1))[:, :width]
 
     def bank_similarity(self, width: int | None = None) -> Tensor:
         """Return the cosines (n, n) among the bank's photos, by the first `width` columns."""

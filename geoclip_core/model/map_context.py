@@ -56,6 +56,8 @@ class Level:
     probability: float
     """Mass of the posterior in the whole unit, corrected by calibration: of the units that are said
     with 60 %, about 60 % are right."""
+    given: bool = False
+    """Whether it was given, by itself or by a smaller unit inside it."""
 
     @property
     def short(self) -> str:
@@ -64,7 +66,9 @@ class Level:
 
     @property
     def percent(self) -> str:
-        """The probability as text: "61 %", ">99 %"."""
+        """The probability as text: "61 %", ">99 %"; "given" if it was not estimated."""
+        if self.given:
+            return "given"
         share = 100 * self.probability
         return ">99 %" if share > 99 else "<1 %" if share < 1 else f"{share:.0f} %"
 
@@ -157,8 +161,10 @@ def place_levels(posterior: Posterior, region: Region | None = None) -> tuple[Le
     gazetteer = Gazetteer.load()
     found, mass = _on_map(posterior, region)
     kept = np.ones(found.size, dtype=bool)
+    known = () if region is None else region.units
+    deepest = max((UNIT_LEVELS.index(level) for level, _ in known), default=-1)
     levels = []
-    for level in UNIT_LEVELS:
+    for number, level in enumerate(UNIT_LEVELS):
         units = gazetteer.units(level)
         unit = units.of_place[found.place]
         named = kept & (unit >= 0)
@@ -168,7 +174,7 @@ def place_levels(posterior: Posterior, region: Region | None = None) -> tuple[Le
         best = int(totals.argmax())
         name = gazetteer.unit_name(level, best)
         share = corrected(float(totals[best]), *posterior.level_map)
-        levels.append(Level(level, name, units.keys[best], share))
+        levels.append(Level(level, name, units.keys[best], share, number <= deepest))
         kept = named & (unit == best)
     return tuple(levels)
 

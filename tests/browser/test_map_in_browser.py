@@ -192,3 +192,136 @@ def test_claim_and_known_country_are_drawn_on_the_map(open_page):
     expect(legend).to_contain_text("Without what you know")
     page.set_viewport_size({"width": 390, "height": 844})
     assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+
+
+def view_of(page):
+    """Zoom and centre of the page's map, once it is drawn."""
+    map_frame(page)
+    frame = page.query_selector("iframe[title^='streamlit_folium']").content_frame()
+    frame.wait_for_function("window.map && window.map.getSize().x > 0")
+    page.wait_for_timeout(1000)
+    return frame.evaluate("[map.getZoom(), map.getCenter().lat, map.getCenter().lng]")
+
+
+def switch(page, name):
+    """Click a switch and wait for the map that it draws."""
+    before = page.locator("iframe[title^='streamlit_folium']").get_attribute("title")
+    page.get_by_text(name, exact=True).click()
+    page.wait_for_timeout(2500)
+    assert before
+    return view_of(page)
+
+
+def test_zoom_survives_clicks_and_a_click_on_a_candidate_pans(open_page):
+    page = open_page()
+    frame = map_frame(page)
+    zoom = view_of(page)[0]
+    frame.locator(".leaflet-control-zoom-in").click()
+    page.wait_for_timeout(700)
+    frame.locator(".leaflet-control-zoom-in").click()
+    page.wait_for_timeout(700)
+    moved = view_of(page)
+    assert moved[0] == zoom + 2
+    row = page.locator("[data-map-at]").nth(2)
+    latitude, longitude = map(float, row.get_attribute("data-map-at").split(","))
+    row.click()
+    panned = view_of(page)
+    assert panned[0] == moved[0]
+    assert panned[1:] == pytest.approx([latitude, longitude], abs=0.6)
+    expect(frame.locator(".leaflet-popup-content")).to_be_visible()
+    for name in ("Heatmap", "Radius", "Candidates", "Heatmap", "Radius"):
+        assert switch(page, name) == pytest.approx(panned, abs=1e-3), name
+    page.get_by_role("link", name="Context heads").click()
+    expect(page.get_by_text("What the model reads in a photo")).to_be_visible()
+    page.get_by_role("link", name="Map", exact=True).click()
+    expect(page.get_by_text("An example:")).to_be_visible()
+    assert view_of(page) == pytest.approx(panned, abs=1e-3)
+    # by keyboard, and to a place that was out of view
+    row = page.locator("[data-map-at]").nth(3)
+    latitude, longitude = map(float, row.get_attribute("data-map-at").split(","))
+    row.press("Enter")
+    assert view_of(page)[1:] == pytest.approx([latitude, longitude], abs=0.6)
+
+
+def test_towns_have_names_at_close_zoom(open_page):
+    page = open_page()
+    frame = map_frame(page)
+    assert not frame.locator(".map-town").count()
+    page.query_selector("iframe[title^='streamlit_folium']").content_frame().evaluate(
+        "map.setView([48.86, 2.35], 11, { animate: false })"
+    )
+    expect(frame.locator(".map-town", has_text="Paris").first).to_be_attached()
+    assert frame.locator(".map-town").count() > 5
+
+
+def same_photo(name, quality):
+    """The example photo in other bytes, so that it gets the same place."""
+    stream = io.BytesIO()
+    Image.open(EXAMPLE).save(stream, "JPEG", quality=quality)
+    return {"name": name, "mimeType": "image/jpeg", "buffer": stream.getvalue()}
+
+
+def test_pins_of_one_place_are_joined_and_a_click_on_one_shows_its_card(open_page):
+    page = open_page(height=700)
+    map_frame(page)
+    drop(page, *(same_photo(f"{quality}.jpg", quality) for quality in (95, 93, 91)))
+    expect(page.get_by_text("3 · 91.jpg")).to_be_visible()
+    frame = map_frame(page)
+    joined = frame.locator(".map-pins")
+    expect(joined).to_have_text("1, 2, 3")
+    third = frame.locator(".map-pin:not(.map-pins)", has_text="3")
+    act_until(page, joined.click, lambda: third.count() > 0)
+    card = page.locator(".st-key-card-3")
+    page.evaluate("window.scrollTo(0, 0)")
+    third.click()
+    expect(card).to_be_in_viewport()
+    expect(frame.locator(".leaflet-popup-content")).to_contain_text("91.jpg")
+
+
+def test_location_of_many_photos_is_stopped_with_results_and_goes_on(open_page):
+    page = open_page()
+    map_frame(page)
+    drop(page, *(photo(f"{turn}.jpg", turn) for turn in range(3, 63, 3)))
+    stop = page.get_by_role("button", name="Stop", exact=True)
+    expect(page.get_by_text("1 · 3.jpg")).to_be_visible()  # while the others are located
+    expect(stop).to_be_visible()
+    stop.click()
+    expect(page.get_by_text("Stopped:")).to_be_visible()
+    assert map_frame(page).locator(".map-pin").count()
+    page.get_by_role("button", name="Locate the others").click()
+    expect(stop).to_be_visible()
+    expect(stop).to_be_hidden()
+    expect(page.get_by_text("1 · 3.jpg")).to_be_visible()
+
+
+def test_photos_that_a_reload_loses_are_said(open_page):
+    page = open_page()
+    map_frame(page)
+    drop(page, photo())
+    expect(page.get_by_text("1 · palace.jpg")).to_be_visible()
+    page.reload()
+    expect(page.get_by_text("This page was loaded anew, so the photo")).to_be_visible()
+    expect(page.get_by_text("An example:")).to_be_hidden()
+    drop(page, photo())
+    expect(page.get_by_text("1 · palace.jpg")).to_be_visible()
+    expect(page.get_by_text("This page was loaded anew")).to_be_hidden()
+
+
+def test_coordinates_are_whole_and_copied_by_keyboard(open_page):
+    page = open_page(permissions=["clipboard-read", "clipboard-write"])
+    map_frame(page)
+    for width in (1300, 390):
+        for scheme in ("light", "dark"):
+            page.set_viewport_size({"width": width, "height": 1000})
+            page.emulate_media(color_scheme=scheme)
+            page.wait_for_timeout(1000)
+            assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+            box = page.locator(".st-key-card-1 [data-testid='stCode'] pre").first
+            assert box.evaluate("one => one.scrollWidth <= one.clientWidth + 1")
+    copy = page.locator(".st-key-card-1 [data-testid='stCodeCopyButton']").first
+    copy.focus()
+    page.keyboard.press("Enter")
+    page.wait_for_timeout(500)
+    copied = page.evaluate("navigator.clipboard.readText()")
+    shown = page.locator(".st-key-card-1 [data-testid='stCode'] code").first.inner_text()
+    assert copied.strip() == shown.strip()

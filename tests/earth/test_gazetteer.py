@@ -233,3 +233,13 @@ class TestFind:
     def test_what_is_no_place_is_refused(self, places, text):
         with pytest.raises(PlaceError):
             places.find(text)
+
+
+def test_towns_of_a_cell_of_one_degree():
+    gazetteer = Gazetteer.load()
+    towns = gazetteer.towns_in(48, 2)
+    assert ("Paris", 1) not in [(name, seat) for _, _, name, seat in gazetteer.towns_in(0, -140)]
+    paris = next(one for one in towns if one[2] == "Paris")
+    assert paris[3] == 1  # the county has the same name
+    assert all(48 <= lat < 49 and 2 <= lon < 3 for lat, lon, _, _ in towns)
+    assert next(one for one in towns if one[2] == "Yerres")[3] == 0

@@ -2,12 +2,17 @@
 
 import io
 import re
+from dataclasses import replace
 
 import pytest
 from PIL import Image
 from PIL.ExifTags import Base
 
+import ui.map_page
+import ui.models
+from geoclip_core.locator import Geolocator
 from tests.ui.conftest import ABILENE, photo_bytes, texts
+from ui.photos import example_photo
 
 
 def upload(app, *files):
@@ -141,10 +146,109 @@ def test_several_photos_as_one_place(open_app):
 
 def test_all_layers_can_be_drawn_for_one_and_for_many(open_app):
     app = upload(open_app(), ("a.jpg", photo_bytes(1)))
-    app.button_group(key="layers").set_value(["Radius", "Candidates", "Heatmap"]).run()
+    assert app.toggle(key="layer Radius").value
+    assert app.toggle(key="layer Candidates").value
+    app.toggle(key="layer Heatmap").set_value(True).run()
     assert not app.exception
     upload(app, ("b.jpg", photo_bytes(2, position=(-18.0, 178.0))))
     assert not app.exception
+    off = app.toggle(key="no Candidates")
+    assert (off.disabled, off.value) == (True, False)
+    assert app.toggle(key="layer Heatmap").value
+    upload(app, *((f"{i}.jpg", photo_bytes(i)) for i in range(3, 8)))
+    assert app.toggle(key="no Radius").disabled
+    app.button_group(key="view").set_value("One at a time").run()
+    assert app.toggle(key="layer Radius").value
+    assert app.toggle(key="layer Candidates").value
+
+
+def test_photos_are_located_in_parts_and_can_be_stopped(open_app, monkeypatch):
+    monkeypatch.setattr(ui.models, "_AT_A_TIME", 2)
+    parts = []
+    embed = Geolocator.embed
+
+    def counted(self, photos, **options):
+        parts.append(len(photos))
+        return embed(self, photos, **options)
+
+    monkeypatch.setattr(Geolocator, "embed", counted)
+    files = [(f"{i}.jpg", photo_bytes(60 + i)) for i in range(5)]
+    app = upload(open_app(), *files)
+    assert [n for n in parts if n][-3:] == [2, 2, 1]
+    assert len(app.code) == 5
+    assert not [button for button in app.button if button.label == "Stop"]
+
+
+def test_stopped_photos_are_left_out_until_they_are_asked_for(open_app, monkeypatch):
+    monkeypatch.setattr(ui.models, "_AT_A_TIME", 2)
+    monkeypatch.setattr(ui.map_page, "go_on", lambda: None)  # the page as it is between two parts
+    app = upload(open_app(), *((f"{i}.jpg", photo_bytes(70 + i)) for i in range(5)))
+    assert len(app.code) == 2
+    next(button for button in app.button if button.label == "Stop").click().run()
+    assert "Stopped: 2 of 5 photos are located." in texts(app)
+    assert len(app.code) == 2
+    monkeypatch.undo()
+    next(button for button in app.button if button.label == "Locate the others").click().run()
+    assert len(app.code) == 5
+    assert "Stopped" not in texts(app)
+
+
+def test_photos_of_one_place_are_removed_one_by_one_and_not_read_again(open_app, monkeypatch):
+    files = [(f"{i}.jpg", photo_bytes(80 + i)) for i in range(3)]
+    app = upload(open_app(), *files)
+    monkeypatch.setattr(Geolocator, "_embed", lambda *_: pytest.fail("embedded again"))
+    app.button_group(key="view").set_value("As one place").run()
+    assert not app.exception
+    assert "1 · 0.jpg + 1.jpg + 2.jpg" in texts(app).replace("\\", "")
+    buttons = [button for button in app.button if button.label == "Remove"]
+    assert len(buttons) == 3
+    buttons[1].click().run()
+    assert "1 · 0.jpg + 2.jpg" in texts(app).replace("\\", "")
+
+
+def test_photos_that_do_not_fit_together_are_named(open_app, monkeypatch):
+    monkeypatch.setattr(ui.models.Geolocator, "_together", misfitting(Geolocator._together))
+    app = upload(open_app(), *((f"{i}.jpg", photo_bytes(90 + i)) for i in range(2)))
+    app.button_group(key="view").set_value("As one place").run()
+    [warning] = [w.value.replace("\\", "") for w in app.warning]
+    assert "These photos do not fit together: 1 of 2 (1.jpg)" in warning
+
+
+def misfitting(together):
+    """Make every answer about several photos say that the last one speaks against it."""
+
+    def answer(self, photos, *rest):
+        found = together(self, photos, *rest)
+        return replace(found, misfits=(photos[-1].file,)) if len(photos) > 1 else found
+
+    return answer
+
+
+def test_similar_photos_are_searched_for_when_asked(open_app):
+    app = open_app("mini")
+    assert "similar embeddings" not in texts(app)
+    assert [block for block in app.expander if block.label == "Looks like these"]
+    app.session_state[f"similar 1 {example_photo().digest}"] = True  # a click, for the browser
+    app.run()
+    assert not app.exception
+    assert "the places of its training photos, not the photos" in texts(app)
+
+
+def test_lost_photos_are_said_instead_of_an_example(open_app):
+    app = open_app(**{"lost photos": "The app was restarted, so ..."})
+    assert "The app was restarted" in app.warning[0].value
+    assert "An example:" not in texts(app)
+    app = upload(app, ("a.jpg", photo_bytes(1)))
+    assert not app.warning
+    assert "1 · a.jpg" in texts(app).replace("\\", "")
+
+
+def test_first_start_offers_the_strong_model_in_a_sentence(open_app, monkeypatch):
+    monkeypatch.setattr(ui.models, "is_offline", lambda: False)
+    monkeypatch.setattr(ui.models, "installed_model", lambda name: None)
+    assert "For better answers, download geoclip (1.75 GB, once)" in texts(open_app())
+    monkeypatch.setattr(ui.models, "is_offline", lambda: True)
+    assert "For better answers" not in texts(open_app())
 
 
 def test_cards_of_many_photos_are_paged(open_app):
@@ -214,7 +318,7 @@ def test_known_country_moves_the_pin_and_the_page_says_how_far_and_why(open_app)
     app.selectbox(key="hint country").set_value("FJ").run()
     assert not app.exception
     shown = texts(app).replace("\\", "")
-    assert "#### Probably" in shown
+    assert "#### In Fiji (given)" in shown
     assert app.code[0].value != before
     assert re.search(r"With country Fiji given, the estimate moved 1[01],\d{3} km, from Abi", shown)
     app.selectbox(key="hint climate").set_value("ET").run()  # no tundra in Fiji

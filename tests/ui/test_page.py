@@ -4,11 +4,12 @@ import io
 from dataclasses import dataclass
 
 import pytest
+import torch
 from PIL import Image
 from streamlit.testing.v1 import AppTest
 
 from geoclip_core import explain
-from geoclip_core.locator import Geolocator
+from geoclip_core.locator import EmbeddedPhoto, Geolocator
 from geoclip_core.prediction import Failure
 from tests.ui.conftest import photo_bytes
 from ui import photos
@@ -137,6 +138,9 @@ class Locator:
 
     name = "counter"
     calls = 0
+
+    def embed(self, photos, batch_size, lock):
+        return (EmbeddedPhoto("photo", torch.zeros(2), None, 0.0) for _ in photos)
 
     def locate(self, photo, top_k, name, given, use_context, lock):
         assert given is None
