@@ -68,8 +68,9 @@ def test_nothing_is_wider_than_the_window(open_page, width, scheme):
 def test_reasons_survive_a_change_of_page(open_page):
     page = open_page("Context_heads", width=1300)
     panel = page.locator(".st-key-A-climate")
-    panel.get_by_role("button", name="Why?").click()
-    expect(panel.get_by_role("button", name="Stop")).to_be_visible()
+    ask, stop = (panel.get_by_role("button", name=name) for name in ("Why?", "Stop"))
+    expect(ask).to_be_visible()
+    act_until(page, lambda: ask.count() and ask.click(), lambda: stop.count() > 0)
     page.get_by_role("link", name="Map", exact=True).click()
     expect(page.get_by_role("heading", name="Where was this photo taken?")).to_be_visible()
     page.get_by_role("link", name="Context heads").click()
