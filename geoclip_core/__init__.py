@@ -22,8 +22,8 @@ if TYPE_CHECKING:
         PlaceError,
     )
     from geoclip_core.explain import Explanation
-    from geoclip_core.hub.models import bundled_models
     from geoclip_core.locator import Geolocator
+    from geoclip_core.model.checkpoint import bundled_models
     from geoclip_core.prediction import Candidate, Claim, Exif, Failure, Prediction
 
 # Imported at first use (PEP 562), because most of these modules import torch.
@@ -42,7 +42,7 @@ _MODULES = {
     "PhotoError": "errors",
     "PlaceError": "errors",
     "Prediction": "prediction",
-    "bundled_models": "hub.models",
+    "bundled_models": "model.checkpoint",
 }
 
 __all__ = [

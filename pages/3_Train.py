@@ -1,13 +1,21 @@
 import streamlit as st
 
-from ui.page import is_public, open_page
+from ui.page import is_public, open_page, show_in_address
 from ui.training.live import failure_panel, live_panel, run_actions, run_head, watch
 from ui.training.new import choose_dataset, first_start, new_training
 from ui.training.overview import overview
 from ui.training.results import result_panel, run_details
-from ui.training.runs import choose_run, choose_runs_folder, found_runs, show_problems
-
-ONE, ALL, NEW = "This run", "All runs", "New training"
+from ui.training.runs import (
+    ALL_RUNS,
+    NEW_TRAINING,
+    ONE_RUN,
+    VIEW_KEY,
+    VIEWS,
+    choose_run,
+    choose_runs_folder,
+    found_runs,
+    show_problems,
+)
 
 open_page(
     "Train",
@@ -31,20 +39,25 @@ if chosen is None:
         new_training(views, data)
     st.stop()
 
-offered = [ONE, ALL] if is_public() else [ONE, ALL, NEW]
-if st.session_state.get("train view") not in offered:
-    st.session_state["train view"] = ONE
+offered = [ONE_RUN, ALL_RUNS] if is_public() else list(VIEWS)
+if VIEW_KEY not in st.session_state:
+    linked = st.query_params.get("show")
+    st.session_state[VIEW_KEY] = next((v for v in VIEWS if VIEWS[v] == linked), ONE_RUN)
+if st.session_state[VIEW_KEY] not in offered:
+    st.session_state[VIEW_KEY] = ONE_RUN
 view = st.segmented_control(
     "Show",
     offered,
     required=True,
-    key="train view",
+    key=VIEW_KEY,
     label_visibility="collapsed",
     persist_state="session",
 )
-if view == NEW and NEW in offered:
+assert view is not None  # required above
+show_in_address("show", None if view == ONE_RUN else VIEWS[view])
+if view == NEW_TRAINING and NEW_TRAINING in offered:
     new_training(views, data)
-elif view == ALL:
+elif view == ALL_RUNS:
     overview(views)
 else:
     run_head(chosen)

@@ -267,7 +267,6 @@ window.OfflineMap = (() => {
   // map is made, so this is repeated on every resize until the viewer moves the map.
   function view(map, bounds, maxZoom, must, middle) {
     let touched = false;
-    const container = map.getContainer();
     const before = must ? { ...memory } : {};
     const key = ([lat, lng]) => `${lat.toFixed(3)} ${(((lng + 180) % 360 + 360) % 360).toFixed(3)}`;
     const known = new Set(before.must || []);
@@ -279,12 +278,10 @@ window.OfflineMap = (() => {
         const size = map.getSize();
         if (!size.x || !size.y || added.every((point) => map.getBounds().contains(point))) return true;
       }
-      const legend = container.querySelector(".map-legend"); // must not cover what is in view
-      const below = 28 + (legend ? legend.offsetHeight + 28 : 0);
-      const padding = { paddingTopLeft: [28, 28], paddingBottomRight: [28, below] };
-      map.fitBounds(bounds, { ...padding, maxZoom, animate: false });
+      map.fitBounds(bounds, { padding: [28, 28], maxZoom, animate: false });
       return false;
     };
+    const container = map.getContainer();
     const touch = () => { touched = true; };
     for (const event of ["pointerdown", "wheel", "keydown"]) {
       container.addEventListener(event, touch, { passive: true });

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from geoclip_core.evaluation.baselines import baseline_title
-from geoclip_core.hub.models import BUNDLED, bundled_models
+from geoclip_core.model.checkpoint import BUNDLED, bundled_models
 from train.__main__ import COMMANDS
 from train.benchmarks.ablation import markdown
 

@@ -71,6 +71,10 @@ def _train(options: O, work: "Callable[[TrainingRun[O]], None]") -> int:
         changes = {} if options.device == "auto" else {"device": options.device}
         options = from_mapping(type(options), resumed.config | changes, str(resumed.folder))
     splits_in(options.dataset_folder())  # raises if there is none, before a run is made
+    if isinstance(options, FitOptions) and options.extend is not None:
+        from geoclip_core.training.extend import base_folder
+
+        base_folder(options.extend)
     accelerator = build_accelerator(options)
     run: Run | None = None
     folder = ""
@@ -81,7 +85,7 @@ def _train(options: O, work: "Callable[[TrainingRun[O]], None]") -> int:
     place = Path(same_text_everywhere(accelerator, folder))
     return execute(
         run,
-        lambda session: work(TrainingRun(options, session, accelerator, place, place.name)),
+        lambda session: work(TrainingRun(options, session, accelerator, place, Run(place).title)),
     )
 
 
@@ -104,6 +108,10 @@ def lasting_config(options: TrainingOptions) -> dict[str, Any]:
     backbone = Path(options.backbone).expanduser()
     if backbone.exists():
         config["backbone"] = str(backbone.absolute())
+    if isinstance(options, FitOptions) and options.extend is not None:
+        from geoclip_core.training.extend import lasting_name  # here, since it loads torch
+
+        config["extend"] = lasting_name(options.extend)
     # the place of the run is left out, so that its folder can be moved
     return {k: v for k, v in config.items() if k not in ("output", "runs", "resume")}
 
@@ -167,14 +175,17 @@ def runs(options: RunsOptions) -> int:
     if not rows:
         print(f"no runs in {options.runs}: start one with python -m train fit --recipe demo")
         return 0
-    print(f"{'run':<44} {'task':<9} {'state':<9} {'done':>5} {'left':>8} {'val median':>11}")
+    print(
+        f"{'run':<28} {'started':<16} {'task':<9} {'state':<9} {'done':>5} {'left':>8} "
+        f"{'val median':>11}"
+    )
     for row in rows:
         left = "" if row["eta_seconds"] is None else _duration(row["eta_seconds"])
         best = row["best"].get("median_km")
         shown = "" if best is None else f"{best:.1f} km"
         print(
-            f"{row['name']:<44} {row['task']:<9} {row['state']:<9} {row['progress']:>5.0%} "
-            f"{left:>8} {shown:>11}"
+            f"{row['title']:<28} {row['created'][:16]:<16} {row['task']:<9} {row['state']:<9} "
+            f"{row['progress']:>5.0%} {left:>8} {shown:>11}"
         )
         if row["error"]:
             print(f"    {row['error']}")
@@ -191,7 +202,7 @@ def _row(run: "Run") -> dict[str, Any] | None:
     fields = ("task", "state", "progress", "phase", "step", "total_steps", "eta_seconds")
     values = dataclasses.asdict(status)
     created = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(status.created_at))
-    about = {"name": run.name, "folder": str(run.folder), "created": created}
+    about = {"name": run.name, "title": run.title, "folder": str(run.folder), "created": created}
     return about | {name: values[name] for name in (*fields, "best", "error")}
 
 

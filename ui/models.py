@@ -9,7 +9,7 @@ import contextlib
 import os
 import threading
 import time
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -35,15 +35,23 @@ from geoclip_core.hub.catalogue import (
     installed_models,
 )
 from geoclip_core.hub.download import download_status, start_download
-from geoclip_core.hub.models import bundled_models, checkpoint_folder
-from geoclip_core.jobs import JobError, WorkStatus
+from geoclip_core.jobs import STATUS, JobError, WorkStatus
 from geoclip_core.locator import EmbeddedPhoto, Geolocator, upright_photo
-from geoclip_core.model.checkpoint import CONFIG, DOMAIN
+from geoclip_core.model.checkpoint import CONFIG, DOMAIN, bundled_models, checkpoint_folder
 from geoclip_core.model.domain import Domain
 from geoclip_core.prediction import Failure, Prediction, Similar
 from geoclip_core.training.embeddings import MANY_PHOTOS
 from geoclip_core.training.runs import Run
-from ui.page import choose, is_public, kept, may_open, outside_roots, runs_folder, with_typed
+from ui.page import (
+    address_of,
+    choose,
+    is_public,
+    kept,
+    may_open,
+    outside_roots,
+    runs_folder,
+    with_typed,
+)
 from ui.photos import TrayPhoto, problem
 from ui.theme import duration, kilometres, markdown_text, percent
 
@@ -277,6 +285,24 @@ def available_models() -> list[str]:
     return [*bundled_models(), *filter(is_unicode, map(str, runs)), *downloaded]
 
 
+def model_labels(names: Sequence[str]) -> dict[str, str]:
+    """Return a unique label for each model: of a run the name that the user gave it."""
+    labels = {}
+    for name in names:
+        run = Run(Path(name))
+        labels[name] = run.title if (run.folder / STATUS).is_file() else name
+    often = Counter(labels.values())
+    return {
+        name: text if often[text] == 1 or text == name else f"{text} ({Path(name).name})"
+        for name, text in labels.items()
+    }
+
+
+def parameter_of(key: str) -> str:
+    """Return the query parameter for the model of a select box."""
+    return key.replace(" ", "-")
+
+
 def choose_model(
     label: str = "Model", key: str = "model", default: str = "mini", *, optional: bool = False
 ) -> str | None:
@@ -285,11 +311,15 @@ def choose_model(
     A checkpoint folder or hub id may be typed, but not in public mode; ``optional`` adds the option
     "None".
     """
+    names = with_typed([*([_NO_MODEL] if optional else []), *available_models()], key)
+    labels = model_labels(names)
     chosen = choose(
         label,
-        with_typed([*([_NO_MODEL] if optional else []), *available_models()], key),
+        names,
         key,
         default=default,
+        format_func=lambda name: labels.get(name, name),
+        address=(parameter_of(key), lambda name: address_of(Path(name))),
         help="Bundled models and runs."
         if is_public()
         else "Bundled models and your own runs; or type a checkpoint folder or a hub id.",
@@ -307,7 +337,8 @@ def choose_sibling(first: str | None) -> str | None:
     key, last = "second model", "proposed second model"
     names = tuple(available_models())
     proposed = (first and sibling_without_context(first, names)) or _NO_MODEL
-    if st.session_state.get(key) in (None, st.session_state.get(last)):
+    linked = key not in st.session_state and parameter_of(key) in st.query_params
+    if not linked and st.session_state.get(key) in (None, st.session_state.get(last)):
         st.session_state[key] = proposed
     st.session_state[last] = proposed
     return choose_model("Model B, to compare with", key, proposed, optional=True)

@@ -16,6 +16,7 @@ from streamlit.errors import StreamlitPageNotFoundError
 
 from geoclip_core.data.tables import csv_text
 from ui.server import reached_beyond_loopback
+from ui.theme import markdown_text
 
 T = TypeVar("T")
 
@@ -194,6 +195,7 @@ def choose(
     *,
     default: T | None = None,
     format_func: Callable[[Any], str] = str,
+    address: tuple[str, Callable[[Any], str]] | None = None,
     **widget: Any,
 ) -> T | None:
     """Draw a select box whose value survives a change of page.
@@ -201,14 +203,19 @@ def choose(
     Pages that offer the same choice use the same key. At first, and if the chosen value is no
     longer an option (such as a deleted run), ``default`` or the first option is selected. Without
     options the box is disabled and the result is None.
+
+    ``address`` is the name of a query parameter and what it holds for an option, so that a link or
+    a reload shows the same. A value that stands for none of the options has no effect.
     """
     values = list(options)
+    if address is not None and key not in st.session_state:
+        _take_from_address(values, key, *address)
     widget["accept_new_options"] = widget.get("accept_new_options", False) and not is_public()
     if st.session_state.get(key) not in values:
         st.session_state.pop(key, None)
         if values:
             st.session_state[key] = default if default in values else values[0]
-    return st.selectbox(
+    chosen = st.selectbox(
         label,
         values,
         key=key,
@@ -219,6 +226,37 @@ def choose(
         persist_state="session",
         **widget,
     )
+    if address is not None:
+        show_in_address(address[0], None if chosen is None else address[1](chosen))
+    return chosen
+
+
+def _take_from_address(
+    values: Sequence[T], key: str, parameter: str, written: Callable[[Any], str]
+) -> None:
+    wanted = st.query_params.get(parameter)
+    if wanted is None:
+        return
+    for value in values:
+        if written(value) == wanted:
+            st.session_state[key] = value
+            return
+    shown = markdown_text(wanted[:80])
+    st.caption(f":material/link_off: The link asks for {shown}, which is not here.")
+
+
+def address_of(folder: Path) -> str:
+    """Return how an address names a folder: by its name if it is a run or a dataset of the app."""
+    own = (runs_folder(), datasets_folder())
+    return folder.name if folder.parent in own else str(folder)
+
+
+def show_in_address(parameter: str, value: str | None) -> None:
+    """Set a query parameter of the page's address; None removes it."""
+    if value is None:
+        st.query_params.pop(parameter, None)
+    elif st.query_params.get(parameter) != value:
+        st.query_params[parameter] = value
 
 
 def with_typed(options: Sequence[str], key: str) -> list[str]:

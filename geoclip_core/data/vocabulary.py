@@ -178,6 +178,37 @@ def build_vocabularies(
     return {f: places[f] if f in places else FIXED_VOCABULARIES[f]() for f in features}
 
 
+def extended_vocabularies(
+    known: Mapping[str, Vocabulary], table: pd.DataFrame
+) -> dict[str, Vocabulary]:
+    """Add the classes of a dataset's training rows to vocabularies, behind those that they have.
+
+    Args:
+        known: feature -> vocabulary; its classes keep their indices.
+        table: see `build_vocabularies`.
+    """
+    own, found = build_vocabularies(table, known), dict[str, Vocabulary]()
+    for feature in sorted(known, key=(*PLACE_FEATURES, *FIXED_VOCABULARIES).index):
+        old, new = known[feature], own[feature]
+        present = set(old.keys)
+        fresh = [index for index, key in enumerate(new.keys) if key not in present]
+        parent = old.parent
+        if parent is not None and old.parent_feature is not None:
+            larger = found[old.parent_feature]
+            up = [-1 if new.parent is None else new.parent[index] for index in fresh]
+            keys = [own[old.parent_feature].keys[index] if index >= 0 else None for index in up]
+            indices = larger.encode(pd.Series(keys, dtype="str"))
+            parent = (*parent, *np.where(indices < 0, -1, indices).tolist())
+        found[feature] = Vocabulary(
+            feature,
+            (*old.keys, *(new.keys[index] for index in fresh)),
+            (*old.names, *(new.names[index] for index in fresh)),
+            parent,
+            old.parent_feature,
+        )
+    return {feature: found[feature] for feature in known}
+
+
 def _place_vocabulary(table: pd.DataFrame, feature: str, parent: Vocabulary | None) -> Vocabulary:
     key = f"{feature}_key"
     columns = [key, feature, *([] if parent is None else [f"{parent.feature}_key"])]

@@ -26,6 +26,7 @@ from geoclip_core.hub.catalogue import (
 )
 from geoclip_core.hub.download import download, hub_endpoint, hub_errors
 from geoclip_core.model.checkpoint import (
+    BUNDLED,
     CALIBRATION,
     CARD,
     CONFIG,
@@ -33,13 +34,16 @@ from geoclip_core.model.checkpoint import (
     METRICS,
     VOCABULARIES,
     WEIGHTS,
+    bundled_models,
+    checkpoint_folder,
     load_checkpoint,
+    named_folder,
     read_metrics,
 )
 from geoclip_core.model.geoclip_image import CLIP_REPOSITORY, is_release
 from geoclip_core.model.geolocation import Locatable
+from geoclip_core.training.runs import Run
 
-BUNDLED = Path(__file__).resolve().parents[1] / "checkpoints"
 PUSHED = (WEIGHTS, CONFIG, VOCABULARIES, CALIBRATION, DOMAIN, METRICS, CARD)
 """The files of a checkpoint that are pushed."""
 MAX_CARD = 10**6
@@ -71,34 +75,6 @@ class LoadedModel:
     metrics: dict[str, Any] = field(default_factory=dict)
 
 
-def bundled_models() -> list[str]:
-    """Return the names of the models that ship with the package."""
-    return sorted(folder.parent.name for folder in BUNDLED.glob(f"*/{CONFIG}"))
-
-
-def checkpoint_folder(name: str | os.PathLike[str]) -> Path | None:
-    """Return the folder of a checkpoint, given as bundled name, checkpoint or run, or None."""
-    text = os.fspath(name)
-    if text in bundled_models():
-        return BUNDLED / text
-    folder = _path(text)
-    if folder is None:
-        return None
-    for candidate in (folder, folder / "checkpoint"):
-        if os.path.lexists(candidate / CONFIG):
-            return candidate
-    return None
-
-
-def _path(text: str) -> Path | None:
-    """Return the folder that a name means, or None if there is none."""
-    try:
-        folder = Path(text).expanduser()
-        return folder if folder.is_dir() else None
-    except (OSError, RuntimeError, ValueError):  # a name too long, of no user, with a zero byte
-        return None
-
-
 def load_model(name: str | os.PathLike[str], device: str = "cpu") -> LoadedModel:
     """Load a model with its backbone.
 
@@ -119,7 +95,7 @@ def load_model(name: str | os.PathLike[str], device: str = "cpu") -> LoadedModel
 
 def _load_model(text: str, device: str) -> LoadedModel:
     folder = checkpoint_folder(text)
-    if folder is None and _path(text) is not None:
+    if folder is None and named_folder(text) is not None:
         raise CheckpointError(
             f"{text} is neither a checkpoint (no {CONFIG}) nor a run with a finished checkpoint"
         )
@@ -128,7 +104,7 @@ def _load_model(text: str, device: str) -> LoadedModel:
     if is_release(folder):
         return LoadedModel(load_geoclip(folder, device), folder.name, folder)
     model = load_checkpoint(folder, device)
-    label = folder.parent.name if folder.name == "checkpoint" else folder.name
+    label = Run(folder.parent).title if folder.name == "checkpoint" else folder.name
     return LoadedModel(model, label, folder, read_metrics(folder))
 
 

@@ -1,6 +1,7 @@
 """Save and load models as folders of safetensors and JSON, never pickle."""
 
 import json
+import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
@@ -32,6 +33,35 @@ _MAX_VOCABULARIES = 64 * 2**20
 _BACKBONE = "backbone."
 CALIBRATION, METRICS, CARD = "calibration.json", "metrics.json", "README.md"
 DOMAIN = "domain.json"
+BUNDLED = Path(__file__).resolve().parents[1] / "checkpoints"
+
+
+def bundled_models() -> list[str]:
+    """Return the names of the models that ship with the package."""
+    return sorted(folder.parent.name for folder in BUNDLED.glob(f"*/{CONFIG}"))
+
+
+def checkpoint_folder(name: str | os.PathLike[str]) -> Path | None:
+    """Return the folder of a checkpoint, given as bundled name, checkpoint or run, or None."""
+    text = os.fspath(name)
+    if text in bundled_models():
+        return BUNDLED / text
+    folder = named_folder(text)
+    if folder is None:
+        return None
+    for candidate in (folder, folder / "checkpoint"):
+        if os.path.lexists(candidate / CONFIG):
+            return candidate
+    return None
+
+
+def named_folder(text: str) -> Path | None:
+    """Return the folder that a name means, or None if there is none."""
+    try:
+        folder = Path(text).expanduser()
+        return folder if folder.is_dir() else None
+    except (OSError, RuntimeError, ValueError):  # a name too long, of no user, with a zero byte
+        return None
 
 
 def save_checkpoint(

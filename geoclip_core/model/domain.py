@@ -1,6 +1,7 @@
 """What a model knows: where, when and of what its training photos are, and what is unlike them."""
 
 import json
+from collections import Counter
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated
@@ -13,7 +14,7 @@ from geoclip_core.checks import STRICT, checked
 from geoclip_core.data.dataset import PhotoDataset
 from geoclip_core.earth.gazetteer import country_name
 from geoclip_core.files import read_json
-from geoclip_core.model.calibration import MAX_RANKS
+from geoclip_core.model.calibration import MAX_RANKS, rounded_ranks
 from geoclip_core.model.posterior import Posterior
 
 STEP_DEGREES = 2.5
@@ -99,6 +100,30 @@ class Domain:
                 for (lat, lon), n in zip(np.clip(centres, -90, None), counts, strict=True)
             ),
             held_out_scores=tuple(round(float(score), 4) for score in scores),
+        )
+
+    def merged(self, other: "Domain") -> "Domain":
+        """Return the domain of the photos of both.
+
+        The number of states is the larger one, since which states they are is not recorded. Of each
+        `held_out_scores` at most one per photo counts, so that repeats do not outweigh photos.
+        """
+        countries = Counter(self.countries) + Counter(other.countries)
+        cells: Counter[tuple[float, float]] = Counter()
+        for domain in (self, other):
+            for latitude, longitude, count in domain.cells:
+                cells[latitude, longitude] += count
+        dates = sorted(d for part in (self, other) for d in (part.first, part.last) if d)
+        scores = [rounded_ranks(part.held_out_scores, part.photos) for part in (self, other)]
+        return Domain(
+            photos=self.photos + other.photos,
+            drawn=self.drawn and other.drawn,
+            countries=dict(countries.most_common()),
+            states=max(self.states, other.states),
+            first=dates[0] if dates else None,
+            last=dates[-1] if dates else None,
+            cells=tuple((*at, count) for at, count in sorted(cells.items())),
+            held_out_scores=tuple(rounded_ranks([*scores[0], *scores[1]])),
         )
 
     @property

@@ -160,22 +160,24 @@ def place_levels(posterior: Posterior, region: Region | None = None) -> tuple[Le
     """
     gazetteer = Gazetteer.load()
     found, mass = _on_map(posterior, region)
-    kept = np.ones(found.size, dtype=bool)
+    place = found.place
     known = () if region is None else region.units
     deepest = max((UNIT_LEVELS.index(level) for level, _ in known), default=-1)
     levels = []
     for number, level in enumerate(UNIT_LEVELS):
         units = gazetteer.units(level)
-        unit = units.of_place[found.place]
-        named = kept & (unit >= 0)
+        unit = units.of_place[place]
+        named = unit >= 0
         if not mass[named].sum() > 0:
             continue
-        totals = np.bincount(unit[named], mass[named], minlength=len(units.keys))
+        totals = np.bincount(unit[named], mass[named])
         best = int(totals.argmax())
         name = gazetteer.unit_name(level, best)
         share = corrected(float(totals[best]), *posterior.level_map)
         levels.append(Level(level, name, units.keys[best], share, number <= deepest))
-        kept = named & (unit == best)
+        # what is outside of the unit need not be looked at again
+        inside = unit == best
+        place, mass = place[inside], mass[inside]
     return tuple(levels)
 
 

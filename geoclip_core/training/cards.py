@@ -14,6 +14,8 @@ from geoclip_core.training.options import FitOptions, PretrainOptions
 ATTRIBUTION = "ATTRIBUTION.md"
 """File of a dataset that names the photographers; cards quote it."""
 MAX_ATTRIBUTION = 10**6
+MAX_QUOTED = 60
+"""Lines that a card quotes of another."""
 WITHIN_KM = (25, 200, 750, 2500)
 """Distances for which the tables give the share of photos."""
 _TRAINED = {
@@ -78,16 +80,92 @@ def bank_card(
     return _card(
         options.license,
         f"# {model.name}",
-        _bank_summary(model, photos),
+        _bank_summary(model, len(photos)),
         "## Data and licence",
         _data(options.license, photos, model.domain),
         "## How good it is",
-        _bank_numbers(model, metrics, options),
+        _bank_numbers(model, metrics, options, len(photos)),
         "## Limits",
         _bank_limits(len(photos)),
         "## Made by",
         f"```\n{command}\n```",
     )
+
+
+def extension_card(
+    model: GeolocationModel,
+    metrics: Mapping[str, Any],
+    added: PhotoDataset,
+    options: FitOptions,
+    command: str,
+    base_card: str,
+) -> str:
+    """Return the card of a bank model to which photos were added, as Markdown.
+
+    Args:
+        model: the extended model, with its backbone.
+        metrics: the result of `extend_bank`.
+        added: the photos that were added.
+        options: options of the fit.
+        command: command line of the fit.
+        base_card: card of the model that was extended.
+    """
+    extension = metrics["extension"]
+    base, count = extension["base"], extension["base_photos"]
+    quoted = "\n".join(f"> {line}".rstrip() for line in _section(base_card, "## Data and licence"))
+    return _card(
+        options.license,
+        f"# {model.name}",
+        _bank_summary(model, metrics["photos"]),
+        "## What was added",
+        f"{extension['added']:,} photos of {added.name} joined the {count:,} of {base}. Backbone, "
+        f"statistics and options of the heads are those of {base}; heads and calibration were "
+        "fitted again to all photos.",
+        "\n".join(f"- {sentence}." for sentence in extension_sentences(extension)),
+        "## Data and licence",
+        _data(options.license, added, model.domain),
+        f"The card of {base} says of its photos:\n\n{quoted}" if quoted else "",
+        "## How good it is",
+        "These numbers are of the added photos, which may all be of one area. The calibration is "
+        "that of all photos.",
+        _bank_numbers(model, metrics, options, extension["added"]),
+        "## Limits",
+        _bank_limits(metrics["photos"]),
+        "## Made by",
+        f"```\n{command}\n```",
+    )
+
+
+def extension_sentences(extension: Mapping[str, Any]) -> list[str]:
+    """Return what the "extension" of metrics.json says, a sentence for each set of photos."""
+    base = extension["base"]
+    titles = {
+        "extended": "extended",
+        "base_alone": f"{base} alone",
+        "added_alone": "the added photos alone",
+    }
+    sentences = []
+    for key, what in (
+        ("on_added", f"{extension['added']:,} added photos"),
+        ("on_base", f"{extension['base_photos']:,} photos of {base}"),
+    ):
+        parts = []
+        for name, numbers in extension[key].items():
+            bounds = numbers["interval"]
+            bracket = f" [{bounds[0]:,.0f}–{bounds[1]:,.0f}]" if bounds else ""
+            parts.append(f"{titles[name]} {numbers['geoscore']:,.0f}{bracket}")
+        sentences.append(f"GeoScore on the {what}, each held out: {', '.join(parts)}")
+    return sentences
+
+
+def _section(card: str, title: str) -> list[str]:
+    """Return the lines of a section of a card, at most `MAX_QUOTED`."""
+    lines = card.splitlines()
+    if title not in lines:
+        return []
+    body = lines[lines.index(title) + 1 :]
+    end = next((row for row, line in enumerate(body) if line.startswith("#")), len(body))
+    return "\n".join(body[:end]).strip().splitlines()[:MAX_QUOTED]
 
 
 def pretrain_card(
@@ -179,14 +257,14 @@ def _fit_summary(model: GeolocationModel, options: FitOptions) -> str:
     )
 
 
-def _bank_summary(model: GeolocationModel, photos: PhotoDataset) -> str:
+def _bank_summary(model: GeolocationModel, photos: int) -> str:
     backbone, head = model.backbone_config, model.coordinate_head.options
     assert model.backbone is not None  # attached by `fit_bank`
     views = ", ".join(f"{width} × {height}" for height, width in model.backbone.preprocessing.views)
     weights = ", ImageNet weights" if backbone.kind == "efficientnet-lite" else ""
     frame = {"squash": "whole frame", "crop": "centre"}[model.backbone.preprocessing.framing]
     lines = [
-        f"Estimates where a photo was taken. A small model, trained on {len(photos)} photos. It "
+        f"Estimates where a photo was taken. A small model, trained on {photos} photos. It "
         "usually identifies a region rather than a place: read every answer together with its "
         "radius.",
         "",
@@ -235,10 +313,12 @@ def _fit_numbers(model: GeolocationModel, report: Mapping[str, Any], split: str)
     return "\n".join([*lines, *answer_lines(report)])
 
 
-def _bank_numbers(model: GeolocationModel, metrics: Mapping[str, Any], options: FitOptions) -> str:
+def _bank_numbers(
+    model: GeolocationModel, metrics: Mapping[str, Any], options: FitOptions, photos: int
+) -> str:
     intervals, validation = metrics["intervals"], metrics["cross_validation"]
     lines = [
-        f"{options.bank.folds}-fold cross-validation over the {metrics['photos']} photos, repeated "
+        f"{options.bank.folds}-fold cross-validation over the {photos} photos, repeated "
         f"{options.bank.repeats} times with other folds: each photo was located by models that "
         "were not trained on it. In brackets: 95 % bootstrap intervals over photos. Baselines were "
         "fitted on the same training folds.",
@@ -457,5 +537,7 @@ def _bank_limits(count: int) -> str:
         "- Countries with few or no training photos are named rarely or never.\n"
         "- The radius is calibrated on average over photos of the same kind, not for each single "
         "photo.\n"
-        "- It is an estimate, never evidence of where somebody was."
+        "- It is an estimate, never evidence of where somebody was.\n"
+        "- The checkpoint holds where each of its photos was taken: share it only if that may be "
+        "known."
     )

@@ -28,7 +28,7 @@ from geoclip_core.checks import checked
 from geoclip_core.data.dataset import PhotoDataset
 from geoclip_core.data.photos import READING_VERSION, open_photo
 from geoclip_core.errors import PhotoError
-from geoclip_core.files import atomic_file, cache_folders, read_json
+from geoclip_core.files import atomic_file, cache_folders, parse_json, read_json
 from geoclip_core.model.backbone import Backbone, cpu_parts
 
 logger = logging.getLogger(__name__)
@@ -96,9 +96,34 @@ class EmbeddingCache:
 
     def write_shard(self, start: int, part: Embeddings) -> None:
         """Write the shard that starts at a row, atomically."""
+        self._write(self._shard(start), part)
+        self._begun(start).unlink(missing_ok=True)
+
+    @staticmethod
+    def _write(path: Path, part: Embeddings) -> None:
         failures = np.frombuffer(json.dumps(part.failures).encode(), np.uint8)
-        with atomic_file(self._shard(start)) as unfinished, unfinished.open("wb") as file:
+        with atomic_file(path) as unfinished, unfinished.open("wb") as file:
             np.savez(file, values=part.values, failures=failures)
+
+    def begun(self, start: int, count: int) -> Embeddings:
+        """Return the first rows of an interrupted shard, which has `count` rows; possibly none."""
+        path = self._begun(start)
+        nothing = Embeddings(np.empty((0, self._width), dtype=np.float16), {})
+        if not path.exists():
+            return nothing
+        try:
+            with np.load(path, allow_pickle=False) as shard:
+                values, text = shard["values"], shard["failures"].tobytes().decode()
+            failures = checked(dict[int, str], parse_json(text, str(path)), path)
+        except (OSError, ValueError, KeyError, EOFError) as error:
+            logger.warning("damaged embeddings in %s are computed again: %s", path, error)
+            return nothing
+        fits = values.ndim == 2 and values.shape[1] == self._width and len(values) <= count
+        return Embeddings(values, failures) if fits and values.dtype == np.float16 else nothing
+
+    def write_begun(self, start: int, part: Embeddings) -> None:
+        """Keep the first rows of an interrupted shard, atomically."""
+        self._write(self._begun(start), part)
 
     def join(self) -> None:
         """Join all shards to one array, written atomically, and remove them."""
@@ -116,8 +141,12 @@ class EmbeddingCache:
                     failures |= {start + int(row): text for row, text in wrong.items()}
             np.save(self.place / _PHOTOS, self._photos)
             (self.place / _FAILURES).write_text(json.dumps(failures), encoding="utf-8")
-        for shard in [*self.place.glob("shard-*.npz"), *self.place.glob(".shard-*.part")]:
-            shard.unlink(missing_ok=True)
+        for pattern in ("shard-*.npz", "begun-*.npz", ".shard-*.part", ".begun-*.part"):
+            for shard in self.place.glob(pattern):
+                shard.unlink(missing_ok=True)
+
+    def _begun(self, start: int) -> Path:
+        return self.place / f"begun-{start:09d}.npz"
 
     def _shard(self, start: int) -> Path:
         return self.place / f"shard-{start:09d}.npz"
@@ -194,6 +223,7 @@ def embed_images(
     progress: Progress | None = None,
     engine: Engine | None = None,
     workers: int = 2,
+    into: Embeddings | None = None,
 ) -> Embeddings:
     """Embed photos without a cache.
 
@@ -204,18 +234,19 @@ def embed_images(
         progress: called with (photos done, all photos) after each batch.
         engine: replaces `backbone.embed`.
         workers: threads that read photos.
+        into: filled in and returned. If `progress` raises, it holds what is done.
 
     Raises:
         EmbeddingError: the backbone returns numbers that are not finite or exceed float16.
     """
-    values = np.full((len(sources), backbone.embedding_width), np.nan, dtype=np.float16)
-    failures: dict[int, str] = {}
+    if into is None:
+        into = Embeddings(np.full((len(sources), backbone.embedding_width), np.nan, np.float16), {})
     run = engine or backbone.embed
     was_training = backbone.training
     backbone.eval()
     try:
         for rows, views, wrong in _batches(backbone, sources, batch_size, workers):
-            failures |= wrong
+            into.failures.update(wrong)
             if rows:
                 with torch.inference_mode():
                     embedding = run(views).float().cpu().numpy()
@@ -223,13 +254,55 @@ def embed_images(
                     raise EmbeddingError(
                         f"{backbone.config.name} returns numbers that float16 cannot hold"
                     )
-                values[rows] = embedding
+                into.values[rows] = embedding
             if progress:
                 done = max([*rows, *wrong], default=-1) + 1
                 progress(done, len(sources))
     finally:
         backbone.train(was_training)
-    return Embeddings(values, failures)
+    return into
+
+
+def _embed_shard(
+    cache: EmbeddingCache,
+    start: int,
+    backbone: Backbone,
+    sources: Sequence[Path],
+    batch_size: int,
+    progress: Progress | None,
+    engine: Engine | None,
+    workers: int,
+) -> Embeddings:
+    """Embed a shard from where it was interrupted; if it is interrupted again, keep what is done.
+
+    Photos of which `progress` heard are never computed again.
+    """
+    begun = cache.begun(start, len(sources))
+    first = done = len(begun.values)
+    values = np.full((len(sources), backbone.embedding_width), np.nan, dtype=np.float16)
+    values[:first] = begun.values
+    rest = Embeddings(values[first:], {})
+
+    def report(count: int, _total: int) -> None:
+        nonlocal done
+        done = first + count
+        if progress:
+            progress(done, len(sources))
+
+    def so_far() -> Embeddings:
+        later = {first + row: reason for row, reason in rest.failures.items()}
+        failures = {**begun.failures, **later}
+        return Embeddings(values[:done], {r: text for r, text in failures.items() if r < done})
+
+    try:
+        embed_images(backbone, sources[first:], batch_size, report, engine, workers, rest)
+    except BaseException:  # a stop is one too
+        if done > first:
+            with contextlib.suppress(OSError):  # the interruption matters more
+                cache.write_begun(start, so_far())
+        raise
+    done = len(sources)
+    return so_far()
 
 
 def embed_dataset(
@@ -246,7 +319,7 @@ def embed_dataset(
 ) -> Embeddings:
     """Return the embeddings of a dataset, from the cache or computed.
 
-    A crash loses at most the current shard.
+    A stop loses nothing, a crash at most the current shard.
 
     Args:
         backbone: backbone, on its device.
@@ -281,7 +354,8 @@ def embed_dataset(
     for start, end, absent in zip(starts, ends, missing, strict=True):
         if absent:
             report = _shifted(progress, done, total)
-            part = embed_images(backbone, sources[start:end], batch_size, report, run, workers)
+            photos = sources[start:end]
+            part = _embed_shard(cache, start, backbone, photos, batch_size, report, run, workers)
             cache.write_shard(start, part)
         done += end - start
         if progress:

@@ -27,13 +27,20 @@ from geoclip_core.evaluation.evaluate import (
 )
 from geoclip_core.evaluation.metrics import distance_metrics, summarise, with_places
 from geoclip_core.evaluation.predictions import read_about, read_predictions
+from geoclip_core.files import read_json, read_text
 from geoclip_core.model.backbone import Backbone, BackboneConfig, public_name
 from geoclip_core.model.backbones import backbone_config, build_backbone
-from geoclip_core.model.checkpoint import save_checkpoint
+from geoclip_core.model.checkpoint import (
+    CARD,
+    CONFIG,
+    load_checkpoint,
+    save_checkpoint,
+)
 from geoclip_core.model.domain import Domain
 from geoclip_core.model.geolocation import GeolocationModel, ModelConfig
 from geoclip_core.model.losses import balanced_logits, log_priors, masked_cross_entropy
-from geoclip_core.training.cards import fit_card
+from geoclip_core.training.cards import extension_sentences, fit_card
+from geoclip_core.training.extend import bank_of, base_folder, extend_bank
 from geoclip_core.training.fit_bank import fit_bank
 from geoclip_core.training.inputs import (
     CachedEmbeddings,
@@ -56,6 +63,8 @@ PHOTOS_PER_CELL, MOST_CELLS, SMALLEST_CELL = 15, 1000, 3
 VALIDATION_BATCH = 512
 STATISTICS_PHOTOS = 2000
 """Training photos for the statistics of the normaliser if the backbone is trained."""
+MAX_CARD = 10**6
+"""Bytes of the largest model card that is quoted."""
 TRAINED = 0.9
 """Share of the run's progress at the end of training."""
 
@@ -68,6 +77,9 @@ def fit(run: FitRun) -> None:
         ValueError: the dataset or the backbone cannot be used.
     """
     options, session = run.options, run.session
+    if options.extend is not None:
+        _extend(run, options.extend)
+        return
     dataset = read_training_dataset(options, session)
     photos = int(dataset.learnable.sum())
     head = options.head_for(photos)
@@ -179,20 +191,61 @@ def _fit_bank(run: FitRun, dataset: PhotoDataset, backbone: Backbone, embedder: 
         session.raise_if_stopped()
         session.progress("cross-validating", 0.5 + 0.45 * done / total)
 
-    checkpoint = run.folder / "checkpoint"
     metrics = fit_bank(
         dataset,
         embedded.values,
         backbone,
         options,
-        checkpoint,
+        run.folder / "checkpoint",
         name=run.name,
         command=f"python -m train fit --recipe {options.recipe or 'config.yaml'} --data DIR",
         progress=progress,
     )
-    frame = read_predictions(checkpoint / PREDICTIONS)
-    save_evaluation(run.folder, frame, metrics, read_about(checkpoint / PREDICTIONS))
-    session.log(
+    _save_cross_validation(run, metrics)
+
+
+def _extend(run: FitRun, source: str) -> None:
+    """Add the photos to the bank of a model."""
+    options, session = run.options, run.session
+    folder = base_folder(source)
+    base = load_checkpoint(folder)
+    base.name = base.name or folder.name
+    bank_of(base)  # raises before photos are embedded in vain
+    dataset = read_training_dataset(options, session)
+    backbone = base.backbone
+    assert backbone is not None  # loaded with it
+    embedder = Embedder(options, session, run.accelerator, backbone.to(run.accelerator.device))
+    embedded = embedder.every(dataset, shares=(0.0, 0.5))
+    if not run.accelerator.is_main_process:
+        return
+
+    def progress(done: int, total: int) -> None:
+        session.raise_if_stopped()
+        session.progress("cross-validating", 0.5 + 0.45 * done / total)
+
+    card = folder / CARD
+    metrics = extend_bank(
+        dataset,
+        embedded.values,
+        base,
+        options,
+        run.folder / "checkpoint",
+        name=run.name,
+        command=f"python -m train fit --extend {base.name} --data DIR",
+        base_card=read_text(card, MAX_CARD) if card.is_file() else "",
+        save_backbone=read_json(folder / CONFIG).get("backbone_saved") is True,
+        progress=progress,
+    )
+    _save_cross_validation(run, metrics)
+    for sentence in extension_sentences(metrics["extension"]):
+        session.log(sentence)
+
+
+def _save_cross_validation(run: FitRun, metrics: Mapping[str, Any]) -> None:
+    """Write predictions and metrics of a checkpoint into the run folder too."""
+    path = run.folder / "checkpoint" / PREDICTIONS
+    save_evaluation(run.folder, read_predictions(path), metrics, read_about(path))
+    run.session.log(
         f"cross-validated: median {metrics['median_km']:.1f} km, GeoScore {metrics['geoscore']:.0f}"
     )
 

@@ -2,7 +2,7 @@
 
 import itertools
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -51,6 +51,8 @@ AGREEMENT = 0.8
 """Weight of bank photos whose context agrees with that of the photo to locate."""
 GROUP_KM = 50.0
 """In the spatially blocked cross-validation, photos closer than this share a fold."""
+NOT_HELD_OUT = -1
+"""Fold of photos that every model of a cross-validation is fitted on."""
 
 
 def fit_bank(
@@ -102,7 +104,7 @@ def fit_bank(
     if options.use_context:
         # so many labels that no fold holds all of them
         seeds = range(options.seed, options.seed + options.bank.repeats)
-        partitions = [_folds(photos, options.bank.folds, seed) for seed in seeds]
+        partitions = [cross_validation_folds(photos, options.bank.folds, seed) for seed in seeds]
         least = max(int(np.bincount(fold_of).max()) for fold_of in partitions) + 1
         vocabularies, _ = learnable_vocabularies(photos, options.features, least)
     data = BankData(
@@ -179,6 +181,9 @@ class BankInputs:
     options: FitOptions
     backbone_config: BackboneConfig
     block_widths: tuple[int, ...]
+    base: GeolocationModel | None = None
+    """Bank model whose normaliser and options of the heads are kept; None: statistics of `data`,
+    heads as in `options`."""
 
 
 def fit_bank_model(inputs: BankInputs, name: str = "") -> GeolocationModel:
@@ -202,7 +207,11 @@ def fit_bank_model(inputs: BankInputs, name: str = "") -> GeolocationModel:
     model = _empty_model(inputs, name)
     head, normaliser = model.coordinate_head, model.normaliser
     assert isinstance(head, BankHead)
-    normalised = normaliser.fit(data.embeddings.float())(data.embeddings.float())
+    if inputs.base is None:
+        normaliser.fit(data.embeddings.float())
+    else:
+        normaliser.load_state_dict(inputs.base.normaliser.state_dict())
+    normalised = normaliser(data.embeddings.float())
     joined, context_options = normalised, {}
     with torch.no_grad():
         heads, join = model.context_heads, model.context_join
@@ -224,20 +233,44 @@ def fit_bank_model(inputs: BankInputs, name: str = "") -> GeolocationModel:
 
 
 def _empty_model(inputs: BankInputs, name: str) -> GeolocationModel:
-    options, widths = inputs.options, inputs.block_widths
-    size, blocks = len(inputs.data.embeddings), len(widths)
+    config = _new_config(inputs) if inputs.base is None else _kept_config(inputs, inputs.base)
+    vocabularies = dict(inputs.vocabularies)
+    return GeolocationModel(
+        config, inputs.backbone_config, inputs.block_widths, vocabularies, name=name
+    )
+
+
+def _kept_config(inputs: BankInputs, base: GeolocationModel) -> ModelConfig:
+    """Return the config of a model with another bank, and with those features that have labels."""
+    size, features = len(inputs.data.embeddings), tuple(inputs.vocabularies)
+    head = {**base.config.head_options, "bank_size": size}
+    if base.features and not features:
+        head["agreement"] = 0.0
+        if head.get("block_weights") is not None:
+            head["block_weights"] = head["block_weights"][:-1]
+    return replace(
+        base.config,
+        features=features,
+        use_context=bool(features),
+        head_options=head,
+        context_options={**base.config.context_options, "bank_size": size} if features else {},
+    )
+
+
+def _new_config(inputs: BankInputs) -> ModelConfig:
+    options, blocks = inputs.options, len(inputs.block_widths)
+    size, features = len(inputs.data.embeddings), tuple(inputs.vocabularies)
     head: dict[str, Any] = {
         "bank_size": size,
         "vote": options.bank.vote,
         "field_scales": list(options.bank.field_scales),
         "temperature": TEMPERATURE,
     }
-    features = tuple(inputs.vocabularies)
     if features:
         share = options.bank.context_share
         head["block_weights"] = [(1 - share) / blocks] * blocks + [share]
         head["agreement"] = AGREEMENT
-    config = ModelConfig(
+    return ModelConfig(
         features=features,
         use_context=bool(features),
         coordinate_head="bank",
@@ -245,9 +278,6 @@ def _empty_model(inputs: BankInputs, name: str) -> GeolocationModel:
         context_heads="kernel-ridge",
         context_options={"bank_size": size} if features else {},
         join_options={"width": options.context.join_width} if features else {},
-    )
-    return GeolocationModel(
-        config, inputs.backbone_config, widths, dict(inputs.vocabularies), name=name
     )
 
 
@@ -321,13 +351,14 @@ class CrossValidation:
 def hold_out(
     inputs: BankInputs, fold_of: NDArray[np.int64], progress: Progress | None = None
 ) -> tuple[list[Estimate], NDArray[np.float64]]:
-    """Return n uncalibrated estimates, each fold by a model that is fitted on the others.
+    """Return uncalibrated estimates, each fold by a model that is fitted on the others.
 
-    And the unlikeness (n,) of each photo to the training photos of that model.
+    And the unlikeness (n,) of each photo to the training photos of that model. Photos of the fold
+    `NOT_HELD_OUT` are always trained on: they have no estimate, and their unlikeness is NaN.
     """
     found: dict[int, Estimate] = {}
-    unlikeness = np.empty(len(fold_of))
-    folds = np.unique(fold_of)
+    unlikeness = np.full(len(fold_of), np.nan)
+    folds = np.unique(fold_of[fold_of != NOT_HELD_OUT])
     for done, fold in enumerate(folds, start=1):
         rest, held = np.flatnonzero(fold_of != fold), np.flatnonzero(fold_of == fold)
         model = fit_bank_model(_part(inputs, rest))
@@ -336,7 +367,18 @@ def hold_out(
         found |= dict(zip(held.tolist(), estimates, strict=True))
         if progress:
             progress(done, len(folds))
-    return [found[row] for row in range(len(fold_of))], unlikeness
+    return [found[row] for row in sorted(found)], unlikeness
+
+
+def held_out_errors(
+    inputs: BankInputs, fold_of: NDArray[np.int64], progress: Progress | None = None
+) -> NDArray[np.float64]:
+    """Return the errors (n,) in km of `hold_out`; NaN for photos that are not held out."""
+    held = fold_of != NOT_HELD_OUT
+    errors = np.full(len(fold_of), np.nan)
+    estimates, _ = hold_out(inputs, fold_of, progress)
+    errors[held] = errors_km(estimates, inputs.data.coordinates[held])
+    return errors
 
 
 def _part(inputs: BankInputs, rows: NDArray[np.int64]) -> BankInputs:
@@ -347,18 +389,32 @@ def _part(inputs: BankInputs, rows: NDArray[np.int64]) -> BankInputs:
 
 
 def cross_validate(
-    inputs: BankInputs, fold_of: NDArray[np.int64], progress: Progress | None = None
+    inputs: BankInputs,
+    fold_of: NDArray[np.int64],
+    progress: Progress | None = None,
+    calibrations: int | None = None,
 ) -> CrossValidation:
-    """Return held-out estimates, without and with a calibration on the other folds."""
+    """Return held-out estimates, without and with a calibration on the other folds.
+
+    Args:
+        inputs: n photos and options.
+        fold_of: (n,) fold of each photo.
+        progress: called with (folds done, all folds).
+        calibrations: parts of the folds that share a calibration on the other parts, which saves
+            time; None: each fold has its own.
+    """
     raw, unlikeness = hold_out(inputs, fold_of, progress)
     coordinates = inputs.data.coordinates
     estimates = list(raw)
-    for fold in np.unique(fold_of):
-        rest = np.flatnonzero(fold_of != fold)
+    part_of = fold_of if calibrations is None else fold_of % calibrations
+    if not can_be_held_out(part_of):
+        part_of = fold_of
+    for part in np.unique(part_of):
+        rest = np.flatnonzero(part_of != part)
         calibration = fit_calibration(
             [raw[row].posterior for row in rest], coordinates[rest], measure_coverage=False
         )
-        for row in np.flatnonzero(fold_of == fold):
+        for row in np.flatnonzero(part_of == part):
             posterior = calibration.apply(raw[row].posterior)
             estimates[row] = replace(raw[row], posterior=posterior)
     ranks = np.array(
@@ -410,7 +466,7 @@ def spatial_folds(
     return folded
 
 
-def _folds(dataset: PhotoDataset, folds: int, seed: int) -> NDArray[np.int64]:
+def cross_validation_folds(dataset: PhotoDataset, folds: int, seed: int) -> NDArray[np.int64]:
     """Return folds (n,) of the cross-validation that measures and calibrates.
 
     No photo is held out while another of the same spot or sequence is learned from, as in val; only
@@ -422,18 +478,23 @@ def _folds(dataset: PhotoDataset, folds: int, seed: int) -> NDArray[np.int64]:
         if near.sum() == len(dataset):  # none but each photo to itself
             return random_folds(len(dataset), folds, seed)
     fold_of = spatial_folds(places, folds, seed, MIN_DISTANCE_KM, sequences)
-    return fold_of if _can_be_held_out(fold_of) else random_folds(len(dataset), folds, seed)
+    return fold_of if can_be_held_out(fold_of) else random_folds(len(dataset), folds, seed)
 
 
-def _can_be_held_out(fold_of: NDArray[np.int64]) -> bool:
+def can_be_held_out(fold_of: NDArray[np.int64]) -> bool:
     """Return whether enough photos are left to learn from and to calibrate on without any fold."""
     return len(fold_of) - int(np.bincount(fold_of).max()) >= LEAST_PHOTOS // 2
 
 
 def mean_score(estimates: list[Estimate], coordinates: NDArray[np.float64]) -> float:
     """Return the mean GeoScore of n estimates against coordinates (n, 2)."""
+    return mean_geoscore(errors_km(estimates, coordinates))
+
+
+def errors_km(estimates: list[Estimate], coordinates: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the errors (n,) of n estimates against coordinates (n, 2)."""
     answers = np.array([estimate.posterior.mode() for estimate in estimates])
-    return mean_geoscore(haversine_km(answers, coordinates))
+    return haversine_km(answers, coordinates)
 
 
 @dataclass(frozen=True)
@@ -449,25 +510,44 @@ class Measurement:
     """Calibration for the model that is fitted on all photos."""
     unlikeness: NDArray[np.float64]
     """(repeats × n,) how unlike the other folds each photo is."""
+    errors_km: NDArray[np.float64]
+    """(repeats, n) errors of all photos, each held out."""
+    partitions: list[NDArray[np.int64]]
+    """(n,) fold of each photo, for each repeat."""
 
 
 def measure(
-    inputs: BankInputs, dataset: PhotoDataset, progress: Progress | None = None
+    inputs: BankInputs,
+    dataset: PhotoDataset,
+    progress: Progress | None = None,
+    reported: NDArray[np.bool_] | None = None,
+    calibrations: int | None = None,
 ) -> Measurement:
     """Cross-validate a bank model and baselines on the same training folds.
 
     The bootstrap draws photos, so that the repeats of a photo do not count as several photos.
+
+    Args:
+        inputs: n photos and options.
+        dataset: the same photos.
+        progress: called with (folds done, all folds).
+        reported: (n,) the photos to which table and metrics are limited; the calibration is fitted
+            on all of them.
+        calibrations: see `cross_validate`.
     """
+    shown = np.ones(len(dataset), dtype=bool) if reported is None else reported
+    rows = np.flatnonzero(shown)
     options, coordinates = inputs.options, inputs.data.coordinates
     tick = _ticker(progress, options)
     seeds = range(options.seed, options.seed + options.bank.repeats)
-    partitions = [_folds(dataset, options.bank.folds, seed) for seed in seeds]
-    repeats = [cross_validate(inputs, fold_of, tick) for fold_of in partitions]
-    gazetteer, frames = Gazetteer.load(), []
+    partitions = [cross_validation_folds(dataset, options.bank.folds, seed) for seed in seeds]
+    repeats = [cross_validate(inputs, fold_of, tick, calibrations) for fold_of in partitions]
+    gazetteer, frames, every = Gazetteer.load(), [], []
     for repeat in repeats:
         frame = predictions_frame(dataset, repeat.estimates, inputs.vocabularies, repeat.fold_of)
+        every.append(frame)
         frame = with_baselines(frame, _baselines(inputs, dataset, repeat.fold_of))
-        frames.append(with_places(frame, gazetteer))
+        frames.append(with_places(frame[shown].reset_index(drop=True), gazetteer))
     pooled = pd.concat(frames, ignore_index=True)
     photo = pooled["id"].astype(str)
     pooled["sequence"] = pooled["sequence"].fillna(photo) if "sequence" in pooled else photo
@@ -477,18 +557,22 @@ def measure(
     metrics["claims"] = claim_metrics(frames[0])
     metrics["cross_validation"] = {
         "folds": options.bank.folds,
-        "geoscore_of_repeats": [mean_score(r.estimates, coordinates) for r in repeats],
+        "geoscore_of_repeats": [
+            mean_score([r.estimates[row] for row in rows], coordinates[rows]) for r in repeats
+        ],
         "group_km": GROUP_KM,
     }
     blocked = spatial_folds(coordinates, options.bank.folds, options.seed, GROUP_KM)
     # photos of one trip may all be in one group, and a fold needs others to learn from
-    if _can_be_held_out(blocked):
-        far = mean_score(hold_out(inputs, blocked, tick)[0], coordinates)
+    if can_be_held_out(blocked):
+        # only folds with a photo that is reported need to be located
+        needed = np.where(np.isin(blocked, np.unique(blocked[shown])), blocked, NOT_HELD_OUT)
+        far = mean_geoscore(held_out_errors(inputs, needed, tick)[shown])
         metrics["cross_validation"]["geoscore_spatially_blocked"] = far
     if options.bank.nested and options.bank.vote == "kernel-ridge":
         free = replace(inputs, options=replace(options, bank=replace(options.bank, **CHOICES)))
         scores = [
-            mean_score(hold_out(free, fold_of, tick)[0], coordinates) for fold_of in partitions
+            mean_geoscore(held_out_errors(free, fold_of, tick)[shown]) for fold_of in partitions
         ]
         metrics["cross_validation"]["geoscore_chosen_inside_folds"] = float(np.mean(scores))
     calibration = fit_calibration(
@@ -502,12 +586,22 @@ def measure(
     calibration = replace(
         calibration,
         n=len(dataset),
-        coverage=metrics["coverage"],
+        coverage=metrics["coverage"] if reported is None else _coverage(every),
         # the repeats of a photo do not count as several photos
         ranks=rounded_ranks(ranks.tolist(), min(len(dataset), MAX_RANKS)),
     )
     unlikeness = np.concatenate([repeat.unlikeness for repeat in repeats])
-    return Measurement(frames[0], metrics, calibration, unlikeness)
+    errors = np.stack([frame["error_km"].to_numpy(np.float64) for frame in every])
+    return Measurement(frames[0], metrics, calibration, unlikeness, errors, partitions)
+
+
+def _coverage(frames: Sequence[pd.DataFrame]) -> dict[str, float]:
+    """Return percentage -> share of all rows inside that circle."""
+    pooled = pd.concat(frames, ignore_index=True)
+    return {
+        mass: float((pooled["error_km"] <= pooled[f"radius_{mass}_km"]).mean())
+        for mass in ("50", "90")
+    }
 
 
 def _ticker(progress: Progress | None, options: FitOptions) -> Progress:

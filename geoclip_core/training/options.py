@@ -545,12 +545,24 @@ class ContextOptions:
     """numbers to which each feature's logits are projected for the coordinate head"""
 
 
+_EXTENDING = (
+    *("extend", "data", "device", "workers", "cache_dir", "recipe", "output", "runs"),
+    *("val_fraction", "seed", "license"),
+)
+"""Options of `fit` that mean something when a model is extended."""
+_EXTENDING_BANK = ("folds", "repeats", "all_rows", "note")
+"""The same of `BankOptions`."""
+
+
 @options_class
 class FitOptions(TrainingOptions, EmbeddingOptions):
     """Options of `fit`: context heads and a coordinate head on a backbone."""
 
     COMMAND: ClassVar[str] = "fit"
 
+    extend: str | None = None
+    """model with a bank (a bundled name, a run or a checkpoint folder) to whose bank the photos are
+    added; backbone, heads and their options are those of that model"""
     coordinate_head: Literal["auto", "geocells", "regression", "bank"] = "auto"
     """geocells: cells and an offset; regression: a point; bank: the training photos vote, best for
     hundreds of photos, possible for a few thousand; auto: a bank for fewer than 1,000 photos, else
@@ -572,6 +584,17 @@ class FitOptions(TrainingOptions, EmbeddingOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.extend is not None and self.resume is None:
+            others = [f for f in _changed(self) if f not in (*_EXTENDING, "bank")]
+            others += [f"bank.{f}" for f in _changed(self.bank) if f not in _EXTENDING_BANK]
+            if others:
+                raise OptionsError(
+                    {
+                        f: f"extend uses the backbone and the heads of the model: leave out {f}"
+                        for f in others
+                    }
+                )
+            return
         if self.use_context and not self.features:
             raise OptionsError(
                 {"features": "features: name some, or turn use_context off (--no-use-context)"}

@@ -4,9 +4,11 @@
 predictions.parquet, metrics.json and TensorBoard events.
 """
 
+import itertools
 import json
 import math
 import os
+import re
 import shutil
 import tempfile
 import time
@@ -33,6 +35,8 @@ MAX_METRICS = 512 * 2**20
 MAX_LINE, MAX_NAMES, MAX_STEP = 2**20, 300, 10**15
 """Bytes of a line of metrics.jsonl, metrics in a run, and the last step."""
 Task = Literal["pretrain", "fit"]
+_STAMPED = re.compile(r"^\d{8}-\d{6}-(.+)$")
+MAX_TITLE = 200
 
 
 @dataclass(frozen=True)
@@ -65,6 +69,10 @@ class RunStatus(JobStatus):
     total_steps: Count = 0
     eta_seconds: NotNegative | None = None
     """Estimated seconds until the phase ends."""
+    title: Annotated[str, Len(0, MAX_TITLE)] = ""
+    """The name that the user gave the run; "" in runs of older versions."""
+    mistake: bool = False
+    """Whether it failed because of its data or options, so that it would fail in the same way."""
     best: Annotated[dict[str, float], Len(0, 1000)] = field(default_factory=dict)
     """Validation metrics of the best step so far."""
 
@@ -101,7 +109,7 @@ class Run(Job[RunStatus]):
 
         Args:
             root: folder of all runs; the run becomes `root/{time}-{name}`.
-            name: name of the run.
+            name: name of the run. If another run in `root` has it, a number is added.
             config: the options (JSON types), written to config.yaml as a recipe.
             task: "pretrain" or "fit".
             folder: replaces `root/{time}-{name}`; must be empty or not exist.
@@ -111,7 +119,9 @@ class Run(Job[RunStatus]):
             SaveError: it cannot be written.
         """
         stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
-        new = Path(root) / f"{stamp}-{safe_name(name) or 'run'}"
+        name = "".join(c for c in " ".join(name.split()) if c.isprintable())[: MAX_TITLE - 10]
+        title = Path(folder).name[:MAX_TITLE] if folder else _free_title(Path(root), name or "run")
+        new = Path(root) / f"{stamp}-{safe_name(title) or 'run'}"
         target = Path(folder) if folder else _unused(new)
         if (target / STATUS).exists():
             raise JobError(
@@ -121,11 +131,11 @@ class Run(Job[RunStatus]):
         if target.exists() and (not target.is_dir() or any(target.iterdir())):
             raise JobError(f"{target} exists and is not empty: choose another folder")
         with saving(target):
-            cls._create(target, config, task)
+            cls._create(target, config, task, title)
         return cls(target)
 
     @classmethod
-    def _create(cls, target: Path, config: Mapping[str, Any], task: str) -> None:
+    def _create(cls, target: Path, config: Mapping[str, Any], task: str, title: str) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
         if target.exists():
             target.rmdir()
@@ -137,7 +147,9 @@ class Run(Job[RunStatus]):
             (work / _RESERVE).write_bytes(b"\0" * _RESERVED_BYTES)
             run = cls(work)
             now = time.time()
-            status = RunStatus("queued", cast(Task, task), created_at=now, updated_at=now)
+            status = RunStatus(
+                "queued", cast(Task, task), created_at=now, updated_at=now, title=title
+            )
             run._write(json.dumps(asdict(status), indent=2) + "\n")
             work.chmod(0o755)
             os.replace(work, target)
@@ -160,6 +172,14 @@ class Run(Job[RunStatus]):
     def name(self) -> str:
         """Name of the folder."""
         return self.folder.resolve().name
+
+    @property
+    def title(self) -> str:
+        """The name that the user gave it; of a run that cannot be read, from its folder's name."""
+        try:
+            return self.recorded_status.title or title_of(self.name)
+        except JobError:
+            return title_of(self.name)
 
     @property
     def checkpoint(self) -> Path:
@@ -274,6 +294,19 @@ class Run(Job[RunStatus]):
             # the disk may be full: free the reserved bytes for the status
             (self.folder / _RESERVE).unlink(missing_ok=True)
             super()._write(text)
+
+
+def title_of(folder_name: str) -> str:
+    """Return the name of a run in the name of its folder: that behind the time."""
+    found = _STAMPED.match(folder_name)
+    return found.group(1) if found else folder_name
+
+
+def _free_title(root: Path, name: str) -> str:
+    """Return a name that no run in `root` has: "ctx", "ctx 2", "ctx 3"."""
+    taken = {run.title.casefold() for run in list_runs(root)}
+    titles = itertools.chain([name], (f"{name} {number}" for number in itertools.count(2)))
+    return next(title for title in titles if title.casefold() not in taken)
 
 
 def list_runs(root: str | Path = "runs") -> list[Run]:

@@ -153,7 +153,12 @@ def execute(run: Run | None, work: Callable[[RunSession], None]) -> int:
         raise JobError(f"{run.name} is running already, as process {run.recorded_status.pid}")
     run.clear_stop()
     run.update(
-        state="running", error=None, started_at=time.time(), eta_seconds=None, **this_process()
+        state="running",
+        error=None,
+        mistake=False,
+        started_at=time.time(),
+        eta_seconds=None,
+        **this_process(),
     )
     with _log_file(run), _signals(session):
         try:
@@ -169,7 +174,8 @@ def execute(run: Run | None, work: Callable[[RunSession], None]) -> int:
         except Exception as error:
             sentence = describe(error)
             logger.error("error: %s", sentence, exc_info=None if is_plain(error) else error)
-            run.update(state="failed", error=sentence, eta_seconds=None)
+            mistake = is_plain(error) and isinstance(error, ValueError)
+            run.update(state="failed", error=sentence, mistake=mistake, eta_seconds=None)
             return 1
         finally:
             session.close()

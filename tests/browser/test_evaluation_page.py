@@ -125,6 +125,13 @@ def test_every_panel_draws_and_a_filter_changes_all_of_it(open_page, server):
     expect(page.locator(".headline.differences")).to_be_visible()
     choose(page, "State", "Texas")
     expect(page.get_by_text("of 119,008 photos")).to_be_visible()
+    page.get_by_role("button", name="Clear filters").click()
+    expect(page.get_by_text("of 119,008 photos")).to_have_count(0)
+    expect(page.get_by_role("button", name="Remove Texas")).to_have_count(0)
+    choose(page, "Month", "June")
+    june = page.get_by_text("of 119,008 photos").inner_text()
+    choose(page, "State", "Texas")
+    expect(page.get_by_text("of 119,008 photos")).not_to_have_text(june)
     for scheme in ("light", "dark"):
         page.emulate_media(color_scheme=scheme)
         for name in TABS:

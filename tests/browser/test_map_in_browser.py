@@ -5,7 +5,7 @@ import io
 import numpy as np
 import pytest
 from PIL import Image
-from playwright.sync_api import Error, expect
+from playwright.sync_api import expect
 
 from tests.browser.conftest import ROOT, act_until, click_until, map_frame
 
@@ -196,22 +196,19 @@ def test_claim_and_known_country_are_drawn_on_the_map(open_page):
 
 def view_of(page):
     """Zoom and centre of the page's map, once it is drawn."""
-    for _ in range(5):
-        map_frame(page)
-        page.wait_for_timeout(1000)
-        frame = page.query_selector("iframe[title^='streamlit_folium']").content_frame()
-        try:
-            frame.wait_for_function("window.map && window.map.getSize().x > 0")
-            return frame.evaluate("[map.getZoom(), map.getCenter().lat, map.getCenter().lng]")
-        except Error:  # the map was drawn anew in another frame
-            continue
-    raise AssertionError("the map is drawn again and again")
+    map_frame(page)
+    frame = page.query_selector("iframe[title^='streamlit_folium']").content_frame()
+    frame.wait_for_function("window.map && window.map.getSize().x > 0")
+    page.wait_for_timeout(1000)
+    return frame.evaluate("[map.getZoom(), map.getCenter().lat, map.getCenter().lng]")
 
 
 def switch(page, name):
-    """Click a switch; return the view of the map that it draws."""
+    """Click a switch and wait for the map that it draws."""
+    before = page.locator("iframe[title^='streamlit_folium']").get_attribute("title")
     page.get_by_text(name, exact=True).click()
-    page.wait_for_timeout(3000)
+    page.wait_for_timeout(2500)
+    assert before
     return view_of(page)
 
 
@@ -251,7 +248,7 @@ def test_towns_have_names_at_close_zoom(open_page):
     frame = map_frame(page)
     assert not frame.locator(".map-town").count()
     page.query_selector("iframe[title^='streamlit_folium']").content_frame().evaluate(
-        "() => { map.setView([48.86, 2.35], 11, { animate: false }); }"
+        "map.setView([48.86, 2.35], 11, { animate: false })"
     )
     expect(frame.locator(".map-town", has_text="Paris").first).to_be_attached()
     assert frame.locator(".map-town").count() > 5
@@ -321,7 +318,7 @@ def test_coordinates_are_whole_and_copied_by_keyboard(open_page):
             assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
             box = page.locator(".st-key-card-1 [data-testid='stCode'] pre").first
             assert box.evaluate("one => one.scrollWidth <= one.clientWidth + 1")
-    copy = page.locator(".st-key-card-1").get_by_role("button", name="Copy to clipboard").first
+    copy = page.locator(".st-key-card-1 [data-testid='stCodeCopyButton']").first
     copy.focus()
     page.keyboard.press("Enter")
     page.wait_for_timeout(500)

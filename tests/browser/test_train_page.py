@@ -124,7 +124,36 @@ def test_start_watch_restart_the_app_stop_resume_open_on_the_map(
 
     page.get_by_role("button", name="Open on the map page").click()
     map_frame(page)
-    expect(page.get_by_role("combobox", name="Model")).to_have_value(str(run.folder))
+    expect(page.get_by_role("combobox", name="Model")).to_have_value(run.title)
+
+
+def test_back_to_the_recipe_and_a_link_to_a_run(open_page, demo, root):
+    page = open_page("Train")
+    choose_data(page, demo)
+    epochs = page.get_by_role("spinbutton", name="Epochs")
+    before = epochs.input_value()
+    fill(page, "Epochs", int(before) + 7)
+    page.get_by_role("button", name="Back to the recipe").click()
+    expect(page.get_by_text("Changed from the recipe")).to_have_count(0)
+    expect(epochs).to_have_value(before)
+    # what the browser shows is what the page has: another change reruns it
+    fill(page, "Batch size", 16)
+    expect(epochs).to_have_value(before)
+
+    data = {"data": str(demo), "epochs": 3}
+    for name in ("one", "two"):
+        Run.create(root, name, data, "fit").update(state="stopped")
+    page.reload()
+    expect(page.locator(".st-key-run-head")).to_contain_text("two")
+    run = page.get_by_role("combobox", name="Run", exact=True)
+    page.get_by_text("All runs").click()
+    run.click()
+    page.get_by_role("option", name="one").click()
+    expect(page.locator(".st-key-run-head")).to_contain_text("one")
+    expect(page).to_have_url(re.compile(r"run=\d{8}-\d{6}-one"))
+    page.reload()
+    expect(page.locator(".st-key-run-head")).to_contain_text("one")
+    expect(page.get_by_role("combobox", name="Dataset")).to_have_value(demo.name)
 
 
 def test_finished_training_shows_its_numbers_and_opens_everywhere(open_page, demo, root):
@@ -134,7 +163,7 @@ def test_finished_training_shows_its_numbers_and_opens_everywhere(open_page, dem
     (run,) = list_runs(root)
     expect(page.get_by_test_id("stMetric").first).to_contain_text("Median error")
     page.get_by_role("button", name="Open in Context heads").click()
-    expect(page.get_by_role("combobox", name="Model A")).to_have_value(str(run.folder))
+    expect(page.get_by_role("combobox", name="Model A")).to_have_value(run.title)
     page.get_by_role("link", name="Train").click()
     state(page, "finished")  # the choice of the run survives a change of page
     page.get_by_role("button", name="Open in Evaluation").click()

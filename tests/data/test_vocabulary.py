@@ -12,6 +12,7 @@ from geoclip_core.data.vocabulary import (
     build_vocabularies,
     class_name,
     climate_vocabulary,
+    extended_vocabularies,
     place_name,
 )
 from tests.data import layout
@@ -149,3 +150,19 @@ def test_name_of_a_class(feature, key, name):
 def test_name_of_a_place_without_a_state():
     assert place_name("_TC") == "Turks and Caicos Islands"
     assert place_name("_") == "_"
+
+
+def test_extended_vocabularies_keep_the_indices_and_append_new_places():
+    def table(*rows):
+        frame = pd.DataFrame(rows, columns=["country", "state"], dtype="str")
+        frame["country_key"], frame["split"] = frame["country"], "train"
+        return frame.assign(state_key=frame["state"] + "_" + frame["country"])
+
+    known = build_vocabularies(table(("US", "Texas"), ("FR", "Corse")), ("country", "state"))
+    assert known["state"].keys == ("Corse_FR", "Texas_US")
+    both = extended_vocabularies(known, table(("AT", "Tirol"), ("US", "Texas"), ("US", "Iowa")))
+    assert both["country"].keys == ("FR", "US", "AT")
+    assert both["state"].keys == ("Corse_FR", "Texas_US", "Iowa_US", "Tirol_AT")
+    assert both["state"].parent == (0, 1, 1, 2)
+    assert list(both) == ["country", "state"]
+    assert extended_vocabularies(known, table(("US", "Texas"))) == known

@@ -67,6 +67,18 @@ def test_a_domain_is_read_as_it_was_written(tmp_path):
             Domain.read(path)
 
 
+def test_the_domain_of_both_counts_the_photos_of_both():
+    one = Domain.of(photos(["FR", "FR", "US"], ["a", "b", "c"]), np.arange(30.0))
+    other = Domain.of(photos(["US", "US"], ["c", "d"], synthetic=True), [5.0])
+    both = one.merged(other)
+    assert (both.photos, both.drawn) == (5, False)
+    assert both.countries == {"US": 3, "FR": 2}
+    assert sum(count for _, _, count in both.cells) == 5
+    # three photos of the first and one of the second count, however many repeats there were
+    assert len(both.held_out_scores) == 4
+    assert other.merged(one).cells == both.cells
+
+
 def test_one_photo_in_a_hundred_of_the_same_kind_is_called_unlike():
     rng = np.random.default_rng(0)
     made = photos(["CL"], ["a_CL"])

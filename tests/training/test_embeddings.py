@@ -106,6 +106,61 @@ def test_a_crash_loses_at_most_one_shard(backbone, dataset, tmp_path, monkeypatc
     _assert_close(resumed.values, other.values)
 
 
+def test_a_stop_loses_no_photo(backbone, dataset, tmp_path, monkeypatch):
+    """Whatever progress heard of is not computed again."""
+    real, computed = backbone.embed, []
+    monkeypatch.setattr(
+        type(backbone), "embed", lambda self, views: computed.append(len(views[0])) or real(views)
+    )
+
+    class StopError(Exception):
+        pass
+
+    def stop_at(limit):
+        def progress(done, total):
+            if done >= limit:
+                raise StopError
+
+        return progress
+
+    dataset.paths[20].rename(tmp_path / "away.jpg")
+    try:
+        for limit in (12, 20, 40):
+            with pytest.raises(StopError):
+                embed_dataset(
+                    backbone,
+                    dataset,
+                    tmp_path,
+                    engine="torch",
+                    batch_size=4,
+                    progress=stop_at(limit),
+                )
+        resumed = embed_dataset(backbone, dataset, tmp_path, engine="torch", batch_size=4)
+    finally:
+        (tmp_path / "away.jpg").rename(dataset.paths[20])
+    assert sum(computed) == 64  # each readable photo once
+    assert set(resumed.failures) == {20}
+    whole = embed_dataset(backbone, dataset, tmp_path / "other", engine="torch")
+    kept = np.arange(65) != 20
+    _assert_close(resumed.values[kept], whole.values[kept])
+    place = embeddings.EmbeddingCache(backbone, dataset, tmp_path).place
+    assert not list(place.parent.rglob("begun-*"))
+
+
+def test_a_damaged_part_of_a_shard_is_computed_again(backbone, dataset, tmp_path):
+    cache = embeddings.EmbeddingCache(backbone, dataset, tmp_path)
+    width = backbone.embedding_width
+    cache.place.mkdir(parents=True)
+    for content in (b"", b"no archive"):
+        (cache.place / "begun-000000000.npz").write_bytes(content)
+        assert len(cache.begun(0, 16).values) == 0
+    for values in (np.zeros((4, width + 1), np.float16), np.zeros((17, width), np.float16)):
+        cache.write_begun(0, embeddings.Embeddings(values, {}))
+        assert len(cache.begun(0, 16).values) == 0
+    cache.write_begun(0, embeddings.Embeddings(np.zeros((4, width), np.float16), {1: "torn"}))
+    assert cache.begun(0, 16).failures == {1: "torn"}
+
+
 def test_the_cache_key_depends_on_weights_views_and_files(backbone, dataset, network, tmp_path):
     cache = embeddings.EmbeddingCache(backbone, dataset, tmp_path)
     views = build_backbone(backbone_config(network, views=((48, 48),)))

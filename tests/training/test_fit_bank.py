@@ -19,8 +19,8 @@ from geoclip_core.model.checkpoint import load_checkpoint
 from geoclip_core.training.fit_bank import (
     BankData,
     BankInputs,
-    _folds,
     cross_validate,
+    cross_validation_folds,
     fit_bank,
     fit_bank_model,
     hold_out,
@@ -315,7 +315,7 @@ def test_photos_of_one_spot_or_sequence_share_a_fold():
     table.loc[[3, 7], ["latitude", "longitude"]] = [10.0, 20.0]
     table.loc[[4, 9, 12], "sequence"] = "ride"
     for seed in range(5):
-        fold_of = _folds(PhotoDataset(Path(), "spots", table), 10, seed)
+        fold_of = cross_validation_folds(PhotoDataset(Path(), "spots", table), 10, seed)
         assert fold_of[3] == fold_of[7]
         assert len(set(fold_of[[4, 9, 12]])) == 1
         assert np.bincount(fold_of, minlength=10).max() <= 5

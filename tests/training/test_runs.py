@@ -32,6 +32,19 @@ def test_the_config_of_a_new_run_is_a_recipe(tmp_path):
     assert Run.open(run.folder).status.task == "fit"
 
 
+def test_a_run_is_called_as_it_was_typed_and_a_second_one_gets_a_number(tmp_path):
+    runs = [_run(tmp_path, name) for name in ("Étude  1", "ctx", "CTX", "ctx", "東京", "")]
+    titles = [run.title for run in runs]
+    assert titles == ["Étude 1", "ctx", "CTX 2", "ctx 3", "東京", "run"]
+    # older versions have no title in status.json
+    old = _run(tmp_path, "old")
+    old.folder.rename(tmp_path / "20261127-212855-ctx-plain")
+    old = Run(tmp_path / "20261127-212855-ctx-plain")
+    old.update(title="")
+    assert old.title == "ctx-plain"
+    assert _run(tmp_path, "ctx-plain").title == "ctx-plain 2"
+
+
 def test_a_chosen_folder_cannot_be_used_twice(tmp_path):
     folder = tmp_path / "mine"
     folder.mkdir()

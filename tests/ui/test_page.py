@@ -39,6 +39,32 @@ def test_choose_selects_the_default_when_its_option_is_gone():
     assert app.selectbox[0].disabled
 
 
+def test_the_address_names_the_choice_and_only_what_is_offered():
+    def page():
+        import streamlit as st
+
+        from ui.page import choose
+
+        chosen = choose("Run", ["a", "b"], "run", address=("run", lambda name: f"run-{name}"))
+        st.write(f"chosen {chosen}")
+
+    app = AppTest.from_function(page)
+    app.query_params["run"] = "run-b"
+    app.run()
+    assert app.markdown[0].value == "chosen b"
+    app.selectbox[0].select("a").run()
+    assert app.query_params["run"] == ["run-a"]
+    for hostile in ("../../etc", "**bold** <b>", "\0", "x" * 5000, ""):
+        app = AppTest.from_function(page)
+        app.query_params["run"] = hostile
+        app.run()
+        assert not app.exception
+        assert app.markdown[0].value == "chosen a"
+        assert app.query_params["run"] == ["run-a"]
+        assert "<b>" not in app.caption[0].value
+        assert len(app.caption[0].value) < 400
+
+
 def test_tray_adds_the_same_bytes_once():
     tray = PhotoTray()
     assert tray.add("a", b"1")

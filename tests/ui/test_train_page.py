@@ -4,6 +4,7 @@ import contextlib
 import time
 
 import pytest
+import yaml
 from streamlit.testing.v1 import AppTest
 
 from geoclip_core.demo.dataset import write_demo
@@ -52,7 +53,10 @@ def open_train(root, demo):
 
 
 def made(root, name="demo", state="finished", metrics=True, **changes):
-    run = Run.create(root, name, {"data": "/photos/demo", "epochs": 3, "recipe": "demo"}, "fit")
+    data = root.parent / "photos"
+    data.mkdir(exist_ok=True)
+    (data / "train_mini.csv").touch()
+    run = Run.create(root, name, {"data": str(data), "epochs": 3, "recipe": "demo"}, "fit")
     if metrics:
         for step in range(1, 6):
             run.log_metrics({"step": step, "time": 100.0 + step, "train/loss": 5.0 / step})
@@ -168,6 +172,7 @@ def test_start_watch_stop_resume(open_train, root):
     button(app, "Start training").click().run()
     (run,) = list_runs(root)
     assert run.name.endswith("-Etude-1")
+    assert run.title == "../../Étude 1"
     assert run.config["recipe"] == "demo"
     wait_for(app, run, "running")
     assert "running" in badges(app)
@@ -284,6 +289,8 @@ def test_several_runs_on_one_chart_with_their_differences(open_train, root):
     table, differences = (item.value for item in app.dataframe)
     assert list(table["Run"]) == ["two", "one"]
     assert list(table["Best median km (val)"]) == [180.0, 180.0]
+    assert list(table["Progress"]) == [0, 0]
+    assert table["GeoScore"].isna().all()
     assert differences.loc["Epochs"].to_dict() == {"one": "3", "two": "7"}
     assert field(app, "Compare by").value == "val/median_km"
 
@@ -323,10 +330,13 @@ def test_hostile_names_and_broken_folders_are_shown_as_text(open_train, root):
 
 def test_runs_of_one_name_can_be_told_apart(open_train, root):
     first, second = made(root, "same"), made(root, "same")
+    app = open_train()
+    assert sorted(field(app, "Run").options) == ["same", "same 2"]
+    # runs of older versions have the names of their folders
     second.folder.rename(root / "20260101-000000-same")
     now = first.status.created_at
-    first.update(created_at=now)
-    Run(root / "20260101-000000-same").update(created_at=now)
+    first.update(created_at=now, title="")
+    Run(root / "20260101-000000-same").update(created_at=now, title="")
     app = open_train()
     assert sorted(field(app, "Run").options) == ["20260101-000000-same", first.name]
 
@@ -341,3 +351,110 @@ def test_runs_folder_can_be_changed(open_train, tmp_path, models):
     # The other pages look for models there too.
     app.switch_page("app.py").run()
     assert str(run.folder) in field(app, "Model").options
+
+
+def test_all_runs_have_the_scores_of_their_photos(open_train, root):
+    run = made(root, "tested", progress=0.106733)
+    (run.folder / "metrics.json").write_text(
+        '{"n": 45, "median_km": 3.9, "geoscore": 4549.0, "about": {"split": "test"}}'
+    )
+    made(root, "stopped", "stopped")
+    app = open_train(**{"train view": "All runs"})
+    table = app.dataframe[0].value.set_index("Run")
+    assert table.loc["tested", ["GeoScore", "Median km", "On"]].to_list() == [4549.0, 3.9, "test"]
+    assert table.loc["tested", "Progress"] == 11
+    assert table.loc["stopped", "On"] == ""
+    assert table.loc["stopped", ["GeoScore", "Median km"]].isna().all()
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"error": "too small to train: 20", "mistake": True}, "would fail in the same way"),
+        ({"data": "/no/such/folder"}, "cannot be resumed: /no/such/folder: no such folder"),
+        ({"epochs": "many"}, "cannot be resumed"),
+        ({"config": "{"}, "cannot be resumed"),
+    ],
+)
+def test_resume_is_offered_only_where_it_can_work(open_train, root, changes, why):
+    known = {key: value for key, value in changes.items() if key in ("error", "mistake")}
+    run = made(root, state="failed", **known)
+    path = run.folder / "config.yaml"
+    config = run.config | {key: changes[key] for key in ("data", "epochs") if key in changes}
+    path.write_text(changes.get("config") or yaml.safe_dump({"command": "fit", "fit": config}))
+    app = open_train()
+    assert "Resume" not in labels(app)
+    assert why in texts(app).replace("\\", "")
+
+
+def test_an_error_is_said_once(open_train, root):
+    error = "photos: too small to train: 20 photos are needed, and there are 7"
+    run = made(root, state="failed", error=error, mistake=True)
+    (run.folder / "log.txt").write_text(f"2026-11-28 10:00:00 error: {error}\n")
+    (run.folder / CONSOLE).write_text(f"2026-11-28 10:00:00 error: {error}\n")
+    app = open_train()
+    assert texts(app).replace("\\", "").count("too small to train") == 1
+
+
+def test_choosing_a_run_shows_it(open_train, root):
+    made(root, "one")
+    first = list_runs(root)[0]
+    made(root, "two")
+    app = open_train(**{"train view": "All runs"})
+    field(app, "Run").select(first.name).run()
+    assert app.session_state["train view"] == "This run"
+    assert app.subheader[0].value == "one"
+
+
+def test_a_link_shows_the_same_run_dataset_and_view(open_train, root, demo, tmp_path):
+    one = made(root, "one")
+    made(root, "two")
+    app = open_train(run=one.name)
+    assert app.query_params["run"] == [one.name]
+    assert app.query_params["dataset"] == [str(demo)]
+    other = AppTest.from_file(str(ROOT / "app.py"), default_timeout=180)
+    other.session_state["model"] = "there is no such model"
+    other.switch_page(PAGE)
+    other.query_params["run"] = one.name
+    other.query_params["dataset"] = str(demo)  # which was opened before
+    other.query_params["show"] = "all"
+    other.run()
+    assert field(other, "Run").value == one.name
+    assert field(other, "Dataset").value == str(demo)
+    assert other.session_state["train view"] == "All runs"
+    stranger = tmp_path / "never-opened"
+    stranger.mkdir()
+    (stranger / "train_mini.csv").touch()
+    third = AppTest.from_file(str(ROOT / "app.py"), default_timeout=180)
+    third.session_state["model"] = "there is no such model"
+    third.switch_page(PAGE)
+    third.query_params["dataset"] = str(stranger)
+    third.query_params["show"] = "<script>"
+    third.run()
+    assert not third.exception
+    assert str(stranger) not in field(third, "Dataset").options
+
+
+def test_a_model_is_extended_from_the_page(open_train, root, demo):
+    app = open_train(**{"train task": "extend"})
+    assert field(app, "Model to extend").value == "mini"
+    assert not [item for item in app.number_input]
+    button(app, "Start training").click().run()
+    (run,) = list_runs(root)
+    assert run.title == "mini extended"
+    assert run.config["extend"] == "mini"
+    assert run.config["data"] == str(demo)
+    runs.kill(run)
+    run.update(state="finished")
+    app.run()
+    button(app, "Train again with these options").click().run()
+    assert field(app, "Model to extend").value == "mini"
+
+
+def test_too_few_photos_to_extend_are_said(open_train, root, tmp_path):
+    few = tmp_path / "few"
+    few.mkdir()
+    (few / "train_mini.csv").write_text("id,latitude,longitude\na,1,2\nb,2,3\n")
+    app = open_train(dataset=str(few), **{"train task": "extend"})
+    assert "5 photos are needed to extend a model, and there are 2." in texts(app)
+    assert button(app, "Start training").disabled

@@ -8,6 +8,7 @@ BENCHMARKS = {
         "selection": "Score the recipe mini-plain with settings chosen within each fold.",
         "engines": "Time a backbone in torch, in torch in parts, and in ONNX Runtime.",
         "explanation": "Measure whether the marked parts of photos matter more than others.",
+        "extend": "Measure what the photos of one area add to a bank of others.",
         "gallery": "Compare the published GeoCLIP package with this one on a query.",
         "tables": "Time reading, splitting and labelling a dataset against pandas alone.",
     }.items()

@@ -35,10 +35,9 @@ from geoclip_core.evaluation.predictions import (
     write_predictions,
 )
 from geoclip_core.files import write_atomically
-from geoclip_core.hub.models import BUNDLED
 from geoclip_core.locator import Geolocator
 from geoclip_core.model.calibration import MAX_RANKS, fit_level_map, rounded_ranks
-from geoclip_core.model.checkpoint import CALIBRATION, CARD, DOMAIN, METRICS
+from geoclip_core.model.checkpoint import BUNDLED, CALIBRATION, CARD, DOMAIN, METRICS
 from geoclip_core.model.domain import Domain
 from geoclip_core.model.geolocation import Estimate, GeolocationModel
 from geoclip_core.model.map_context import MAP_FEATURES, Region, inside_region

@@ -25,10 +25,13 @@ from geoclip_core.evaluation.predictions import (
     read_predictions,
 )
 from geoclip_core.files import is_unicode, was_opened
+from geoclip_core.training.runs import title_of
 from ui.page import choose, is_public, kept, runs_folder, wrapping_columns
 from ui.theme import ERROR_LIMIT_KM, kilometres, markdown_text
 
 _IMPORT = "import:"
+_CLEARED = "filters cleared"
+"""Session key: how often the filters were cleared."""
 _IMPORTS_KEPT = 16
 _MOST_COMPARED = 3
 _STEPS_KM = (0, 1, 5, 25, 50, 100, 200, 400, 750, 1000, 1500, 2500, 5000, 10_000, ERROR_LIMIT_KM)
@@ -104,7 +107,7 @@ def _source(path: Path) -> Source:
     root = str(about.get("root") or "")
     opened = bool(root) and was_opened(root)
     return Source(
-        model=str(about["model"]),
+        model=title_of(str(about["model"])),
         dataset=str(about.get("dataset") or "unnamed dataset"),
         split=str(about.get("split") or ""),
         path=str(path),
@@ -227,10 +230,22 @@ def source_names(sources: Sequence[Source]) -> dict[Source, str]:
 
 def choose_sources(sources: Sequence[Source]) -> tuple[Source, list[Source]]:
     """Draw the choice of dataset, model and models to compare with; expects at least one source."""
-    data = choose("Dataset", list(dict.fromkeys(s.data for s in sources)), "evaluation dataset")
+    data = choose(
+        "Dataset",
+        list(dict.fromkeys(s.data for s in sources)),
+        "evaluation dataset",
+        address=("dataset", str),
+    )
     on_data = [source for source in sources if source.data == data]
     names = source_names(on_data)
-    main = choose("Model", on_data, "evaluation model", format_func=names.__getitem__) or on_data[0]
+    chosen = choose(
+        "Model",
+        on_data,
+        "evaluation model",
+        format_func=names.__getitem__,
+        address=("model", lambda source: names.get(source, source.model)),
+    )
+    main = chosen or on_data[0]
     others = [source for source in on_data if source != main]
     imported: list[Source] = kept("imported predictions", list)
     others += [source for source in imported if source.data == data]
@@ -301,7 +316,7 @@ def choose_filters(frame: pd.DataFrame) -> Filters:
         place = _multiselect(
             kind.capitalize(),
             _values(frame, f"{kind}_key"),
-            f"filter {plural}",
+            _filter_key(plural),
             format_func=country_name if countries > 1 else place_name,
             placeholder=f"All {plural}",
         )
@@ -309,7 +324,7 @@ def choose_filters(frame: pd.DataFrame) -> Filters:
         climates = _multiselect(
             "Climate",
             [int(i) for i in _values(frame, "climate") if i >= 0],
-            "filter climates",
+            _filter_key("climates"),
             format_func=lambda index: climate_classes()[index].symbol,
             placeholder="All climates",
         )
@@ -317,18 +332,18 @@ def choose_filters(frame: pd.DataFrame) -> Filters:
         months = _multiselect(
             "Month",
             sorted(int(i) for i in _values(frame, "month") if i >= 0),
-            "filter months",
+            _filter_key("months"),
             format_func=lambda index: MONTHS[index],
             placeholder="All months",
             empty="No capture dates",
         )
     with columns[3]:
-        error = _range("Error", "filter error")
+        error = _range("Error", _filter_key("error"))
     with columns[4]:
         stated = bool(frame["radius_50_km"].notna().any())
         radius = _range(
             "Confidence: 50 % radius",
-            "filter radius",
+            _filter_key("radius"),
             disabled=not stated,
             help="The stated radius that should contain the true place half of the time.",
         )
@@ -343,9 +358,16 @@ def choose_filters(frame: pd.DataFrame) -> Filters:
 
 
 def clear_filters() -> None:
-    """Clear every filter (a widget callback)."""
-    for name in ("countries", "states", "climates", "months", "error", "radius"):
-        st.session_state.pop(f"filter {name}", None)
+    """Clear every filter (a widget callback).
+
+    The widgets get new keys: with the old ones the browser would send its values again.
+    """
+    st.session_state[_CLEARED] = st.session_state.get(_CLEARED, 0) + 1
+
+
+def _filter_key(name: str) -> str:
+    times = st.session_state.get(_CLEARED, 0)
+    return f"filter {name} {times}" if times else f"filter {name}"
 
 
 def _values(frame: pd.DataFrame, column: str) -> list[Any]:

@@ -11,23 +11,19 @@ import streamlit as st
 
 from geoclip_core.data.features import KNOWN_FEATURES
 from geoclip_core.training.options import (
-    FitOptions,
     OptionsError,
-    PretrainOptions,
     TrainingOptions,
     from_mapping,
     help_texts,
     to_mapping,
 )
 from ui.theme import markdown_text
+from ui.training.runs import OPTIONS
 
 Values = dict[str, Any]
 """Option ("epochs", "bank.folds") -> plain value."""
 
-OPTIONS: dict[str, type[TrainingOptions]] = {"fit": FitOptions, "pretrain": PretrainOptions}
-"""Task -> its options."""
-
-FIXED = ("recipe", "data", "output", "runs", "resume")
+FIXED = ("recipe", "data", "output", "runs", "resume", "extend")
 """Options that the page decides."""
 
 _PHOTOS = ("views", "framing", "depths", "depth_pooling", "projection")

@@ -66,7 +66,7 @@ def run_actions(root: Path, item: RunView) -> None:
             _action(word, ":material/stop_circle:", stop, item, help=_STOP_HELP)
         if item.stopping:
             _action("End now", ":material/dangerous:", kill, item, help=_END_HELP)
-        if item.can_resume:
+        if item.ended_early and not item.no_resume:
             _action(
                 "Resume", ":material/play_circle:", resume, item, help=_RESUME_HELP, type="primary"
             )
@@ -83,6 +83,8 @@ def run_actions(root: Path, item: RunView) -> None:
                     on_click=_attempt,
                     args=(lambda: delete(root, item.run), f"{item.title} was deleted."),
                 )
+    if item.ended_early and (reason := item.no_resume):
+        st.caption(markdown_text(reason))
 
 
 def live_panel(item: RunView) -> None:
@@ -107,8 +109,11 @@ def failure_panel(item: RunView) -> None:
     """Show why a run failed, with the last lines of its log and console."""
     if item.status.state != "failed":
         return
-    st.error(markdown_text(item.status.error or "The training failed."), icon=":material/error:")
-    lines = item.run.log_tail(20)
+    error = item.status.error or "The training failed."
+    st.error(markdown_text(error), icon=":material/error:")
+    if item.status.mistake:
+        return  # the log would only repeat it
+    lines = [line for line in item.run.log_tail(20) if not line.endswith(error)]
     printed = [line for line in item.run.console_tail() if line.strip()]
     if printed and printed[-1].strip() not in (line.strip() for line in lines):
         # Last messages of Python or the system are printed, not logged.

@@ -1,5 +1,6 @@
 """A new training: its dataset, task, recipe and options, and the button that starts it."""
 
+import contextlib
 import json
 from pathlib import Path
 from typing import TypeGuard
@@ -15,9 +16,9 @@ from geoclip_core.data.dataset import (
 )
 from geoclip_core.data.tables import read_csv
 from geoclip_core.errors import DatasetError
-from geoclip_core.files import safe_name
+from geoclip_core.files import remember_opened, was_opened
 from geoclip_core.jobs import JobError
-from geoclip_core.training.options import FEW_PHOTOS, OptionsError, TrainingOptions
+from geoclip_core.training.options import FEW_PHOTOS, FitOptions, OptionsError, TrainingOptions
 from geoclip_core.training.runs import CONFIG
 from train.recipes import recipe_description, recipe_names, recipe_options
 from train.training import lasting_config
@@ -25,8 +26,10 @@ from ui.charts import show_chart
 from ui.page import (
     PAGES,
     STATIC,
+    address_of,
     choose,
     datasets_folder,
+    is_public,
     may_open,
     outside_roots,
     runs_folder,
@@ -37,7 +40,6 @@ from ui.training.charts import best_step, curves_figure, metric_groups
 from ui.training.form import (
     FIXED,
     LAYOUTS,
-    OPTIONS,
     Filled,
     flat,
     options_form,
@@ -45,7 +47,16 @@ from ui.training.form import (
     widget_key,
 )
 from ui.training.live import leave_message, show_message
-from ui.training.runs import RunView, run_labels, select_run, start
+from ui.training.runs import (
+    NEW_TRAINING,
+    OPTIONS,
+    VIEW_KEY,
+    RunView,
+    run_labels,
+    select_run,
+    show_run,
+    start,
+)
 
 _EXAMPLE = STATIC / "examples" / "training-run.json"
 _TASKS = {
@@ -56,20 +67,37 @@ _TASKS = {
         "places). The image tower is then a backbone for a geolocation model.",
     ),
 }
+_EXTEND = "extend"
+_CHOICES = {
+    "fit": _TASKS["fit"],
+    _EXTEND: (
+        "Extend a model",
+        "Adds your photos to the bank of a model, in seconds: it gets better where they were taken "
+        "and keeps what it knows of the world.",
+    ),
+    "pretrain": _TASKS["pretrain"],
+}
+"""What can be started -> title and description."""
 _DEFAULTS = "The defaults"
-_TASK, _RECIPE, _NAME = "train task", "train recipe", "train name"
+_TASK, _RECIPE, _NAME, _BASE = "train task", "train recipe", "train name", "train base"
 
 
 def choose_dataset() -> Path | None:
     """Draw a select box for a dataset of the datasets folder or a typed path; return its folder."""
     # A hidden folder is a dataset that is still being written.
     found = sorted(folder for folder in datasets_folder().glob("[!.]*/") if _is_dataset(folder))
-    options = with_typed([str(folder) for folder in found], "dataset")
+    known = [str(folder) for folder in found]
+    linked = st.query_params.get("dataset", "")
+    # an address may name a folder elsewhere only if its user has opened it before
+    if linked and not is_public() and was_opened(linked) and _is_dataset(Path(linked)):
+        known.append(linked)
+    options = with_typed(known, "dataset")
     chosen = choose(
         "Dataset",
         options,
         "dataset",
         format_func=lambda name: Path(name).name or name,
+        address=("dataset", lambda name: address_of(Path(name))),
         help="A folder with train_mini.csv and its photos; type a path for one elsewhere.",
         placeholder="Type the path of a dataset" if not options else None,
         accept_new_options=True,
@@ -83,6 +111,8 @@ def choose_dataset() -> Path | None:
     if not _is_dataset(folder):
         st.error(f"There is no train_mini.csv in {markdown_text(str(folder))}.")
         return None
+    if not is_public():
+        remember_opened(folder)
     return folder
 
 
@@ -111,14 +141,17 @@ def new_training(views: list[RunView], data: Path | None) -> None:
     st.session_state.setdefault(_TASK, "fit")
     task = st.segmented_control(
         "Task",
-        list(_TASKS),
+        list(_CHOICES),
         required=True,
-        format_func=lambda name: _TASKS[name][0],
+        format_func=lambda name: _CHOICES[name][0],
         key=_TASK,
         persist_state="session",
     )
     assert task is not None  # required above
-    st.caption(_TASKS[task][1])
+    st.caption(_CHOICES[task][1])
+    if task == _EXTEND:
+        _extension(data)
+        return
     cls = OPTIONS[task]
     recipe = _choose_recipe(task, views, data)
     try:
@@ -126,7 +159,7 @@ def new_training(views: list[RunView], data: Path | None) -> None:
     except OptionsError as error:
         st.error(markdown_text(str(error)), icon=":material/error:")
         return
-    fixed = {name: base[name] for name in FIXED}
+    fixed = {name: base[name] for name in FIXED if name in base}
     fixed["data"] = str(data.absolute()) if data else None
     if not _is_file(recipe):
         fixed["recipe"] = recipe
@@ -139,19 +172,54 @@ def new_training(views: list[RunView], data: Path | None) -> None:
         suggestions={"backbone": _backbones(views)},
     )
     _changed_line(task, recipe, filled)
-    _start_bar(task, recipe, filled, data)
+    options = filled.checked.options
+    wrong = filled.elsewhere or "Some options are not valid: see the red lines above."
+    problem = (_too_few(data) if data else "") or ("" if options else wrong)
+    default = _name_of(recipe, views) if _is_file(recipe) else recipe or task
+    _start_bar(task, default, options, problem, data)
+
+
+def _extension(data: Path | None) -> None:
+    """Draw the form that adds the photos of a dataset to a model."""
+    # Imported here because they load torch.
+    from geoclip_core.training.extend import LEAST_ADDED, bank_models
+    from ui.models import available_models, model_labels
+
+    names = bank_models(available_models())
+    labels = model_labels(names)
+    base = choose(
+        "Model to extend",
+        names,
+        _BASE,
+        default="mini",
+        format_func=lambda name: labels.get(name, name),
+        help="A bundled model, or a run of yours, whose coordinate head is a bank.",
+        width=420,
+    )
+    photos = _photos_in(data) if data else None
+    problem = ""
+    if photos is not None and photos < LEAST_ADDED:
+        problem = f"{LEAST_ADDED} photos are needed to extend a model, and there are {photos}."
+    options = FitOptions(data=data.absolute(), extend=base) if data and base else None
+    default = f"{labels.get(base, base)} extended" if base else _EXTEND
+    _start_bar("fit", default, options, problem, data)
 
 
 def take_options(item: RunView) -> None:
     """Open the form with the options of a run (a widget callback)."""
-    st.session_state["train view"] = "New training"
+    st.session_state[VIEW_KEY] = NEW_TRAINING
+    with contextlib.suppress(JobError):
+        if extended := item.run.config.get("extend"):
+            st.session_state[_TASK] = _EXTEND
+            st.session_state[_BASE] = str(extended)
+            return
     st.session_state[_TASK] = item.status.task
     st.session_state[_recipe_key(item.status.task)] = _config_of(item)
 
 
 def fit_on(item: RunView) -> None:
     """Open the form of a fit on the backbone of a pretraining run (a widget callback)."""
-    st.session_state["train view"] = "New training"
+    st.session_state[VIEW_KEY] = NEW_TRAINING
     leave_message("done", f"{item.title} is now the backbone of a new training.")
     st.session_state[_TASK] = "fit"
     recipe = st.session_state.setdefault(_recipe_key("fit"), _first_recipe("fit", None))
@@ -224,9 +292,17 @@ def _changed_line(task: str, recipe: str | None, filled: Filled) -> None:
         )
 
 
-def _start_bar(task: str, recipe: str | None, filled: Filled, data: Path | None) -> None:
-    options = filled.checked.options
-    if data is None:
+def _start_bar(
+    task: str,
+    default: str,
+    options: TrainingOptions | None,
+    problem: str,
+    data: Path | None,
+) -> None:
+    """Draw the name of the run and the button that starts it, or what is in its way."""
+    if data is None and st.session_state.get("dataset"):
+        pass  # the sidebar says what is wrong with the folder
+    elif data is None:
         st.warning(
             "There is no dataset yet. The Dataset page draws a synthetic demo set in half a "
             "minute, or imports a folder of your own photos.",
@@ -234,13 +310,9 @@ def _start_bar(task: str, recipe: str | None, filled: Filled, data: Path | None)
         )
         if st.button("Go to the Dataset page", icon=":material/arrow_forward:"):
             st.switch_page(PAGES["Dataset"].file)
-    elif too_few := _too_few(data):
-        st.error(markdown_text(too_few), icon=":material/error:")
-    elif options is None:
-        problem = filled.elsewhere or "Some options are not valid: see the red lines above."
+    elif problem:
         st.error(markdown_text(problem), icon=":material/error:")
     with st.container(horizontal=True, vertical_alignment="bottom", key="start-bar"):
-        default = safe_name(Path(recipe).parent.name[16:] if _is_file(recipe) else recipe or task)
         typed = st.text_input(
             "Name of the run",
             key=_NAME,
@@ -249,17 +321,22 @@ def _start_bar(task: str, recipe: str | None, filled: Filled, data: Path | None)
             persist_state="session",
             width=320,
         )
-        name = safe_name(typed or "") or default or task
+        name = (typed or "").strip() or default
         st.button(
             "Start training",
             type="primary",
             icon=":material/play_arrow:",
             key="start",
-            disabled=options is None or data is None or bool(_too_few(data)),
+            disabled=options is None or data is None or bool(problem),
             on_click=_start,
             args=(task, options, name),
         )
-    st.caption(f"Will be saved in {markdown_text(str(runs_folder()))}/*time*-{markdown_text(name)}")
+    st.caption(f"Will be saved in {markdown_text(str(runs_folder()))}")
+
+
+def _name_of(config: str, views: list[RunView]) -> str:
+    """Return the name of the run whose config.yaml this is."""
+    return next((item.title for item in views if _config_of(item) == config), "")
 
 
 def _too_few(data: Path) -> str:
@@ -275,7 +352,7 @@ def _start(task: str, options: TrainingOptions, name: str) -> None:
         leave_message("error", str(error))
         return
     select_run(run.folder.name)
-    st.session_state["train view"] = "This run"
+    show_run()
 
 
 def _backbones(views: list[RunView]) -> list[str]:

@@ -13,6 +13,7 @@ from ui.theme import palette
 from ui.training.charts import comparison_figure, metric_label, metric_names
 from ui.training.form import label, run_values, shown
 from ui.training.live import run_metrics
+from ui.training.results import results_of
 from ui.training.runs import RunView, took
 
 _MOST_COMPARED = 8
@@ -31,11 +32,14 @@ def overview(views: Sequence[RunView]) -> None:
         on_select="rerun",
         selection_mode="multi-row",
         column_config={
-            "Progress": st.column_config.ProgressColumn(format="percent", min_value=0, max_value=1),
+            "Progress": st.column_config.ProgressColumn(format="%d %%", min_value=0, max_value=100),
             "Started": st.column_config.DatetimeColumn(format="D MMM, HH:mm"),
             "Minutes": st.column_config.NumberColumn(format="%.1f"),
+            "GeoScore": st.column_config.NumberColumn(format="%.0f"),
+            "Median km": st.column_config.NumberColumn(format="%.0f"),
             "Best median km (val)": st.column_config.NumberColumn(format="%.0f"),
         },
+        placeholder="–",
     )
     download("Runs (CSV)", lambda: table, "runs.csv")
     chosen = [views[row] for row in event.selection.rows if row < len(views)]
@@ -76,19 +80,34 @@ def runs_frame(views: Sequence[RunView]) -> pd.DataFrame:
     """Return a table with one row per run."""
     rows = []
     for item in views:
-        seconds = took(item)
+        seconds, scores = took(item), _scores(item)
         rows.append(
             {
                 "Run": item.title,
                 "State": item.look.word,
-                "Progress": item.status.progress,
+                "Progress": round(100 * item.status.progress),
                 "Task": item.status.task,
+                "GeoScore": scores.get("geoscore"),
+                "Median km": scores.get("median_km"),
+                "On": scores.get("on", ""),
                 "Best median km (val)": item.status.best.get("median_km"),
                 "Started": pd.Timestamp(item.status.created_at, unit="s", tz="UTC"),
                 "Minutes": None if seconds is None else seconds / 60,
             }
         )
-    return pd.DataFrame(rows)
+    numbers = ["GeoScore", "Median km", "Best median km (val)", "Minutes"]
+    return pd.DataFrame(rows).astype(dict.fromkeys(numbers, "float64"))
+
+
+def _scores(item: RunView) -> dict[str, Any]:
+    """Return the measured scores of a finished run, and "on": the photos that they are of."""
+    if item.status.state != "finished":
+        return {}
+    metrics, _ = results_of(item.run.folder)
+    split = str((metrics.get("about") or {}).get("split") or "")
+    numbers = {name: metrics.get(name) for name in ("geoscore", "median_km")}
+    known = {name: value for name, value in numbers.items() if isinstance(value, int | float)}
+    return {**known, "on": split} if known else {}
 
 
 def unique_titles(views: Sequence[RunView]) -> dict[str, str]:

@@ -17,9 +17,18 @@ from typing import Any, Literal
 
 import streamlit as st
 
-from geoclip_core.files import safe_name, save_error
+from geoclip_core.data.dataset import splits_in
+from geoclip_core.errors import DatasetError
+from geoclip_core.files import save_error
 from geoclip_core.jobs import JobError, waits_for
-from geoclip_core.training.runs import Run, RunStatus, find_runs
+from geoclip_core.training.options import (
+    FitOptions,
+    OptionsError,
+    PretrainOptions,
+    TrainingOptions,
+    from_mapping,
+)
+from geoclip_core.training.runs import Run, RunStatus, find_runs, title_of
 from ui.page import (
     RUNS_KEY,
     RUNS_VARIABLE,
@@ -34,7 +43,14 @@ from ui.theme import duration, markdown_text
 TRAIN = "train"
 """The module whose commands train; tests replace it by a quick one."""
 _RUN_KEY = "run"
-_STAMP = re.compile(r"^(\d{8}-\d{6})-(.+)$")
+VIEW_KEY = "train view"
+"""Session key of what the page shows: one of `VIEWS`."""
+ONE_RUN, ALL_RUNS, NEW_TRAINING = "This run", "All runs", "New training"
+VIEWS = {ONE_RUN: "run", ALL_RUNS: "all", NEW_TRAINING: "new"}
+"""What the page can show -> its name in the address."""
+_STAMP = re.compile(r"^(\d{8}-\d{6})-")
+OPTIONS: dict[str, type[TrainingOptions]] = {"fit": FitOptions, "pretrain": PretrainOptions}
+"""Task -> its options."""
 
 Colour = Literal["blue", "violet", "orange", "green", "red"]
 
@@ -78,7 +94,7 @@ class RunView:
     @property
     def title(self) -> str:
         """The name that the user gave it."""
-        return title_of(self.name)
+        return self.status.title or title_of(self.name)
 
     @property
     def stamp(self) -> str:
@@ -104,20 +120,27 @@ class RunView:
         return self.status.active
 
     @property
-    def can_resume(self) -> bool:
+    def ended_early(self) -> bool:
         """Whether it stopped, failed, or is queued without a process that would start it."""
         return not self.active and self.status.state != "finished"
+
+    @property
+    def no_resume(self) -> str:
+        """Why resuming it cannot work, in a sentence; "" if it can."""
+        if self.status.mistake:
+            return "It would fail in the same way: correct its data or options, and train again."
+        try:
+            config = self.run.config
+            options = from_mapping(OPTIONS[self.status.task], config, "config.yaml")
+            splits_in(options.dataset_folder())
+        except (JobError, OptionsError, DatasetError, OSError) as error:
+            return f"It cannot be resumed: {error}"
+        return ""
 
     @property
     def has_model(self) -> bool:
         """Whether its model can be opened on the other pages."""
         return self.status.task == "fit" and (self.run.checkpoint / "config.json").is_file()
-
-
-def title_of(name: str) -> str:
-    """Return the name that the user gave a run, from the name of its folder."""
-    found = _STAMP.match(name)
-    return found.group(2) if found else name
 
 
 def choose_runs_folder() -> Path:
@@ -171,7 +194,7 @@ def view(run: Run) -> RunView:
 def start(root: Path, task: str, options: Mapping[str, Any], name: str) -> Run:
     """Make a run folder and start its process, which waits while another run is active.
 
-    The options are plain values; the name is made safe as a file name.
+    The options are plain values; the name is as the user typed it.
 
     Raises:
         JobError: the folder cannot be written, the process cannot be started, or an option names a
@@ -182,7 +205,7 @@ def start(root: Path, task: str, options: Mapping[str, Any], name: str) -> Run:
         if not may_open(value):
             raise JobError(outside_roots(value))
     try:
-        run = Run.create(root, safe_name(name) or task, options, task)
+        run = Run.create(root, name or task, options, task)
     except OSError as error:
         raise JobError(str(save_error(root, error))) from error
     _launch(run, task)
@@ -299,7 +322,9 @@ def choose_run(views: list[RunView]) -> RunView | None:
         list(by_name),
         _RUN_KEY,
         default=running[0] if running else None,
-        format_func=labels.__getitem__,
+        format_func=lambda name: labels.get(name, name),
+        address=("run", str),
+        on_change=show_run,
     )
     return by_name.get(chosen) if chosen else None
 
@@ -309,9 +334,18 @@ def select_run(name: str) -> None:
     st.session_state[_RUN_KEY] = name
 
 
+def show_run() -> None:
+    """Show the selected run, whatever was shown before (a widget callback)."""
+    st.session_state[VIEW_KEY] = ONE_RUN
+
+
 def run_labels(views: list[RunView]) -> dict[str, str]:
     """Return a unique label for each run, by the name of its folder."""
-    labels = {item.name: f"{item.title} · {created(item)}" for item in views}
+    titles = Counter(item.title for item in views)
+    labels = {
+        item.name: item.title if titles[item.title] == 1 else f"{item.title} · {created(item)}"
+        for item in views
+    }
     often = Counter(labels.values())
     return {name: text if often[text] == 1 else name for name, text in labels.items()}
 
@@ -327,7 +361,7 @@ def progress_sentence(item: RunView) -> str:
     status = item.status
     if status.state == "queued":
         if not item.active:
-            return "The app ended before this training began. Press Resume to start it."
+            return "The app ended before this training began."
         if item.waits_for is None:
             return "Loading libraries; this takes a few seconds."
         first = title_of(item.waits_for)
