@@ -2,6 +2,7 @@ import streamlit as st
 
 from geoclip_core.evaluation.predictions import PredictionsError
 from ui.evaluation import maps, panels, photos
+from ui.evaluation.osv_mini import osv_mini
 from ui.evaluation.sources import (
     View,
     choose_filters,
@@ -24,11 +25,6 @@ PANELS = {
     "All rows": photos.rows_panel,
 }
 FIRST_STEP = "python -m train evaluate --model mini --data FOLDER --split test"
-OSV_MINI = """python -m train download osv-mini --output datasets/osv-mini
-python -m train fit --data datasets/osv-mini
-python -m train evaluate --model runs/NAME --data datasets/osv-mini
-python -m train report evaluations/NAME --output report.html"""
-
 open_page(
     "Evaluation",
     "Evaluation",
@@ -46,8 +42,7 @@ if not sources:
 with st.sidebar:
     main, compared = choose_sources(sources)
     with st.expander("Evaluate on OSV-Mini-129k"):
-        st.markdown("Download, train, evaluate; each command resumes after an interruption:")
-        st.code(OSV_MINI, language="bash", wrap_lines=True)
+        osv_mini()
 
 try:
     frame = table(main, main)

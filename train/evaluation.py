@@ -286,7 +286,7 @@ def calibrate(options: CalibrateOptions) -> int:
     choice = _load(options.model, options)
     _check_target(choice, options.output)
     photos, embeddings = _embed(choice, dataset.split("val"), options, "val")
-    with ProgressBar("predicting", "photos") as bar:
+    with ProgressBar("calibrating", "steps") as bar:
         result = calibration.calibrate(choice.model, photos, embeddings, progress=bar.update)
     print(_calibration_table(calibration.summary(result)))
     print(_save_calibration(choice, options.output, result), file=sys.stderr)

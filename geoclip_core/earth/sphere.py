@@ -47,7 +47,13 @@ def pairwise_km(a: Any, b: Any) -> Any:
     """Return the distances (n, m) in km from each of ``a`` (n, 2) to each of ``b`` (m, 2)."""
     xp, (a, b) = _arrays(a, b)
     if xp is not np:
-        return haversine_km(a[:, None, :], b[None, :, :])
+        if a.requires_grad or b.requires_grad:
+            return haversine_km(a[:, None, :], b[None, :, :])
+        # from differences, because products of single precision lose what is nearer than 2 km
+        chord = xp.cdist(
+            unit_vectors(a), unit_vectors(b), compute_mode="donot_use_mm_for_euclid_dist"
+        )
+        return chord.mul_(0.5).clamp_(max=1.0).asin_().mul_(2 * EARTH_RADIUS_KM)
     half_chord = cdist(unit_vectors(a), unit_vectors(b))
     half_chord *= 0.5
     np.minimum(half_chord, 1.0, out=half_chord)

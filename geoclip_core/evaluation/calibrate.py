@@ -14,12 +14,12 @@ import numpy as np
 import pandas as pd
 
 from geoclip_core.data.dataset import PhotoDataset
-from geoclip_core.earth.sphere import haversine_km
 from geoclip_core.evaluation import metrics
-from geoclip_core.evaluation.predictions import predictions_frame
+from geoclip_core.evaluation.predictions import core_frame
 from geoclip_core.files import read_text, write_atomically
 from geoclip_core.model.calibration import MAX_FIT_PHOTOS, Calibration, fit_calibration
-from geoclip_core.model.geolocation import Estimate, Locatable
+from geoclip_core.model.geolocation import Locatable
+from geoclip_core.model.posterior import Posterior
 
 DIAGRAM, CALIBRATION, CARD = "calibration.svg", "calibration.json", "README.md"
 _BEGIN, _END = "<!-- calibration -->", "<!-- /calibration -->"
@@ -40,7 +40,7 @@ class CalibrationResult:
 
     calibration: Calibration
     before: pd.DataFrame
-    """Predictions of the photos, uncalibrated."""
+    """Core columns of the predictions of the photos, uncalibrated."""
     after: pd.DataFrame
     """The same, calibrated. Their coverage is too good, because the calibration was fitted on them;
     the cross-validated coverage is ``calibration.coverage``."""
@@ -61,7 +61,7 @@ def calibrate(
         model: any model.
         photos: photos of the validation split.
         embeddings: (n, D), in the order of the photos.
-        progress: called with (photos predicted, all photos).
+        progress: called with (steps done, all steps); it may raise, to stop.
 
     Raises:
         CalibrationError: a photo is not of the validation split, there are fewer than 10, the
@@ -81,28 +81,36 @@ def calibrate(
         raise CalibrationError(f"{len(embeddings)} embeddings for {len(photos)} photos")
     rows = np.arange(0, len(photos), -(-len(photos) // MAX_FIT_PHOTOS))
     photos = photos.select(rows)
+    total = 12 * len(rows)  # fitting takes most of the time
+
+    def report(before: int, share: int) -> Callable[[int, int], None]:
+        def part(done: int, of: int) -> None:
+            if progress:
+                progress(before * len(rows) + share * len(rows) * done // max(of, 1), total)
+
+        return part
+
+    predicted, fitted = report(0, 1), report(2, 9)
     previous, model.calibration = model.calibration, None
     try:
-        estimates: list[Estimate] = []
+        posteriors: list[Posterior] = []
         for at in range(0, len(rows), _BATCH):
-            estimates += model.predict(np.array(embeddings[rows[at : at + _BATCH]]))
-            if progress:
-                progress(len(estimates), len(rows))
+            estimates = model.predict(np.array(embeddings[rows[at : at + _BATCH]]))
+            posteriors += [estimate.posterior for estimate in estimates]
+            predicted(len(posteriors), len(rows))
     finally:
         model.calibration = previous
-    answers = np.array([estimate.posterior.mode() for estimate in estimates])
-    if learnt := metrics.seen_before(haversine_km(answers, photos.coordinates)):
+    before = core_frame(photos, posteriors, report(1, 1))
+    if learnt := metrics.seen_before(before["error_km"].to_numpy(np.float64)):
         raise CalibrationError(f"{learnt}: calibrate on photos that it was not trained on")
     calibration = fit_calibration(
-        [estimate.posterior for estimate in estimates],
+        posteriors,
         photos.coordinates,
         source=f"validation split of {photos.name}",
+        progress=fitted,
     )
-    before = predictions_frame(photos, estimates, model.vocabularies)
-    calibrated = (Estimate(calibration.apply(e.posterior), e.context) for e in estimates)
-    return CalibrationResult(
-        calibration, before, predictions_frame(photos, calibrated, model.vocabularies)
-    )
+    calibrated = (calibration.apply(posterior) for posterior in posteriors)
+    return CalibrationResult(calibration, before, core_frame(photos, calibrated, report(11, 1)))
 
 
 def summary(result: CalibrationResult) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Make, check, write and read predictions tables."""
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
@@ -77,6 +77,7 @@ MAX_ROWS, MAX_COLUMNS, MAX_MEMORY = 2_000_000, 1000, 800_000_000
 """Rows and columns of the largest table, and bytes that its numbers, or one text column, take."""
 FARTHEST_KM = 20_100.0
 """Just above half of the Earth's circumference."""
+Progress = Callable[[int, int], None]
 _Note = Annotated[str, Len(0, 4000)]
 _LIMITS = {
     "latitude": (-90.0, 90.0, True),
@@ -169,6 +170,33 @@ def predictions_frame(
             text = column not in ("climate", "month")
             frame[column] = table[column].astype("str") if text else table[column]
     return frame
+
+
+def core_frame(
+    dataset: "PhotoDataset", posteriors: "Iterable[Posterior]", progress: Progress | None = None
+) -> pd.DataFrame:
+    """Return the :data:`CORE_COLUMNS` of n photos alone, in a fraction of the time.
+
+    Args:
+        dataset: n photos.
+        posteriors: their posteriors, calibrated if the model is.
+        progress: called after each photo with (photos done, all photos).
+    """
+    truth = np.asarray(dataset.coordinates, dtype=np.float64)
+    rows = []
+    for place, posterior in zip(truth, posteriors, strict=True):
+        best = posterior.mode()
+        radii = posterior.radii_km((0.5, 0.9), best)
+        rows.append((*best, *radii, float(posterior.log_density(place[None])[0])))
+        if progress:
+            progress(len(rows), len(truth))
+    values = np.array(rows, dtype=np.float64).reshape(-1, 5)
+    columns = (
+        *(dataset.table["id"].astype(str).reset_index(drop=True), truth[:, 0], truth[:, 1]),
+        *(values[:, 0], values[:, 1], haversine_km(truth, values[:, :2])),
+        *(values[:, 2], values[:, 3], values[:, 4]),
+    )
+    return pd.DataFrame(dict(zip(CORE_COLUMNS, columns, strict=True)))
 
 
 def _other_places(

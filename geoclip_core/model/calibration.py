@@ -1,7 +1,7 @@
 """Calibration of posteriors on photos that the model was not trained on."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Annotated
@@ -10,7 +10,7 @@ import numpy as np
 from annotated_types import Interval, Len
 from numpy.typing import NDArray
 from scipy.optimize import minimize
-from scipy.special import logit, logsumexp
+from scipy.special import logit
 
 from geoclip_core.checks import STRICT, Positive, Share, checked
 from geoclip_core.earth.sphere import haversine_km, unit_vectors
@@ -29,6 +29,8 @@ MAX_FIT_PHOTOS, MAX_FIT_POINTS = 1500, 2048
 """Number of photos, and of points per photo, that suffice for a fit."""
 MAX_LEVEL_PHOTOS = 400
 """Number of photos from which the correction of levels is fitted."""
+Progress = Callable[[int, int], None]
+"""Called with the number of steps done and the total; it may raise, to stop."""
 Rank = Annotated[float, Interval(ge=-1e6, le=1e6)]
 SLOPES, OFFSETS = (0.2, 5.0), (-4.0, 4.0)
 Offset = Annotated[float, Interval(ge=OFFSETS[0], le=OFFSETS[1])]
@@ -76,9 +78,9 @@ class Calibration:
     def apply(self, posterior: Posterior) -> Posterior:
         """Return the calibrated form of a head's raw posterior."""
         scale = sorted((float(level) / 100, factor) for level, factor in self.radius_scale.items())
-        tempered = posterior.tempered(self.temperature)
         return replace(
-            tempered,
+            posterior,
+            log_weights=posterior.log_weights / self.temperature,
             bandwidth_km=self.bandwidth_km,
             radius_scale=tuple(scale),
             level_map=self.level_map,
@@ -113,6 +115,7 @@ def fit_calibration(
     coordinates: NDArray[np.float64],
     source: str = "validation split",
     measure_coverage: bool = True,
+    progress: Progress | None = None,
 ) -> Calibration:
     """Fit temperature, bandwidth and radius factors on held-out photos.
 
@@ -126,6 +129,7 @@ def fit_calibration(
         source: description of the photos.
         measure_coverage: whether to measure `coverage` and `ranks`, each fold by a fit on the
             others.
+        progress: called with (steps done, all steps).
 
     Raises:
         ValueError: there are fewer than 10 photos, or not one posterior per photo.
@@ -138,26 +142,139 @@ def fit_calibration(
     # a subset of a large split is enough for two parameters
     stride = -(-len(truth) // MAX_FIT_PHOTOS)
     posteriors, truth = list(posteriors)[::stride], truth[::stride]
-    calibration = replace(_fit(posteriors, truth), n=len(truth), source=source)
+    held_out = _HeldOut(posteriors, truth, 1 + measure_coverage * FOLDS, progress)
+    every = np.arange(len(truth))
+    calibration = replace(held_out.fit(every), n=len(truth), source=source)
     few = slice(None, None, -(-len(truth) // MAX_LEVEL_PHOTOS))
     applied = [calibration.apply(posterior) for posterior in posteriors[few]]
     calibration = replace(calibration, level_map=fit_level_map(applied, truth[few]))
     if not measure_coverage:
         return calibration
-    fold_of = np.arange(len(truth)) % FOLDS
-    inside: dict[str, list[bool]] = {_percent(level): [] for level in LEVELS}
+    fold_of = every % FOLDS
+    inside = np.zeros((len(truth), len(LEVELS)), dtype=bool)
     ranks: list[float] = []
     for fold in np.unique(fold_of):
-        rest, held = np.flatnonzero(fold_of != fold), np.flatnonzero(fold_of == fold)
-        other = _fit([posteriors[i] for i in rest], truth[rest])
+        held = np.flatnonzero(fold_of == fold)
+        other = held_out.fit(np.flatnonzero(fold_of != fold))
+        errors, radii = held_out.errors_and_radii(other)
+        factors = [other.radius_scale[_percent(level)] for level in LEVELS]
+        scaled = np.clip(radii[held] * factors, 1e-3, HALF_CIRCUMFERENCE_KM)
+        inside[held] = errors[held, None] <= scaled
         for i in held:
-            posterior = other.apply(posteriors[i])
-            error = float(haversine_km(truth[i], np.asarray(posterior.mode())))
-            ranks.append(float(posterior.misfit(truth[i][None])[0]))
-            for level, radius in zip(LEVELS, posterior.radii_km(LEVELS), strict=True):
-                inside[_percent(level)].append(error <= radius)
-    coverage = {level: float(np.mean(hits)) for level, hits in inside.items()}
+            ranks.append(float(other.apply(posteriors[i]).misfit(truth[i][None])[0]))
+    shares = inside.mean(axis=0)
+    coverage = {_percent(level): float(share) for level, share in zip(LEVELS, shares, strict=True)}
     return replace(calibration, coverage=coverage, ranks=rounded_ranks(ranks))
+
+
+class _HeldOut:
+    """Raw posteriors of n held-out photos, with what fits on parts of them have in common.
+
+    The grid searches of all fits try the same temperatures and bandwidths at first and mostly end
+    at the same ones, so that each is computed once, for all photos.
+    """
+
+    def __init__(
+        self,
+        posteriors: Sequence[Posterior],
+        truth: NDArray[np.float64],
+        fits: int,
+        progress: Progress | None,
+    ) -> None:
+        self.posteriors, self.truth = posteriors, truth
+        self._progress, self._steps = progress, (1 + fits) * len(truth)
+        self._done, self._fits = 0, 0
+        self._density: dict[tuple[float, float], NDArray[np.float64]] = {}
+        self._errors: dict[float, NDArray[np.float64]] = {}
+        self._radii: dict[tuple[float, float], NDArray[np.float64]] = {}
+        self._modes: dict[float, NDArray[np.float64]] = {}
+        self._load()
+
+    def _load(self) -> None:
+        """Lay out weights and distances of all photos for `_log_density`."""
+        rows = []
+        for posterior, place in zip(self.posteriors, self.truth, strict=True):
+            few = replace(posterior).condensed(MAX_FIT_POINTS)  # a copy keeps nothing
+            chords = few.vectors - unit_vectors(place)
+            # cosine − 1, from the chord: exact for near points, where subtracting would round to 0
+            rows.append((few.log_weights, -(chords**2).sum(axis=1) / 2))
+            self._advance()
+        width = max(len(weights) for weights, _ in rows)
+        self._weights = np.full((len(rows), width), -np.inf)
+        self._fall = np.full((len(rows), width), -2.0)
+        for row, (weights, fall) in enumerate(rows):
+            self._weights[row, : len(weights)] = weights
+            self._fall[row, : len(fall)] = fall
+
+    def _advance(self) -> None:
+        self._done += 1
+        if self._progress is not None:
+            self._progress(min(self._done, self._steps), self._steps)
+
+    def fit(self, rows: NDArray[np.int64]) -> Calibration:
+        """Return temperature, bandwidth and radius factors fitted on some of the photos."""
+        temperature, bandwidth = self._fit_density(rows)
+        plain = Calibration(temperature=temperature, bandwidth_km=bandwidth)
+        errors, radii = self.errors_and_radii(plain)
+        ratios = errors[rows, None] / radii[rows]
+        scale = {
+            _percent(level): conformal_quantile(ratios[:, column], level)
+            for column, level in enumerate(LEVELS)
+        }
+        self._fits += 1
+        self._done = max(self._done, (1 + self._fits) * len(self.truth) - 1)
+        self._advance()
+        return replace(plain, radius_scale=scale)
+
+    def errors_and_radii(
+        self, fitted: Calibration
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Return the errors (n,) in km and, for each of `LEVELS`, radii (n, 2) without factors."""
+        temperature, key = fitted.temperature, (fitted.temperature, fitted.bandwidth_km)
+        if key not in self._radii:
+            plain = Calibration(temperature=temperature, bandwidth_km=fitted.bandwidth_km)
+            known = self._modes.get(temperature)
+            modes, radii = np.empty((len(self.truth), 2)), []
+            for row, raw in enumerate(self.posteriors):
+                posterior = plain.apply(raw)
+                modes[row] = posterior.mode() if known is None else known[row]
+                radii.append(posterior.radii_km(LEVELS, modes[row]))
+                self._advance()
+            self._modes[temperature] = modes
+            self._errors[temperature] = haversine_km(self.truth, modes)
+            self._radii[key] = np.array(radii)
+        return self._errors[temperature], self._radii[key]
+
+    def _fit_density(self, rows: NDArray[np.int64]) -> tuple[float, float]:
+        """Return the temperature and bandwidth with the highest density, by a grid search."""
+        log_t, log_b, half_t, half_b = 0.0, float(np.log(250.0)), np.log(16.0), np.log(25.0)
+        for _ in range(4):
+            best = (-np.inf, log_t, log_b)
+            for t in np.linspace(log_t - half_t, log_t + half_t, 5):
+                for b in np.clip(np.linspace(log_b - half_b, log_b + half_b, 5), *BANDWIDTH_RANGE):
+                    density = self._log_density(float(t), float(b))[rows]
+                    best = max(best, (float(density.mean()), float(t), float(b)))
+            _, log_t, log_b = best
+            half_t, half_b = half_t / 2.2, half_b / 2.2
+        return float(np.exp(log_t)), float(np.exp(log_b))
+
+    def _log_density(self, log_t: float, log_b: float) -> NDArray[np.float64]:
+        """Return the log density (n,) at the true places, for a temperature and a bandwidth."""
+        key = (log_t, log_b)
+        if key not in self._density:
+            kappa, log_norm = kernel(float(np.exp(log_b)))
+            tempered = self._weights / np.exp(log_t)
+            density = _log_sum_exp(tempered + kappa * self._fall) - _log_sum_exp(tempered)
+            self._density[key] = density + log_norm
+        return self._density[key]
+
+
+def _log_sum_exp(terms: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the logarithms (n,) of the sums of exp(terms) (n, k), with exp in single precision."""
+    highest = terms.max(axis=1, keepdims=True)
+    shifted = (terms - highest).astype(np.float32)
+    sums: NDArray[np.float64] = np.exp(shifted).sum(axis=1, dtype=np.float64)
+    return highest[:, 0] + np.log(sums)
 
 
 def fit_level_map(
@@ -201,52 +318,11 @@ def rounded_ranks(ranks: Sequence[float], most: int = MAX_RANKS) -> list[float]:
     return [round(float(rank), 4) for rank in ordered]
 
 
-def _fit(posteriors: Sequence[Posterior], truth: NDArray[np.float64]) -> Calibration:
-    temperature, bandwidth = _fit_density(posteriors, truth)
-    plain = Calibration(temperature=temperature, bandwidth_km=bandwidth)
-    ratios: dict[float, list[float]] = {level: [] for level in LEVELS}
-    for raw, place in zip(posteriors, truth, strict=True):
-        posterior = plain.apply(raw)
-        error = float(haversine_km(place, np.asarray(posterior.mode())))
-        for level, radius in zip(LEVELS, posterior.radii_km(LEVELS), strict=True):
-            ratios[level].append(error / radius)
-    scale = {_percent(level): conformal_quantile(ratios[level], level) for level in LEVELS}
-    return replace(plain, radius_scale=scale)
-
-
 def conformal_quantile(ratios: Sequence[float], level: float) -> float:
     """Return the ⌈(n + 1)·level⌉-th smallest value (at most the largest), at least 0.001."""
     ordered = np.sort(np.asarray(ratios, dtype=np.float64))
     rank = int(np.ceil((len(ordered) + 1) * level))
     return max(float(ordered[min(rank, len(ordered)) - 1]), 1e-3)
-
-
-def _fit_density(
-    posteriors: Sequence[Posterior], truth: NDArray[np.float64]
-) -> tuple[float, float]:
-    """Return the temperature and bandwidth with the highest density, by a grid search."""
-    condensed = [posterior.condensed(MAX_FIT_POINTS) for posterior in posteriors]
-    width = max(len(posterior) for posterior in condensed)
-    weights = np.full((len(condensed), width), -np.inf)
-    # cosine − 1, from the chord: exact for near points, where subtracting would round to 0
-    fall = np.full((len(condensed), width), -2.0)
-    for row, (posterior, place) in enumerate(zip(condensed, truth, strict=True)):
-        weights[row, : len(posterior)] = posterior.log_weights
-        chords = unit_vectors(posterior.points) - unit_vectors(place)
-        fall[row, : len(posterior)] = -(chords**2).sum(axis=1) / 2
-    log_t, log_b, half_t, half_b = 0.0, float(np.log(250.0)), np.log(16.0), np.log(25.0)
-    for _ in range(4):
-        best = (-np.inf, log_t, log_b)
-        for t in np.linspace(log_t - half_t, log_t + half_t, 5):
-            tempered = weights / np.exp(t)
-            normaliser = logsumexp(tempered, axis=1)
-            for b in np.clip(np.linspace(log_b - half_b, log_b + half_b, 5), *BANDWIDTH_RANGE):
-                kappa, log_norm = kernel(float(np.exp(b)))
-                density = logsumexp(tempered + kappa * fall, axis=1) - normaliser + log_norm
-                best = max(best, (float(density.mean()), float(t), float(b)))
-        _, log_t, log_b = best
-        half_t, half_b = half_t / 2.2, half_b / 2.2
-    return float(np.exp(log_t)), float(np.exp(log_b))
 
 
 def _percent(level: float) -> str:

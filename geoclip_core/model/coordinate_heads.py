@@ -29,7 +29,7 @@ from geoclip_core.earth.sphere import (
 )
 from geoclip_core.model.calibration import Calibration
 from geoclip_core.model.losses import distance_smoothed_cross_entropy, great_circle_km
-from geoclip_core.model.posterior import HALF_CIRCUMFERENCE_KM, Posterior
+from geoclip_core.model.posterior import HALF_CIRCUMFERENCE_KM, MOST_ANCHORS, Anchors, Posterior
 
 RING_QUANTILES = (1 / 7, 3 / 7, 5 / 7, 13 / 14)
 """Share of the mass inside each of the rings that represent the spread around the point."""
@@ -291,6 +291,7 @@ class GeocellHead(CoordinateHead[GeocellOutput]):
         self.register_buffer("radii_km", torch.ones(self.cells))
         self.register_buffer("spacing_km", torch.tensor(1.0))
         self.register_buffer("scores", torch.empty(0), persistent=False)
+        self._kept_anchors: Anchors | None = None
 
     @property
     def options(self) -> dict[str, Any]:
@@ -347,12 +348,12 @@ class GeocellHead(CoordinateHead[GeocellOutput]):
 
     def loss(self, output: GeocellOutput, coordinates: Tensor) -> Tensor:
         """Return the smoothed cross entropy of the cells, plus the true cell's error in radii."""
-        cells = distance_smoothed_cross_entropy(
-            output.logits, coordinates, self.centres, self.tau_km
-        )
+        with torch.no_grad():
+            distances = pairwise_km(coordinates.float(), self.centres)
+        cells = distance_smoothed_cross_entropy(output.logits, distances, self.tau_km)
         if not self.offset_rank:
             return cells
-        true = pairwise_km(coordinates.float(), self.centres).argmin(1, keepdim=True)
+        true = distances.argmin(1, keepdim=True)
         vectors = self._vectors(output.photo_factors, true)[:, 0]
         radii = great_circle_km(vectors, coordinates) / self.radii_km[true[:, 0]]
         # grows like a square root, so that photos far outside their cell do not dominate
@@ -375,12 +376,22 @@ class GeocellHead(CoordinateHead[GeocellOutput]):
         bandwidth = max(float(self.radii_km.median()) / 2, 1.0)
         all_cells = torch.arange(self.cells, device=self.centres.device)
         log_weights = output.logits.detach().cpu().double().log_softmax(1).numpy()
-        posteriors = []
+        anchors, posteriors = self._anchors(), []
         with torch.no_grad():
             for row, weights in zip(output.photo_factors, log_weights, strict=True):
-                points = coordinates_of(self._vectors(row[None], all_cells[None])[0])
-                posteriors.append(Posterior(points.cpu().numpy(), weights, bandwidth))
+                points = coordinates_of(self._vectors(row[None], all_cells[None])[0]).cpu().numpy()
+                posteriors.append(Posterior(points, weights, bandwidth, anchors=anchors))
         return posteriors
+
+    def _anchors(self) -> Anchors | None:
+        """Return the centres of the cells, the same object as long as they stay."""
+        if self.cells > MOST_ANCHORS:
+            return None
+        centres = self.centres.cpu().double().numpy()
+        kept = self._kept_anchors
+        if kept is None or not np.array_equal(kept.points, centres):
+            kept = self._kept_anchors = Anchors(centres)
+        return kept
 
     def _vectors(self, photo_factors: Tensor, cells: Tensor) -> Tensor:
         """Return directions (b, c, 3) of the centres of cells (b, c), moved by their offsets."""

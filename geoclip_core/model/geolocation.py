@@ -22,6 +22,8 @@ from geoclip_core.model.domain import Domain
 from geoclip_core.model.posterior import Posterior
 
 ContextSource = Literal["photo", "map"]
+STATISTICS_PART = 8192
+"""Number of embeddings whose statistics are computed together."""
 
 
 class EmbeddingNormaliser(nn.Module):
@@ -64,9 +66,13 @@ class EmbeddingNormaliser(nn.Module):
         """
         if embeddings.ndim != 2 or embeddings.shape[1] != self.width or not len(embeddings):
             raise ValueError(f"expected embeddings (n, {self.width}), got {embeddings.shape}")
-        values = embeddings.double()
-        self.mean.copy_(values.mean(0).float())
-        deviation = values.std(0, correction=0)
+        # in parts, because twice the precision of all photos may take gigabytes
+        parts = embeddings.split(STATISTICS_PART)
+        count = len(embeddings)
+        mean = torch.stack([part.double().sum(0) for part in parts]).sum(0) / count
+        squares = torch.stack([(part.double() - mean).square().sum(0) for part in parts]).sum(0)
+        deviation = (squares / count).sqrt()
+        self.mean.copy_(mean.float())
         # otherwise a feature that is constant in training would become huge when it changes
         floor = 1e-3 * deviation.mean().clamp_min(1e-12)
         self.scale.copy_(deviation.clamp_min(floor).float())

@@ -5,7 +5,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from geoclip_core.data.vocabulary import IGNORE_INDEX
-from geoclip_core.earth.sphere import EARTH_RADIUS_KM, pairwise_km, unit_vectors
+from geoclip_core.earth.sphere import EARTH_RADIUS_KM, unit_vectors
 
 
 def masked_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
@@ -44,17 +44,15 @@ def distance_smoothed_targets(distances_km: Tensor, tau_km: float) -> Tensor:
     return torch.softmax(-distances_km / tau_km, dim=1)
 
 
-def distance_smoothed_cross_entropy(
-    logits: Tensor, coordinates: Tensor, centres: Tensor, tau_km: float
-) -> Tensor:
+def distance_smoothed_cross_entropy(logits: Tensor, distances_km: Tensor, tau_km: float) -> Tensor:
     """Return the mean cross entropy of cell logits (b, k) against targets smoothed by distance.
 
-    True coordinates (b, 2) and the centres of the cells (k, 2) are in degrees.
+    The distances (b, k) are those of the true places to the centres of the cells.
     """
     with torch.no_grad():
-        distances = pairwise_km(coordinates.float(), centres.float())
-        targets = distance_smoothed_targets(distances, tau_km).to(logits.dtype)
-    return -(targets * torch.log_softmax(logits, dim=1)).sum(1).mean()
+        targets = distance_smoothed_targets(distances_km, tau_km).to(logits.dtype)
+    # the targets sum to one
+    return (torch.logsumexp(logits, dim=1) - (targets * logits).sum(1)).mean()
 
 
 def great_circle_km(vectors: Tensor, coordinates: Tensor) -> Tensor:

@@ -149,6 +149,7 @@ def inside_region(posterior: Posterior, region: Region) -> Posterior | None:
         scores=None,
         fixed=False,
         held_out_ranks=None,
+        anchors=None,
     )
 
 

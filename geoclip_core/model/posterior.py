@@ -17,7 +17,6 @@ from geoclip_core.earth.sphere import (
     GEOSCORE_SCALE_KM,
     coordinates_of,
     destination,
-    haversine_km,
     normalise,
     pairwise_km,
     unit_vectors,
@@ -37,6 +36,15 @@ against."""
 _GOLDEN_ANGLE = np.pi * (3 - np.sqrt(5))
 SAMPLED_POINTS = 1024
 """Number of heaviest points that get all samples; the others get one each."""
+MOST_ANCHORS = 4096
+"""Number of places up to which `Anchors` hold the scores of all pairs (64 MB)."""
+_FINALISTS, _HEAVIEST = 12, 4
+"""Points whose expected scores are compared exactly: those of the highest approximate scores, and
+those of the highest weights."""
+_NEGLIGIBLE = 1e-6
+"""Mass of the lightest points that distinct places leave out."""
+_BINS = 4096
+"""Number of bins in which the distance that holds a share of the mass is looked for."""
 
 
 def kernel(bandwidth_km: float) -> tuple[float, float]:
@@ -62,28 +70,84 @@ def kernel_angles(bandwidth_km: float, share: Floats) -> Floats:
     return angles
 
 
-def smoothed_distances(
-    points: Floats, weights: Floats, bandwidth_km: float, centre: Floats
-) -> tuple[Floats, Floats]:
-    """Return ascending distances (m,) in km of the smoothed mass from a centre, and masses (m,).
+def smoothed_radii(
+    points: Floats, weights: Floats, bandwidth_km: float, centre: Floats, masses: Sequence[float]
+) -> list[float]:
+    """Return the distances in km from a centre within which shares of the smoothed mass lie.
 
-    Takes points (n, 2) and centre (2,) in degrees, and the points' weights (n,); the masses have
-    the same sum.
+    Takes points (n, 2) and centre (2,) in degrees, and the points' weights (n,). The smoothed mass
+    is that of samples around the points, as from `kernel_samples`.
     """
     offsets, bearings = kernel_samples(bandwidth_km)
-    heavy = np.argsort(-weights, kind="stable")[:SAMPLED_POINTS]
-    light = np.setdiff1d(np.arange(len(points)), heavy)
-    all_samples = np.tile(np.arange(RING_SAMPLES), len(heavy))
-    point = np.concatenate([np.repeat(heavy, RING_SAMPLES), light])
-    sample = np.concatenate([all_samples, np.arange(len(light)) * 37 % RING_SAMPLES])
-    mass = np.concatenate([np.repeat(weights[heavy] / RING_SAMPLES, RING_SAMPLES), weights[light]])
-    # distances by the spherical law of cosines
-    angle = haversine_km(points, centre) / EARTH_RADIUS_KM
-    cosines = np.cos(angle)[point] * np.cos(offsets)[sample]
-    cosines += np.sin(angle)[point] * np.sin(offsets)[sample] * bearings[sample]
-    distances = EARTH_RADIUS_KM * np.arccos(np.clip(cosines, -1.0, 1.0))
-    order = np.argsort(distances)
-    return distances[order], mass[order]
+    farthest = float(offsets[-1])
+    # from half chords, which are exact for near points
+    half = np.linalg.norm(unit_vectors(points) - unit_vectors(centre), axis=1) / 2
+    half = np.minimum(half, 1.0)
+    angle = 2 * np.arcsin(half)
+    order = np.argsort(angle)
+    cumulative = np.cumsum(weights[order])
+    # no sample is farther from its point than `farthest`, so that the distances asked for lie
+    # between `low` and `high`, and points elsewhere need no samples
+    at = np.searchsorted(cumulative, np.asarray(masses) * cumulative[-1])
+    centred = angle[order][np.minimum(at, len(order) - 1)]
+    low, high = float(centred.min()) - farthest, float(centred.max()) + farthest
+    asked = (angle >= low - farthest) & (angle <= high + farthest)
+    inside = float(weights[angle < low - farthest].sum())
+    heavy = np.ones(len(points), dtype=bool)
+    if len(points) > SAMPLED_POINTS:
+        heavy[np.argpartition(-weights, SAMPLED_POINTS)[SAMPLED_POINTS:]] = False
+    along = np.stack([1 - 2 * half**2, 2 * half * np.sqrt(1 - half**2)], axis=1)
+    around = np.stack([np.cos(offsets), np.sin(offsets) * bearings])
+    rows = np.flatnonzero(asked & heavy)
+    # spherical law of cosines
+    cosines = (along[rows] @ around).ravel()
+    mass = np.repeat(weights[rows] / RING_SAMPLES, RING_SAMPLES)
+    if not heavy.all():
+        light = np.flatnonzero(~heavy)
+        sample = np.arange(len(light)) * 37 % RING_SAMPLES
+        kept = asked[light]
+        light, sample = light[kept], sample[kept]
+        single = (along[light] * around[:, sample].T).sum(axis=1)
+        cosines = np.concatenate([cosines, single])
+        mass = np.concatenate([mass, weights[light]])
+    # sorted by bins first: only the bins of the distances asked for are sorted
+    nearest, last = np.cos(max(low, 0.0)), np.cos(min(high, np.pi))
+    scale = (_BINS - 1) / max(float(nearest - last), 1e-300)
+    bins = np.clip((nearest - cosines) * scale + 1, 0, _BINS).astype(np.int32)
+    filled = inside + np.cumsum(np.bincount(bins, mass, minlength=_BINS + 1))
+    radii = []
+    for share in masses:
+        wanted = share * cumulative[-1]
+        bin_ = min(int(np.searchsorted(filled, wanted)), _BINS)
+        members = np.flatnonzero(bins == bin_)
+        while not len(members):  # rounding left no mass for the last bins
+            bin_ -= 1
+            members = np.flatnonzero(bins == bin_)
+        members = members[np.argsort(-cosines[members])]
+        before = filled[bin_ - 1] if bin_ else inside
+        index = int(np.searchsorted(before + np.cumsum(mass[members]), wanted))
+        cosine = float(cosines[members[min(index, len(members) - 1)]])
+        radii.append(EARTH_RADIUS_KM * float(np.arccos(min(max(cosine, -1.0), 1.0))))
+    return radii
+
+
+def _scores_km(distances: Floats) -> Floats:
+    """Return exp(−d / 1492.7) of distances in km."""
+    scores: Floats = np.exp(distances / -GEOSCORE_SCALE_KM)
+    return scores
+
+
+@dataclass(frozen=True, eq=False)
+class Anchors:
+    """Places near which the points of all posteriors of a model lie: the centres of its cells."""
+
+    points: Floats
+    """(n, 2) degrees."""
+
+    @cached_property
+    def scores(self) -> NDArray[np.float32]:
+        """(n, n) score exp(−d / 1492.7 km) of answering with one place if another is right."""
+        return _scores_km(pairwise_km(self.points, self.points)).astype(np.float32)
 
 
 @dataclass(frozen=True)
@@ -133,6 +197,8 @@ class Posterior:
     """Whether every photo has the same points, so that what the map says of them can be kept."""
     held_out_ranks: Floats | None = None
     """(r,) `misfit` of the true places of held-out photos, ascending; None: not measured."""
+    anchors: Anchors | None = None
+    """(n,) places near the points, in their order; they only save time."""
 
     def __post_init__(self) -> None:
         points = normalise(np.asarray(self.points, dtype=np.float64).reshape(-1, 2))
@@ -159,6 +225,17 @@ class Posterior:
     def weights(self) -> Floats:
         """(n,) probabilities of the points, summing to one."""
         return np.exp(self.log_weights)
+
+    @cached_property
+    def vectors(self) -> Floats:
+        """(n, 3) unit vectors of the points."""
+        vectors: Floats = unit_vectors(self.points)
+        return vectors
+
+    @cached_property
+    def _few(self) -> "Posterior":
+        """The posterior condensed to the usual number of points."""
+        return self.condensed()
 
     def tempered(self, temperature: float) -> "Posterior":
         """Return the posterior with flatter weights (temperature above 1) or sharper ones.
@@ -198,9 +275,9 @@ class Posterior:
     def expected_scores(self, candidates: Floats) -> Floats:
         """Return the expected exp(−d / 1492.7 km) (m,) of answering with candidates (m, 2)."""
         few = len(candidates) * len(self) <= EXACT_POINTS**2
-        mass = self if few else self.condensed()
+        mass = self if few else self._few
         distances = pairwise_km(np.asarray(candidates, dtype=np.float64), mass.points)
-        scores: Floats = np.exp(-distances / GEOSCORE_SCALE_KM) @ mass.weights
+        scores: Floats = _scores_km(distances) @ mass.weights
         return scores
 
     def mode(self) -> tuple[float, float]:
@@ -212,20 +289,28 @@ class Posterior:
     def _mode_index(self) -> int:
         if self.scores is not None:
             return int(self.scores.argmax())
-        if len(self) <= EXACT_POINTS:
+        if len(self) <= (EXACT_POINTS if self.anchors is None else 64):
             return int(self.expected_scores(self.points).argmax())
-        # find the best neighbourhoods with condensed mass, then compare their points exactly
-        coarse = self.condensed(EXACT_POINTS)
-        best = coarse.points[np.argsort(-coarse.expected_scores(coarse.points))[:4]]
         heavy = np.argpartition(-self.log_weights, 63)[:64]
-        near = [np.argpartition(haversine_km(self.points, centre), 63)[:64] for centre in best]
-        candidates = np.unique(np.concatenate([heavy, *near]))
-        order = np.argsort(-self.expected_scores(self.points[candidates]))
-        heaviest = heavy[np.argsort(-self.log_weights[heavy])[:8]]
-        finalists = np.unique(np.concatenate([candidates[order[:24]], heaviest]))
-        distances = pairwise_km(self.points[finalists], self.points)
-        exact = np.exp(-distances / GEOSCORE_SCALE_KM) @ self.weights
-        return int(finalists[exact.argmax()])
+        if self.anchors is not None and len(self) <= MOST_ANCHORS:
+            candidates = np.arange(len(self))
+            scores = self.anchors.scores @ self.weights.astype(np.float32)
+        else:
+            # find the best neighbourhoods with condensed mass, then compare their points
+            coarse = self._few.condensed(EXACT_POINTS)
+            best = coarse.vectors[np.argsort(-coarse.expected_scores(coarse.points))[:4]]
+            near = [np.argpartition(self.vectors @ -centre, 63)[:64] for centre in best]
+            candidates = np.unique(np.concatenate([heavy, *near]))
+            scores = coarse.expected_scores(self.points[candidates])
+        order = np.argsort(-scores)[:_FINALISTS]
+        heaviest = heavy[np.argsort(-self.log_weights[heavy])[:_HEAVIEST]]
+        finalists = np.unique(np.concatenate([candidates[order], heaviest]))
+        return int(finalists[self._exact_scores(finalists).argmax()])
+
+    def _exact_scores(self, rows: NDArray[np.int64]) -> Floats:
+        """Return the expected scores (m,) of answering with the points of rows (m,)."""
+        scores: Floats = _scores_km(pairwise_km(self.points[rows], self.points)) @ self.weights
+        return scores
 
     def top_k(self, k: int) -> list[tuple[float, float, float]]:
         """Return up to k distinct places, best answer first: (latitude, longitude, probability).
@@ -241,45 +326,55 @@ class Posterior:
         if k < 1:
             raise ValueError(f"k must be at least 1, not {k}")
         reach = max(DISTINCT_KM, self.bandwidth_km)
-        mass = self.condensed()
-        vectors, remaining = unit_vectors(mass.points), mass.weights.copy()
-        alive = np.ones(len(mass), dtype=bool)
-        distances = pairwise_km(mass.points, mass.points)
-        # among places that gather the same mass, the one in the middle is preferred
-        gathers = (distances <= reach) + 1e-6 * np.exp(-distances / max(reach, 1.0))
+        every = self._few
+        # the mass of the lightest points, together next to nothing, is left out: pairs cost time
+        order = np.argsort(every.log_weights)
+        rows = np.sort(order[np.cumsum(every.weights[order]) > _NEGLIGIBLE])
+        points, vectors, remaining = every.points[rows], every.vectors[rows], every.weights[rows]
+        alive = np.ones(len(every), dtype=bool)
+        closest = np.float32(np.cos(min(reach / EARTH_RADIUS_KM, np.pi)) - 1e-7)
+        cosines = every.vectors.astype(np.float32) @ vectors.T.astype(np.float32)
+        inside = (cosines >= closest).astype(np.float32)
+        gathered = inside @ remaining.astype(np.float32)
         places: list[tuple[float, float, float]] = []
         centre = np.asarray(self.mode())
         while len(places) < k:
             # chords are faster to compare than kilometres
-            chord = np.linalg.norm(vectors - unit_vectors(centre), axis=1)
-            near = chord <= 2 * np.sin(min(reach / EARTH_RADIUS_KM, np.pi) / 2) + 1e-12
+            chord = np.linalg.norm(every.vectors - unit_vectors(centre), axis=1)
+            around = chord <= 2 * np.sin(min(reach / EARTH_RADIUS_KM, np.pi) / 2) + 1e-12
+            alive &= ~around
+            near = np.flatnonzero(around[rows])
             places.append((float(centre[0]), float(centre[1]), float(remaining[near].sum())))
+            gathered -= inside[:, near] @ remaining[near].astype(np.float32)
             remaining[near] = 0.0
-            alive &= ~near
-            if remaining.sum() <= 1e-6:
+            total = remaining.sum()
+            if total <= 1e-6:
                 break
-            index = int(np.where(alive, gathers @ remaining, -1.0).argmax())
-            centre = mass.points[index]
+            # among places that gather the same mass, the one in the middle is preferred
+            best = np.where(alive, gathered, -1.0)
+            tied = np.flatnonzero(best >= best.max() - 1e-6 * total - 1e-6)
+            distances = pairwise_km(every.points[tied], points)
+            gathers = (distances <= reach) + 1e-6 * np.exp(-distances / max(reach, 1.0))
+            centre = every.points[tied[int((gathers @ remaining).argmax())]]
         return places
 
     def log_density(self, coordinates: Floats) -> Floats:
         """Return the natural logarithm (m,) of the density per km² at coordinates (m, 2)."""
         targets = unit_vectors(np.asarray(coordinates, dtype=np.float64).reshape(-1, 2))
-        vectors = unit_vectors(self.points)
         kappa, log_norm = kernel(self.bandwidth_km)
+        # log weight + κ (cosine − 1) of all pairs as one product
+        ones = np.ones((len(targets), 1))
+        asked = np.concatenate([targets * kappa, ones], axis=1)
+        known = np.concatenate([self.vectors, self.log_weights[:, None] - kappa], axis=1)
         result = np.empty(len(targets))
-        step = max(1, 4_000_000 // len(vectors))
+        step = max(1, 4_000_000 // len(known))
         for start in range(0, len(targets), step):
-            terms = targets[start : start + step] @ vectors.T
-            np.minimum(terms, 1.0, out=terms)
-            terms -= 1
-            terms *= kappa
-            terms += self.log_weights
-            # logsumexp in place, three times as fast as scipy's
+            terms = asked[start : start + step] @ known.T
             highest = terms.max(axis=1, keepdims=True)
             terms -= highest
-            np.exp(terms, out=terms)
-            result[start : start + step] = highest[:, 0] + np.log(terms.sum(axis=1))
+            # single precision is enough below the largest term, and several times as fast
+            sums = np.exp(terms.astype(np.float32)).sum(axis=1, dtype=np.float64)
+            result[start : start + step] = highest[:, 0] + np.log(sums)
         return result + log_norm
 
     def better_mass(self, coordinates: Floats) -> Floats:
@@ -302,7 +397,11 @@ class Posterior:
         if len(self) > DENSITY_POINTS:
             kept = np.argpartition(-self.log_weights, DENSITY_POINTS)[:DENSITY_POINTS]
             heavy = replace(
-                self, points=self.points[kept], log_weights=self.log_weights[kept], scores=None
+                self,
+                points=self.points[kept],
+                log_weights=self.log_weights[kept],
+                scores=None,
+                anchors=None,
             )
         sampled = np.sort(heavy.log_density(heavy.samples(RANK_SAMPLES).coordinates))
         asked = heavy.log_density(coordinates)
@@ -395,14 +494,11 @@ class Posterior:
             if not 0 < mass < 1:
                 raise ValueError(f"mass must be between 0 and 1, not {mass}")
         where = np.asarray(self.mode() if centre is None else centre, dtype=np.float64)
-        distances, weights = smoothed_distances(self.points, self.weights, self.bandwidth_km, where)
-        cumulative = np.cumsum(weights)
-        radii = []
-        for mass in masses:
-            index = min(int(np.searchsorted(cumulative, mass * cumulative[-1])), len(weights) - 1)
-            radius = float(distances[index]) * self._scale(mass)
-            radii.append(min(max(radius, 1e-3), HALF_CIRCUMFERENCE_KM))
-        return radii
+        radii = smoothed_radii(self.points, self.weights, self.bandwidth_km, where, masses)
+        return [
+            min(max(radius * self._scale(mass), 1e-3), HALF_CIRCUMFERENCE_KM)
+            for mass, radius in zip(masses, radii, strict=True)
+        ]
 
     def condensed(self, max_points: int = 2 * EXACT_POINTS) -> "Posterior":
         """Return an approximation with at most `max_points` points and without scores.
@@ -411,15 +507,25 @@ class Posterior:
         """
         if len(self) <= max_points:
             return self
-        vectors, side = unit_vectors(self.points), self.bandwidth_km / EARTH_RADIUS_KM / 2
-        side = max(side, 1e-5)
-        while True:
-            cubes = np.floor(vectors / side).astype(np.int64) + 2**20
-            keys = (cubes[:, 0] << 42) | (cubes[:, 1] << 21) | cubes[:, 2]
-            unique, inverse = np.unique(keys, return_inverse=True)
-            if len(unique) <= max_points:
-                break
-            side *= 1.6
+        vectors = self.vectors
+        smallest = max(self.bandwidth_km / EARTH_RADIUS_KM / 2, 1e-5)
+
+        def cubes_of(growth: int) -> NDArray[np.int64]:
+            cubes = np.floor(vectors / (smallest * 1.6**growth)).astype(np.int64) + 2**20
+            return (cubes[:, 0] << 42) | (cubes[:, 1] << 21) | cubes[:, 2]
+
+        def too_many(keys: NDArray[np.int64]) -> bool:
+            ordered = np.sort(keys)
+            return int(np.count_nonzero(np.diff(ordered))) >= max_points
+
+        # the least growth of the cubes that suffices, by bisection
+        low, high = -1, 0
+        while too_many(cubes_of(high)):
+            low, high = high, 2 * high + 4
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (middle, high) if too_many(cubes_of(middle)) else (low, middle)
+        unique, inverse = np.unique(cubes_of(high), return_inverse=True)
         weights = np.bincount(inverse, weights=self.weights, minlength=len(unique))
         sums = np.stack(
             [
@@ -435,6 +541,7 @@ class Posterior:
                 log_weights=np.log(weights),
                 scores=None,
                 fixed=False,
+                anchors=None,
             )
 
     def _scale(self, mass: float) -> float:

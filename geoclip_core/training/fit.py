@@ -289,7 +289,7 @@ def build_model(
     model = GeolocationModel(
         config, backbone.config, backbone.block_widths, vocabularies, name=name
     )
-    model.normaliser.fit(torch.from_numpy(np.asarray(embeddings, dtype=np.float32)))
+    model.normaliser.fit(torch.from_numpy(np.require(embeddings, requirements="W")))
     model.coordinate_head.start_from(coordinates, cells)
     return model
 
@@ -479,8 +479,14 @@ def _write(
     model.eval()
     if run.accelerator.is_main_process:
         own = _keep_backbone(model, run.options)
-        run.session.progress("calibrating", 0.96)
-        calibration = calibrate(model, splits["val"].photos, splits["val"].embeddings)
+
+        def calibrating(done: int, total: int) -> None:
+            if ended:  # a stopped run is still calibrated
+                run.session.raise_if_stopped()
+            run.session.progress("calibrating", TRAINED + 0.07 * done / total, until=0.97)
+
+        val = splits["val"]
+        calibration = calibrate(model, val.photos, val.embeddings, calibrating)
         model.calibration = calibration.calibration
         readable = np.asarray(splits["val"].embeddings)
         model.domain = Domain.of(dataset.split("train"), model.unlikeness(readable))

@@ -138,8 +138,16 @@ def build_optimizer(
                 "weight_decay": options.weight_decay if matrix else 0.0,
             }
             for (inside, matrix), parameters in groups.items()
-        ]
+        ],
+        # one pass over the weights instead of ten; on a GPU torch's own choice is as fast
+        fused=True if on_cpu(options.device) else None,
     )
+
+
+def on_cpu(device: str) -> bool:
+    """Return whether a training with this option for the device computes on the CPU."""
+    has_gpu = torch.cuda.is_available() or torch.backends.mps.is_available()
+    return device == "cpu" or (device == "auto" and not has_gpu)
 
 
 def hold_statistics(module: nn.Module) -> None:

@@ -237,3 +237,50 @@ def test_a_name_that_is_not_utf_8_is_written_as_an_escape():
     assert (
         csv_text(pd.DataFrame({"f": [os.fsdecode(b"caf\xe9")]}, dtype=object)) == "f\ncaf\\udce9\n"
     )
+
+
+class TestLargeTables:
+    """Large tables are read by another parser, with the same result."""
+
+    @staticmethod
+    def read(content, monkeypatch, large):
+        monkeypatch.setattr(tables, "LARGE_BYTES", 0 if large else 10**9)
+        try:
+            frame = tables.read_csv(content, ["a", "b", "c"])
+        except DatasetError as error:
+            return str(error)
+        return frame.columns.tolist(), frame.index.tolist(), frame.to_numpy().tolist()
+
+    @settings(max_examples=400, deadline=None)
+    @given(
+        st.lists(
+            st.sampled_from(
+                [
+                    *("x", "1.5", ",", ",", ",", ";", "\n", "\n", "\r\n", "\r", " ", "'", "'=1"),
+                    *('"', '"', '""', '"y,z"', '"u\nv"', "é", "\0", "\udcff", "NA", "a,b,c\n"),
+                ]
+            ),
+            max_size=30,
+        )
+    )
+    def test_any_text_gives_the_same_table_or_error(self, parts):
+        content = ("a,b,c\n" + "".join(parts)).encode("utf-8", "surrogateescape")
+        with pytest.MonkeyPatch.context() as patch:
+            plain = self.read(content, patch, False)
+            assert self.read(content, patch, True) == plain
+
+    @pytest.mark.parametrize(
+        ("rows", "fast"),
+        [
+            ("1,2,3\n4,5,6\n", True),
+            ('1,"2, or ""2""",3\n"4\n5",,é\n', True),
+            ("1,2,3\n\n4,5,6\n", False),
+            ("1,2,3\n4,5\n", False),
+            ('1,2"inch,3\n', False),
+        ],
+    )
+    def test_the_faster_parser_reads_what_is_plain(self, rows, fast, monkeypatch):
+        monkeypatch.setattr(tables, "LARGE_BYTES", 0)
+        content = ("\ufeffa,b,c\n" + rows).encode()
+        found = tables._plain_table(content, 0, ",", ["a", "b", "c"], ["a", "c"])
+        assert (found is not None) is fast

@@ -83,6 +83,19 @@ def test_distances_broadcast_and_return_the_type_of_their_arguments():
     assert sphere.pairwise_km(np.zeros((0, 2)), np.ones((3, 2))).shape == (0, 3)
 
 
+def test_pairwise_distances_of_single_precision_are_right_within_metres():
+    rng = np.random.default_rng(0)
+    a, b = (np.c_[rng.uniform(-90, 90, 50), rng.uniform(-180, 180, 50)] for _ in range(2))
+    b[:10] = a[:10] + 0.001  # 100 m away
+    exact = sphere.pairwise_km(a, b)
+    single = sphere.pairwise_km(*(torch.from_numpy(points).float() for points in (a, b)))
+    near = exact < 15_000
+    np.testing.assert_allclose(single.numpy()[near], exact[near], atol=0.02)
+    asked = torch.from_numpy(a).requires_grad_()
+    sphere.pairwise_km(asked, a).sum().backward()
+    assert torch.isfinite(asked.grad).all()
+
+
 def test_geoscore_of_known_errors():
     assert sphere.geoscore(0) == 5000
     assert sphere.geoscore(1492.7) == pytest.approx(5000 / math.e)

@@ -7,6 +7,7 @@ import pytest
 from geoclip_core.earth.gazetteer import Gazetteer
 from geoclip_core.earth.sphere import destination, haversine_km
 from geoclip_core.evaluation.metrics import expected_calibration_error, reliability_curve
+from geoclip_core.model import calibration as calibration_module
 from geoclip_core.model.calibration import (
     Calibration,
     conformal_quantile,
@@ -149,3 +150,40 @@ def test_the_correction_of_levels_keeps_their_order_and_certainty():
     assert corrected(0.3, 1.0, 0.0) == pytest.approx(0.3)
     one = Posterior(np.array([[48.85, 2.35]]), np.zeros(1), 1.0)
     assert fit_level_map([one] * 20, np.tile(one.points, (20, 1))) == (1.0, 0.0)  # all are right
+
+
+def test_fits_that_share_their_work_are_those_of_their_photos_alone():
+    truth, posteriors = _truth_and_posteriors(50, 2.0)
+    shared = calibration_module._HeldOut(posteriors, truth, 1, None)
+    for rows in (np.arange(0, 50, 2), np.arange(30), np.arange(50)):
+        alone = fit_calibration([posteriors[i] for i in rows], truth[rows], measure_coverage=False)
+        both = shared.fit(rows)
+        assert both.temperature == pytest.approx(alone.temperature)
+        assert both.bandwidth_km == pytest.approx(alone.bandwidth_km)
+        assert both.radius_scale == pytest.approx(alone.radius_scale)
+
+
+def test_the_density_is_that_of_the_posterior():
+    truth, posteriors = _truth_and_posteriors(20, 1.0)
+    shared = calibration_module._HeldOut(posteriors, truth, 1, None)
+    plain = Calibration(temperature=1.7, bandwidth_km=90.0)
+    expected = [
+        float(plain.apply(posterior).log_density(place[None])[0])
+        for posterior, place in zip(posteriors, truth, strict=True)
+    ]
+    assert shared._log_density(np.log(1.7), np.log(90.0)) == pytest.approx(expected, abs=1e-5)
+
+
+def test_progress_reaches_its_end_and_can_stop_the_fit():
+    truth, posteriors = _truth_and_posteriors(40, 1.0)
+    seen = []
+    fit_calibration(posteriors, truth, progress=lambda done, total: seen.append((done, total)))
+    done, totals = zip(*seen, strict=True)
+    assert list(done) == sorted(done)
+    assert done[-1] == totals[0] == totals[-1]
+
+    def stop(done, total):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fit_calibration(posteriors, truth, progress=stop)

@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from geoclip_core.earth.sphere import EARTH_RADIUS_KM
+from geoclip_core.earth.sphere import EARTH_RADIUS_KM, pairwise_km
 from geoclip_core.model import losses
 
 
@@ -64,18 +64,19 @@ def test_smoothed_targets_have_the_known_values():
 
 def test_smoothed_cross_entropy_crosses_the_date_line():
     centres = torch.tensor([[0.0, 179.5], [0.0, -179.5], [0.0, 0.0]])
-    coordinates = torch.tensor([[0.0, 180.0]])
-    loss = losses.distance_smoothed_cross_entropy(torch.zeros(1, 3), coordinates, centres, 50.0)
+    distances = pairwise_km(torch.tensor([[0.0, 180.0]]), centres)
+    loss = losses.distance_smoothed_cross_entropy(torch.zeros(1, 3), distances, 50.0)
     assert loss.item() == pytest.approx(math.log(3))
     both = torch.tensor([[0.0, 0.0, -30.0]])
-    loss = losses.distance_smoothed_cross_entropy(both, coordinates, centres, 50.0)
+    loss = losses.distance_smoothed_cross_entropy(both, distances, 50.0)
     assert loss.item() == pytest.approx(math.log(2), abs=1e-6)
 
 
 def test_unsmoothed_is_plain_cross_entropy_of_the_nearest_cell():
     centres = torch.tensor([[40.0, -100.0], [30.0, -95.0]])
     logits = torch.tensor([[0.3, -1.2]])
-    loss = losses.distance_smoothed_cross_entropy(logits, torch.tensor([[31.0, -96.0]]), centres, 0)
+    distances = pairwise_km(torch.tensor([[31.0, -96.0]]), centres)
+    loss = losses.distance_smoothed_cross_entropy(logits, distances, 0)
     assert loss.item() == pytest.approx(-torch.log_softmax(logits, 1)[0, 1].item())
 
 

@@ -13,7 +13,8 @@ from geoclip_core.earth.sphere import (
     haversine_km,
     pairwise_km,
 )
-from geoclip_core.model.posterior import Posterior, kernel_angles
+from geoclip_core.model.posterior import Anchors, Posterior, kernel_angles
+from tests.model import plain_posterior
 from tests.sphere_points import fibonacci_sphere
 
 PARIS, LONDON, SYDNEY = (48.8566, 2.3522), (51.5074, -0.1278), (-33.8688, 151.2093)
@@ -230,6 +231,70 @@ def test_every_posterior_has_an_answer(rows, bandwidth):
     small, large = posterior.radius_km(0.5), posterior.radius_km(0.9)
     assert 0 < small <= large <= np.pi * EARTH_RADIUS_KM + 1e-6
     assert np.isfinite(posterior.log_density(posterior.points[:1])).all()
+
+
+def _of_cells(count, seed, spread, bandwidth, moved_km=30.0):
+    """The posterior of cells in an area of some states, each moved, and with their centres."""
+    rng = np.random.default_rng(seed)
+    centres = np.c_[rng.uniform(31, 45, count), rng.uniform(-115, -90, count)]
+    points = destination(centres, rng.uniform(0, 360, count), rng.uniform(0, moved_km, count))
+    middle = centres[rng.integers(count)]
+    weights = -haversine_km(points, middle) / 400 + spread * rng.normal(size=count)
+    return Posterior(points, weights, bandwidth, anchors=Anchors(centres))
+
+
+SHAPES = [
+    *((40, 0.5, 30.0), (300, 0.1, 50.0), (700, 3.0, 20.0), (1000, 1.0, 60.0), (1000, 0.0, 900.0)),
+    *((1000, 8.0, 5.0), (1000, 2.0, 6000.0)),
+]
+
+
+class TestPlainly:
+    """Short cuts give what the plain computation of all pairs and all samples gives."""
+
+    @pytest.mark.parametrize("seed", range(3))
+    @pytest.mark.parametrize("shape", SHAPES)
+    def test_answers_of_cells(self, shape, seed):
+        count, spread, bandwidth = shape
+        posterior = _of_cells(count, seed, spread, bandwidth)
+        assert posterior.mode() == pytest.approx(plain_posterior.mode(posterior))
+        plain = plain_posterior.top_k(posterior, 6)
+        assert np.array(posterior.top_k(6)) == pytest.approx(np.array(plain), abs=2e-6)
+
+    @pytest.mark.parametrize("anchored", [True, False])
+    @pytest.mark.parametrize("shape", SHAPES)
+    def test_radii(self, shape, anchored):
+        posterior = _of_cells(shape[0], 7, *shape[1:])
+        if not anchored:
+            posterior = replace(posterior, anchors=None)
+        masses = (0.05, 0.5, 0.9, 0.999)
+        for centre in (posterior.mode(), (38.0, -100.0), (-38.0, 80.0), tuple(posterior.points[0])):
+            plain = plain_posterior.radii_km(posterior, masses, centre)
+            assert posterior.radii_km(masses, centre) == pytest.approx(plain, rel=1e-6)
+
+    def test_radii_of_many_points_and_of_points_without_weight(self):
+        many = _random(5000, spread=2.0)
+        centre = many.mode()
+        plain = plain_posterior.radii_km(many, (0.5, 0.9), centre)
+        assert many.radii_km((0.5, 0.9), centre) == pytest.approx(plain, rel=1e-6)
+        weights = np.where(np.arange(100) < 3, 0.0, -np.inf)
+        few = Posterior(_random(100).points, weights, 40.0)
+        plain = plain_posterior.radii_km(few, (0.5, 0.9), few.mode())
+        assert few.radii_km((0.5, 0.9)) == pytest.approx(plain, rel=1e-6)
+
+    @pytest.mark.parametrize("seed", range(5))
+    def test_the_mode_of_moving_points_scores_like_the_best(self, seed):
+        posterior = replace(_of_cells(900, seed, 2.0, 40.0), anchors=None)
+        near = pairwise_km(np.array([posterior.mode()]), posterior.points)
+        own = float((np.exp(-near / 1492.7) @ posterior.weights)[0])
+        best = plain_posterior.mode(posterior)
+        most = float(np.exp(-haversine_km(posterior.points, best) / 1492.7) @ posterior.weights)
+        assert own >= 0.999 * most
+
+    def test_anchors_are_dropped_with_their_points(self):
+        posterior = _of_cells(300, 0, 1.0, 50.0)
+        assert posterior.tempered(2.0).anchors is posterior.anchors
+        assert posterior.condensed(50).anchors is None
 
 
 class TestClaims:

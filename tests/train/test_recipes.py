@@ -20,6 +20,8 @@ def test_the_recipes_of_readme_and_train_page_exist():
         "mini",
         "mini-plain",
         "demo",
+        "osv-mini",
+        "osv-mini-clip",
         "clip-b32-context",
         "clip-b32-plain",
         "resnet50-context",

@@ -8,14 +8,18 @@ import torch
 from safetensors.torch import load_file
 
 from geoclip_core.data.dataset import read_dataset
+from geoclip_core.evaluation.calibrate import calibrate
 from geoclip_core.evaluation.predictions import read_predictions
 from geoclip_core.model.backbones import build_backbone
 from geoclip_core.model.checkpoint import load_checkpoint
+from geoclip_core.training import fit as fit_module
+from geoclip_core.training.fit import FitRun
 from geoclip_core.training.inputs import learnable_vocabularies
 from geoclip_core.training.options import FitOptions, OptionsError, from_mapping
+from geoclip_core.training.runs import Run
 from tests.model import tiny_networks
 from tests.training import tiny_photos
-from tests.training.tiny_training import run_fit
+from tests.training.tiny_training import run_fit, work
 
 
 @pytest.fixture(scope="module")
@@ -281,3 +285,29 @@ def test_invalid_options_are_rejected_before_anything_is_loaded(options, message
 def test_a_missing_dataset_is_an_error():
     with pytest.raises(OptionsError, match="data must be given"):
         FitOptions().dataset_folder()
+
+
+@pytest.mark.slow
+def test_a_stop_while_calibrating_ends_the_run_and_resuming_finishes_it(
+    tmp_path, data, network, monkeypatch
+):
+    phases = []
+
+    def stops_halfway(model, photos, embeddings, progress):
+        def report(done, total):
+            if done > total / 2:
+                Run.open(tmp_path / "run").request_stop()
+            progress(done, total)
+            phases.append(Run.open(tmp_path / "run").recorded_status.phase)
+
+        return calibrate(model, photos, embeddings, report)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(fit_module, "calibrate", stops_halfway)
+        run = run_fit(tmp_path / "run", data, network, epochs=2)
+    assert run.status.state == "stopped", run.status.error
+    assert "calibrating" in phases
+    assert not (run.folder / "predictions.parquet").exists()
+    options = from_mapping(FitOptions, run.config, "test")
+    assert work(run, options, FitRun, fit_module.fit).status.state == "finished"
+    assert len(read_predictions(run.folder / "predictions.parquet")) == 50

@@ -10,6 +10,8 @@ BENCHMARKS = {
         "explanation": "Measure whether the marked parts of photos matter more than others.",
         "extend": "Measure what the photos of one area add to a bank of others.",
         "gallery": "Compare the published GeoCLIP package with this one on a query.",
+        "heads": "Time the training of heads on cached embeddings, and the calibration after it.",
+        "rehearsal": "Draw a set of the size of OSV-Mini-129k, train, evaluate: time and memory.",
         "tables": "Time reading, splitting and labelling a dataset against pandas alone.",
     }.items()
 }

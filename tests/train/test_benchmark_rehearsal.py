@@ -1,0 +1,116 @@
+"""The rehearsal: its steps in order, again after an interruption, and its table."""
+
+import json
+from dataclasses import asdict
+
+import pytest
+
+from geoclip_core.checks import checked
+from train.__main__ import main
+from train.benchmarks.rehearsal import (
+    FULL_ROWS,
+    Rehearsal,
+    RehearsalOptions,
+    Usage,
+    commands,
+    markdown,
+    rehearse,
+    run_measured,
+    size_mb,
+)
+from ui.evaluation.osv_mini import MEASURED, summary
+
+METRICS = {
+    "n": 450,
+    "geoscore": 4000.0,
+    "median_km": 120.4,
+    "accuracy_at_km": {"25": 0.125, "200": 0.75},
+    "coverage": {"50": 0.5, "90": 0.9},
+    "context": {"month": {"n": 450, "top1": 0.25}},
+}
+
+
+def steps_of(options, fails=""):
+    """Rehearse with commands that only write a file each; return them, and the rehearsal."""
+    ran = []
+
+    def run(command, folder):
+        ran.append(command)
+        if fails and fails in command:
+            raise ValueError("the disk is full")
+        (folder / f"{len(list(folder.iterdir()))}.bin").write_bytes(bytes(2_000_000))
+        if "evaluate" in command:
+            target = folder / "evaluations" / "run" / "metrics.json"
+            target.parent.mkdir(parents=True)
+            target.write_text(json.dumps(METRICS))
+        return Usage(60.0, 90.0, 1234.0)
+
+    try:
+        return ran, rehearse(options, run)
+    except ValueError:
+        return ran, None
+
+
+def test_every_step_runs_once_and_an_interrupted_rehearsal_continues(tmp_path):
+    options = RehearsalOptions(rows=500, folder=tmp_path / "there")
+    ran, done = steps_of(options, fails="fit")
+    assert ([command[2] for command in ran], done) == (
+        ["demo-data", "doctor", "embed", "fit"],
+        None,
+    )
+    ran, done = steps_of(options)
+    assert [c[2] if len(c) > 2 else c[0][-13:] for c in ran] == [
+        *("fit", "evaluate", "report", "open_pages.py")
+    ]
+    assert [step.name for step in done.steps] == list(commands(options))
+    assert done.steps[-1].disk_mb == pytest.approx(2.0, abs=0.01)
+    assert done.result["within_25_km"] == 0.125
+    assert done.result["month_top1"] == 0.25
+    ran, again = steps_of(options)
+    assert (ran, again) == ([], done)
+    with pytest.raises(ValueError, match="500 rows"):
+        rehearse(RehearsalOptions(rows=600, folder=tmp_path / "there"))
+
+
+def test_the_table_names_the_command_and_extrapolates(tmp_path):
+    _, done = steps_of(RehearsalOptions(rows=1000, folder=tmp_path))
+    text = markdown(done)
+    assert "`python -m train benchmark rehearsal --rows 1000`" in text
+    assert f"| fit | 1.0 | 1.5 | 1,234 | 2 | {1.5 * FULL_ROWS / 1000:.0f} CPU minutes" in text
+    assert "computed, not measured" in text
+    assert "75% within 200 km" in text
+    _, whole = steps_of(RehearsalOptions(rows=FULL_ROWS, folder=tmp_path / "whole"))
+    assert "expected" not in markdown(whole)
+    assert checked(Rehearsal, json.loads(json.dumps(asdict(done))), "it") == done
+    assert "120 km, 75% are within 200 km" in summary(done)
+    assert f"({'of 119,008'} in OSV-Mini-129k)" in summary(done)
+
+
+def test_embed_and_fit_find_the_same_embeddings():
+    """The photos are embedded by `embed`; `fit` must not do it again with other options."""
+    steps = commands(RehearsalOptions())
+    assert steps["embed"][steps["embed"].index("--views") + 1] == "160x256"
+    assert {"--cache-dir", "embeddings"} <= set(steps["fit"])
+
+
+def test_the_measured_rehearsal_can_be_read():
+    done = checked(Rehearsal, json.loads(MEASURED.read_text()), MEASURED)
+    assert f"{done.rows:,} drawn photos" in summary(done)
+
+
+def test_a_process_is_measured_and_its_failure_told(tmp_path):
+    used = run_measured(["-c", "open('made', 'wb').write(bytes(3_000_000))"], tmp_path)
+    assert used.seconds > 0
+    assert used.peak_mb > 1
+    assert size_mb(tmp_path) == pytest.approx(3.0, abs=0.1)
+    with pytest.raises(ValueError, match="no such step"):
+        run_measured(["-c", "raise SystemExit('no such step')"], tmp_path)
+
+
+@pytest.mark.slow
+def test_heads_are_timed(capsys):
+    assert main(["benchmark", "heads", "--rows", "600", "--epochs", "1", "--evaluated", "5"]) == 0
+    shown = capsys.readouterr().out
+    assert "600 photos, embeddings of 1,608 numbers" in shown
+    assert "1 epochs" in shown
+    assert "peak memory" in shown

@@ -1,0 +1,211 @@
+"""Time the training of heads on cached embeddings, the calibration after it, and predictions."""
+
+import resource
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+from annotated_types import Ge
+from numpy.typing import NDArray
+
+from geoclip_core.data.dataset import PhotoDataset, read_dataset
+from geoclip_core.data.vocabulary import build_vocabularies
+from geoclip_core.demo.dataset import write_demo
+from geoclip_core.earth.sphere import unit_vectors
+from geoclip_core.evaluation.calibrate import calibrate, summary
+from geoclip_core.evaluation.predictions import predictions_frame
+from geoclip_core.model.backbones import build_backbone
+from geoclip_core.model.geolocation import GeolocationModel
+from geoclip_core.training.distributed import build_accelerator
+from geoclip_core.training.fit import FitTask, build_model, fit_backbone
+from geoclip_core.training.inputs import CachedEmbeddings
+from geoclip_core.training.loop import TrainingLoop
+from geoclip_core.training.options import FitOptions, options_class
+from geoclip_core.training.session import RunSession
+from train.recipes import recipe_options
+
+ROWS = 119_008
+"""Rows of OSV-Mini-129k."""
+FEATURES_OF_PLACES = 192
+"""Number of random waves over the Earth that the generated embeddings are made of."""
+
+
+@options_class
+class HeadsOptions:
+    """Options of `benchmark heads`."""
+
+    rows: Annotated[int, Ge(500)] = ROWS
+    """photos of the drawn table"""
+    recipe: str = "osv-mini"
+    """recipe of the heads"""
+    epochs: Annotated[int, Ge(1)] = 10
+    """epochs of the training"""
+    batch_size: Annotated[int, Ge(0)] = 0
+    """photos of a step; 0: as in the recipe"""
+    evaluated: Annotated[int, Ge(1)] = 500
+    """photos of which a predictions table is made"""
+    seed: Annotated[int, Ge(0)] = 0
+    """seed of the generated embeddings"""
+
+
+def heads(options: HeadsOptions) -> int:
+    """Time the training of heads on generated embeddings, and the calibration after it."""
+    print(benchmark_heads(options).text())
+    return 0
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Wall time and CPU time of all threads, in seconds."""
+
+    seconds: float
+    cpu_seconds: float
+
+
+@dataclass(frozen=True)
+class HeadsBenchmark:
+    """Result of the benchmark."""
+
+    rows: int
+    width: int
+    classes: dict[str, int]
+    """Number of classes of each head, and of cells."""
+    epochs: int
+    training: Cost
+    calibration: Cost
+    """Of at most 1,500 photos of val."""
+    prediction: Cost
+    """Of one photo: heads and row of the predictions table."""
+    peak_mb: float
+    """Most memory of the process, memory map included."""
+    validation: dict[str, float]
+    """After training: median_km, geoscore, and {feature}_top1."""
+    coverage: dict[str, float]
+    """Cross-validated: percentage -> share of photos inside that radius."""
+
+    def text(self) -> str:
+        """Return a table for the terminal."""
+        classes = ", ".join(f"{name} {count:,}" for name, count in self.classes.items())
+        values = ", ".join(f"{name} {value:.4g}" for name, value in self.validation.items())
+        inside = ", ".join(f"{mass} %: {share:.1%}" for mass, share in self.coverage.items())
+        rows = {
+            f"{self.epochs} epochs": self.training,
+            "calibration": self.calibration,
+            "predicting one photo": self.prediction,
+        }
+        return "\n".join(
+            [
+                f"{self.rows:,} photos, embeddings of {self.width:,} numbers; {classes}",
+                *(
+                    f"{name:<24}{cost.seconds:10.4g} s{cost.cpu_seconds:12.4g} s of CPU"
+                    for name, cost in rows.items()
+                ),
+                f"peak memory {self.peak_mb:,.0f} MB",
+                f"val: {values}; inside {inside}",
+            ]
+        )
+
+
+def measured(work: Callable[[], object]) -> Cost:
+    """Do some work and return its cost."""
+    started, cpu = time.perf_counter(), time.process_time()
+    work()
+    return Cost(time.perf_counter() - started, time.process_time() - cpu)
+
+
+def benchmark_heads(options: HeadsOptions) -> HeadsBenchmark:
+    """Train heads on generated embeddings of a drawn table, calibrate and predict."""
+    chosen = recipe_options(FitOptions, options.recipe)
+    chosen = replace(chosen, epochs=options.epochs, patience=0, device="cpu")
+    if options.batch_size:
+        chosen = replace(chosen, batch_size=options.batch_size)
+    backbone = build_backbone(fit_backbone(chosen))
+    with tempfile.TemporaryDirectory(prefix="heads-") as scratch:
+        folder = Path(scratch)
+        root = write_demo(folder / "demo", options.rows, metadata_only=True)
+        dataset = read_dataset(root)
+        width = backbone.embedding_width
+        values = generated_embeddings(dataset, width, folder / "embeddings.npy", options.seed)
+        split = dataset.table["split"].to_numpy()
+        train, val = np.flatnonzero(split == "train"), np.flatnonzero(split == "val")
+        photos, held = dataset.select(train), dataset.select(val)
+        vocabularies = build_vocabularies(photos.table, chosen.features)
+        known, asked = values[train], values[val]  # copies, as in `fit`
+        model = build_model(
+            chosen, backbone, vocabularies, photos.coordinates, known, options.recipe
+        )
+        task = FitTask(model, chosen, photos, held, CachedEmbeddings(known), lambda: asked)
+        accelerator = build_accelerator(chosen)
+        loop = TrainingLoop(accelerator, RunSession(None), folder, task, chosen, len(photos))
+        training = measured(loop.run)
+        model.eval()
+        kept: list[dict[str, float]] = []
+        calibration = measured(lambda: kept.append(_calibrated(model, held, asked)))
+        few = held.select(np.arange(min(options.evaluated, len(held))))
+        prediction = measured(lambda: _predicted(model, few, asked))
+    unit = 2**20 if sys.platform == "darwin" else 2**10
+    cells = {"cells": int(chosen.geocells.cells or len(model.coordinate_head.centres))}
+    return HeadsBenchmark(
+        rows=options.rows,
+        width=width,
+        classes={f: len(v) for f, v in vocabularies.items()} | cells,
+        epochs=options.epochs,
+        training=training,
+        calibration=calibration,
+        prediction=Cost(prediction.seconds / len(few), prediction.cpu_seconds / len(few)),
+        peak_mb=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit,
+        validation=dict(loop.best_values),
+        coverage=kept[0],
+    )
+
+
+def _calibrated(
+    model: GeolocationModel, photos: PhotoDataset, embeddings: NDArray[np.floating]
+) -> dict[str, float]:
+    result = calibrate(model, photos, embeddings)
+    model.calibration = result.calibration
+    crossed: dict[str, float] = summary(result)["cross_validated_coverage"]
+    return crossed
+
+
+def _predicted(
+    model: GeolocationModel, photos: PhotoDataset, embeddings: NDArray[np.floating]
+) -> None:
+    estimates = (
+        estimate
+        for start in range(0, len(photos), 32)
+        for estimate in model.predict(embeddings[start : min(start + 32, len(photos))])
+    )
+    predictions_frame(photos, estimates, model.vocabularies)
+
+
+def generated_embeddings(
+    dataset: PhotoDataset, width: int, path: Path, seed: int = 0
+) -> NDArray[np.float16]:
+    """Write embeddings (n, width) that tell about place, climate and month, and return a map.
+
+    They are random mixtures of waves over the Earth and of climate and month, with noise.
+    """
+    rng = np.random.default_rng(seed)
+    frequencies = rng.normal(size=(3, FEATURES_OF_PLACES)) * 12
+    phases = rng.uniform(0, 2 * np.pi, FEATURES_OF_PLACES)
+    mixing = rng.normal(size=(FEATURES_OF_PLACES, width)) / FEATURES_OF_PLACES**0.5
+    climates, months = rng.normal(size=(31, width)), rng.normal(size=(13, width))
+    places = unit_vectors(dataset.coordinates)
+    climate, month = (dataset.table[name].to_numpy(np.int64) for name in ("climate", "month"))
+    values = np.lib.format.open_memmap(path, "w+", np.float16, (len(dataset), width))
+    for start in range(0, len(dataset), 4096):
+        rows = slice(start, start + 4096)
+        waves = np.sin(places[rows] @ frequencies + phases)
+        part = (waves @ mixing).astype(np.float32)
+        part += 0.4 * climates[climate[rows].clip(-1)] + 0.4 * months[month[rows].clip(-1)]
+        values[rows] = part + rng.standard_normal(part.shape, dtype=np.float32)
+    values.flush()
+    del values
+    mapped: NDArray[np.float16] = np.load(path, mmap_mode="r")
+    return mapped

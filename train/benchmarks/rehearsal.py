@@ -1,0 +1,287 @@
+"""Rehearse the way from photos to a measured model on a drawn set: time, memory and disk by step.
+
+Every step is a command of this project in a process of its own. A rehearsal that was interrupted
+continues at the first step that was not finished.
+"""
+
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated, Any
+
+from annotated_types import Ge
+
+from geoclip_core.checks import checked
+from geoclip_core.files import read_json, write_atomically
+from geoclip_core.training.options import FitOptions, options_class
+from train.recipes import recipe_options
+
+ROOT = Path(__file__).resolve().parents[2]
+FULL_ROWS = 119_008
+"""Rows of OSV-Mini-129k."""
+DATA = "datasets/drawn"
+RESULT, TABLE = "rehearsal.json", "rehearsal.md"
+_LIBRARIES = ("torch", "onnxruntime", "numpy", "pandas", "streamlit")
+
+
+@options_class
+class RehearsalOptions:
+    """Options of `benchmark rehearsal`."""
+
+    rows: Annotated[int, Ge(100)] = 3000
+    """photos to draw; OSV-Mini-129k has 119,008"""
+    folder: Path = Path("rehearsal")
+    """folder of the set, the run and the table; steps that are finished there are not repeated"""
+    recipe: str = "osv-mini"
+    """recipe of the training"""
+    output: Path | None = None
+    """folder to which the table is copied as rehearsal.json and rehearsal.md"""
+
+
+@dataclass(frozen=True)
+class Step:
+    """One command, and what it took."""
+
+    name: str
+    command: list[str]
+    """As typed after the name of the interpreter."""
+    seconds: float
+    cpu_seconds: float
+    """Of the command's processes together."""
+    peak_mb: float
+    """Most memory of its largest process."""
+    disk_mb: float
+    """By how much the folder of the rehearsal grew."""
+
+
+@dataclass(frozen=True)
+class Rehearsal:
+    """A finished rehearsal."""
+
+    rows: int
+    recipe: str
+    processor: str
+    cores: int
+    versions: dict[str, str]
+    steps: list[Step]
+    result: dict[str, float]
+    """Of the evaluation: photos, geoscore, median_km, within_25_km, within_200_km, inside_50 and
+    inside_90 (share of the photos inside the radius), and {feature}_top1."""
+
+
+def rehearsal(options: RehearsalOptions) -> int:
+    """Draw a set, check it, embed, train, evaluate, report, open the pages; write what it took."""
+    done = rehearse(options)
+    text = markdown(done)
+    for folder in (options.folder, options.output):
+        if folder is not None:
+            write_atomically(folder / RESULT, json.dumps(asdict(done), indent=2) + "\n")
+            write_atomically(folder / TABLE, text)
+    print(text)
+    return 0
+
+
+def commands(options: RehearsalOptions) -> dict[str, list[str]]:
+    """Return the arguments of Python of each step by its name, to be run in the folder."""
+    recipe = recipe_options(FitOptions, options.recipe)
+    train, cache = ["-m", "train"], ["--cache-dir", "embeddings"]
+    seen = ["--backbone", recipe.backbone, "--framing", recipe.framing]
+    seen += ["--views", *recipe.views] if recipe.views else []
+    seen += ["--depths", *map(str, recipe.depths)] if recipe.depths else []
+    seen += ["--depth-pooling", recipe.depth_pooling]
+    data = ["--data", DATA]
+    return {
+        "draw": [*train, "demo-data", "--rows", str(options.rows), "--output", DATA],
+        "doctor": [*train, "doctor", DATA],
+        "embed": [*train, "embed", *data, *cache, *seen],
+        "fit": [*train, "fit", "--recipe", options.recipe, *data, *cache, "--output", "runs/run"],
+        "evaluate": [
+            *(*train, "evaluate", "--model", "runs/run", *data, *cache),
+            *("--output", "evaluations/run"),
+        ],
+        "report": [*train, "report", "evaluations/run", "--output", "report.html"],
+        "pages": [str(ROOT / "scripts" / "open_pages.py")],
+    }
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What a process took; see `Step`."""
+
+    seconds: float
+    cpu_seconds: float
+    peak_mb: float
+
+
+def rehearse(
+    options: RehearsalOptions, run: Callable[[Sequence[str], Path], Usage] | None = None
+) -> Rehearsal:
+    """Run the steps that are not finished, and return all of them.
+
+    Args:
+        options: options of the command.
+        run: runs a command in a folder; by default as a process.
+
+    Raises:
+        ValueError: a step failed, or the folder holds a rehearsal with other options.
+    """
+    folder = options.folder
+    folder.mkdir(parents=True, exist_ok=True)
+    state = folder / "steps.json"
+    steps = _finished(state, options)
+    for name, command in commands(options).items():
+        if name in {step.name for step in steps}:
+            continue
+        if name == "fit":  # what an interrupted training left
+            shutil.rmtree(folder / "runs", ignore_errors=True)
+        before = size_mb(folder)
+        used = (run or run_measured)(command, folder)
+        grown = size_mb(folder) - before
+        steps.append(Step(name, command, used.seconds, used.cpu_seconds, used.peak_mb, grown))
+        kept = asdict(_State(options.rows, options.recipe, steps))
+        write_atomically(state, json.dumps(kept, indent=2) + "\n")
+    versions = {name: version(name) for name in _LIBRARIES}
+    return Rehearsal(
+        options.rows,
+        options.recipe,
+        platform.processor() or platform.machine(),
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+        {"python": platform.python_version(), **versions},
+        steps,
+        headline(read_json(folder / "evaluations" / "run" / "metrics.json")),
+    )
+
+
+@dataclass(frozen=True)
+class _State:
+    """The content of steps.json."""
+
+    rows: int
+    recipe: str
+    steps: list[Step]
+
+
+def _finished(state: Path, options: RehearsalOptions) -> list[Step]:
+    """Return the finished steps of a rehearsal.
+
+    Raises:
+        ValueError: it was begun with other options.
+    """
+    if not state.exists():
+        return []
+    found = checked(_State, read_json(state), state)
+    if (found.rows, found.recipe) != (options.rows, options.recipe):
+        raise ValueError(
+            f"{state.parent} holds a rehearsal of {found.rows:,} rows with the recipe "
+            f"{found.recipe}: choose another folder, or delete it"
+        )
+    return found.steps
+
+
+def run_measured(command: Sequence[str], folder: Path) -> Usage:
+    """Run a command of this interpreter in a folder and return what it took.
+
+    Raises:
+        ValueError: it failed; its last lines are in the message.
+    """
+    paths = [str(ROOT), os.environ.get("PYTHONPATH", "")]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
+    environment |= {"GEOCLIP_DATASETS": "datasets", "GEOCLIP_RUNS": "runs"}
+    print("python " + " ".join(command), file=sys.stderr, flush=True)
+    started = time.monotonic()
+    with (folder / "log.txt").open("ab") as log:
+        process = subprocess.Popen(
+            [sys.executable, *command], cwd=folder, env=environment, stdout=log, stderr=log
+        )
+        try:
+            _, status, usage = os.wait4(process.pid, 0)
+        except BaseException:
+            process.terminate()
+            raise
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        last = (folder / "log.txt").read_text(encoding="utf-8", errors="replace")[-2000:]
+        raise ValueError(f"python {' '.join(command)} failed:\n{last}")
+    unit = 2**20 if sys.platform == "darwin" else 2**10
+    return Usage(
+        time.monotonic() - started, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / unit
+    )
+
+
+def size_mb(folder: Path) -> float:
+    """Return the size in MB of all files below a folder."""
+    total = 0
+    for place, _, names in os.walk(folder):
+        for name in names:
+            total += os.lstat(os.path.join(place, name)).st_size
+    return total / 1e6
+
+
+def headline(metrics: dict[str, Any]) -> dict[str, float]:
+    """Return the main numbers of a metrics.json, as in `Rehearsal.result`."""
+    shares, inside = metrics["accuracy_at_km"], metrics["coverage"]
+    return {
+        "photos": metrics["n"],
+        "geoscore": metrics["geoscore"],
+        "median_km": metrics["median_km"],
+        **{f"within_{km}_km": shares[km] for km in ("25", "200")},
+        **{f"inside_{mass}": inside[mass] for mass in ("50", "90")},
+        **{f"{f}_top1": numbers["top1"] for f, numbers in metrics["context"].items()},
+    }
+
+
+def markdown(done: Rehearsal) -> str:
+    """Return a rehearsal as a Markdown document."""
+    versions = ", ".join(f"{name} {number}" for name, number in done.versions.items())
+    factor, whole = FULL_ROWS / done.rows, done.rows >= FULL_ROWS
+    more = "" if whole else f" expected for {FULL_ROWS:,} |"
+    lines = [
+        "# Rehearsal of OSV-Mini-129k on drawn photos",
+        "",
+        f"`python -m train benchmark rehearsal --rows {done.rows}`: {done.rows:,} drawn photos, "
+        f"recipe `{done.recipe}`, {done.cores} cores ({done.processor}); {versions}.",
+        "",
+    ]
+    if not whole:
+        lines += [
+            f"The numbers expected for {FULL_ROWS:,} photos are these multiplied by "
+            f"{factor:.1f}: computed, not measured, and too high where starting takes most of "
+            "the time.",
+            "",
+        ]
+    lines += [
+        f"| step | minutes | CPU minutes | peak memory, MB | disk, MB |{more}",
+        "|---|---|---|---|---|" + ("---|" if more else ""),
+    ]
+    for step in done.steps:
+        row = (
+            f"| {step.name} | {step.seconds / 60:.1f} | {step.cpu_seconds / 60:.1f} | "
+            f"{step.peak_mb:,.0f} | {step.disk_mb:,.0f} |"
+        )
+        if more:
+            row += f" {step.cpu_seconds * factor / 60:.0f} CPU minutes, "
+            row += f"{step.disk_mb * factor:,.0f} MB |"
+        lines.append(row)
+    minutes = sum(step.seconds for step in done.steps) / 60
+    cpu = sum(step.cpu_seconds for step in done.steps) / 60
+    lines.append(f"| together | {minutes:.1f} | {cpu:.1f} | | |" + (" |" if more else ""))
+    result = done.result
+    lines += [
+        "",
+        f"Test split, {result['photos']:,.0f} drawn photos: GeoScore {result['geoscore']:,.0f}, "
+        f"median {result['median_km']:,.0f} km, {result['within_25_km']:.0%} within 25 km, "
+        f"{result['within_200_km']:.0%} within 200 km; the 50 % radius holds "
+        f"{result['inside_50']:.0%} of the true places, the 90 % radius {result['inside_90']:.0%}.",
+        "",
+        "The photos are drawn: the result shows that everything works, not how good a model of "
+        "real photos will be. Peak memory is that of the largest process, memory maps included.",
+    ]
+    return "\n".join(lines) + "\n"
