@@ -38,11 +38,9 @@ SAMPLED_POINTS = 1024
 """Number of heaviest points that get all samples; the others get one each."""
 MOST_ANCHORS = 4096
 """Number of places up to which `Anchors` hold the scores of all pairs (64 MB)."""
-_FINALISTS, _HEAVIEST = 12, 4
+_FINALISTS, _HEAVIEST = 24, 8
 """Points whose expected scores are compared exactly: those of the highest approximate scores, and
 those of the highest weights."""
-_NEGLIGIBLE = 1e-6
-"""Mass of the lightest points that distinct places leave out."""
 _BINS = 4096
 """Number of bins in which the distance that holds a share of the mass is looked for."""
 
@@ -301,7 +299,7 @@ class Posterior:
             best = coarse.vectors[np.argsort(-coarse.expected_scores(coarse.points))[:4]]
             near = [np.argpartition(self.vectors @ -centre, 63)[:64] for centre in best]
             candidates = np.unique(np.concatenate([heavy, *near]))
-            scores = coarse.expected_scores(self.points[candidates])
+            scores = self._few.expected_scores(self.points[candidates])
         order = np.argsort(-scores)[:_FINALISTS]
         heaviest = heavy[np.argsort(-self.log_weights[heavy])[:_HEAVIEST]]
         finalists = np.unique(np.concatenate([candidates[order], heaviest]))
@@ -327,35 +325,30 @@ class Posterior:
             raise ValueError(f"k must be at least 1, not {k}")
         reach = max(DISTINCT_KM, self.bandwidth_km)
         every = self._few
-        # the mass of the lightest points, together next to nothing, is left out: pairs cost time
-        order = np.argsort(every.log_weights)
-        rows = np.sort(order[np.cumsum(every.weights[order]) > _NEGLIGIBLE])
-        points, vectors, remaining = every.points[rows], every.vectors[rows], every.weights[rows]
+        points, vectors, remaining = every.points, every.vectors, every.weights.copy()
         alive = np.ones(len(every), dtype=bool)
-        closest = np.float32(np.cos(min(reach / EARTH_RADIUS_KM, np.pi)) - 1e-7)
-        cosines = every.vectors.astype(np.float32) @ vectors.T.astype(np.float32)
-        inside = (cosines >= closest).astype(np.float32)
+        closest = np.cos(min(reach / EARTH_RADIUS_KM, np.pi)) - 1e-15
+        inside = (vectors @ vectors.T >= closest).astype(np.float32)
         gathered = inside @ remaining.astype(np.float32)
         places: list[tuple[float, float, float]] = []
         centre = np.asarray(self.mode())
         while len(places) < k:
             # chords are faster to compare than kilometres
-            chord = np.linalg.norm(every.vectors - unit_vectors(centre), axis=1)
-            around = chord <= 2 * np.sin(min(reach / EARTH_RADIUS_KM, np.pi) / 2) + 1e-12
-            alive &= ~around
-            near = np.flatnonzero(around[rows])
+            chord = np.linalg.norm(vectors - unit_vectors(centre), axis=1)
+            near = chord <= 2 * np.sin(min(reach / EARTH_RADIUS_KM, np.pi) / 2) + 1e-12
             places.append((float(centre[0]), float(centre[1]), float(remaining[near].sum())))
-            gathered -= inside[:, near] @ remaining[near].astype(np.float32)
+            gathered -= remaining[near].astype(np.float32) @ inside[near]
             remaining[near] = 0.0
+            alive &= ~near
             total = remaining.sum()
             if total <= 1e-6:
                 break
             # among places that gather the same mass, the one in the middle is preferred
             best = np.where(alive, gathered, -1.0)
             tied = np.flatnonzero(best >= best.max() - 1e-6 * total - 1e-6)
-            distances = pairwise_km(every.points[tied], points)
+            distances = pairwise_km(points[tied], points)
             gathers = (distances <= reach) + 1e-6 * np.exp(-distances / max(reach, 1.0))
-            centre = every.points[tied[int((gathers @ remaining).argmax())]]
+            centre = points[tied[int((gathers @ remaining).argmax())]]
         return places
 
     def log_density(self, coordinates: Floats) -> Floats:
