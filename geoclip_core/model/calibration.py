@@ -274,7 +274,8 @@ def _log_sum_exp(terms: NDArray[np.float64]) -> NDArray[np.float64]:
     highest = terms.max(axis=1, keepdims=True)
     shifted = (terms - highest).astype(np.float32)
     sums: NDArray[np.float64] = np.exp(shifted).sum(axis=1, dtype=np.float64)
-    return highest[:, 0] + np.log(sums)
+    logarithms: NDArray[np.float64] = highest[:, 0] + np.log(sums)
+    return logarithms
 
 
 def fit_level_map(
@@ -318,7 +319,7 @@ def rounded_ranks(ranks: Sequence[float], most: int = MAX_RANKS) -> list[float]:
     return [round(float(rank), 4) for rank in ordered]
 
 
-def conformal_quantile(ratios: Sequence[float], level: float) -> float:
+def conformal_quantile(ratios: Sequence[float] | NDArray[np.float64], level: float) -> float:
     """Return the ⌈(n + 1)·level⌉-th smallest value (at most the largest), at least 0.001."""
     ordered = np.sort(np.asarray(ratios, dtype=np.float64))
     rank = int(np.ceil((len(ordered) + 1) * level))

@@ -67,7 +67,7 @@ class EmbeddingNormaliser(nn.Module):
         if embeddings.ndim != 2 or embeddings.shape[1] != self.width or not len(embeddings):
             raise ValueError(f"expected embeddings (n, {self.width}), got {embeddings.shape}")
         # in parts, because twice the precision of all photos may take gigabytes
-        parts = embeddings.split(STATISTICS_PART)
+        parts = torch.split(embeddings, STATISTICS_PART)
         count = len(embeddings)
         mean = torch.stack([part.double().sum(0) for part in parts]).sum(0) / count
         squares = torch.stack([(part.double() - mean).square().sum(0) for part in parts]).sum(0)

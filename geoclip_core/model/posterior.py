@@ -292,7 +292,8 @@ class Posterior:
         heavy = np.argpartition(-self.log_weights, 63)[:64]
         if self.anchors is not None and len(self) <= MOST_ANCHORS:
             candidates = np.arange(len(self))
-            scores = self.anchors.scores @ self.weights.astype(np.float32)
+            light = self.anchors.scores @ self.weights.astype(np.float32)
+            scores = light.astype(np.float64)
         else:
             # find the best neighbourhoods with condensed mass, then compare their points
             coarse = self._few.condensed(EXACT_POINTS)

@@ -19,7 +19,12 @@ from torch import Tensor
 
 from geoclip_core.data.dataset import PhotoDataset
 from geoclip_core.data.features import KNOWN_FEATURES
-from geoclip_core.data.vocabulary import FIXED_VOCABULARIES, IGNORE_INDEX, extended_vocabularies
+from geoclip_core.data.vocabulary import (
+    FIXED_VOCABULARIES,
+    IGNORE_INDEX,
+    Vocabulary,
+    extended_vocabularies,
+)
 from geoclip_core.earth.gazetteer import Gazetteer
 from geoclip_core.earth.sphere import geoscore, haversine_km
 from geoclip_core.errors import FileError, TrainingError
@@ -445,7 +450,7 @@ class Comparison:
 
     def _alone(self, fold_of: NDArray[np.int64]) -> BankInputs:
         """Return the inputs of a model of the added photos alone."""
-        vocabularies = {}
+        vocabularies: dict[str, Vocabulary] = {}
         options = self.inputs.options
         if options.use_context:
             least = int(np.bincount(fold_of).max()) + 1

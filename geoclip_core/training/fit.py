@@ -223,7 +223,7 @@ def _extend(run: FitRun, source: str) -> None:
         session.raise_if_stopped()
         session.progress("cross-validating", 0.5 + 0.45 * done / total)
 
-    card = folder / CARD
+    card, config = folder / CARD, read_json(folder / CONFIG)
     metrics = extend_bank(
         dataset,
         embedded.values,
@@ -233,7 +233,7 @@ def _extend(run: FitRun, source: str) -> None:
         name=run.name,
         command=f"python -m train fit --extend {base.name} --data DIR",
         base_card=read_text(card, MAX_CARD) if card.is_file() else "",
-        save_backbone=read_json(folder / CONFIG).get("backbone_saved") is True,
+        save_backbone=isinstance(config, dict) and config.get("backbone_saved") is True,
         progress=progress,
     )
     _save_cross_validation(run, metrics)

@@ -100,7 +100,7 @@ def fit_bank(
     photos = dataset.select(used)
     # cross-validation replaces the test split, so all of these photos are training photos
     photos.table["split"] = "train"
-    vocabularies = {}
+    vocabularies: dict[str, Vocabulary] = {}
     if options.use_context:
         # so many labels that no fold holds all of them
         seeds = range(options.seed, options.seed + options.bank.repeats)
@@ -494,7 +494,8 @@ def mean_score(estimates: list[Estimate], coordinates: NDArray[np.float64]) -> f
 def errors_km(estimates: list[Estimate], coordinates: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return the errors (n,) of n estimates against coordinates (n, 2)."""
     answers = np.array([estimate.posterior.mode() for estimate in estimates])
-    return haversine_km(answers, coordinates)
+    distances: NDArray[np.float64] = haversine_km(answers, coordinates)
+    return distances
 
 
 @dataclass(frozen=True)

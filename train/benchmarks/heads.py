@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Annotated
 
 import numpy as np
+import torch
 from annotated_types import Ge
 from numpy.typing import NDArray
 
@@ -149,7 +150,7 @@ def benchmark_heads(options: HeadsOptions) -> HeadsBenchmark:
         few = held.select(np.arange(min(options.evaluated, len(held))))
         prediction = measured(lambda: _predicted(model, few, asked))
     unit = 2**20 if sys.platform == "darwin" else 2**10
-    cells = {"cells": int(chosen.geocells.cells or len(model.coordinate_head.centres))}
+    cells = {"cells": chosen.geocells.cells or len(torch.as_tensor(model.coordinate_head.centres))}
     return HeadsBenchmark(
         rows=options.rows,
         width=width,

@@ -156,7 +156,7 @@ def rehearse(
         len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
         {"python": platform.python_version(), **versions},
         steps,
-        headline(read_json(folder / "evaluations" / "run" / "metrics.json")),
+        headline(folder / "evaluations" / "run" / "metrics.json"),
     )
 
 
@@ -225,8 +225,9 @@ def size_mb(folder: Path) -> float:
     return total / 1e6
 
 
-def headline(metrics: dict[str, Any]) -> dict[str, float]:
+def headline(path: Path) -> dict[str, float]:
     """Return the main numbers of a metrics.json, as in `Rehearsal.result`."""
+    metrics: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     shares, inside = metrics["accuracy_at_km"], metrics["coverage"]
     return {
         "photos": metrics["n"],
