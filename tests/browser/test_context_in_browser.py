@@ -76,6 +76,6 @@ def test_reasons_survive_a_change_of_page(open_page):
     page.get_by_role("link", name="Context heads").click()
     sentence = panel.get_by_text("Hiding the outlined part costs")
     expect(sentence).to_be_visible(timeout=SEARCH_MS)
-    expect(panel.get_by_role("img")).to_be_visible()
+    expect(panel.get_by_alt_text("that support")).to_be_visible()
     panel.get_by_role("button", name="Hide").click()
     expect(sentence).to_have_count(0)
