@@ -257,16 +257,22 @@ class Explain:
 
 
 def describe_effect(answer: str, effect: "Effect") -> str:
-    """Return one sentence: an answer, its support, and what covering the marked part leaves."""
+    """Return an answer, its support, and what hiding the marked part costs."""
     from geoclip_core.explain import PLACE
 
-    numbers = effect.support, effect.left, effect.left_elsewhere
-    whole, left, other = (f"{v:,.0f}" if answer == PLACE else f"{v:.1%}" for v in numbers)
-    kind = "expected GeoScore" if answer == PLACE else "probability"
-    verdict = "" if effect.stands_out else "; no part stands out"
+    support = (
+        f"expected GeoScore {effect.support:,.0f}"
+        if answer == PLACE
+        else f"probability {100 * effect.support:.1f} %"
+    )
+    costs = []
+    for left in (effect.left, effect.left_elsewhere):
+        lost = 1 - left / effect.support if effect.support > 0 else 0.0
+        costs.append("nothing" if lost < 0.005 else f"{100 * lost:.0f} % of it")
+    verdict = "" if effect.stands_out else " No part stands out."
     return (
-        f"{effect.answer}: {kind} {whole}; with the fifth that matters most covered {left}, "
-        f"with the same shape elsewhere {other}{verdict}"
+        f"{effect.answer}: {support}. Hiding the part that matters most costs {costs[0]}; "
+        f"hiding as much elsewhere costs {costs[1]}.{verdict}"
     )
 
 

@@ -733,10 +733,12 @@ def speak_against(posteriors: Sequence[Posterior], point: tuple[float, float]) -
     """
     against = []
     for posterior in posteriors:
-        misfit = posterior.misfit(np.array([point]))
-        p_values = posterior.p_values(misfit)
-        fit = float(misfit[0]) if p_values is None else float(p_values[0])
-        against.append(fit >= RADIUS_MASSES[-1] if p_values is None else fit < SIGNIFICANT)
+        place = np.array([point])
+        p_values = posterior.p_values(posterior.misfit(place))
+        if p_values is None:
+            against.append(bool(posterior.better_mass(place)[0] >= RADIUS_MASSES[-1]))
+        else:
+            against.append(bool(p_values[0] < SIGNIFICANT))
     return against
 
 

@@ -76,6 +76,8 @@ class Claim:
     has no record of held-out photos, or hints were given."""
     held_out: int
     """Number of held-out photos behind the p-value."""
+    far_from_training: bool = False
+    """Whether no training photo lies near the place, so that the model cannot know it."""
 
     @property
     def verdict(self) -> Verdict:
@@ -103,7 +105,9 @@ class Claim:
         )
         better = f"{self.better_mass:.0%} of the probability lies in places that fit better."
         said = [near, where, better.replace("%", " %")]
-        if self.likelihood_ratio is not None:
+        if self.far_from_training:
+            said.append("No training photo lies near it, so the model does not know the place.")
+        elif self.likelihood_ratio is not None:
             said.append(f"{_times(self.likelihood_ratio)} as likely as before seeing the photo.")
         if self.p_value is None:
             said.append(
@@ -283,7 +287,8 @@ class Prediction:
         Args:
             place: A name ("Aleppo, Syria", "Texas"), "36.2, 37.16", (latitude, longitude), or what
                 `Gazetteer.find` returned. A county or larger place is judged by the point in it
-                that fits best, which makes the p-value too large rather than too small.
+                that fits best, which makes the p-value too large rather than too small. The other
+                numbers are those of its densest point.
 
         Raises:
             PlaceError: No place has this name, or several do; with suggestions.
@@ -297,8 +302,10 @@ class Prediction:
         points = named.points[:: -(-len(named.points) // MOST_POINTS)]
         density = self.posterior.log_density(points)
         best = points[int(density.argmax())]
-        misfit = self.posterior.misfit(best[None])
-        better, p_values = float(np.clip(misfit[0], 0, 1)), self.posterior.p_values(misfit)
+        better = float(self.posterior.better_mass(best[None])[0])
+        # the mass of denser places is least at the densest point
+        tried = best[None] if self.posterior.prior is None else points
+        p_values = self.posterior.p_values(self.posterior.misfit(tried))
         pin = np.array([self.latitude, self.longitude])
         distance = float(haversine_km(named.points, pin).min())
         if named.level != "coordinates":
@@ -307,6 +314,7 @@ class Prediction:
             here = int(units.of_place[row[0]])
             distance = 0.0 if here >= 0 and units.keys[here] == named.key else distance
         ranks = self.posterior.held_out_ranks
+        ratio = self._ratio(best, float(density.max()))
         return Claim(
             name=named.label,
             level=named.level,
@@ -315,9 +323,10 @@ class Prediction:
             distance_km=distance,
             inside={mass: better < mass for mass in RADIUS_MASSES},
             better_mass=better,
-            likelihood_ratio=self._ratio(best, float(density.max())),
-            p_value=None if p_values is None else float(p_values[0]),
+            likelihood_ratio=ratio,
+            p_value=None if p_values is None else float(p_values.max()),
             held_out=0 if p_values is None or ranks is None else len(ranks),
+            far_from_training=ratio is None and self.prior is not None,
         )
 
     def _ratio(self, point: NDArray[np.float64], log_density: float) -> float | None:

@@ -62,8 +62,10 @@ def test_a_place_far_from_all_mass_is_spoken_against(prediction):
     assert claim.better_mass == 1.0
     assert claim.p_value == pytest.approx(1 / 101)
     assert claim.likelihood_ratio is None  # there is no training photo near it
+    assert claim.far_from_training
     words = " ".join(claim.sentences)
     assert "a fit this poor would be seen in 1 % of photos (by 100 held-out photos)" in words
+    assert "No training photo lies near it" in words
     assert "true" not in words
     assert "false" not in words
 
@@ -76,6 +78,20 @@ def test_a_country_is_judged_by_its_best_point(prediction):
     assert (country.latitude, country.longitude) == pytest.approx(ALEPPO, abs=0.3)
 
 
+def test_with_the_prior_a_claim_is_judged_by_what_the_photo_adds(prediction):
+    """Lima has less of the mass than Aleppo, and most of the training photos were from there."""
+    judged = replace(prediction.posterior, prior=prediction.prior)
+    assert judged.misfit(np.array([LIMA]))[0] == pytest.approx(np.log(0.65 / 0.3), abs=0.01)
+    ranks = np.r_[np.zeros(20), 0.8, np.full(79, 1.0)]
+    judged = replace(judged, held_out_ranks=ranks)
+    lima = replace(prediction, posterior=judged).check(LIMA)
+    assert lima.p_value == pytest.approx(80 / 101)
+    assert lima.better_mass == pytest.approx(0.4, abs=0.02)
+    assert not lima.far_from_training
+    country = replace(prediction, posterior=judged).check("Peru")
+    assert country.p_value >= lima.p_value
+
+
 def test_without_held_out_photos_there_is_no_p_value_and_words_say_so(prediction):
     old = replace(prediction, posterior=replace(prediction.posterior, held_out_ranks=None))
     claim = old.check("Paris, France")
@@ -83,7 +99,8 @@ def test_without_held_out_photos_there_is_no_p_value_and_words_say_so(prediction
     assert claim.verdict == "speaks against it"
     assert any(sentence.startswith("No p-value") for sentence in claim.sentences)
     assert old.check("Aleppo, Syria").verdict == "fits"
-    assert replace(old, prior=None).check(ALEPPO).likelihood_ratio is None
+    unknown = replace(old, prior=None).check(ALEPPO)
+    assert (unknown.likelihood_ratio, unknown.far_from_training) == (None, False)
 
 
 def test_an_unknown_place_is_refused_with_suggestions(prediction):

@@ -111,7 +111,7 @@ class Report:
         errors = sum(finding.severity == "error" for finding in self.findings)
         notes = len(self.findings) - errors
         kinds = "1 kind of error" if errors == 1 else f"{errors} kinds of errors"
-        verdict = f"{kinds} to fix" if errors else "nothing must be fixed"
+        verdict = f"{kinds} to fix" if errors else "no faults found"
         lines.append(f"\n{verdict}; notes: {notes}")
         return "\n".join(lines)
 

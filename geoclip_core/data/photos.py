@@ -307,11 +307,12 @@ def _opened(content: bytes, label: str) -> Image.Image:
             "(JPEG, PNG, WebP, HEIC, AVIF, GIF, BMP, TIFF, or raw with a preview)."
         ) from error
     except Image.DecompressionBombError as error:
-        raise PhotoError(f"{label} has more pixels than can be read: {error}") from error
+        raise PhotoError(
+            f"{label} has too many pixels; at most {MAX_PIXELS / 1e6:,.4g} million are allowed."
+        ) from error
     except Exception as error:
-        # Decoders raise errors of any kind on crafted bytes.
-        reason = str(error).rstrip(".") or type(error).__name__
-        raise PhotoError(f"{label} is damaged: {reason}.") from error
+        # Decoders raise errors of any kind on crafted bytes, in words of their own.
+        raise PhotoError(f"{label} is damaged and cannot be opened.") from error
 
 
 def _read(
@@ -380,10 +381,10 @@ def _damage_named(label: str) -> Iterator[None]:
     except MemoryError as error:
         raise PhotoError(f"{label} does not fit into memory.") from error
     except Exception as error:
-        reason = str(error) or type(error).__name__
-        if isinstance(error, EOFError) or any(sign in reason.lower() for sign in _TRUNCATED):
+        reason = str(error).lower()
+        if isinstance(error, EOFError) or any(sign in reason for sign in _TRUNCATED):
             raise PhotoError(f"{label} is cut off: the file ends before the image.") from error
-        raise PhotoError(f"{label} is damaged: {reason.rstrip('.')}.") from error
+        raise PhotoError(f"{label} is damaged and cannot be opened.") from error
 
 
 # Limits -------------------------------------------------------------------------------------------

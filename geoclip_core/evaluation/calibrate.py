@@ -103,13 +103,15 @@ def calibrate(
     before = core_frame(photos, posteriors, report(1, 1))
     if learnt := metrics.seen_before(before["error_km"].to_numpy(np.float64)):
         raise CalibrationError(f"{learnt}: calibrate on photos that it was not trained on")
+    prior = None if model.domain is None else model.domain.prior
     calibration = fit_calibration(
         posteriors,
         photos.coordinates,
         source=f"validation split of {photos.name}",
         progress=fitted,
+        prior=prior,
     )
-    calibrated = (calibration.apply(posterior) for posterior in posteriors)
+    calibrated = (calibration.apply(posterior, prior) for posterior in posteriors)
     return CalibrationResult(calibration, before, core_frame(photos, calibrated, report(11, 1)))
 
 

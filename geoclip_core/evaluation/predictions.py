@@ -53,7 +53,8 @@ another system, or of an older version, lacks them."""
 
 CLAIM_COLUMNS = ("truth_rank", "truth_p_value", "other_rank", "other_p_value", "held_out_photos")
 """The true place and the place of another photo as claims: `Posterior.misfit`, the p-value if
-the model has one, and the number of held-out photos that it is judged by."""
+the model has one, and the number of held-out photos that it is judged by. `Calibration.ranks_of`
+says what the misfit is."""
 
 TRUTH_COLUMNS = (
     "path",

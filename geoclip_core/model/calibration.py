@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import numpy as np
 from annotated_types import Interval, Len
@@ -31,6 +31,8 @@ MAX_LEVEL_PHOTOS = 400
 """Number of photos from which the correction of levels is fitted."""
 Progress = Callable[[int, int], None]
 """Called with the number of steps done and the total; it may raise, to stop."""
+Density = Callable[[float], Posterior]
+"""Kernel width in km -> density of the training photos (`Domain.prior`)."""
 Rank = Annotated[float, Interval(ge=-1e6, le=1e6)]
 SLOPES, OFFSETS = (0.2, 5.0), (-4.0, 4.0)
 Offset = Annotated[float, Interval(ge=OFFSETS[0], le=OFFSETS[1])]
@@ -65,6 +67,9 @@ class Calibration:
     ranks: Annotated[list[Rank], Len(0, 10**4)] = field(default_factory=list)
     """`Posterior.misfit` of the true place of each photo, by a fit on other photos; empty in
     checkpoints of older versions."""
+    ranks_of: Literal["mass", "ratio"] = "mass"
+    """What `ranks` are: "ratio" to the density of the training photos, or, where that is not known
+    and in checkpoints of older versions, "mass" of denser places."""
     level_map: tuple[Positive, Offset] = (1.0, 0.0)
     """Slope and offset of the log odds of levels (`map_context.corrected`)."""
 
@@ -75,8 +80,13 @@ class Calibration:
         if any(not 0 < float(level) < 100 for level in self.radius_scale):
             raise ValueError("the keys of radius_scale must be percentages between 0 and 100")
 
-    def apply(self, posterior: Posterior) -> Posterior:
-        """Return the calibrated form of a head's raw posterior."""
+    def apply(self, posterior: Posterior, prior: Density | None = None) -> Posterior:
+        """Return the calibrated form of a head's raw posterior.
+
+        With ranks of "ratio", claims can be judged only if the `prior` is given.
+        """
+        by_ratio = self.ranks_of == "ratio"
+        ranks = self.ranks if prior is not None or not by_ratio else []
         scale = sorted((float(level) / 100, factor) for level, factor in self.radius_scale.items())
         return replace(
             posterior,
@@ -84,7 +94,8 @@ class Calibration:
             bandwidth_km=self.bandwidth_km,
             radius_scale=tuple(scale),
             level_map=self.level_map,
-            held_out_ranks=np.sort(self.ranks) if self.ranks else None,
+            held_out_ranks=np.sort(ranks) if ranks else None,
+            prior=prior(self.bandwidth_km) if prior is not None and by_ratio else None,
         )
 
     def to_json(self) -> str:
@@ -116,6 +127,7 @@ def fit_calibration(
     source: str = "validation split",
     measure_coverage: bool = True,
     progress: Progress | None = None,
+    prior: Density | None = None,
 ) -> Calibration:
     """Fit temperature, bandwidth and radius factors on held-out photos.
 
@@ -130,6 +142,7 @@ def fit_calibration(
         measure_coverage: whether to measure `coverage` and `ranks`, each fold by a fit on the
             others.
         progress: called with (steps done, all steps).
+        prior: density of the training photos, which do not include these photos; None: not known.
 
     Raises:
         ValueError: there are fewer than 10 photos, or not one posterior per photo.
@@ -160,11 +173,18 @@ def fit_calibration(
         factors = [other.radius_scale[_percent(level)] for level in LEVELS]
         scaled = np.clip(radii[held] * factors, 1e-3, HALF_CIRCUMFERENCE_KM)
         inside[held] = errors[held, None] <= scaled
+        before = None if prior is None else prior(other.bandwidth_km)
         for i in held:
-            ranks.append(float(other.apply(posteriors[i]).misfit(truth[i][None])[0]))
+            judged = replace(other.apply(posteriors[i]), prior=before)
+            ranks.append(float(judged.misfit(truth[i][None])[0]))
     shares = inside.mean(axis=0)
     coverage = {_percent(level): float(share) for level, share in zip(LEVELS, shares, strict=True)}
-    return replace(calibration, coverage=coverage, ranks=rounded_ranks(ranks))
+    return replace(
+        calibration,
+        coverage=coverage,
+        ranks=rounded_ranks(ranks),
+        ranks_of="mass" if prior is None else "ratio",
+    )
 
 
 class _HeldOut:

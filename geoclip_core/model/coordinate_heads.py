@@ -27,7 +27,7 @@ from geoclip_core.earth.sphere import (
     spherical_mean,
     unit_vectors,
 )
-from geoclip_core.model.calibration import Calibration
+from geoclip_core.model.calibration import Calibration, Density
 from geoclip_core.model.losses import distance_smoothed_cross_entropy, great_circle_km
 from geoclip_core.model.posterior import HALF_CIRCUMFERENCE_KM, MOST_ANCHORS, Anchors, Posterior
 
@@ -95,11 +95,19 @@ class CoordinateHead(nn.Module, ABC, Generic[HeadOutput]):
         """
 
     def posteriors(
-        self, output: HeadOutput, calibration: Calibration | None = None
+        self,
+        output: HeadOutput,
+        calibration: Calibration | None = None,
+        prior: Density | None = None,
     ) -> list[Posterior]:
-        """Return one posterior per photo, calibrated if a calibration is given."""
+        """Return one posterior per photo, calibrated if a calibration is given.
+
+        `prior` is the density of the training photos, for `Calibration.apply`.
+        """
         raw = self.raw_posteriors(output)
-        return raw if calibration is None else [calibration.apply(posterior) for posterior in raw]
+        if calibration is None:
+            return raw
+        return [calibration.apply(posterior, prior) for posterior in raw]
 
 
 @dataclass(frozen=True)

@@ -3,12 +3,13 @@
 import json
 from collections import Counter
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated
 
 import numpy as np
 from annotated_types import Interval, Len
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from geoclip_core.checks import STRICT, checked
 from geoclip_core.data.dataset import PhotoDataset
@@ -28,6 +29,20 @@ Latitude = Annotated[float, Interval(ge=-90, le=90)]
 Longitude = Annotated[float, Interval(ge=-180, le=180)]
 Score = Annotated[float, Interval(ge=-1000, le=1000)]
 _DEGREE_KM = 111.2
+
+
+def grid_cells(coordinates: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the cells of `STEP_DEGREES` that hold photos (n, 2): (m, 3) centre and number."""
+    corner = np.floor(coordinates / STEP_DEGREES) * STEP_DEGREES
+    centres, counts = np.unique(corner + STEP_DEGREES / 2, axis=0, return_counts=True)
+    centres[:, 0] = np.minimum(centres[:, 0], 90.0)  # the cell of the North Pole begins there
+    return np.column_stack([centres, counts])
+
+
+def cell_density(cells: NDArray[np.float64], bandwidth_km: float) -> Posterior:
+    """Return the density of the photos in cells (m, 3), smoothed by at least half a cell."""
+    width = max(bandwidth_km, STEP_DEGREES / 2 * _DEGREE_KM)
+    return Posterior(cells[:, :2], np.log(np.maximum(cells[:, 2], 1e-9)), width)
 
 
 @dataclass(frozen=True)
@@ -81,8 +96,6 @@ class Domain:
             held_out_scores: (n,) unlikeness of photos that were not trained on; at most `MAX_RANKS`
                 quantiles of them are kept.
         """
-        corner = np.floor(photos.coordinates / STEP_DEGREES) * STEP_DEGREES
-        centres, counts = np.unique(corner + STEP_DEGREES / 2, axis=0, return_counts=True)
         dates = photos.table["captured_at"].dropna()
         countries = photos.table["country_key"].value_counts()
         scores = np.sort(np.asarray(held_out_scores, dtype=np.float64))
@@ -96,8 +109,7 @@ class Domain:
             first=None if dates.empty else f"{dates.min():%Y-%m-%d}",
             last=None if dates.empty else f"{dates.max():%Y-%m-%d}",
             cells=tuple(
-                (float(lat), float(lon), int(n))
-                for (lat, lon), n in zip(np.clip(centres, -90, None), counts, strict=True)
+                (float(lat), float(lon), int(n)) for lat, lon, n in grid_cells(photos.coordinates)
             ),
             held_out_scores=tuple(round(float(score), 4) for score in scores),
         )
@@ -146,11 +158,15 @@ class Domain:
         first, last = str(self.first)[:4], str(self.last)[:4]
         return first if first == last else f"{first}–{last}"
 
+    @cached_property
+    def _priors(self) -> dict[float, Posterior]:
+        return {}
+
     def prior(self, bandwidth_km: float) -> Posterior:
         """Return the density of the training photos, smoothed by at least half a cell."""
-        cells = np.array(self.cells)
-        width = max(bandwidth_km, STEP_DEGREES / 2 * _DEGREE_KM)
-        return Posterior(cells[:, :2], np.log(np.maximum(cells[:, 2], 1e-9)), width)
+        if bandwidth_km not in self._priors:  # asked for with every photo
+            self._priors[bandwidth_km] = cell_density(np.array(self.cells), bandwidth_km)
+        return self._priors[bandwidth_km]
 
     @property
     def threshold(self) -> float | None:

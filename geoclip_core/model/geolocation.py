@@ -354,7 +354,8 @@ class GeolocationModel(nn.Module):
         values = values.to(self.normaliser.mean.device, torch.float32)
         output = self(values, given, use_context)
         self.train(was_training)
-        posteriors = self.coordinate_head.posteriors(output.coordinates, self.calibration)
+        prior = None if self.domain is None else self.domain.prior
+        posteriors = self.coordinate_head.posteriors(output.coordinates, self.calibration, prior)
         context = {
             feature: logits.double().softmax(dim=1).cpu().numpy()
             for feature, logits in output.context.items()

@@ -34,6 +34,8 @@ DENSITY_POINTS, RANK_SAMPLES = 1024, 512
 """Heaviest points whose density counts when places are ranked, and places that they are ranked
 against."""
 _GOLDEN_ANGLE = np.pi * (3 - np.sqrt(5))
+PRIOR_FLOOR = 0.01
+"""Share of posterior and prior that is spread evenly over the Earth before they are compared."""
 SAMPLED_POINTS = 1024
 """Number of heaviest points that get all samples; the others get one each."""
 MOST_ANCHORS = 4096
@@ -50,6 +52,13 @@ def kernel(bandwidth_km: float) -> tuple[float, float]:
     kappa = (EARTH_RADIUS_KM / bandwidth_km) ** 2
     area = 2 * np.pi * EARTH_RADIUS_KM**2
     return kappa, float(np.log(kappa) - np.log(area) - np.log(-np.expm1(-2 * kappa)))
+
+
+def _floored(log_density: Floats) -> Floats:
+    """Return log densities per km² of which `PRIOR_FLOOR` is spread evenly over the Earth."""
+    even = np.log(PRIOR_FLOOR / (4 * np.pi * EARTH_RADIUS_KM**2))
+    floored: Floats = np.logaddexp(np.log1p(-PRIOR_FLOOR) + log_density, even)
+    return floored
 
 
 def kernel_samples(bandwidth_km: float) -> tuple[Floats, Floats]:
@@ -197,6 +206,9 @@ class Posterior:
     """(r,) `misfit` of the true places of held-out photos, ascending; None: not measured."""
     anchors: Anchors | None = None
     """(n,) places near the points, in their order; they only save time."""
+    prior: "Posterior | None" = None
+    """Density of the training photos. With it, `misfit` compares with what was expected before the
+    photo was seen."""
 
     def __post_init__(self) -> None:
         points = normalise(np.asarray(self.points, dtype=np.float64).reshape(-1, 2))
@@ -376,11 +388,26 @@ class Posterior:
 
         A place is inside the highest-density region of 90 % if this is below 0.9.
         """
-        shares: Floats = np.clip(self.misfit(coordinates), 0.0, 1.0)
+        shares: Floats = np.clip(self._denser_mass(coordinates), 0.0, 1.0)
         return shares
 
     def misfit(self, coordinates: Floats) -> Floats:
-        """Return how poorly places (m, 2) fit: `better_mass`, and beyond it a measure of how far.
+        """Return how poorly places (m, 2) fit; smaller is better.
+
+        With a `prior`, it is the logarithm of the density of the prior over that of the posterior:
+        by the lemma of Neyman and Pearson the statistic that tells true places best from places
+        that other photos show. `PRIOR_FLOOR` of both is spread evenly over the Earth, so that
+        places far from all training photos get about 0. Without a prior, it is the mass of denser
+        places.
+        """
+        if self.prior is None:
+            return self._denser_mass(coordinates)
+        ratio: Floats = _floored(self.prior.log_density(coordinates))
+        ratio -= _floored(self.log_density(coordinates))
+        return ratio
+
+    def _denser_mass(self, coordinates: Floats) -> Floats:
+        """Return `better_mass`, and beyond it a measure of how far places (m, 2) are.
 
         Uniform between 0 and 1 over true places if the posterior is right. A place that is less
         dense than all mass gets 1 plus the difference in log density, and a place that is denser

@@ -462,6 +462,30 @@ def _claim_lines(report: Mapping[str, Any]) -> list[str]:
         "random other places (the power of the check). Largest distance of the p-values of true "
         f"places from the uniform distribution: {claims['kolmogorov_smirnov']:.3f} "
         f"(Kolmogorov–Smirnov, p = {claims['kolmogorov_smirnov_p']:.2f}, {claims['n']:,} photos).",
+        *_misfit_lines(report.get("misfits") or {}),
+    ]
+
+
+def _misfit_lines(misfits: Mapping[str, Any]) -> list[str]:
+    """Return a table of the power of both measures of how poorly a place fits."""
+    titles = {
+        "ratio": "ratio to the density of the training photos",
+        "mass": "mass of denser places",
+    }
+    if not misfits:
+        return []
+    rows = [
+        f"| {titles[name]} | {_percent(numbers['rejected'])} | {_percent(numbers['power'])} | "
+        f"{_percent(numbers['power_on_land'])} |"
+        for name, numbers in sorted(misfits.items(), reverse=True)
+    ]
+    return [
+        "",
+        "Shares with a p-value of at most 0.05, each half of the photos judged by the other half:",
+        "",
+        "| measure | true places | places of other photos | places drawn on land |",
+        "|---|---|---|---|",
+        *rows,
     ]
 
 

@@ -479,17 +479,18 @@ def _write(
     model.eval()
     if run.accelerator.is_main_process:
         own = _keep_backbone(model, run.options)
+        val = splits["val"]
+        model.domain = Domain.of(
+            dataset.split("train"), model.unlikeness(np.asarray(val.embeddings))
+        )
 
         def calibrating(done: int, total: int) -> None:
             if ended:  # a stopped run is still calibrated
                 run.session.raise_if_stopped()
             run.session.progress("calibrating", TRAINED + 0.07 * done / total, until=0.97)
 
-        val = splits["val"]
         calibration = calibrate(model, val.photos, val.embeddings, calibrating)
         model.calibration = calibration.calibration
-        readable = np.asarray(splits["val"].embeddings)
-        model.domain = Domain.of(dataset.split("train"), model.unlikeness(readable))
         validation = dict(loop.best_values)
         checkpoint = run.folder / "checkpoint"
         if ended:

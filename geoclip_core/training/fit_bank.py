@@ -35,7 +35,7 @@ from geoclip_core.model.bank_heads import (
 )
 from geoclip_core.model.calibration import MAX_RANKS, Calibration, fit_calibration, rounded_ranks
 from geoclip_core.model.checkpoint import save_checkpoint
-from geoclip_core.model.domain import Domain
+from geoclip_core.model.domain import Domain, cell_density, grid_cells
 from geoclip_core.model.geolocation import Estimate, GeolocationModel, ModelConfig
 from geoclip_core.training.cards import bank_card
 from geoclip_core.training.inputs import learnable_vocabularies
@@ -414,8 +414,13 @@ def cross_validate(
         calibration = fit_calibration(
             [raw[row].posterior for row in rest], coordinates[rest], measure_coverage=False
         )
+        priors = {
+            # the places of the fold are not in it, as those of new photos are not
+            fold: cell_density(grid_cells(coordinates[fold_of != fold]), calibration.bandwidth_km)
+            for fold in np.unique(fold_of[part_of == part])
+        }
         for row in np.flatnonzero(part_of == part):
-            posterior = calibration.apply(raw[row].posterior)
+            posterior = replace(calibration.apply(raw[row].posterior), prior=priors[fold_of[row]])
             estimates[row] = replace(raw[row], posterior=posterior)
     ranks = np.array(
         [
@@ -590,6 +595,7 @@ def measure(
         coverage=metrics["coverage"] if reported is None else _coverage(every),
         # the repeats of a photo do not count as several photos
         ranks=rounded_ranks(ranks.tolist(), min(len(dataset), MAX_RANKS)),
+        ranks_of="ratio",
     )
     unlikeness = np.concatenate([repeat.unlikeness for repeat in repeats])
     errors = np.stack([frame["error_km"].to_numpy(np.float64) for frame in every])

@@ -87,7 +87,8 @@ def check_size(dataset: PhotoDataset, method: str, *, every: bool = False) -> No
     counts = dataset.table["split"].value_counts()
     for split, least in (("train", LEAST_TRAIN), ("val", LEAST_VAL)):
         if (found := int(counts.get(split, 0))) < least:
-            remedy = "add photos, or use another val_fraction"
+            change = "raise" if split == "val" else "lower"
+            remedy = f'add photos, {change} "Val fraction" (val_fraction) under More options'
             if method != "pretraining":
                 remedy += f", or coordinate_head bank, for which {LEAST_PHOTOS} photos are enough"
             raise TrainingError(

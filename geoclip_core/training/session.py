@@ -164,11 +164,13 @@ def execute(run: Run | None, work: Callable[[RunSession], None]) -> int:
         try:
             work(session)
         except StopRequestedError:
-            session.log("stopped as requested; --resume continues it")
+            session.log("stopped as requested: press Resume, or use --resume, to continue")
             run.update(state="stopped", eta_seconds=None)
             return 0
         except KeyboardInterrupt:
-            session.log("interrupted; --resume continues it from the last saved step")
+            session.log(
+                "interrupted: press Resume, or use --resume, to continue from the last saved step"
+            )
             run.update(state="stopped", eta_seconds=None)
             raise
         except Exception as error:

@@ -55,7 +55,7 @@ def test_a_valid_dataset_has_only_warnings(root):
         "too-small": 6,
     }
     assert "20 photos are needed" in _found(report)["too-small"].message
-    assert "nothing must be fixed" in report.text()
+    assert "no faults found" in report.text()
 
 
 def test_files_missing_truncated_and_not_images(root):

@@ -80,6 +80,37 @@ def test_coverage_is_measured_on_photos_that_were_left_out():
     assert calibration.coverage["90"] > 0.8
 
 
+def test_ranks_compare_with_the_training_photos_where_these_are_known():
+    truth, posteriors = _truth_and_posteriors(40, 1.0)
+
+    def prior(bandwidth_km):
+        return Posterior(POINTS[:50], np.zeros(50), bandwidth_km)
+
+    plain, by_ratio = (fit_calibration(posteriors, truth, prior=p) for p in (None, prior))
+    assert (plain.ranks_of, by_ratio.ranks_of) == ("mass", "ratio")
+    assert len(plain.ranks) == len(by_ratio.ranks) == 40
+    assert plain.ranks != by_ratio.ranks
+    applied = by_ratio.apply(posteriors[0], prior)
+    assert applied.prior.bandwidth_km == by_ratio.bandwidth_km
+    assert applied.p_values(applied.misfit(truth[:1])) is not None
+    # without the training photos the ranks cannot be compared with
+    assert by_ratio.apply(posteriors[0]).held_out_ranks is None
+
+
+def test_ranks_of_older_versions_still_give_p_values():
+    text = Calibration(ranks=[0.1, 0.2, 0.9]).to_json()
+    older = json.loads(text)
+    del older["ranks_of"]
+    read = Calibration.from_json(json.dumps(older))
+
+    def prior(bandwidth_km):
+        return Posterior(POINTS[:50], np.zeros(50), bandwidth_km)
+
+    applied = read.apply(Posterior(POINTS, np.zeros(len(POINTS))), prior)
+    assert applied.prior is None  # misfit is the mass of denser places, as it was then
+    assert applied.p_values(np.array([0.5])) == pytest.approx([2 / 4])
+
+
 def test_posteriors_of_different_length_are_fitted_together():
     truth, posteriors = _truth_and_posteriors(20, 1.0)
     ragged = [

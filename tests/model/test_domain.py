@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from geoclip_core.data.dataset import PhotoDataset
+from geoclip_core.earth.sphere import pairwise_km
 from geoclip_core.errors import FileError
-from geoclip_core.model.domain import Domain
+from geoclip_core.model.domain import Domain, grid_cells
 from geoclip_core.model.geolocation import EmbeddingNormaliser
 
 
@@ -45,6 +46,14 @@ def test_the_grid_counts_photos_and_is_the_prior():
     prior = domain.prior(10.0)
     assert prior.weights == pytest.approx([3 / 6, 2 / 6, 1 / 6])
     assert prior.bandwidth_km > 100  # not sharper than the grid
+
+
+def test_cells_lie_where_the_photos_are():
+    places = np.array([[90.0, 10.0], [40.0, -120.0], [41.0, -119.9], [-90.0, -180.0], [0.0, 179.9]])
+    cells = grid_cells(places)
+    assert cells[:, 2].sum() == len(places)
+    apart = pairwise_km(places, cells[:, :2]).min(axis=1)
+    assert (apart <= 200).all()  # half the diagonal of a cell of 2.5 degrees
 
 
 def test_a_domain_is_read_as_it_was_written(tmp_path):

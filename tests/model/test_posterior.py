@@ -319,9 +319,11 @@ class TestClaims:
             expected = 1 - np.exp(-((km / 100) ** 2) / 2)
             assert posterior.better_mass(place[None])[0] == pytest.approx(expected, abs=0.01)
 
-    def test_p_values_of_true_places_are_uniform_even_if_the_posterior_is_wrong(self):
-        """Conformal p-values need held-out photos, not a right posterior."""
+    @pytest.mark.parametrize("with_prior", [False, True])
+    def test_p_values_of_true_places_are_uniform_even_if_the_posterior_is_wrong(self, with_prior):
+        """Conformal p-values need held-out photos, not a right posterior or prior."""
         rng = np.random.default_rng(1)
+        before = Posterior(np.array([[10.0, 20.0], [-30.0, 100.0]]), np.zeros(2), 4000.0)
 
         def rank():
             right = Posterior(
@@ -330,6 +332,7 @@ class TestClaims:
                 800.0,
             )
             wrong = replace(right.tempered(0.4), bandwidth_km=200.0)  # far too sure
+            wrong = replace(wrong, prior=before if with_prior else None)
             return wrong, wrong.misfit(draw(right, rng)[None])
 
         held_out = np.sort([rank()[1][0] for _ in range(1500)])
@@ -341,6 +344,40 @@ class TestClaims:
         assert posterior.p_values(misfit) is None
         assert scipy.stats.kstest(p_values, "uniform").pvalue > 0.01
         assert np.mean(np.array(p_values) <= 0.05) == pytest.approx(0.05, abs=0.03)
+
+    def test_the_ratio_to_the_prior_tells_more_other_places_apart(self):
+        """A world with known truth: three regions have most photos, and evidence is Gaussian."""
+        rng = np.random.default_rng(3)
+        points = np.c_[rng.uniform(-60, 60, 60), rng.uniform(-180, 180, 60)]
+        before = Posterior(points, np.log(1 / np.arange(1, 61)), 300.0)
+
+        def photo():
+            own = rng.choice(60, p=before.weights)
+            evidence = rng.normal(size=60) + 1.5 * (np.arange(60) == own)
+            posterior = Posterior(points, before.log_weights + 1.5 * evidence, 300.0)
+            truth = draw(Posterior(points[own][None], np.zeros(1), 300.0), rng)
+            return posterior, np.stack([truth, draw(before, rng)])
+
+        photos = [photo() for _ in range(1200)]
+        rejected = {}
+        for name, prior in (("mass", None), ("ratio", before)):
+            misfits = np.array(
+                [replace(posterior, prior=prior).misfit(places) for posterior, places in photos]
+            )
+            judge = replace(photos[0][0], held_out_ranks=np.sort(misfits[:600, 0]))
+            true, other = judge.p_values(misfits[600:, 0]), judge.p_values(misfits[600:, 1])
+            assert scipy.stats.kstest(true, "uniform").pvalue > 0.01
+            rejected[name] = np.mean(other <= 0.05)
+        assert rejected["ratio"] > rejected["mass"] + 0.05
+
+    def test_the_ratio_to_the_prior_is_known(self):
+        before = Posterior(np.array([[0.0, 0.0], [0.0, 90.0]]), np.log([0.5, 0.5]), 100.0)
+        after = replace(before, log_weights=np.log([0.9, 0.1]), prior=before)
+        # at the points the floor hardly counts; far from both, nothing is known
+        expected = [np.log(0.5 / 0.9), np.log(0.5 / 0.1), 0.0]
+        places = np.array([[0.0, 0.0], [0.0, 90.0], [80.0, -100.0]])
+        assert after.misfit(places) == pytest.approx(expected, abs=0.01)
+        assert after.better_mass(places) == pytest.approx([0.0, 0.8, 1.0], abs=0.02)
 
     def test_p_value_counts_the_photos_that_fit_as_poorly(self):
         ranks = np.array([0.1, 0.2, 0.3, 0.9])

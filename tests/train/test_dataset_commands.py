@@ -20,7 +20,7 @@ def test_demo_data_then_doctor(tmp_path, capsys):
     assert _status(status)["state"] == "finished"
     assert _status(status)["message"] == f"60 synthetic photos in {root}"
     assert main(["doctor", str(root), "--status", str(status)]) == 0
-    assert "nothing must be fixed" in capsys.readouterr().out
+    assert "no faults found" in capsys.readouterr().out
     assert _status(status)["done"] == _status(status)["total"] == 60
     assert _status(root / "doctor.json")["must_fix"] is False
 

@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 from geoclip_core.data.dataset import PhotoDataset, read_dataset
 from geoclip_core.data.photos import PHOTO_SUFFIXES
 from geoclip_core.data.vocabulary import FIXED_VOCABULARIES
+from geoclip_core.earth.climate import ClimateRaster
 from geoclip_core.earth.gazetteer import Gazetteer
-from geoclip_core.earth.sphere import haversine_km
+from geoclip_core.earth.sphere import coordinates_of, haversine_km
 from geoclip_core.evaluation.evaluate import PREDICTIONS
 from geoclip_core.evaluation.metrics import (
     claim_metrics,
@@ -41,6 +42,8 @@ from geoclip_core.model.checkpoint import BUNDLED, CALIBRATION, CARD, DOMAIN, ME
 from geoclip_core.model.domain import Domain
 from geoclip_core.model.geolocation import Estimate, GeolocationModel
 from geoclip_core.model.map_context import MAP_FEATURES, Region, inside_region
+from geoclip_core.model.posterior import Posterior
+from geoclip_core.prediction import SIGNIFICANT
 from geoclip_core.training.cards import answer_lines
 from geoclip_core.training.embeddings import embed_dataset, embed_images
 from geoclip_core.training.fit_bank import (
@@ -56,6 +59,8 @@ from train.benchmarks.pictures import pictures
 from train.progress import ProgressBar
 from train.recipes import recipe_options
 
+OTHER_PLACES = 20
+"""Other places, of photos and on land, that each photo is compared with."""
 _BEGIN, _END = "<!-- answers -->", "<!-- /answers -->"
 Floats = NDArray[np.float64]
 
@@ -109,11 +114,19 @@ def answers(options: AnswersOptions) -> int:
         how = f"{int(test.sum())} photos of the test split"
     unlike = _unlike(locator, measured, options)
     numbers: dict[str, Any] = {
+        "command": f"python -m train benchmark answers --model {locator.name} "
+        f"--data {dataset.name}",
         "model": locator.name,
         "dataset": dataset.name,
         "photos": how,
         "levels": level_metrics(measured.frame),
         "claims": claim_metrics(measured.frame),
+        "misfits": compare_misfits(
+            [estimate.posterior for estimate in measured.estimates],
+            measured.photos.coordinates,
+            measured.fold_of,
+            options.seed,
+        ),
         "radius_check": radius_check(measured.frame),
         "hints": measured.hints,
         "unlike": unlike,
@@ -134,6 +147,10 @@ class Measured:
     """Those of the first repeat."""
     frame: pd.DataFrame
     """Predictions of the first repeat."""
+    estimates: Sequence[Estimate]
+    """What the predictions were made from."""
+    fold_of: NDArray[np.int64]
+    """(n,) fold of each photo; all the same without cross-validation."""
     hints: dict[str, Any]
     """GeoScore with and without hints."""
     ranks: Floats
@@ -179,6 +196,8 @@ def _cross_validated(
     return Measured(
         photos,
         frame,
+        first.estimates,
+        first.fold_of,
         hint_scores(models, photos, values, model.vocabularies),
         np.concatenate([repeat.ranks for repeat in repeats]),
         unlikeness,
@@ -196,11 +215,81 @@ def _tested(model: GeolocationModel, photos: PhotoDataset, values: NDArray[np.fl
     return Measured(
         photos,
         frame,
+        estimates,
+        np.zeros(len(photos), dtype=np.int64),
         hint_scores(models, photos, values, model.vocabularies),
         frame["truth_rank"].to_numpy(np.float64),
         model.unlikeness(values),
         model.domain,
     )
+
+
+def compare_misfits(
+    posteriors: Sequence[Posterior],
+    truth: Floats,
+    fold_of: NDArray[np.int64],
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Return the power of p-values from the mass of denser places and from the ratio to the prior.
+
+    Each half of the photos is judged by the true places of the other half.
+
+    Args:
+        posteriors: of n photos that their models were not trained on.
+        truth: (n, 2) degrees.
+        fold_of: (n,) of a cross-validation; the other places of a photo are of its own fold, as
+            the model knows the places of the other folds.
+        seed: of the other places.
+
+    Returns:
+        "mass" and, if the posteriors have a prior, "ratio" -> ``rejected`` (share of true places
+        with a p-value of at most 0.05; valid: about 0.05), ``power`` against places of other
+        photos, and ``power_on_land`` against places drawn evenly on land.
+    """
+    rng = np.random.default_rng(seed)
+    names = {"mass": False} if posteriors[0].prior is None else {"mass": False, "ratio": True}
+    misfits: dict[str, list[Floats]] = {name: [] for name in names}
+    for row, posterior in enumerate(posteriors):
+        others = np.setdiff1d(np.flatnonzero(fold_of == fold_of[row]), [row])
+        if not len(others):
+            return {}
+        places = np.concatenate(
+            [
+                truth[row][None],
+                truth[rng.choice(others, OTHER_PLACES)],
+                _places_on_land(OTHER_PLACES, rng),
+            ]
+        )
+        for name, with_prior in names.items():
+            judged = posterior if with_prior else dataclasses.replace(posterior, prior=None)
+            misfits[name].append(judged.misfit(places))
+    report = {}
+    half = rng.permutation(len(truth)) % 2
+    for name, rows in misfits.items():
+        values, low = np.stack(rows), np.zeros((len(truth), 1 + 2 * OTHER_PLACES), dtype=bool)
+        for side in (0, 1):
+            judge = dataclasses.replace(
+                posteriors[0], held_out_ranks=np.sort(values[half != side, 0])
+            )
+            p_values = judge.p_values(values[half == side])
+            assert p_values is not None  # it has ranks
+            low[half == side] = p_values <= SIGNIFICANT
+        report[name] = {
+            "rejected": float(low[:, 0].mean()),
+            "power": float(low[:, 1 : 1 + OTHER_PLACES].mean()),
+            "power_on_land": float(low[:, 1 + OTHER_PLACES :].mean()),
+        }
+    return report
+
+
+def _places_on_land(count: int, rng: np.random.Generator) -> Floats:
+    """Return places (count, 2) drawn evenly from the land north of Antarctica."""
+    found = np.empty((0, 2))
+    while len(found) < count:
+        drawn = coordinates_of(rng.normal(size=(8 * count, 3)))
+        land = ClimateRaster.load().is_land(drawn) & (drawn[:, 0] > -60)
+        found = np.concatenate([found, drawn[land]])
+    return found[:count]
 
 
 def hint_scores(
@@ -362,11 +451,13 @@ def _write(
     calibration = dataclasses.replace(
         model.calibration,
         ranks=rounded_ranks(measured.ranks.tolist(), most),
+        ranks_of="ratio",
         level_map=measured.level_map,
     )
     write_atomically(folder / CALIBRATION, calibration.to_json())
     write_atomically(folder / DOMAIN, measured.domain.to_json())
-    added = {key: numbers[key] for key in ("levels", "claims", "radius_check", "hints", "unlike")}
+    keys = ("levels", "claims", "misfits", "radius_check", "hints", "unlike")
+    added = {key: numbers[key] for key in keys}
     metrics = json.loads((folder / METRICS).read_text(encoding="utf-8")) | added
     text = json.dumps(metrics, indent=2, ensure_ascii=False, allow_nan=False)
     write_atomically(folder / METRICS, text + "\n")
