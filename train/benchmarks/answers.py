@@ -114,7 +114,7 @@ def answers(options: AnswersOptions) -> int:
         how = f"{int(test.sum())} photos of the test split"
     unlike = _unlike(locator, measured, options)
     numbers: dict[str, Any] = {
-        "command": f"python -m train benchmark answers --model {locator.name} "
+        "command": f"python -m train benchmark answers --model {Path(options.model).name} "
         f"--data {dataset.name}",
         "model": locator.name,
         "dataset": dataset.name,
