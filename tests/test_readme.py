@@ -9,6 +9,7 @@ import pytest
 
 from geoclip_core.evaluation.baselines import baseline_title
 from geoclip_core.model.checkpoint import BUNDLED, bundled_models
+from geoclip_core.training.cards import answer_lines
 from train.__main__ import COMMANDS
 from train.benchmarks.ablation import markdown
 
@@ -85,6 +86,43 @@ def test_files_named_for_contributors_exist(path):
 def test_the_tables_of_the_ablation_are_what_was_measured(name):
     report = json.loads((MEASURED / f"ablation-{name}.json").read_text())
     assert f"<!-- ablation-{name} -->\n{markdown(report)}\n<!-- end -->" in RESULTS
+
+
+def answer_block(name):
+    report = json.loads((MEASURED / f"answers-{name}.json").read_text())
+    title = f"**{report['model']}** on {report['dataset']}: {report['photos']}"
+    return "\n".join([title, *answer_lines(report)])
+
+
+def hint_table():
+    hints = {
+        name: json.loads((MEASURED / f"answers-{name}.json").read_text())["hints"]
+        for name in ("mini", "demo")
+    }
+    rows = ["| known | GeoScore of mini | of a demo run |", "|---|---|---|"]
+    for known in ("none", "country", "state", "climate", "country and climate"):
+        scores = [f"{one[known]['geoscore']:,.0f}" for one in hints.values()]
+        title = "nothing" if known == "none" else known
+        rows.append(f"| {title} | {' | '.join(scores)} |")
+    return "\n".join(rows)
+
+
+@pytest.mark.parametrize("name", ["mini", "demo"])
+def test_what_answers_claim_is_what_was_measured(name):
+    assert f"<!-- answers-{name} -->\n{answer_block(name)}\n<!-- end -->" in RESULTS
+    command = json.loads((MEASURED / f"answers-{name}.json").read_text())["command"]
+    assert command in RESULTS
+
+
+def test_the_table_of_hints_is_the_measured_one():
+    assert f"<!-- hints -->\n{hint_table()}\n<!-- end -->" in README
+
+
+@pytest.mark.parametrize("name", bundled_models())
+def test_the_card_of_a_bundled_model_says_what_its_answers_claim(name):
+    card = (BUNDLED / name / "README.md").read_text(encoding="utf-8")
+    numbers = {k: v for k, v in metrics_of(name).items() if k != "intervals"}
+    assert "\n".join(answer_lines(numbers)) in card
 
 
 def test_the_nested_score_is_the_measured_one():
