@@ -36,7 +36,6 @@ from geoclip_core.training.fit_bank import (
 from geoclip_core.training.inputs import Embedder, learnable_vocabularies
 from geoclip_core.training.options import FitOptions, options_class
 from geoclip_core.training.session import RunSession
-from train.progress import ProgressBar
 from train.recipes import recipe_options
 
 Errors = dict[str, NDArray[np.float64]]
@@ -81,23 +80,16 @@ def extend(options: ExtendOptions) -> int:
     photos.table["split"] = "train"
     raw = torch.from_numpy(np.asarray(embedded.values[embedded.readable], dtype=np.float32))
     areas, added, before = {}, [], []
-    with ProgressBar("measuring", "areas") as bar:
-        places = list(_areas(photos, options))
-        for done, (name, inside) in enumerate(places, start=1):
-            on_added, on_base = _measured(photos, raw, inside, fitting, backbone, options)
-            areas[name] = {"photos": int(inside.sum()), **_both(on_added, on_base)}
-            added.append(on_added)
-            before.append(on_base)
-            bar.update(done, len(places))
-    numbers = {"areas": areas, "all": _both(_joined(added), _joined(before))}
     print("| area | photos | base alone | added alone | extended | base photos before | after |")
     print("|---|---|---|---|---|---|---|")
-    for name, found in [*areas.items(), ("all", numbers["all"])]:
-        count = found.get("photos", sum(area["photos"] for area in areas.values()))
-        on_added, on_base = found["on_added"], found["on_base"]
-        cells = [on_added.get(key) for key in ("base_alone", "added_alone", "extended")]
-        cells += [on_base["base_alone"], on_base["extended"]]
-        print(f"| {name} | {count} | {' | '.join(map(_cell, cells))} |")
+    for name, inside in _areas(photos, options):
+        on_added, on_base = _measured(photos, raw, inside, fitting, backbone, options)
+        areas[name] = _both(on_added, on_base)
+        added.append(on_added)
+        before.append(on_base)
+        _print_row(name, areas[name], int(inside.sum()))
+    numbers = {"areas": areas, "all": _both(_joined(added), _joined(before))}
+    _print_row("all", numbers["all"], sum(errors["extended"].shape[1] for errors in added))
     if options.output is not None:
         write_atomically(options.output, json.dumps(numbers, indent=2) + "\n")
     return 0
@@ -149,6 +141,14 @@ def _joined(parts: list[Errors]) -> Errors:
 
 def _both(on_added: Errors, on_base: Errors) -> dict[str, Any]:
     return {"on_added": compared(on_added), "on_base": compared(on_base)}
+
+
+def _print_row(name: str, found: dict[str, Any], photos: int) -> None:
+    on_added, on_base = found["on_added"], found["on_base"]
+    cells = [on_added.get(key) for key in ("base_alone", "added_alone", "extended")]
+    cells += [on_base["base_alone"], on_base["extended"]]
+    # areas take a minute each
+    print(f"| {name} | {photos} | {' | '.join(map(_cell, cells))} |", flush=True)
 
 
 def _cell(numbers: dict[str, Any] | None) -> str:

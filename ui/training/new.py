@@ -72,8 +72,8 @@ _CHOICES = {
     "fit": _TASKS["fit"],
     _EXTEND: (
         "Extend a model",
-        "Adds your photos to the bank of a model, in seconds: it gets better where they were taken "
-        "and keeps what it knows of the world.",
+        "Adds your photos to the bank of a model: it gets better where they were taken and keeps "
+        "most of what it knows of the world. Embedding and measuring take most of the time.",
     ),
     "pretrain": _TASKS["pretrain"],
 }
