@@ -308,7 +308,7 @@ def _opened(content: bytes, label: str) -> Image.Image:
         ) from error
     except Image.DecompressionBombError as error:
         raise PhotoError(
-            f"{label} has too many pixels; at most {MAX_PIXELS / 1e6:,.4g} million are allowed."
+            f"{label} has more pixels than can be read: at most {MAX_PIXELS / 1e6:,.4g} million."
         ) from error
     except Exception as error:
         # Decoders raise errors of any kind on crafted bytes, in words of their own.
