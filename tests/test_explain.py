@@ -192,7 +192,7 @@ def test_command_prints_the_reasons_and_draws_them(photo, few_cells, tmp_path, c
     lines = capsys.readouterr().out.splitlines()
     assert [line.partition(":")[0] for line in lines] == ["place", "climate", "country"]
     assert "expected GeoScore" in lines[0]
-    assert all("with the fifth that matters most covered" in line for line in lines)
+    assert all("Hiding the part that matters most costs" in line for line in lines)
     with Image.open(output) as image:
         assert image.format == "PNG"
         assert image.size == (800, 500)
