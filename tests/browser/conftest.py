@@ -1,23 +1,15 @@
 """Fixtures for the app in Chromium; a test fails if the page sends a request beyond loopback."""
 
-import contextlib
 import os
 import shutil
-import socket
-import subprocess
-import sys
-import time
-import urllib.error
-import urllib.request
-from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
 from playwright.sync_api import expect, sync_playwright
 
-ROOT = Path(__file__).resolve().parents[2]
+from train.benchmarks.sessions import running_app
+
 LOOPBACK = {"127.0.0.1", "localhost"}
-START_SECONDS = 120
 PATIENCE_MS = 90_000
 """Longest wait for anything on a page; generous, because test machines are shared and slow."""
 expect.set_options(timeout=PATIENCE_MS)
@@ -53,64 +45,6 @@ def browser():
         running.close()
 
 
-class Server:
-    """The running app: its address and its log."""
-
-    def __init__(self, address, log):
-        self.address = address
-        self._log = log
-
-    @property
-    def log(self):
-        return self._log.read_text(encoding="utf-8", errors="replace")
-
-
-@contextlib.contextmanager
-def running_app(log, *options, address="127.0.0.1", uvicorn=False, cwd=ROOT, **environment):
-    """Start the app on a free loopback port, with more options and environment variables.
-
-    ``cwd`` is its working folder, in which it looks for evaluations and Streamlit's configuration.
-    ``uvicorn`` starts it without Streamlit's own command, whose options do not count then.
-    """
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, "-m", "streamlit", "run", str(ROOT / "app.py")]
-    command += ["--server.headless=true"]
-    command += [f"--server.address={address}", f"--server.port={port}", *options]
-    if uvicorn:
-        command = [
-            sys.executable,
-            "-m",
-            "uvicorn",
-            "app:app",
-            f"--host={address}",
-            f"--port={port}",
-        ]
-    paths = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
-    variables = {**os.environ, "PYTHONPATH": paths, **environment}
-    with log.open("ab") as output:
-        process = subprocess.Popen(
-            command, cwd=cwd, stdout=output, stderr=subprocess.STDOUT, env=variables
-        )
-    reached = f"http://{'127.0.0.1' if address == '0.0.0.0' else address}:{port}"
-    try:
-        _wait_until_healthy(f"{reached}/_stcore/health", process, log)
-        yield Server(reached, log)
-    finally:
-        stop(process)
-
-
-def stop(process):
-    """Stop a server, with SIGKILL if it does not stop in time."""
-    process.terminate()
-    try:
-        process.wait(timeout=20)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
-
-
 @pytest.fixture(scope="session")
 def server(tmp_path_factory):
     """The running app. A test module can override this fixture to set its environment.
@@ -121,20 +55,6 @@ def server(tmp_path_factory):
         yield running
         for word in ("Traceback", "Error", "deprecat", "Warning"):
             assert word not in running.log, running.log
-
-
-def _wait_until_healthy(address, process, log):
-    deadline = time.monotonic() + START_SECONDS
-    while time.monotonic() < deadline:
-        if process.poll() is not None:
-            break
-        try:
-            with urllib.request.urlopen(address, timeout=2) as answer:
-                if answer.status == 200:
-                    return
-        except (urllib.error.URLError, OSError):
-            time.sleep(0.2)
-    pytest.fail(f"the app did not start:\n{log.read_text(encoding='utf-8')}")
 
 
 @pytest.fixture(scope="session")

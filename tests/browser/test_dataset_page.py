@@ -7,7 +7,8 @@ import pytest
 from playwright.sync_api import expect
 
 from geoclip_core.demo.dataset import write_demo
-from tests.browser.conftest import PATIENCE_MS, click_until, running_app
+from tests.browser.conftest import PATIENCE_MS, click_until
+from train.benchmarks.sessions import running_app
 from ui.page import DATASETS_VARIABLE
 
 pytestmark = pytest.mark.browser

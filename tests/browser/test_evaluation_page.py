@@ -1,11 +1,7 @@
 """Tests of the Evaluation page in Chromium without network, with the rows of OSV-Mini-129k."""
 
-import os
 import re
 import shutil
-import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -18,16 +14,10 @@ from geoclip_core.evaluation.baselines import with_baselines
 from geoclip_core.evaluation.evaluate import save_evaluation
 from geoclip_core.evaluation.metrics import summarise, with_places
 from geoclip_core.evaluation.predictions import write_predictions
-from tests.browser.conftest import (
-    ROOT,
-    Server,
-    _wait_until_healthy,
-    chromium,
-    click_until,
-    stop,
-)
+from tests.browser.conftest import chromium, click_until
 from tests.evaluation.synthetic_predictions import synthetic_predictions
 from train.__main__ import main
+from train.benchmarks.sessions import ROOT, running_app
 
 pytestmark = pytest.mark.browser
 
@@ -57,28 +47,8 @@ def work(tmp_path_factory):
 def server(work):
     """The app, started in the working folder; ``process`` gives its memory use."""
     chromium()
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    log = work / "log.txt"
-    command = [sys.executable, "-m", "streamlit", "run", str(ROOT / "app.py")]
-    command += ["--server.headless=true", "--server.address=127.0.0.1", f"--server.port={port}"]
-    paths = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            command,
-            cwd=work,
-            env={**os.environ, "PYTHONPATH": paths},
-            stdout=output,
-            stderr=subprocess.STDOUT,
-        )
-    try:
-        _wait_until_healthy(f"http://127.0.0.1:{port}/_stcore/health", process, log)
-        served = Server(f"http://127.0.0.1:{port}", log)
-        served.process = process
-        yield served
-    finally:
-        stop(process)
+    with running_app(work / "log.txt", cwd=work) as running:
+        yield running
 
 
 def settled(page):

@@ -7,7 +7,8 @@ import pytest
 from PIL import Image
 from playwright.sync_api import expect
 
-from tests.browser.conftest import ROOT, act_until, click_until, map_frame
+from tests.browser.conftest import act_until, click_until, map_frame
+from train.benchmarks.sessions import ROOT
 
 pytestmark = pytest.mark.browser
 

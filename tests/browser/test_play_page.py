@@ -6,7 +6,8 @@ import pytest
 from playwright.sync_api import expect
 
 from geoclip_core.demo.dataset import write_demo
-from tests.browser.conftest import act_until, map_frame, running_app
+from tests.browser.conftest import act_until, map_frame
+from train.benchmarks.sessions import running_app
 from ui.page import DATASETS_VARIABLE, RUNS_VARIABLE
 
 pytestmark = pytest.mark.browser

@@ -9,7 +9,8 @@ from playwright.sync_api import expect
 
 from geoclip_core.demo.dataset import write_demo
 from geoclip_core.training.runs import Run, list_runs
-from tests.browser.conftest import map_frame, running_app
+from tests.browser.conftest import map_frame
+from train.benchmarks.sessions import running_app
 from ui.page import RUNS_VARIABLE
 from ui.training import runs
 

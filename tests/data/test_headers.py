@@ -1,6 +1,5 @@
 import io
 import struct
-import zlib
 
 import numpy as np
 import pytest
@@ -10,7 +9,8 @@ from geoclip_core.data import photos
 from geoclip_core.data.headers import jpeg_header
 from geoclip_core.data.photos import open_photo
 from geoclip_core.errors import PhotoError
-from tests.data.made_photos import jpeg, raw, smooth, tiff, with_scans
+from train.benchmarks.hostile import many_parts
+from train.benchmarks.made_photos import jpeg, raw, smooth, tiff, with_scans
 
 EOI = b"\xff\xd9"
 pytestmark = pytest.mark.filterwarnings("ignore:::PIL")
@@ -80,20 +80,7 @@ def test_threads_share_the_memory(monkeypatch):
     assert memory._reserved == 0
 
 
-def chunk(kind, data=b""):
-    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-
-HOSTILE = {
-    "segments": b"\xff\xd8" + b"\xff\xfe\0\2" * 100_000,
-    "fill": b"\xff\xd8" + b"\xff" * 200_000,
-    "chunks": b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", bytes(13)) + chunk(b"teST") * 210_000,
-    "comments": b"GIF89a\1\0\1\0\0\0\0!\xfe" + (b"\xff" + bytes(255)) * 5000 + b"\0,",
-    "numbers": b"II*\0\x08\0\0\0\1\0" + struct.pack("<HHII", 700, 3, 2_000_000, 26)
-    + bytes(4 * 10**6),
-    "big numbers": b"II+\0\x08\0\0\0" + struct.pack("<QQHHQQ", 16, 1, 700, 3, 2_000_000, 52)
-    + bytes(4 * 10**6),
-}  # fmt: skip
+HOSTILE = many_parts()
 
 
 @pytest.mark.parametrize("kind", HOSTILE)

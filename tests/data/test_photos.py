@@ -29,7 +29,7 @@ from tests.data.exif_bytes import (
     gps_fields,
     hostile_blocks,
 )
-from tests.data.made_photos import display_p3
+from train.benchmarks.made_photos import display_p3
 
 # pytest resets the warning filter that geoclip_core.data.photos sets.
 pytestmark = pytest.mark.filterwarnings("ignore:::PIL")

@@ -25,7 +25,7 @@ from geoclip_core.evaluation.predictions import (
     write_predictions,
 )
 from tests.evaluation.synthetic_predictions import synthetic_predictions
-from tests.hostile import VALUES, damaged_bytes, edited_json
+from tests.hostile import damaged_bytes, edited_frames, edited_json
 
 FRAME = synthetic_predictions(30)
 BOUNDED = settings(
@@ -47,35 +47,8 @@ def use(path):
                 class_name(feature, key)
 
 
-@st.composite
-def edited_frames(draw):
-    """Draw a table in which values, a column, or its name are wrong."""
-    frame = FRAME.copy()
-    for _ in range(draw(st.integers(1, 3))):
-        column = draw(st.sampled_from(list(frame.columns)))
-        change = draw(st.sampled_from(["cells", "cells", "column", "drop", "rename", "kind"]))
-        value = draw(VALUES)
-        if change == "cells":
-            cells = frame[column].astype(object).tolist()
-            for row in draw(st.lists(st.integers(0, 29), min_size=1, max_size=5)):
-                cells[row] = value
-            frame[column] = pd.Series(cells, dtype=object)
-        elif change == "column":
-            frame[column] = [value] * 30
-        elif change == "drop":
-            frame = frame.drop(columns=column)
-        elif change == "rename":
-            names = ["x", "climate", "baseline_x_km", "predicted_city_key", "a" * 500]
-            frame = frame.rename(columns={column: draw(st.sampled_from(names))})
-        else:
-            kind = draw(st.sampled_from(["category", "string", "object"]))
-            with contextlib.suppress(TypeError):  # lists are no categories
-                frame[column] = frame[column].astype(kind)
-    return frame
-
-
 @BOUNDED
-@given(frame=edited_frames())
+@given(frame=edited_frames(FRAME))
 def test_wrong_values_are_read_or_refused(tmp_path, frame):
     path = tmp_path / "predictions.parquet"
     try:

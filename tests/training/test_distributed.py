@@ -12,8 +12,9 @@ from geoclip_core.training.distributed import gather_rows, scaled_gradient
 from geoclip_core.training.runs import Run
 from tests.model import tiny_networks
 from tests.training import tiny_photos
-from tests.training.tiny_training import Forked, call
+from tests.training.tiny_training import call
 from train.__main__ import main
+from train.benchmarks.forked import Forked
 
 COMMON = ("--device", "cpu", "--log-every", "1", "--batch-size", "30", "--epochs", "2")
 # "--multi_gpu" is how Accelerate starts several processes without MPI; "--device cpu" keeps them

@@ -15,8 +15,9 @@ from geoclip_core.training.runs import Run
 from geoclip_core.training.state import StateError, read_state
 from tests.model import tiny_networks
 from tests.training import tiny_photos
-from tests.training.tiny_training import QUICK, Forked, command, environment, work
+from tests.training.tiny_training import QUICK, command, environment, work
 from train.__main__ import main
+from train.benchmarks.forked import Forked
 
 COMMON = ("--device", "cpu", "--log-every", "1", "--save-seconds", "0", "--batch-size", "24")
 CASES = {

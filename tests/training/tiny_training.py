@@ -1,19 +1,16 @@
 """Small trainings for tests: options, in this process or another."""
 
-import multiprocessing
 import os
 import subprocess
 import sys
 from pathlib import Path
 
-from geoclip_core.processes import without_main
 from geoclip_core.training.distributed import build_accelerator
 from geoclip_core.training.fit import FitRun, fit
 from geoclip_core.training.options import FitOptions, PretrainOptions, from_mapping
 from geoclip_core.training.pretrain import PretrainRun, pretrain
 from geoclip_core.training.runs import Run
 from geoclip_core.training.session import execute
-from train.__main__ import main
 from train.training import lasting_config
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -92,41 +89,3 @@ def call(*arguments: object, launcher: tuple[str, ...] = ()) -> subprocess.Compl
         timeout=240,
         cwd=ROOT,
     )
-
-
-# The server imports what a training needs once and has nothing else in it, so that a process that
-# is forked from it is like a new one, but begins to train at once.
-_FORKS = multiprocessing.get_context("forkserver")
-_FORKS.set_forkserver_preload([f"{__package__}.preloaded"])
-
-
-class Forked(_FORKS.Process):
-    """``python -m train ARGUMENTS`` without the ten seconds of imports; it has started.
-
-    Args:
-        arguments: of the command.
-        log: file to which both outputs are appended.
-        variables: further environment variables.
-    """
-
-    def __init__(self, *arguments: object, log: Path, **variables: str) -> None:
-        lines = [str(argument) for argument in arguments]
-        super().__init__(target=_train, args=(lines, log, variables))
-        with without_main():
-            self.start()
-
-    def wait(self, seconds: float = 240) -> int:
-        """Return the exit status."""
-        self.join(seconds)
-        if self.exitcode is None:
-            self.kill()
-            raise TimeoutError(f"it still runs after {seconds} s")
-        return self.exitcode
-
-
-def _train(arguments: list[str], log: Path, variables: dict[str, str]) -> None:
-    os.environ.update(variables)
-    with log.open("ab") as file:
-        for number in (1, 2):
-            os.dup2(file.fileno(), number)
-    sys.exit(main(arguments))

@@ -11,8 +11,8 @@ import pytest
 from streamlit import config
 
 from geoclip_core.training.runs import Run
-from tests.browser.conftest import ROOT, running_app
 from tests.ui.visitor import Visitor
+from train.benchmarks.sessions import ROOT, running_app
 from ui import server
 from ui.page import DATASETS_VARIABLE, PUBLIC_VARIABLE, RUNS_VARIABLE
 

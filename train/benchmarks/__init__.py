@@ -4,6 +4,7 @@ BENCHMARKS = {
     name: (f"train.benchmarks.{name}", summary)
     for name, summary in {
         "ablation": "Measure the effect of heads, context, pretraining and smoothing.",
+        "attack": "Attack readers, trainings and the app with damaged files, kills and sessions.",
         "answers": "Measure levels, claims, hints, and pictures unlike the training photos.",
         "selection": "Score the recipe mini-plain with settings chosen within each fold.",
         "engines": "Time a backbone in torch, in torch in parts, and in ONNX Runtime.",

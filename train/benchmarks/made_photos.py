@@ -2,37 +2,41 @@
 
 import io
 import struct
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
+Tags = dict[Any, Any]
+"""Tag of a TIFF -> number, list of numbers, bytes, or another directory."""
 
-def jpeg(image, **options):
+
+def jpeg(image: Image.Image, **options: Any) -> bytes:
     """Return an image as JPEG."""
     stream = io.BytesIO()
     image.save(stream, "JPEG", **options)
     return stream.getvalue()
 
 
-def smooth(size=(64, 48), seed=0):
+def smooth(size: tuple[int, int] = (64, 48), seed: int = 0) -> Image.Image:
     """Return smooth noise."""
     noise = np.random.default_rng(seed).integers(0, 255, (6, 8, 3)).astype(np.uint8)
     return Image.fromarray(noise).resize(size, Image.Resampling.BICUBIC)
 
 
-def with_scans(image, scans):
+def with_scans(image: Image.Image, scans: int) -> bytes:
     """Return a progressive JPEG whose last scan is repeated."""
     content = jpeg(image, progressive=True)
     return content[:-2] + content[content.rindex(b"\xff\xda") : -2] * scans + b"\xff\xd9"
 
 
-def display_p3():
+def display_p3() -> bytes:
     """Return a profile with the primaries of Display P3 and the curve of sRGB, as phones embed."""
 
-    def fixed(*values):
+    def fixed(*values: float) -> bytes:
         return b"".join(struct.pack(">i", round(value * 65536)) for value in values)
 
-    def xyz(*values):
+    def xyz(*values: float) -> bytes:
         return b"XYZ \0\0\0\0" + fixed(*values)
 
     curve = b"para\0\0\0\0\0\3\0\0" + fixed(2.4, 1 / 1.055, 0.055 / 1.055, 1 / 12.92, 0.04045)
@@ -61,7 +65,7 @@ def display_p3():
     return head + fixed(0.9642, 1, 0.82491) + bytes(48) + table + data
 
 
-def tiff(*directories, marker=b""):
+def tiff(*directories: Tags, marker: bytes = b"") -> bytes:
     """Return a TIFF of directories: {tag: number, list of numbers, bytes, or another directory}.
 
     Bytes longer than four are stored outside. The value of tag 273 or 513 may be bytes: they are
@@ -69,13 +73,13 @@ def tiff(*directories, marker=b""):
     """
     content = bytearray(b"II*\0\0\0\0\0" + marker)
 
-    def stored(data):
+    def stored(data: bytes) -> int:
         content.extend(b"\0" * (len(content) % 2))
         at = len(content)
         content.extend(data)
         return at
 
-    def written(tags):
+    def written(tags: Tags) -> int:
         rows = []
         for tag, value in sorted(tags.items()):
             if isinstance(value, dict):
@@ -105,7 +109,9 @@ def tiff(*directories, marker=b""):
     return bytes(content)
 
 
-def raw(preview, size=(640, 480), kind="DNG", **more):
+def raw(
+    preview: bytes | None, size: tuple[int, int] = (640, 480), kind: str = "DNG", **more: Any
+) -> bytes:
     """Return a raw file with a thumbnail, a preview (a JPEG, or None) and an image of a size."""
     makes = {"DNG": b"Google\0", "NEF": b"NIKON CORPORATION\0", "ARW": b"SONY\0", "CR2": b"Canon\0"}
     sensor = {254: 0, 256: size[0], 257: size[1], 259: 1, 262: 32803, 273: bytes(64), 279: 64}
