@@ -232,7 +232,7 @@ def _run_folder(random: Random, scratch: Path) -> _Attempt:
         (root / name).mkdir(parents=True)
         for file in names:
             shutil.copyfile(scratch / TRAINING / "whole" / file, root / name / file)
-    what = ", ".join(damage_run(root / "damaged", random) for _ in range(random.choice([1, 1, 3])))
+    what = damage_run(root / "damaged", random)
     run = Run(root / "damaged")
 
     def use() -> None:
@@ -450,7 +450,16 @@ class PeakResident:
 # Kills --------------------------------------------------------------------------------------------
 
 TRAINING = "training"
-_FIT = ("--epochs", "5", "--geocells.cells", "12", "--dropout", "0.3", "--device", "cpu")
+_FIT: tuple[str, ...] = (
+    "--epochs",
+    "5",
+    "--geocells.cells",
+    "12",
+    "--dropout",
+    "0.3",
+    "--device",
+    "cpu",
+)
 _FIT += ("--train-backbone", "last-block", "--batch-size", "24", "--log-every", "1")
 _FIT += ("--save-seconds", "0")
 
@@ -474,8 +483,8 @@ class Training:
         folder.mkdir()
         write_demo(folder / "demo", 150)
         torch.manual_seed(0)
-        shape = {"embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1]}
-        network = transformers.ResNetForImageClassification(transformers.ResNetConfig(**shape))
+        config = transformers.ResNetConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1])
+        network = transformers.ResNetForImageClassification(config)
         network.save_pretrained(folder / "network")
         settings = {"size": {"height": 32, "width": 32}, "do_normalize": True}
         (folder / "network" / "preprocessor_config.json").write_text(json.dumps(settings))
@@ -486,7 +495,12 @@ class Training:
         return cls(folder, time.monotonic() - started)
 
     def _begin(self, name: str) -> tuple[object, ...]:
-        places = ("--data", self.folder / "demo", "--backbone", self.folder / "network")
+        places: tuple[object, ...] = (
+            "--data",
+            self.folder / "demo",
+            "--backbone",
+            self.folder / "network",
+        )
         places += ("--cache-dir", self.folder / f"cache-{name}", "--output", self.folder / name)
         return ("fit", *places, *_FIT)
 
@@ -590,9 +604,11 @@ def _attack_sessions(options: AttackOptions, scratch: Path) -> Result:
 
     result = Result("sessions at once", options.sessions)
     started = time.monotonic()
-    places = {"GEOCLIP_RUNS": str(scratch / "no runs"), "GEOCLIP_DATASETS": str(scratch / "none")}
+    runs, datasets = str(scratch / "no runs"), str(scratch / "none")
     try:
-        with running_app(scratch / "app.txt", **places) as server:
+        with running_app(
+            scratch / "app.txt", GEOCLIP_RUNS=runs, GEOCLIP_DATASETS=datasets
+        ) as server:
             peak = PeakMemory(server)
             peak.start()
             lock = threading.Lock()

@@ -403,9 +403,14 @@ def _is_number(value: Any) -> bool:
 
 
 def damage_run(folder: Path, random: Random) -> str:
-    """Damage a file of a run folder that may be changed; return what was done."""
-    name = random.choice(["status.json", "config.yaml", "metrics.jsonl", "metrics.json", "log.txt"])
-    path = folder / name
+    """Damage one to three files of a run folder that may be changed; return what was done."""
+    names = ["status.json", "config.yaml", "metrics.jsonl", "metrics.json", "log.txt"]
+    chosen = random.sample(names, random.choice([1, 1, 3]))
+    return ", ".join(_damage_run_file(folder / name, random) for name in chosen)
+
+
+def _damage_run_file(path: Path, random: Random) -> str:
+    name = path.name
     kind = random.choice(["values", "values", "values", "bytes", "special", "long"])
     if kind == "bytes" or (kind == "values" and name == "log.txt"):
         path.write_bytes(damaged_bytes(path.read_bytes(), random))
