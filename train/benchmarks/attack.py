@@ -451,17 +451,10 @@ class PeakResident:
 
 TRAINING = "training"
 _FIT: tuple[str, ...] = (
-    "--epochs",
-    "5",
-    "--geocells.cells",
-    "12",
-    "--dropout",
-    "0.3",
-    "--device",
-    "cpu",
+    *("--epochs", "5", "--geocells.cells", "12", "--dropout", "0.3", "--device", "cpu"),
+    *("--train-backbone", "last-block", "--batch-size", "24", "--log-every", "1"),
+    *("--save-seconds", "0"),
 )
-_FIT += ("--train-backbone", "last-block", "--batch-size", "24", "--log-every", "1")
-_FIT += ("--save-seconds", "0")
 
 
 @dataclass(frozen=True)
@@ -495,14 +488,13 @@ class Training:
         return cls(folder, time.monotonic() - started)
 
     def _begin(self, name: str) -> tuple[object, ...]:
-        places: tuple[object, ...] = (
-            "--data",
-            self.folder / "demo",
-            "--backbone",
-            self.folder / "network",
-        )
-        places += ("--cache-dir", self.folder / f"cache-{name}", "--output", self.folder / name)
-        return ("fit", *places, *_FIT)
+        places = {
+            "--data": self.folder / "demo",
+            "--backbone": self.folder / "network",
+            "--cache-dir": self.folder / f"cache-{name}",
+            "--output": self.folder / name,
+        }
+        return ("fit", *(word for pair in places.items() for word in pair), *_FIT)
 
     def _run(self, name: str, arguments: tuple[object, ...]) -> None:
         """Run a training to its end.
@@ -549,9 +541,10 @@ class Training:
             shutil.rmtree(self.folder / f"cache-{name}", ignore_errors=True)
         result.seconds = time.monotonic() - started
         trained = [step for step in moments if step]
+        middle = statistics.median(trained) if trained else "–"
         result.note = (
             f"{number} trainings; {count - len(trained)} kills before the first step; median of "
-            f"the others at step {statistics.median(trained) if trained else '–'}"
+            f"the others at step {middle}"
         )
         return result
 
