@@ -4,7 +4,7 @@ import json
 import re
 from collections.abc import Iterable, Sequence
 from typing import Any
-from xml.etree import ElementTree
+from xml.etree import ElementTree  # only written  # nosec B405
 
 from geoclip_core.data.tables import csv_line, escaped
 from geoclip_core.earth.gazetteer import UNIT_LEVELS

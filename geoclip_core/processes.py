@@ -1,6 +1,8 @@
-"""Check whether a process runs, and spread work over a pool of processes."""
+"""Check whether a process runs, give memory back, and spread work over a pool of processes."""
 
 import contextlib
+import ctypes
+import gc
 import multiprocessing
 import sys
 import types
@@ -36,6 +38,23 @@ def is_running(pid: int | None, started_at: float | None = None) -> bool:
         return True
     except psutil.Error:
         return False
+
+
+def give_back_memory() -> bool:
+    """Return freed memory to the system, where the C library can do so (glibc).
+
+    Threads keep what they freed for later, so that after a burst of photos a server would stay as
+    large as at its peak.
+
+    Returns:
+        Whether any was given back.
+    """
+    gc.collect()
+    try:
+        trim = ctypes.CDLL(None).malloc_trim
+    except (OSError, AttributeError, TypeError):  # another C library; Windows
+        return False
+    return bool(trim(0))
 
 
 def in_processes(

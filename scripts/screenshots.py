@@ -164,7 +164,7 @@ def running_app(workspace: Path) -> Iterator[str]:
     try:
         for _ in range(300):
             with contextlib.suppress(urllib.error.URLError, OSError):
-                urllib.request.urlopen(f"http://127.0.0.1:{port}/_stcore/health", timeout=2).close()
+                urllib.request.urlopen(f"http://127.0.0.1:{port}/_stcore/health", timeout=2).close()  # nosec B310
                 break
             time.sleep(0.2)
         yield f"http://127.0.0.1:{port}"

@@ -40,6 +40,7 @@ from geoclip_core.locator import EmbeddedPhoto, Geolocator, upright_photo
 from geoclip_core.model.checkpoint import CONFIG, DOMAIN, bundled_models, checkpoint_folder
 from geoclip_core.model.domain import Domain
 from geoclip_core.prediction import Failure, Prediction, Similar
+from geoclip_core.processes import give_back_memory
 from geoclip_core.training.embeddings import MANY_PHOTOS
 from geoclip_core.training.runs import Run
 from ui.page import (
@@ -64,6 +65,8 @@ _Question = tuple[tuple[str, ...], Given, bool]
 _NO_MODEL = "None"
 _TOP_K = 5
 _ANSWERS_KEPT = 1024
+ANSWERS_BYTES = 700 * 10**6
+"""Memory of the kept answers of a model, in bytes: those of GeoCLIP take 3 MB each."""
 _AT_A_TIME = 8
 """Photos that are embedded before the page shows what is known so far."""
 _BATCH = 4
@@ -221,8 +224,12 @@ class ServedModel:
         with self._lock:
             self._answers[key] = answer
             self._answers.move_to_end(key)
-            while len(self._answers) > _ANSWERS_KEPT:
-                self._answers.popitem(last=False)
+            size = sum(map(_answer_bytes, self._answers.values()))
+            while len(self._answers) > 1 and (
+                len(self._answers) > _ANSWERS_KEPT or size > ANSWERS_BYTES
+            ):
+                _, oldest = self._answers.popitem(last=False)
+                size -= _answer_bytes(oldest)
         # The prediction may have been made for the same bytes under another name.
         return answer if answer.file == name else replace(answer, file=name)
 
@@ -275,6 +282,14 @@ class ServedModel:
             self._effects[photo.digest] = found.effects
             while len(self._effects) > _ANSWERS_KEPT:
                 self._effects.popitem(last=False)
+
+
+def _answer_bytes(answer: Prediction) -> int:
+    """Return the memory of an answer: its points, and their weights with and without logarithm."""
+    posterior = answer.posterior
+    size = posterior.points.nbytes + 2 * posterior.log_weights.nbytes
+    size += 0 if posterior.scores is None else posterior.scores.nbytes
+    return size + (0 if answer.without_given is None else _answer_bytes(answer.without_given))
 
 
 def available_models() -> list[str]:
@@ -471,6 +486,8 @@ def locate_photos(
         model.embed(now)
     except PhotoError:
         left = set()  # the model answers no photo: each says why
+    if len(photos) > 1 and not left:
+        give_back_memory()  # the last of many has been decoded
     st.session_state[_LEFT] = 0 if stopped else len(left)
     return [
         None if any(photo.digest in left for photo in group) else _located(model, group, given)

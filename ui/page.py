@@ -97,6 +97,8 @@ def open_page(name: str, title: str, purpose: str) -> None:
             for label, page in PAGES.items():
                 st.page_link(page.file, label=label, icon=page.icon)
             st.space("small")
+        with st.popover("Limits and misuse", icon=":material/gavel:", type="tertiary"):
+            st.markdown(limits_and_misuse())
         if is_public():
             st.caption(":material/lock: Public: nothing can be trained, imported or deleted here.")
     st.title(title, anchor=False)
@@ -116,6 +118,14 @@ def page_failed(error: Exception) -> bool:
         icon=":material/error:",
     )
     return True
+
+
+@functools.cache
+def limits_and_misuse() -> str:
+    """Return the sections of SECURITY.md that users of the pages should know, in Markdown."""
+    sections = (STATIC.parent / "SECURITY.md").read_text(encoding="utf-8").split("\n## ")
+    shown = [text for text in sections if text.startswith(("What an estimate", "Misuse"))]
+    return "\n".join(f"##### {text.strip()}\n" for text in shown)
 
 
 @functools.cache

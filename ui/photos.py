@@ -18,7 +18,9 @@ import streamlit as st
 
 from geoclip_core.data.photos import PHOTO_SUFFIXES, open_photo
 from geoclip_core.errors import PhotoError
+from geoclip_core.files import readable
 from geoclip_core.prediction import Exif
+from geoclip_core.processes import give_back_memory
 from ui.page import STATIC, kept
 from ui.theme import markdown_text
 
@@ -31,9 +33,13 @@ _EXAMPLE = STATIC / "examples" / "summer-palace.jpg"
 _EXAMPLE_TRUTH = Exif(39.9985, 116.2731, None, source="the Summer Palace in Beijing")
 """The Tower of Buddhist Incense, the middle of the Summer Palace."""
 
+MAX_PHOTOS, MAX_TRAY_BYTES = 200, 500 * 10**6
+"""Photos of a session at once, and their bytes together: they are kept in memory."""
+_AT_ONCE = f"{MAX_PHOTOS} photos, {readable(MAX_TRAY_BYTES)} together, at once"
+
 _PRIVACY = (
     "Photos stay on the computer that runs this app: they are read in memory, not sent and not "
-    "stored. A GPS position in a photo is shown, but not used for the guess."
+    f"stored. A GPS position in a photo is shown, but not used for the guess. Up to {_AT_ONCE}."
 )
 
 _THUMBNAIL = (640, 480)
@@ -181,6 +187,11 @@ class PhotoTray:
     def __iter__(self) -> Iterator[TrayPhoto]:
         return iter(tuple(self._photos.values()))
 
+    def has_room(self, content: bytes) -> bool:
+        """Return whether a photo can be added within `MAX_PHOTOS` and `MAX_TRAY_BYTES`."""
+        size = sum(len(photo.content) for photo in self._photos.values())
+        return len(self) < MAX_PHOTOS and size + len(content) <= MAX_TRAY_BYTES
+
     def add(self, name: str, content: bytes) -> bool:
         """Add a photo; return False if the same bytes are already here."""
         photo = tray_photo(name, content)
@@ -200,6 +211,7 @@ class PhotoTray:
         _forget(self._photos)
         self._photos.clear()
         self.clears += 1
+        give_back_memory()
 
 
 def photo_tray() -> PhotoTray:
@@ -265,11 +277,11 @@ def photo_input() -> None:
         on_change=_take_uploads,
         args=(key,),
         help="JPEG, PNG, WebP, HEIC, AVIF, GIF, BMP, TIFF, or raw with a preview (DNG, CR2, "
-        "NEF, ARW); as many as you like.",
+        f"NEF, ARW); up to {_AT_ONCE}.",
     )
     with st.container(horizontal=True, vertical_alignment="center"):
         for name, content in _paste_button():
-            _add(f"Pasted {len(tray) + 1}: {name}", content)
+            _warn_if_full(not _add(f"Pasted {len(tray) + 1}: {name}", content))
         camera = st.toggle(
             "Camera", key="camera on", help="Your browser asks for permission first."
         )
@@ -287,8 +299,8 @@ def photo_input() -> None:
 
 
 def _take_uploads(key: str) -> None:
-    for file in st.session_state.get(key) or []:
-        _add(file.name, file.getvalue())
+    files = st.session_state.get(key) or []
+    _warn_if_full(sum(not _add(file.name, file.getvalue()) for file in files))
     # A photo is then listed on its card only, where it can be removed.
     photo_tray().uploads += 1
 
@@ -296,12 +308,27 @@ def _take_uploads(key: str) -> None:
 def _take_shot(key: str) -> None:
     shot = st.session_state.get(key)
     if shot is not None:
-        photo_tray().add(f"Camera {len(photo_tray()) + 1}", shot.getvalue())
+        _warn_if_full(not _add(f"Camera {len(photo_tray()) + 1}", shot.getvalue()))
 
 
-def _add(name: str, content: bytes) -> None:
-    if not photo_tray().add(name, content):
+def _add(name: str, content: bytes) -> bool:
+    """Add a photo to the tray, or say that it is there already; return False if it is full."""
+    tray = photo_tray()
+    if not tray.has_room(content):
+        return False
+    if not tray.add(name, content):
         st.toast(f"{markdown_text(name)} has already been added.", icon=":material/content_copy:")
+    return True
+
+
+def _warn_if_full(left_out: int) -> None:
+    if left_out:
+        photos = "1 photo was" if left_out == 1 else f"{left_out} photos were"
+        st.toast(
+            f"{photos} not added: the page takes {_AT_ONCE}. Clear some, or locate a whole folder "
+            "with the command `geoclip locate`.",
+            icon=":material/production_quantity_limits:",
+        )
 
 
 def _paste_button() -> list[tuple[str, bytes]]:

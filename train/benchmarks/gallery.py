@@ -193,7 +193,7 @@ def _package_model(tower: dict[str, Any]) -> Any:
     from transformers import CLIPConfig, CLIPImageProcessorPil
     from transformers.utils import logging
 
-    ends = {"bos_token_id": 0, "eos_token_id": 2}
+    ends = {"bos_token_id": 0, "eos_token_id": 2}  # nosec B105
     text = {"hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 1}
     config = CLIPConfig(
         projection_dim=768,

@@ -80,7 +80,7 @@ def running_app(
         process = subprocess.Popen(
             command, cwd=cwd, stdout=output, stderr=subprocess.STDOUT, env=variables
         )
-    reached = f"http://{'127.0.0.1' if address == '0.0.0.0' else address}:{port}"
+    reached = f"http://{'127.0.0.1' if address == '0.0.0.0' else address}:{port}"  # nosec B104
     server = Server(reached, process, log)
     try:
         _wait_until_healthy(server)
@@ -103,7 +103,7 @@ def _wait_until_healthy(server: Server) -> None:
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline and server.process.poll() is None:
         try:
-            with urllib.request.urlopen(f"{server.address}/_stcore/health", timeout=2) as answer:
+            with urllib.request.urlopen(f"{server.address}/_stcore/health", timeout=2) as answer:  # nosec B310
                 if answer.status == 200:
                     return
         except (urllib.error.URLError, OSError):
@@ -139,7 +139,7 @@ class BrowserSession:
         self._socket.close()
 
     def _cookie(self) -> str:
-        with urllib.request.urlopen(f"{self._address}/_stcore/health", timeout=60) as answer:
+        with urllib.request.urlopen(f"{self._address}/_stcore/health", timeout=60) as answer:  # nosec B310
             for cookie in answer.headers.get_all("Set-Cookie") or []:
                 name, _, value = cookie.partition(";")[0].partition("=")
                 if name == "_streamlit_xsrf":
