@@ -80,7 +80,7 @@ def running_app(
         process = subprocess.Popen(
             command, cwd=cwd, stdout=output, stderr=subprocess.STDOUT, env=variables
         )
-    reached = f"http://{'127.0.0.1' if address == '0.0.0.0' else address}:{port}"  # nosec B104
+    reached = f"http://{'127.0.0.1' if address == '0.0.0.0' else address}:{port}"
     server = Server(reached, process, log)
     try:
         _wait_until_healthy(server)
