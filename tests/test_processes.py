@@ -1,6 +1,7 @@
 """The check whether a process runs, and the pool of processes."""
 
 import contextlib
+import ctypes
 import os
 import signal
 import subprocess
@@ -11,7 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from geoclip_core.processes import in_processes, is_running
+from geoclip_core.processes import give_back_memory, in_processes, is_running
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -66,3 +67,21 @@ def test_a_script_without_a_main_guard_is_not_run_twice(tmp_path):
         [sys.executable, str(script)], capture_output=True, text=True, env=environment, timeout=60
     )
     assert done.stdout.split() == ["main", "6"], done.stderr
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "malloc_trim"), reason="not glibc")
+def test_freed_memory_is_given_back():
+    """A block that is still used keeps glibc from giving back what was freed below it."""
+    library = ctypes.CDLL(None)
+    library.malloc.restype, library.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
+    library.free.restype, library.free.argtypes = None, [ctypes.c_void_p]
+    size, process = 60_000, psutil.Process()
+    blocks = [library.malloc(size) for _ in range(2000)]
+    for block in blocks:
+        ctypes.memset(block, 1, size)
+    for block in blocks[:-1]:
+        library.free(block)
+    before = process.memory_info().rss
+    assert give_back_memory()
+    assert before - process.memory_info().rss > 60_000_000
+    library.free(blocks[-1])

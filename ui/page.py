@@ -4,6 +4,7 @@ import contextlib
 import functools
 import gc
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -125,7 +126,8 @@ def limits_and_misuse() -> str:
     """Return the sections of SECURITY.md that users of the pages should know, in Markdown."""
     sections = (STATIC.parent / "SECURITY.md").read_text(encoding="utf-8").split("\n## ")
     shown = [text for text in sections if text.startswith(("What an estimate", "Misuse"))]
-    return "\n".join(f"##### {text.strip()}\n" for text in shown)
+    text = "\n".join(f"##### {text.strip()}\n" for text in shown)
+    return re.sub(r"\[([^]]+)\]\((?!https?:)[^)]*\)", r"\1", text)  # links to files of the checkout
 
 
 @functools.cache

@@ -12,8 +12,10 @@ from geoclip_core import explain
 from geoclip_core.locator import EmbeddedPhoto, Geolocator
 from geoclip_core.prediction import Failure
 from tests.ui.conftest import photo_bytes
+from ui import models as ui_models
 from ui import photos
 from ui.models import ServedModel, accuracy_sentence, locate_photos
+from ui.page import limits_and_misuse
 from ui.photos import PhotoTray, TrayPhoto, _decoded, example_photo, problem, thumbnail
 from ui.theme import LIGHT, rgb
 
@@ -194,3 +196,37 @@ def test_answers_of_a_good_model_are_called_estimates():
     assert "Its answers are estimates" in sentence
     assert "90 km" in sentence
     assert "12,000 photos" in sentence
+
+
+@pytest.mark.slow
+def test_kept_answers_have_a_limit_in_bytes(models, monkeypatch):
+    model = ServedModel(Geolocator.load(models["texas"]))
+    first, second = (TrayPhoto(name, photo_bytes(n), name) for n, name in ((50, "a"), (51, "b")))
+    model.locate([first])
+    model.locate([second])
+    assert model.known([first])
+    monkeypatch.setattr(ui_models, "ANSWERS_BYTES", 1)
+    model.locate([second])
+    assert model.known([first]) is None
+    assert model.known([second])  # the latest is always kept
+
+
+def test_a_tray_is_full_at_its_limits(monkeypatch):
+    tray = PhotoTray()
+    monkeypatch.setattr(photos, "MAX_PHOTOS", 2)
+    assert tray.add("a", b"1")
+    assert tray.has_room(b"2")
+    tray.add("b", b"2")
+    assert not tray.has_room(b"3")
+    monkeypatch.setattr(photos, "MAX_PHOTOS", 9)
+    monkeypatch.setattr(photos, "MAX_TRAY_BYTES", 4)
+    assert tray.has_room(b"33")
+    assert not tray.has_room(b"333")
+
+
+def test_the_limits_and_misuse_of_estimates_are_shown_from_the_file():
+    shown = limits_and_misuse()
+    assert "##### What an estimate is worth" in shown
+    assert "##### Misuse" in shown
+    assert "vulnerability" not in shown
+    assert "](README" not in shown  # no page of the app has that address
