@@ -451,7 +451,8 @@ def edited_frame(frame: pd.DataFrame, random: Random) -> pd.DataFrame:
                 cells[random.randrange(rows)] = value
             frame[column] = pd.Series(cells, dtype=object)
         elif change == "column":
-            frame[column] = [value] * rows
+            # as objects: pandas itself refuses half a character
+            frame[column] = pd.Series([value] * rows, dtype=object)
         elif change == "drop":
             frame = frame.drop(columns=column)
         elif change == "rename":
@@ -461,6 +462,6 @@ def edited_frame(frame: pd.DataFrame, random: Random) -> pd.DataFrame:
             kind = random.choice(["category", "string", "object"])
             try:
                 frame[column] = frame[column].astype(kind)
-            except TypeError:  # lists are no categories
+            except (TypeError, UnicodeEncodeError):  # lists are no categories
                 continue
     return frame
