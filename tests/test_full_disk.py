@@ -17,9 +17,9 @@ from safetensors import SafetensorError
 
 from geoclip_core.data.dataset import read_dataset
 from geoclip_core.data.importing import import_photos
-from geoclip_core.demo.dataset import write_demo
 from geoclip_core.errors import SaveError
 from geoclip_core.evaluation.predictions import read_predictions, write_predictions
+from geoclip_core.jobs import JobError
 from geoclip_core.model import checkpoint
 from geoclip_core.model.calibration import Calibration
 from geoclip_core.model.checkpoint import load_checkpoint, save_checkpoint
@@ -139,27 +139,17 @@ class PredictionsWriter(Writer):
 
 
 class ImportWriter(Writer):
+    def first(self):
+        for number in range(2):
+            photo = self.place.parent / f"photos-{number}" / f"{number}.jpg"
+            write_photo(photo, (48.2, 16.4), seed=number)
+        import_photos(self.place.parent / "photos-0", self.place / "set", workers=1)
+
     def again(self):
-        photos = self.place.parent / "photos"
-        number = len(list(photos.glob("*"))) if photos.exists() else 0
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(io, "open", REAL_OPEN)  # the photo itself is on another disk
-            write_photo(photos / f"{number}.jpg", (48.2, 16.4), seed=number)
-        import_photos(photos, self.place / "set", workers=1)
+        import_photos(self.place.parent / "photos-1", self.place / "set", workers=1)
 
     def load(self):
         assert len(read_dataset(self.place / "set")) == 1
-
-
-class DemoWriter(Writer):
-    rows = 20
-
-    def again(self):
-        shutil.rmtree(self.place / "unused", ignore_errors=True)
-        write_demo(self.place / "demo", self.rows, metadata_only=True)
-
-    def load(self):
-        assert len(read_dataset(self.place / "demo")) == self.rows
 
 
 class CalibrationWriter(Writer):
@@ -173,7 +163,6 @@ class CalibrationWriter(Writer):
         assert Calibration.read(self.place / "calibration.json").n == 40
 
 
-REAL_OPEN = io.open
 WRITERS = [
     *(CheckpointWriter, MetricsWriter, StatusWriter, StateWriter, CacheWriter),
     *(PredictionsWriter, ImportWriter, CalibrationWriter),
@@ -202,11 +191,32 @@ def test_a_full_disk_is_one_sentence_and_the_last_good_state_loads(kind, place, 
 
 
 @pytest.mark.parametrize("kind", [MetricsWriter, StatusWriter])
-def test_a_folder_that_vanished_is_one_sentence(kind, place):
+def test_a_run_whose_folder_vanished_is_one_sentence(kind, place):
     writer = kind(place)
     writer.first()
     moved = writer.run.folder.rename(place / "moved")
-    with pytest.raises(SaveError, match=r"the folder .* does not exist any more"):
+    with pytest.raises((SaveError, JobError), match=r"does not exist") as error:
         writer.again()
+    assert str(writer.run.folder) in str(error.value)
     writer.run = Run(moved)
+    writer.load()
+
+
+def test_a_state_whose_folder_vanished_is_one_sentence(place):
+    writer = StateWriter(place)
+    writer.first()
+    kept = shutil.copytree(place / "resume", place / "kept")
+    begin_state(place / "resume", 2)
+    shutil.rmtree(place / "resume")
+    with pytest.raises(SaveError, match=r"the folder .* does not exist any more"):
+        finish_state(place / "resume", 2, {"a": torch.ones(2)}, {"loss": 1.0})
+    assert read_state(kept).step == 1
+
+
+@pytest.mark.parametrize("kind", [CheckpointWriter, PredictionsWriter, CalibrationWriter])
+def test_what_is_written_whole_makes_its_folder_again(kind, place):
+    writer = kind(place)
+    writer.first()
+    shutil.rmtree(place)
+    writer.again()
     writer.load()

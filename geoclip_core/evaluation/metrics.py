@@ -512,14 +512,18 @@ def macro_f1(truth: pd.Series, guess: pd.Series) -> float:
     """Return the mean over classes of F1 = 2·TP / (2·TP + FP + FN).
 
     The classes are those that occur as truth or as guess, as in scikit-learn's
-    ``f1_score(average="macro")``, all with the same weight.
+    ``f1_score(average="macro")``, all with the same weight. A missing guess is a miss.
     """
     codes, classes = pd.factorize(np.concatenate([truth.to_numpy(object), guess.to_numpy(object)]))
     if not len(classes):
         return float("nan")
     true, said = codes[: len(truth)], codes[len(truth) :]
-    hits = np.bincount(true[true == said], minlength=len(classes))
-    total = np.bincount(true, minlength=len(classes)) + np.bincount(said, minlength=len(classes))
+
+    def counts(chosen: NDArray[np.int64]) -> NDArray[np.int64]:
+        return np.bincount(chosen[chosen >= 0], minlength=len(classes))  # missing is −1
+
+    hits = counts(true[true == said])
+    total = counts(true) + counts(said)
     return float(np.mean(2 * hits / total))
 
 

@@ -543,3 +543,9 @@ class TestRadiusCheck:
         assert (frame["error_km"] <= factor * frame["radius_50_km"]).mean() == pytest.approx(
             0.5, abs=0.01
         )
+
+
+def test_a_missing_guess_is_a_miss():
+    truth = pd.Series(["a", "a", "b"], dtype="str")
+    assert metrics.macro_f1(truth, pd.Series(["a", None, "b"], dtype="str")) == pytest.approx(5 / 6)
+    assert metrics.macro_f1(truth, pd.Series([None] * 3, dtype="str")) == 0

@@ -2,6 +2,7 @@
 
 import json
 import multiprocessing
+import os
 from random import Random
 
 import pytest
@@ -19,6 +20,7 @@ class Child:
     """A child process that has ended with a signal."""
 
     exitcode = -11
+    pid = os.getpid()
     killed = False
 
     def join(self):
@@ -65,7 +67,7 @@ def test_a_native_crash_is_counted_and_the_next_file_follows():
 
 
 def test_a_hang_is_killed_and_counted(monkeypatch):
-    monkeypatch.setattr(attack, "KILL_SECONDS", 0.1)
+    monkeypatch.setattr(attack, "KILL_SECONDS", 0.05)
     result, following, child = watched(("begin", 0, "a pipe"), silent=True)
     assert (result.hangs, following, child.killed) == (1, 1, True)
     slow, _, _ = watched(("begin", 0, "a"), ("end", "used", 30.0, 11.0, 1), ("begin", 1, "b"))

@@ -3,6 +3,7 @@
 import io
 from dataclasses import dataclass
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -10,6 +11,7 @@ from streamlit.testing.v1 import AppTest
 
 from geoclip_core import explain
 from geoclip_core.locator import EmbeddedPhoto, Geolocator
+from geoclip_core.model.posterior import Posterior
 from geoclip_core.prediction import Failure
 from tests.ui.conftest import photo_bytes
 from ui import models as ui_models
@@ -159,6 +161,8 @@ def test_only_images_are_accepted_from_the_clipboard():
 class Answer:
     file: str
     exif: tuple[float, float] | None = None
+    posterior = Posterior(np.zeros((1, 2)), np.zeros(1))
+    without_given = None
 
 
 class Locator:

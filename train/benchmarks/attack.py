@@ -28,7 +28,7 @@ from geoclip_core.training.options import options_class
 HANG_SECONDS = 10.0
 """A file that takes more time of the processor counts as a hang, however busy the computer is."""
 KILL_SECONDS = 60.0
-"""A process that has one file for longer, or waits for it, is killed; this is a hang as well."""
+"""A process that waits for so long, without computing, is killed; this is a hang as well."""
 PHOTO_BATCH, FILE_BATCH = 2000, 500
 """Files after which a new process is started."""
 _SHOWN = 20
@@ -349,10 +349,15 @@ def _watch(
 ) -> int:
     """Read what a child reports until it ends; return the number of the next file."""
     what, begun = "starting", False
+    at_start = busy_before = 0.0
     again = f"--seed {seed} --first"
     while True:
         try:
-            if not receiver.poll(KILL_SECONDS if begun else 10 * KILL_SECONDS):
+            if not receiver.poll(KILL_SECONDS):
+                now = _busy_seconds(process)
+                if (now - at_start < HANG_SECONDS and now - busy_before > 0.1) or not begun:
+                    busy_before = now  # the computer is busy with other things
+                    continue
                 result.hangs += 1
                 result.slowest = max(result.slowest, KILL_SECONDS)
                 result.found.append(f"{again} {number} ({what}) hangs")
@@ -370,6 +375,7 @@ def _watch(
             return last
         if message[0] == "begin":
             (_, number, what), begun = message, True
+            at_start = busy_before = _busy_seconds(process)
             continue
         if message[0] == "broken":
             raise RuntimeError(f"the attack itself fails at {number}:\n{message[1]}")
@@ -386,6 +392,15 @@ def _watch(
             result.hangs += 1
             result.found.append(f"{again} {number} ({what}) computes for {busy:.0f} s")
         number += 1
+
+
+def _busy_seconds(process: multiprocessing.process.BaseProcess) -> float:
+    """Return the time of the processor that a child has used."""
+    try:
+        times = psutil.Process(process.pid).cpu_times()
+    except psutil.Error:
+        return 0.0
+    return float(times.user + times.system)
 
 
 def _work(kind: str, seed: int, first: int, last: int, scratch: Path, sender: Connection) -> None:
