@@ -538,7 +538,7 @@ def reliability_curve(probability: ArrayLike, hit: ArrayLike) -> pd.DataFrame:
     """Return the accuracy in ten equal-width bins of the stated probability.
 
     Args:
-        probability: (n,) probability of the answer.
+        probability: (n,) probability of the answer; answers without one are left out.
         hit: (n,) whether the answer is right.
 
     Returns:
@@ -547,11 +547,13 @@ def reliability_curve(probability: ArrayLike, hit: ArrayLike) -> pd.DataFrame:
     """
     bins = 10
     stated = np.clip(np.asarray(probability, dtype=np.float64), 0.0, 1.0)
+    right = np.asarray(hit, dtype=np.float64)[~np.isnan(stated)]
+    stated = stated[~np.isnan(stated)]
     index = np.minimum((stated * bins).astype(int), bins - 1)
     n = np.bincount(index, minlength=bins)
     with np.errstate(invalid="ignore"):
         claimed = np.bincount(index, stated, minlength=bins) / n
-        reached = np.bincount(index, np.asarray(hit, dtype=np.float64), minlength=bins) / n
+        reached = np.bincount(index, right, minlength=bins) / n
     edges = np.linspace(0, 1, bins + 1)
     curve = pd.DataFrame(
         {"low": edges[:-1], "high": edges[1:], "claimed": claimed, "reached": reached, "n": n}

@@ -489,9 +489,10 @@ class _SizeWatch(threading.Thread):
         """Look five times a second until the process has ended."""
         while self._process.poll() is None:
             size = 0
-            for path in self._folder.rglob("*"):
-                with suppress(OSError):  # removed in the meantime
-                    size += path.lstat().st_size
+            for folder, _, names in os.walk(self._folder):
+                for name in names:
+                    with suppress(OSError):  # removed in the meantime
+                        size += os.lstat(os.path.join(folder, name)).st_size
             if size > MAX_WHEEL:
                 self.is_too_large = True
                 self._process.kill()

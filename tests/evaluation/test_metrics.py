@@ -549,3 +549,9 @@ def test_a_missing_guess_is_a_miss():
     truth = pd.Series(["a", "a", "b"], dtype="str")
     assert metrics.macro_f1(truth, pd.Series(["a", None, "b"], dtype="str")) == pytest.approx(5 / 6)
     assert metrics.macro_f1(truth, pd.Series([None] * 3, dtype="str")) == 0
+
+
+def test_an_answer_without_a_probability_is_left_out_of_the_curve():
+    curve = metrics.reliability_curve([0.95, np.nan, 0.91], [True, False, False])
+    assert curve["n"].tolist() == [2]
+    assert curve["reached"].tolist() == [0.5]
