@@ -212,7 +212,7 @@ def _checkpoint(random: Random, scratch: Path) -> _Attempt:
 
 def _sources(scratch: Path) -> list[Path]:
     """Return whole checkpoints: cells with the weights of their backbone, and two banks."""
-    from geoclip_core.hub.models import BUNDLED
+    from geoclip_core.model.checkpoint import BUNDLED
 
     trained = scratch / TRAINING / "whole" / "checkpoint"
     return [trained, trained, BUNDLED / "mini", BUNDLED / "mini-plain"]

@@ -14,7 +14,7 @@ _FORKS = multiprocessing.get_context("forkserver")
 _FORKS.set_forkserver_preload([f"{__package__}.preloaded"])
 
 
-class Forked(_FORKS.Process):  # type: ignore[name-defined, misc]
+class Forked(_FORKS.Process):  # type: ignore[name-defined]
     """``python -m train ARGUMENTS`` without the ten seconds of imports; it has started.
 
     Args:

@@ -459,7 +459,7 @@ def edited_frame(frame: pd.DataFrame, random: Random) -> pd.DataFrame:
             names = ["x", "climate", "baseline_x_km", "predicted_city_key", "a" * 500]
             frame = frame.rename(columns={column: random.choice(names)})
         else:
-            kind = random.choice(["category", "string", "object"])
+            kind: Any = random.choice(["category", "string", "object"])
             try:
                 frame[column] = frame[column].astype(kind)
             except (TypeError, UnicodeEncodeError):  # lists are no categories

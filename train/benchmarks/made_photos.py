@@ -115,7 +115,16 @@ def raw(
     """Return a raw file with a thumbnail, a preview (a JPEG, or None) and an image of a size."""
     makes = {"DNG": b"Google\0", "NEF": b"NIKON CORPORATION\0", "ARW": b"SONY\0", "CR2": b"Canon\0"}
     sensor = {254: 0, 256: size[0], 257: size[1], 259: 1, 262: 32803, 273: bytes(64), 279: 64}
-    thumbnail = {254: 1, 256: 16, 257: 12, 258: [8, 8, 8], 259: 1, 262: 2, 277: 3, 271: makes[kind]}
+    thumbnail: Tags = {
+        254: 1,
+        256: 16,
+        257: 12,
+        258: [8, 8, 8],
+        259: 1,
+        262: 2,
+        277: 3,
+        271: makes[kind],
+    }
     thumbnail |= {273: bytes(16 * 12 * 3), 278: 12, 279: 16 * 12 * 3} | more
     if kind == "DNG":
         thumbnail[50706] = b"\1\4\0\0"

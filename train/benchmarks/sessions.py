@@ -121,14 +121,15 @@ class BrowserSession:
     def __init__(self, address: str) -> None:
         # here: these come with the extra "app"
         from websockets.sync.client import connect
+        from websockets.typing import Origin, Subprotocol
 
         self._address = address
         place = urlsplit(address)
         self._xsrf = self._cookie()
         self._socket = connect(
             f"ws://{place.netloc}/_stcore/stream",
-            origin=address,  # type: ignore[arg-type]  # a str at run time
-            subprotocols=["streamlit", self._xsrf or "x"],  # type: ignore[list-item]
+            origin=Origin(address),
+            subprotocols=[Subprotocol("streamlit"), Subprotocol(self._xsrf or "x")],
             additional_headers={"Cookie": f"_streamlit_xsrf={self._xsrf}"},
             max_size=None,
         )
