@@ -13,6 +13,7 @@ import urllib.request
 import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -80,7 +81,8 @@ def running_app(
         process = subprocess.Popen(
             command, cwd=cwd, stdout=output, stderr=subprocess.STDOUT, env=variables
         )
-    reached = f"http://{'127.0.0.1' if address == '0.0.0.0' else address}:{port}"
+    everywhere = ip_address(address).is_unspecified
+    reached = f"http://{'127.0.0.1' if everywhere else address}:{port}"
     server = Server(reached, process, log)
     try:
         _wait_until_healthy(server)
