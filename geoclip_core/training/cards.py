@@ -317,11 +317,12 @@ def _bank_numbers(
     model: GeolocationModel, metrics: Mapping[str, Any], options: FitOptions, photos: int
 ) -> str:
     intervals, validation = metrics["intervals"], metrics["cross_validation"]
+    times = options.bank.repeats
+    repeated = f", repeated {times} times with other folds" if times > 1 else ""
     lines = [
-        f"{options.bank.folds}-fold cross-validation over the {photos} photos, repeated "
-        f"{options.bank.repeats} times with other folds: each photo was located by models that "
-        "were not trained on it. In brackets: 95 % bootstrap intervals over photos. Baselines were "
-        "fitted on the same training folds.",
+        f"{options.bank.folds}-fold cross-validation over the {photos} photos{repeated}: each photo "
+        "was located by models that were not trained on it. In brackets: 95 % bootstrap intervals "
+        "over photos. Baselines were fitted on the same training folds.",
         "",
         *([f"**{options.bank.note}**", ""] if options.bank.note else []),
         *_errors(model.name, metrics, ["constant", "nearest_photo"]),
@@ -336,7 +337,9 @@ def _bank_numbers(
         told = f"Nearly all are connected by {near}, so it says nothing about other places; {far}"
     lines += [
         "",
-        f"GeoScore of each repeat: {repeats} (predictions.parquet holds the first). {told}",
+        f"GeoScore of each repeat: {repeats} (predictions.parquet holds the first). {told}"
+        if times > 1
+        else told,
     ]
     if "geoscore_chosen_inside_folds" in validation:
         lines.append(

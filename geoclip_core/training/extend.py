@@ -86,7 +86,7 @@ def extend_bank(
         dataset: n photos; those of train and val are added, or with `options.bank.all_rows` all.
         embeddings: (n, D) embeddings of the photos; rows of NaN (unreadable photos) are left out.
         base: the model, with its backbone.
-        options: folds, repeats, seed, note and licence.
+        options: folds, seed, note and licence.
         folder: checkpoint folder; the predictions of the cross-validation are written there too.
         name: name of the new model.
         command: command line of the fit, for the model card.
@@ -138,8 +138,7 @@ def extend_bank(
         "photos": len(photos),
         "unreadable": int((~readable).sum()),
         "measured_by": (
-            f"{folds}-fold cross-validation over the added photos, {options.bank.repeats} times, "
-            f"seeds from {options.seed}"
+            f"{folds}-fold cross-validation over the added photos, seed {options.seed}"
         ),
         "note": options.bank.note,
         "command": command,
@@ -151,7 +150,7 @@ def extend_bank(
             "dataset": dataset.name,
             "split": "cross-validation",
             "note": f"the photos that were added to {base.name}; each was located by a model that "
-            f"was not trained on it; the first of {options.bank.repeats} repeats with other folds",
+            "was not trained on it",
             "use_context": bool(vocabularies),
         }
         path = write_predictions(measured.frame, Path(scratch) / PREDICTIONS, about)
@@ -169,7 +168,7 @@ def extended_inputs(
         base: the model to extend.
         new: m photos to add, all of which become training photos.
         raw: (m, D) their embeddings.
-        options: folds, repeats and seed of the cross-validation.
+        options: folds and seed of the cross-validation.
     """
     new.table["split"] = "train"
     old = bank_photos(base)
@@ -342,6 +341,7 @@ def _kept_options(base: GeolocationModel, options: FitOptions) -> FitOptions:
         ridges=(head.ridge,),
         readout_temperatures=(head.readout_temperature,),
         nested=False,
+        repeats=1,
     )
     context = options.context
     if isinstance(heads, KernelContextHeads) and base.context_join is not None:

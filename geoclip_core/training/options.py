@@ -550,7 +550,7 @@ _EXTENDING = (
     *("val_fraction", "seed", "license"),
 )
 """Options of `fit` that mean something when a model is extended."""
-_EXTENDING_BANK = ("folds", "repeats", "all_rows", "note")
+_EXTENDING_BANK = ("folds", "all_rows", "note")
 """The same of `BankOptions`."""
 
 

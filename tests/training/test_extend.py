@@ -52,7 +52,7 @@ def base(base_folder):
 
 
 def options(**changes):
-    values = {"extend": "base", "data": "own", "bank.folds": 4, "bank.repeats": 1}
+    values = {"extend": "base", "data": "own", "bank.folds": 4}
     return from_mapping(FitOptions, values | {"bank.all_rows": True} | changes, "test")
 
 
