@@ -320,9 +320,9 @@ def _bank_numbers(
     times = options.bank.repeats
     repeated = f", repeated {times} times with other folds" if times > 1 else ""
     lines = [
-        f"{options.bank.folds}-fold cross-validation over the {photos} photos{repeated}: each photo "
-        "was located by models that were not trained on it. In brackets: 95 % bootstrap intervals "
-        "over photos. Baselines were fitted on the same training folds.",
+        f"{options.bank.folds}-fold cross-validation over the {photos} photos{repeated}: each "
+        "photo was located by models that were not trained on it. In brackets: 95 % bootstrap "
+        "intervals over photos. Baselines were fitted on the same training folds.",
         "",
         *([f"**{options.bank.note}**", ""] if options.bank.note else []),
         *_errors(model.name, metrics, ["constant", "nearest_photo"]),
