@@ -9,6 +9,7 @@ import dataclasses
 import functools
 import hashlib
 import json
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -207,7 +208,7 @@ def splits_in(root: Path) -> list[str]:
     Raises:
         DatasetError: the folder is missing, or has neither a train nor a test CSV.
     """
-    if not root.is_dir():
+    if not os.path.isdir(root):  # also False for names that are too long
         raise DatasetError(f"{root}: no such folder")
     present = [split for split in FILE_SPLITS if csv_path(root, split).is_file()]
     if not set(present) & {"train", "test"}:

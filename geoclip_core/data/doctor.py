@@ -9,6 +9,7 @@ import contextlib
 import dataclasses
 import hashlib
 import json
+import os
 import shutil
 import time
 from collections.abc import Callable, Sequence
@@ -556,7 +557,7 @@ def _check_chunk(paths: list[Path]) -> list[FileResult]:
 
 
 def _check_file(path: Path) -> FileResult:
-    if not path.exists():
+    if not os.path.exists(path):  # also False for names that are too long
         return FileResult(missing=True, error=f"{path.name} does not exist")
     try:
         content, _ = read_source(path, path.name)

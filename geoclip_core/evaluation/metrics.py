@@ -528,8 +528,12 @@ def macro_f1(truth: pd.Series, guess: pd.Series) -> float:
 
 
 def head_reliability(frame: pd.DataFrame, feature: str) -> pd.DataFrame:
-    """Return :func:`reliability_curve` of a head over the rows whose truth is in its vocabulary."""
+    """Return :func:`reliability_curve` of a head over the rows whose truth is in its vocabulary.
+
+    Rows without a probability are left out.
+    """
     rows = frame[frame[f"{feature}_truth"].notna()]
+    rows = rows[rows[f"{feature}_probability"].notna()]
     hit = rows[f"{feature}_truth"] == rows[f"{feature}_top1"]
     return reliability_curve(rows[f"{feature}_probability"], hit)
 
@@ -565,10 +569,10 @@ def expected_calibration_error(curve: pd.DataFrame) -> float:
     """Return the mean gap between stated and reached accuracy over bins, weighted by photos.
 
     This is the ECE of Guo et al., On Calibration of Modern Neural Networks, ICML 2017, equation 3,
-    for a :func:`reliability_curve` of at least one photo.
+    for a :func:`reliability_curve`; NaN if that has no photo.
     """
     gap = (curve["claimed"] - curve["reached"]).abs()
-    return float((gap * curve["n"]).sum() / curve["n"].sum())
+    return float((gap * curve["n"]).sum() / curve["n"].sum()) if len(curve) else float("nan")
 
 
 def confusion_counts(

@@ -170,7 +170,11 @@ def differences_html(table: pd.DataFrame, name: str, colours: Palette) -> str:
         ].to_numpy(object):
             share = measure == "within_200_km"
             scale, digits, unit = (100, 1, " %") if share else (1, 0, "")
-            texts = [f"{float(number) * scale:+,.{digits}f}" for number in numbers]
+            # of a single photo, a difference has no interval
+            texts = [
+                "" if pd.isna(number) else f"{float(number) * scale:+,.{digits}f}"
+                for number in numbers
+            ]
             bound = f"<small>{texts[1]} to {texts[2]}</small>" if pd.notna(numbers[1]) else ""
             colour, sign = tone.get(verdict, (colours.muted, ""))
             cells += (

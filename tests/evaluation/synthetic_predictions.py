@@ -55,8 +55,8 @@ def synthetic_predictions(
             "predicted_latitude": guess[:, 0],
             "predicted_longitude": guess[:, 1],
             "error_km": haversine_km(truth, guess),
-            "radius_50_km": skill_km * unsure,
-            "radius_90_km": skill_km * unsure * 2.8,
+            "radius_50_km": np.minimum(skill_km * unsure, 20_000),
+            "radius_90_km": np.minimum(skill_km * unsure * 2.8, 20_000),
             "log_density": -8 - error / 500,
         }
     )

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from geoclip_core.data.vocabulary import class_name
 from geoclip_core.evaluation import predictions
 from geoclip_core.evaluation.evaluate import describe, predictions_of
-from geoclip_core.evaluation.metrics import summarise
+from geoclip_core.evaluation.metrics import head_metrics, head_reliability, summarise
 from geoclip_core.evaluation.predictions import (
     PredictionsError,
     head_features,
@@ -24,6 +24,8 @@ from geoclip_core.evaluation.predictions import (
     read_predictions,
     write_predictions,
 )
+from geoclip_core.evaluation.report import difference_rows, differences_html
+from geoclip_core.evaluation.style import LIGHT
 from tests.evaluation.synthetic_predictions import synthetic_predictions
 from tests.hostile import damaged_bytes, edited_frames, edited_json
 
@@ -158,3 +160,18 @@ def test_a_class_that_does_not_exist_is_shown_as_it_is():
     assert class_name("month", "11") == "December"
     for key in ("12", "999", "²", "9" * 5000, "x"):
         assert class_name("month", key) == key
+
+
+def test_a_head_without_probabilities_has_no_reliability():
+    frame = FRAME.assign(climate_probability=np.nan)
+    assert head_reliability(frame, "climate").empty
+    assert np.isnan(head_metrics(frame, "climate")["expected_calibration_error"])
+    frame.loc[:9, "climate_probability"] = 0.25
+    assert head_reliability(frame, "climate")["n"].sum() <= 10
+
+
+def test_the_difference_on_one_photo_has_no_interval():
+    frame = FRAME.head(1)
+    table = difference_rows(frame, {"other": frame["error_km"].to_numpy() * 2})
+    assert len(table)
+    assert "1 photos" in differences_html(table, "m", LIGHT)

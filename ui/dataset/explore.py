@@ -187,7 +187,7 @@ def _examples(dataset: PhotoDataset, rows: np.ndarray) -> None:
         return
     chance = np.random.default_rng([len(rows), turn[0]])
     picked = chance.choice(rows, min(_EXAMPLES, len(rows)), replace=False)
-    if not any((dataset.root / path).is_file() for path in dataset.table["path"].iloc[picked]):
+    if not any(os.path.isfile(dataset.root / path) for path in dataset.table["path"].iloc[picked]):
         st.warning(
             "Only the tables are there: the photos of these rows are not in the folder.",
             icon=":material/broken_image:",
@@ -205,7 +205,7 @@ def _thumbnail(dataset: PhotoDataset, row: int) -> None:
     facts = dataset.table.iloc[row]
     image = _cached_thumbnail(str(dataset.root), facts["path"])
     if image is None:
-        there = (dataset.root / facts["path"]).is_file()
+        there = os.path.isfile(dataset.root / facts["path"])
         st.warning(
             f"{markdown_text(Path(facts['path']).name)} "
             + ("cannot be read." if there else "is not in the folder."),

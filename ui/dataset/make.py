@@ -4,6 +4,7 @@ Commands of ``python -m train`` do the work, each as a job with its folder in ``
 """
 
 import contextlib
+import os
 import shutil
 import time
 from collections.abc import Sequence
@@ -261,7 +262,7 @@ def _start_import(
     target = _target(datasets, name)
     if _is_outside(source):
         return
-    if not folder.strip() or not source.is_dir():
+    if not folder.strip() or not os.path.isdir(source):
         typed = markdown_text(folder.strip())
         st.error(f"There is no folder {typed}." if typed else "Type a folder.")
         return
@@ -272,7 +273,7 @@ def _start_import(
         table = Path(csv.strip()).expanduser()
         if _is_outside(table):
             return
-        if not table.is_file():
+        if not os.path.isfile(table):
             st.error(f"There is no file {markdown_text(csv.strip())}.")
             return
         arguments += ["--positions", str(table.absolute())]
@@ -289,7 +290,7 @@ def _start_download(datasets: Path, name: str, archive: str) -> None:
         source = Path(archive.strip()).expanduser()
         if _is_outside(source):
             return
-        if not source.exists():
+        if not os.path.exists(source):
             st.error(f"There is no file or folder {markdown_text(archive.strip())}.")
             return
         arguments += ["--archive", str(source.absolute())]

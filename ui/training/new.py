@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 from pathlib import Path
 from typing import TypeGuard
 
@@ -132,7 +133,7 @@ def first_start() -> None:
 
 
 def _is_dataset(folder: Path) -> bool:
-    return any(csv_path(folder, split).is_file() for split in FILE_SPLITS)
+    return any(os.path.isfile(csv_path(folder, split)) for split in FILE_SPLITS)
 
 
 def new_training(views: list[RunView], data: Path | None) -> None:
@@ -230,7 +231,7 @@ def fit_on(item: RunView) -> None:
 def _photos_in(data: Path) -> int | None:
     """Return the rows of a dataset's train_mini.csv; None if it cannot be read."""
     path = csv_path(data, "train")
-    if not path.is_file():
+    if not os.path.isfile(path):
         return 0
     try:
         return _rows(str(path), path.stat().st_mtime_ns)
