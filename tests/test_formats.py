@@ -46,7 +46,8 @@ def test_json_line_has_the_documented_keys(prediction):
     assert list(record) == [
         "file", "model", "latitude", "longitude", "headline", "levels", "radius_km", "radius_note",
         "candidates", "context", "exif", "given", "moved_km", "without_given",
-        "unlike_training_photos", "warning", "claim", "seconds",
+        "unlike_training_photos", "warning", "claim", "misfits", "similar", "similar_note",
+        "seconds",
     ]  # fmt: skip
     assert record["radius_km"] == {"50": 123.5, "90": 2345.7}
     assert record["candidates"][0] == {

@@ -42,7 +42,7 @@ _MAX_FIRST_ZOOM = 6
 _LABELS_PER_PIN = 6
 """Most labels that are listed for pins that overlap."""
 
-_ONLINE_TILES = (
+ONLINE_TILES = (
     (
         "OpenStreetMap (online)",
         "https://tile.openstreetmap.org/{z}/{x}/{y}.png",
@@ -120,7 +120,7 @@ class OfflineMap(folium.Map):
         page.header.add_child(Element(_css_variables(self.colours)), name="map_colours")
         self.add_child(_Call("panes"))
         self.add_child(_Borders(self.colours))
-        for name, address, attribution in _ONLINE_TILES:
+        for name, address, attribution in ONLINE_TILES:
             folium.TileLayer(
                 address, attr=attribution, name=name, overlay=False, show=False, max_zoom=18
             ).add_to(self)

@@ -21,6 +21,9 @@ from streamlit import config
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 """Names of this computer that no other computer can answer to."""
 
+TILE_HOSTS = ("https://tile.openstreetmap.org", "https://server.arcgisonline.com")
+"""Servers of the online maps, which are asked only after a visitor chose such a map."""
+
 _OWN = "'self' 'unsafe-inline' 'unsafe-eval' data: blob:"
 """Streamlit, Plotly and Vega write inline styles, evaluate expressions and draw from blobs."""
 
@@ -130,10 +133,11 @@ class Guard:
 
 
 def content_security_policy(host: str) -> str:
-    """Return what a page of the app may load: only what this server (name and port) sends."""
+    """Return what a page may load: what this server (name and port) sends, and online maps."""
     return "; ".join(
         (
             f"default-src {_OWN}",
+            f"img-src {_OWN} {' '.join(TILE_HOSTS)}",
             f"connect-src 'self' data: blob: ws://{host} wss://{host}",
             "object-src 'none'",
             "base-uri 'self'",

@@ -123,11 +123,17 @@ def map_frame(page):
 def act_until(page, act, done, tries=20):
     """Repeat an action until ``done()``.
 
-    A page that is being redrawn loses the focus and ignores clicks and keys.
+    A page that is being redrawn loses the focus and ignores clicks and keys, and an action while
+    its script runs starts that again.
     """
+    running = page.locator("[data-test-script-state='running']")
     for _ in range(tries):
         if done():
             return
+        for _ in range(100):
+            if not running.count():
+                break
+            page.wait_for_timeout(150)
         act()
         for _ in range(20):
             page.wait_for_timeout(150)

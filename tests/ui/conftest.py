@@ -2,6 +2,7 @@
 
 import functools
 import io
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -119,3 +120,11 @@ def texts(app):
     """All the text of a page."""
     shown = [*app.markdown, *app.caption, *app.error, *app.code, *app.info, *app.title]
     return "\n".join(str(element.value) for element in shown)
+
+
+def ended(app):
+    """Wait for the searches of reasons, and return the page then."""
+    for thread in threading.enumerate():
+        if thread.name == "why":
+            thread.join()
+    return app.run()

@@ -2,12 +2,11 @@
 
 import hashlib
 import json
-import threading
 
 import pytest
 
 from geoclip_core.earth.sphere import haversine_km
-from tests.ui.conftest import ABIDJAN, ABILENE, SUVA, photo_bytes, texts
+from tests.ui.conftest import ABIDJAN, ABILENE, SUVA, ended, photo_bytes, texts
 from ui import context
 from ui.photos import TrayPhoto
 from ui.theme import LIGHT
@@ -113,14 +112,6 @@ def test_choosing_a_broken_photo_gives_an_error(open_app):
 
 def button(app, label):
     return next((button for button in app.button if button.label == label), None)
-
-
-def ended(app):
-    """Wait for the searches of reasons, and return the page then."""
-    for thread in threading.enumerate():
-        if thread.name == "why":
-            thread.join()
-    return app.run()
 
 
 @pytest.mark.slow

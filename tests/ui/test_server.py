@@ -5,6 +5,7 @@ import base64
 import contextlib
 import http.client
 import os
+from concurrent.futures import ThreadPoolExecutor
 from urllib.parse import urlsplit
 
 import pytest
@@ -14,6 +15,7 @@ from geoclip_core.training.runs import Run
 from tests.ui.visitor import Visitor
 from train.benchmarks.sessions import ROOT, running_app
 from ui import server
+from ui.maps import ONLINE_TILES
 from ui.page import DATASETS_VARIABLE, PUBLIC_VARIABLE, RUNS_VARIABLE
 
 PATHS = ("/", "/Train", "/_stcore/health", "/_stcore/host-config", "/app/static/icon.svg")
@@ -37,6 +39,12 @@ STRANGE = (
     "0",
     "",
 )
+
+
+def finish(coroutine):
+    """Run a coroutine in a thread: Chromium's fixture leaves a running loop in this one."""
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(asyncio.run, coroutine).result()
 
 
 @pytest.fixture(scope="module")
@@ -134,6 +142,8 @@ def test_pages_may_load_only_what_the_app_sends(app):
         f"wss://localhost:{port(app)}",
     ]
     assert policy["object-src"] == "'none'"
+    images = set(policy["img-src"].split()) - set(policy["default-src"].split())
+    assert images == {"/".join(address.split("/")[:3]) for _, address, _ in ONLINE_TILES}
     assert "*" not in loaded
 
 
@@ -251,7 +261,7 @@ def test_the_connection_of_a_request_says_whether_it_stayed_on_this_computer(
         "server": None if here is None else (here, 8501),
         "client": None if there is None else (there, 5000),
     }
-    asyncio.run(guard(scope, None, None))
+    finish(guard(scope, None, None))
     assert (lie in passed[0]["headers"]) is False
     assert ((lie[0], b"1") in passed[0]["headers"]) is beyond
 
@@ -278,7 +288,7 @@ def test_a_request_to_the_numeric_address_of_the_server_is_answered(monkeypatch)
             "server": ("192.168.7.7", 80),
             "client": ("192.168.7.9", 5000),
         }
-        asyncio.run(guard(scope, None, send))
+        finish(guard(scope, None, send))
     assert [status for status in answers if status] == [200, 403, 403]
 
 
