@@ -17,10 +17,10 @@ from geoclip_core.data.importing import NOT_IMPORTED_FILE
 from geoclip_core.evaluation.predictions import write_predictions
 from tests.data import layout
 from tests.evaluation.synthetic_predictions import synthetic_predictions
-from tests.hostile import paths
 from tests.training.test_hostile_runs import OPTIONS, STATUS
 from tests.ui.conftest import ROOT, texts
 from tests.ui.test_evaluation_page import TABS
+from train.benchmarks.hostile import paths
 from ui.page import DATASETS_VARIABLE, RUNS_VARIABLE
 
 pytestmark = pytest.mark.slow
