@@ -53,7 +53,7 @@ from geoclip_core.training.inputs import (
 )
 from geoclip_core.training.loop import Indices, StepPart, TrainingLoop, build_optimizer
 from geoclip_core.training.options import FEW_PHOTOS, EmbeddingOptions, FitOptions
-from geoclip_core.training.session import StopRequestedError, TrainingRun
+from geoclip_core.training.session import RunSession, StopRequestedError, TrainingRun
 
 Array = NDArray[np.floating]
 FitRun = TrainingRun[FitOptions]
@@ -187,10 +187,6 @@ def _fit_bank(run: FitRun, dataset: PhotoDataset, backbone: Backbone, embedder: 
     if not run.accelerator.is_main_process:
         return
 
-    def progress(done: int, total: int) -> None:
-        session.raise_if_stopped()
-        session.progress("cross-validating", 0.5 + 0.45 * done / total)
-
     metrics = fit_bank(
         dataset,
         embedded.values,
@@ -199,9 +195,19 @@ def _fit_bank(run: FitRun, dataset: PhotoDataset, backbone: Backbone, embedder: 
         run.folder / "checkpoint",
         name=run.name,
         command=f"python -m train fit --recipe {options.recipe or 'config.yaml'} --data DIR",
-        progress=progress,
+        progress=_cross_validating(session),
     )
     _save_cross_validation(run, metrics)
+
+
+def _cross_validating(session: RunSession) -> Callable[[int, int], None]:
+    """Return a function of (done, total) that reports a cross-validation and stops it if asked."""
+
+    def progress(done: int, total: int) -> None:
+        session.raise_if_stopped()
+        session.progress("cross-validating", 0.5 + 0.45 * done / total)
+
+    return progress
 
 
 def _extend(run: FitRun, source: str) -> None:
@@ -219,10 +225,6 @@ def _extend(run: FitRun, source: str) -> None:
     if not run.accelerator.is_main_process:
         return
 
-    def progress(done: int, total: int) -> None:
-        session.raise_if_stopped()
-        session.progress("cross-validating", 0.5 + 0.45 * done / total)
-
     card, config = folder / CARD, read_json(folder / CONFIG)
     metrics = extend_bank(
         dataset,
@@ -234,7 +236,7 @@ def _extend(run: FitRun, source: str) -> None:
         command=f"python -m train fit --extend {base.name} --data DIR",
         base_card=read_text(card, MAX_CARD) if card.is_file() else "",
         save_backbone=isinstance(config, dict) and config.get("backbone_saved") is True,
-        progress=progress,
+        progress=_cross_validating(session),
     )
     _save_cross_validation(run, metrics)
     for sentence in extension_sentences(metrics["extension"]):

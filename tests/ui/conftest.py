@@ -128,3 +128,13 @@ def ended(app):
         if thread.name == "why":
             thread.join()
     return app.run()
+
+
+def opened(file, **session):
+    """Run a page with values of its session; underscores in names stand for spaces."""
+    app = AppTest.from_file(str(ROOT / file), default_timeout=180)
+    for key, value in session.items():
+        app.session_state[key.replace("_", " ")] = value
+    app.run()
+    assert not app.exception, app.exception
+    return app

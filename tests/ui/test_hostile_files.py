@@ -9,7 +9,6 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from streamlit.testing.v1 import AppTest
 
 from geoclip_core.data.dataset import DESCRIPTION_FILE, csv_path
 from geoclip_core.data.doctor import REPORT_FILE
@@ -18,7 +17,7 @@ from geoclip_core.evaluation.predictions import write_predictions
 from tests.data import layout
 from tests.evaluation.synthetic_predictions import synthetic_predictions
 from tests.training.test_hostile_runs import OPTIONS, STATUS
-from tests.ui.conftest import ROOT, texts
+from tests.ui.conftest import ROOT, opened, texts
 from tests.ui.test_evaluation_page import TABS
 from train.benchmarks.hostile import paths
 from ui.page import DATASETS_VARIABLE, RUNS_VARIABLE
@@ -119,15 +118,6 @@ def place(tmp_path, monkeypatch):
     monkeypatch.setenv(RUNS_VARIABLE, str(tmp_path / "runs"))
     monkeypatch.setenv(DATASETS_VARIABLE, str(tmp_path / "datasets"))
     return tmp_path
-
-
-def opened(page, **session):
-    app = AppTest.from_file(str(ROOT / page), default_timeout=180)
-    for key, value in session.items():
-        app.session_state[key.replace("_", " ")] = value
-    app.run()
-    assert not app.exception, app.exception
-    return app
 
 
 def said(app):

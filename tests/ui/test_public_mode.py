@@ -6,7 +6,7 @@ from streamlit.testing.v1 import AppTest
 from geoclip_core.demo.dataset import write_demo
 from geoclip_core.jobs import JobError
 from geoclip_core.training.runs import Run, list_runs
-from tests.ui.conftest import ROOT, texts
+from tests.ui.conftest import opened, texts
 from ui import page
 from ui.dataset import make
 from ui.training import runs
@@ -44,15 +44,6 @@ def public(place, monkeypatch):
 def beyond(place, monkeypatch):
     monkeypatch.setattr(page, "reached_beyond_loopback", lambda: True)
     return place
-
-
-def opened(file, **session):
-    app = AppTest.from_file(str(ROOT / file), default_timeout=180)
-    for key, value in session.items():
-        app.session_state[key.replace("_", " ")] = value
-    app.run()
-    assert not app.exception, app.exception
-    return app
 
 
 def said(app):
