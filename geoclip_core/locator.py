@@ -225,7 +225,6 @@ class Geolocator:
         given: Mapping[str, str | int] | None = None,
         use_context: bool = True,
         similar: int = 0,
-        lock: contextlib.AbstractContextManager[object] | None = None,
     ) -> Prediction:
         """Estimate where a photo, or several photos of one place, were taken.
 
@@ -239,7 +238,6 @@ class Geolocator:
                 the map only what agrees with it.
             use_context: False: do not let the context heads move the estimate.
             similar: Number of training photos to find that look most like it.
-            lock: Held while the model runs, not while the photos are read.
 
         Raises:
             PhotoError: A photo cannot be read, or the sequence is empty.
@@ -257,9 +255,8 @@ class Geolocator:
         if not sources:
             raise PhotoError("no photo was given")
         prepared = [_prepare(source, self._preprocessing) for source in sources]
-        with lock or contextlib.nullcontext():
-            embedded = self._embedded(prepared)
-            found = self._together(embedded, top_k, name, hints, use_context)
+        embedded = self._embedded(prepared)
+        found = self._together(embedded, top_k, name, hints, use_context)
         return self._with_similar(found, embedded, similar)
 
     def locate_many(
@@ -330,7 +327,7 @@ class Geolocator:
             photos: As in `locate_many`; at most two batches are read ahead.
             batch_size: Photos that go through the backbone together.
             errors: As in `locate_many`.
-            lock: Held while the backbone runs.
+            lock: Held while the backbone runs, not while photos are read.
 
         Raises:
             PhotoError: A photo cannot be read and `errors` is "raise".
@@ -346,15 +343,24 @@ class Geolocator:
             ahead = read()
             while ahead:
                 batch, ahead = ahead, read()
-                prepared = [future.result() for future in batch]
-                for item in prepared:
-                    if errors == "raise" and isinstance(item, Failure):
-                        raise PhotoError(item.error)
-                with lock or contextlib.nullcontext():
-                    readable = [item for item in prepared if not isinstance(item, Failure)]
-                    embedded = iter(self._embedded(readable))
-                for item in prepared:
-                    yield item if isinstance(item, Failure) else next(embedded)
+                done = self._embedded_or_failed([one.result() for one in batch], errors, lock)
+                del batch  # and with it the views, before more photos are read
+                yield from done
+
+    def _embedded_or_failed(
+        self,
+        photos: Sequence[_PreparedPhoto | EmbeddedPhoto | Failure],
+        errors: Literal["raise", "yield"],
+        lock: contextlib.AbstractContextManager[object] | None,
+    ) -> list[EmbeddedPhoto | Failure]:
+        """Return a batch that has passed through the backbone, and the failures among it."""
+        for item in photos:
+            if errors == "raise" and isinstance(item, Failure):
+                raise PhotoError(item.error)
+        readable = [item for item in photos if not isinstance(item, Failure)]
+        with lock or contextlib.nullcontext():
+            embedded = iter(self._embedded(readable))
+        return [item if isinstance(item, Failure) else next(embedded) for item in photos]
 
     def similar(
         self, photo: PhotoSource, k: int = 5, origin: tuple[float, float] | None = None

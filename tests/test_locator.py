@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import weakref
 from dataclasses import replace
 
 import numpy as np
@@ -276,9 +277,45 @@ def test_photos_are_read_before_the_lock_is_taken(locator, monkeypatch):
 
     monkeypatch.setattr(locator_module, "open_photo", reading)
     monkeypatch.setattr(locator.model.backbone, "embed", embedding)
-    locator.locate([photo(1), photo(0)], lock=Lock())
+    list(locator.embed([photo(1), photo(0)], lock=Lock()))
     assert order == [("read", False), ("read", False), ("embed", True)]
     assert held == [False]
+
+
+@pytest.mark.parametrize("count", [24, 96])
+def test_memory_does_not_grow_with_the_number_of_photos(count, monkeypatch):
+    """Each decoding thread holds one picture, and two batches of views wait for the backbone."""
+    locator = Geolocator(RedOrBlue(), "colours")
+    read, embed = locator_module.open_photo, locator.model.backbone.embed
+    pictures, views, most = [], [], {"pictures": 0, "views": 0}
+
+    def note():
+        for name, made in (("pictures", pictures), ("views", views)):
+            most[name] = max(most[name], sum(one() is not None for one in made))
+
+    def reading(*arguments, **options):
+        opened = read(*arguments, **options)
+        pictures.append(weakref.ref(opened.image))
+        note()
+        return opened
+
+    class Prepared(locator_module._PreparedPhoto):
+        def __init__(self, *arguments):
+            super().__init__(*arguments)
+            views.append(weakref.ref(self))
+            note()
+
+    def embedding(batch):
+        note()
+        return embed(batch)
+
+    monkeypatch.setattr(locator_module, "open_photo", reading)
+    monkeypatch.setattr(locator_module, "_PreparedPhoto", Prepared)
+    monkeypatch.setattr(locator.model.backbone, "embed", embedding)
+    sources = (photo(number / count) for number in range(count))
+    assert sum(1 for _ in locator.embed(sources, batch_size=4)) == len(views) == count
+    assert 1 <= most["pictures"] <= 4
+    assert 4 <= most["views"] <= 2 * 4
 
 
 def test_embedded_photos_are_located_again_without_the_backbone():

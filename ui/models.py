@@ -9,7 +9,7 @@ import contextlib
 import os
 import threading
 import time
-from collections import Counter, OrderedDict
+from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -128,8 +128,41 @@ class _StoppedError(Exception):
     """Ends the work of a search that was stopped."""
 
 
+class Turns:
+    """A lock that goes to whoever has waited longest.
+
+    A `threading.Lock` goes to whoever runs when it is free: mostly the thread that has just
+    released it, so that one with many batches would keep the others waiting until its last.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._waiting: deque[threading.Event] = deque()
+        self._taken = False
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if not self._taken:
+                self._taken = True
+                return
+            turn = threading.Event()
+            self._waiting.append(turn)
+        turn.wait()
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            if self._waiting:
+                self._waiting.popleft().set()
+            else:
+                self._taken = False
+
+
 class ServedModel:
-    """A loaded model with its latest predictions; shared by all sessions."""
+    """A loaded model with its latest predictions; shared by all sessions.
+
+    One batch at a time passes through its backbone, in turns: two at once would both take longer.
+    All else, such as a kept answer, does not wait for that.
+    """
 
     def __init__(self, locator: Geolocator) -> None:
         self.locator = locator
@@ -137,7 +170,9 @@ class ServedModel:
         self._effects: OrderedDict[str, dict[str, Effect]] = OrderedDict()
         self._searches: dict[str, Search] = {}
         self._embedded: OrderedDict[str, EmbeddedPhoto] = OrderedDict()
+        self._turns = Turns()
         self._lock = threading.Lock()
+        """Held for a moment, while what is kept changes; never while the model runs."""
 
     def known(self, photos: Sequence[TrayPhoto], given: Given = ()) -> Prediction | None:
         """Return the kept prediction for these photos as one place, or None."""
@@ -156,7 +191,7 @@ class ServedModel:
         fresh = [photo for photo in photos if not self.has_embedded(photo)]
         try:
             items = self.locator.embed(
-                [photo.content for photo in fresh], batch_size=_BATCH, lock=self._lock
+                [photo.content for photo in fresh], batch_size=_BATCH, lock=self._turns
             )
             for photo, item in zip(fresh, items, strict=True):
                 if isinstance(item, Failure):
@@ -184,7 +219,7 @@ class ServedModel:
 
     def accelerate(self) -> None:
         """Prepare the model for many photos (``Geolocator.accelerate``)."""
-        with self._lock:
+        with self._turns:
             self.locator.accelerate()
 
     def locate(
@@ -206,8 +241,6 @@ class ServedModel:
         name = " + ".join(photo.name for photo in photos)
         answer = self._answers.get(key)
         if answer is None:
-            # One batch at a time passes through the model: two at once would both take longer.
-            # Photos are decoded before, so that a slow one does not stop other sessions.
             embedded = self._embeddings(photos)
             try:
                 answer = self.locator.locate(
@@ -216,7 +249,6 @@ class ServedModel:
                     name=name,
                     given=dict(given) or None,
                     use_context=use_context,
-                    lock=self._lock,
                 )
                 answer = replace(answer, exif=answer.exif or photos[0].truth)
             except CheckpointError as error:
@@ -274,7 +306,7 @@ class ServedModel:
         """
         try:
             found = self.locator.explain(
-                photo.content, photo.name, progress=progress, lock=self._lock
+                photo.content, photo.name, progress=progress, lock=self._turns
             )
         except CheckpointError as error:
             raise PhotoError(str(error)) from error

@@ -1,6 +1,8 @@
 """Tests of what a session keeps: choices, photos, predictions."""
 
 import io
+import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,7 +18,7 @@ from geoclip_core.prediction import Failure
 from tests.ui.conftest import photo_bytes
 from ui import models as ui_models
 from ui import photos
-from ui.models import ServedModel, accuracy_sentence, locate_photos
+from ui.models import ServedModel, Turns, accuracy_sentence, locate_photos
 from ui.page import limits_and_misuse
 from ui.photos import PhotoTray, TrayPhoto, _decoded, example_photo, problem, thumbnail
 from ui.theme import LIGHT, rgb
@@ -174,11 +176,10 @@ class Locator:
     def embed(self, photos, batch_size, lock):
         return (EmbeddedPhoto("photo", torch.zeros(2), None, 0.0) for _ in photos)
 
-    def locate(self, photo, top_k, name, given, use_context, lock):
+    def locate(self, photo, top_k, name, given, use_context):
         assert given is None
-        with lock:
-            self.calls += 1
-            return Answer(name)
+        self.calls += 1
+        return Answer(name)
 
 
 def test_photos_are_located_once_and_failures_do_not_stop_the_others():
@@ -191,6 +192,47 @@ def test_photos_are_located_once_and_failures_do_not_stop_the_others():
     assert "bad.jpg" in rows[0].error
     assert [row.file for row in rows[1:]] == ["good.jpg", "renamed.jpg"]
     assert model.locator.calls == 1
+
+
+def test_what_is_known_does_not_wait_for_the_model(models):
+    """A new session gets its page, and hints and claims an answer, while others locate photos."""
+    model = ServedModel(Geolocator.load(models["texas"]))
+    photo = TrayPhoto("a.jpg", photo_bytes(60), "digest-60")
+    answer = model.locate([photo])
+    with ThreadPoolExecutor(1) as pool, model._turns:  # a long batch of another session
+        assert pool.submit(model.locate, [photo]).result(timeout=300) is answer
+        given = (("country", "CI"),)
+        assert pool.submit(model.locate, [photo], given).result(timeout=300).without_given
+        assert pool.submit(model.similar, photo, answer).result(timeout=300).note
+
+
+def test_the_model_is_passed_on_in_turns():
+    """Who has many batches, such as a search for reasons, waits for the others after each."""
+    turns, order = Turns(), []
+
+    def work(name):
+        with turns:
+            order.append(name)
+
+    with ThreadPoolExecutor(2) as pool:
+        with turns:
+            for waiting, name in enumerate(("second", "third"), start=1):
+                pool.submit(work, name)
+                while len(turns._waiting) < waiting:
+                    time.sleep(0.001)
+        work("first again")
+    assert order == ["second", "third", "first again"]
+    work("alone")
+    assert order[-1] == "alone"
+
+
+def test_all_sessions_share_one_model(models, monkeypatch):
+    loaded, load = [], Geolocator.load
+    monkeypatch.setattr(Geolocator, "load", lambda name: loaded.append(name) or load(name))
+    with ThreadPoolExecutor(10) as pool:
+        served = list(pool.map(ui_models._load, [models["fiji"]] * 10, [60] * 10))
+    assert loaded == [models["fiji"]]
+    assert all(model is served[0] for model in served)
 
 
 def test_answers_of_a_good_model_are_called_estimates():

@@ -12,8 +12,7 @@ import pytest
 from streamlit import config
 
 from geoclip_core.training.runs import Run
-from tests.ui.visitor import Visitor
-from train.benchmarks.sessions import ROOT, running_app
+from train.benchmarks.sessions import ROOT, BrowserSession, running_app
 from ui import server
 from ui.maps import ONLINE_TILES
 from ui.page import DATASETS_VARIABLE, PUBLIC_VARIABLE, RUNS_VARIABLE
@@ -183,31 +182,41 @@ def places(folders):
     return {RUNS_VARIABLE: str(folders / "runs"), DATASETS_VARIABLE: str(folders / "datasets")}
 
 
+@contextlib.contextmanager
+def visitor(app, **headers):
+    with contextlib.closing(BrowserSession(app.address, **headers)) as session:
+        yield session
+
+
+def runs_in(folder, session):
+    """The Train page before and after the folder of runs is typed."""
+    before = session.run_page("Train")
+    return before, session.run_page("Train", [before.typed("Runs folder", str(folder))])
+
+
 def test_only_this_computer_may_type_any_folder_whatever_serves_the_app(folders, places, tmp_path):
-    typed = {"Runs folder": str(folders / "elsewhere")}
     log = tmp_path / "log.txt"
     with running_app(log, address="0.0.0.0", uvicorn=True, **places) as app:
-        with Visitor(app.address) as visitor:
-            assert "listed" in visitor.open("Train").text
-            shown = visitor.open("Train", typed).text
-            assert "secret-run" in shown
-            assert REFUSED not in shown
+        with visitor(app) as session:
+            before, shown = runs_in(folders / "elsewhere", session)
+            assert before.shows("listed")
+            assert shown.shows("secret-run")
+            assert not shown.shows(REFUSED)
         # a proxy on this computer
-        with Visitor(app.address, **{"X-Forwarded-For": "192.168.7.7"}) as visitor:
-            assert "listed" in visitor.open("Train").text
-            shown = visitor.open("Train", typed).text
-            assert "secret-run" not in shown
-            assert REFUSED in shown
+        with visitor(app, **{"X-Forwarded-For": "192.168.7.7"}) as session:
+            before, shown = runs_in(folders / "elsewhere", session)
+            assert before.shows("listed")
+            assert not shown.shows("secret-run")
+            assert shown.shows(REFUSED)
 
 
 def test_nobody_can_claim_to_be_this_computer(folders, places, tmp_path):
     with running_app(tmp_path / "log.txt", address="0.0.0.0", **places) as app:
         for headers in ({}, {"X-Geoclip-Beyond-Loopback": ""}):
-            with Visitor(app.address, **headers) as visitor:
-                visitor.open("Train")
-                shown = visitor.open("Train", {"Runs folder": str(folders / "elsewhere")}).text
-                assert "secret-run" not in shown
-                assert REFUSED in shown
+            with visitor(app, **headers) as session:
+                _, shown = runs_in(folders / "elsewhere", session)
+                assert not shown.shows("secret-run")
+                assert shown.shows(REFUSED)
 
 
 @pytest.mark.parametrize(
@@ -294,16 +303,17 @@ def test_a_request_to_the_numeric_address_of_the_server_is_answered(monkeypatch)
 
 def test_a_public_app_takes_no_paths_and_changes_nothing(places, tmp_path):
     with running_app(tmp_path / "log.txt", **places, **{PUBLIC_VARIABLE: "1"}) as app:
-        for page in ("", "Context_heads", "Evaluation", "Train", "Dataset"):
-            with Visitor(app.address) as visitor:
-                visitor.open(page)
-                assert "Public" in visitor.text
+        for name in ("", "Context_heads", "Evaluation", "Train", "Dataset"):
+            with visitor(app) as session:
+                page = session.run_page(name)
+                assert page.shows("Public")
                 words = ("Runs folder", "Start", "Stop", "Resume", "Delete", "Import", "Fetch")
                 words += ("Draw", "CSV", "Check")
-                labels = [label for label in visitor.labels() if label != "Check a claim"]
-                offered = [one for one in labels if one.startswith(words)]
-                assert offered in ([], ["CSV"])  # of the predictions, to download
-                assert "accept_new_options: true" not in visitor.text
+                offered = [one for one in page.labels if one.startswith(words)]
+                assert [one for one in offered if one != "Check a claim"] in ([], ["CSV"])
+                boxes = [item.selectbox for item in page.elements]
+                boxes += [item.multiselect for item in page.elements]
+                assert not any(box.accept_new_options for box in boxes)
 
 
 # A fault of the program ------------------------------------------------------------------------
@@ -320,11 +330,12 @@ def test_a_fault_is_one_sentence_on_the_page_and_a_traceback_in_the_log(places, 
     )
     log = tmp_path / "log.txt"
     paths = os.pathsep.join([str(broken.parent), str(ROOT), os.environ.get("PYTHONPATH", "")])
-    with running_app(log, **places, PYTHONPATH=paths) as app, Visitor(app.address) as visitor:
-        visitor.open("Train")
-        assert "failed because of a fault in the program" in visitor.text
-        assert "Traceback" not in visitor.text
-        assert "secret detail" not in visitor.text
+    with running_app(log, **places, PYTHONPATH=paths) as app, visitor(app) as session:
+        page = session.run_page("Train")
+        assert page.shows("failed because of a fault in the program")
+        assert not page.shows("Traceback")
+        assert not page.exceptions
+        assert not page.shows("secret detail")
         assert "secret detail" in app.log
         assert "Traceback" in app.log
-        assert "Example photo" in visitor.open("").text
+        assert session.run_page("").shows("Example photo")

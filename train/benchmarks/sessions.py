@@ -116,11 +116,13 @@ def _wait_until_healthy(server: Server) -> None:
 class BrowserSession:
     """One tab of a browser, without the browser: pages are run, and their messages read.
 
+    `headers` are sent with the request that opens it, besides those of a browser.
+
     Raises:
         AppError: the server closes the connection or does not answer in time.
     """
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, **headers: str) -> None:
         # here: these come with the extra "app"
         from websockets.sync.client import connect
         from websockets.typing import Origin, Subprotocol
@@ -132,7 +134,7 @@ class BrowserSession:
             f"ws://{place.netloc}/_stcore/stream",
             origin=Origin(address),
             subprotocols=[Subprotocol("streamlit"), Subprotocol(self._xsrf or "x")],
-            additional_headers={"Cookie": f"_streamlit_xsrf={self._xsrf}"},
+            additional_headers={"Cookie": f"_streamlit_xsrf={self._xsrf}", **headers},
             max_size=None,
         )
         self._session = ""
@@ -256,10 +258,30 @@ class PageContent:
                 return str(item.file_uploader.id)
         raise AppError("the page has no upload field")
 
+    @property
+    def labels(self) -> list[str]:
+        """Labels of all widgets that have one."""
+        drawn = (getattr(item, item.WhichOneof("type")) for item in self.elements)
+        return [item.label for item in drawn if "label" in item.DESCRIPTOR.fields_by_name]
+
+    def typed(self, label: str, text: str) -> Any:
+        """Type into the text field of a label; return the state of that widget.
+
+        Raises:
+            AppError: the page has no such field, or several.
+        """
+        from streamlit.proto.WidgetStates_pb2 import WidgetState
+
+        fields = [item.text_input for item in self.elements if item.HasField("text_input")]
+        found = [item.id for item in fields if item.label == label]
+        if len(found) != 1:
+            raise AppError(f"the page has {len(found)} text fields with the label {label!r}")
+        return WidgetState(id=found[0], string_value=text)
+
     def shows(self, text: str) -> bool:
-        """Return whether an element contains a text."""
+        """Return whether an element contains a text, which Markdown may have escaped."""
         wanted = text.encode()
-        return any(wanted in item.SerializeToString() for item in self.elements)
+        return any(wanted in item.SerializeToString().replace(b"\\", b"") for item in self.elements)
 
 
 class PeakMemory(threading.Thread):
