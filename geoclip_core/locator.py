@@ -168,7 +168,7 @@ class Geolocator:
     @cached_property
     def _measured(self) -> MeasuredRadius:
         """What the radii were on test photos; it replaces radii that these contradict."""
-        return measured_radius(self.metrics)
+        return measured_radius(self.metrics, self.model.calibration)
 
     @property
     def features(self) -> tuple[str, ...]:

@@ -87,6 +87,7 @@ class Results(Numbers):
 
     context: dict[str, HeadNumbers] | None = None
     coverage: dict[str, Share | None] | None = None
+    calibrated_by: str | None = None
     intervals: Intervals | None = None
     baselines: dict[str, Numbers] | None = None
     about: About | None = None

@@ -15,6 +15,7 @@ from geoclip_core.data.vocabulary import month_vocabulary
 from geoclip_core.errors import HintError, PhotoError
 from geoclip_core.locator import Geolocator
 from geoclip_core.model.backbone import Preprocessing
+from geoclip_core.model.calibration import CALIBRATED_BY, identity_of
 from geoclip_core.model.domain import Domain
 from geoclip_core.model.geolocation import Estimate
 from geoclip_core.model.posterior import Posterior
@@ -217,6 +218,14 @@ def test_a_radius_that_the_test_photos_contradict_is_not_stated():
     assert wider.radius_km[0.5] == pytest.approx(8 * honest.radius_km[0.5])
     assert wider.radius_km[0.9] == honest.radius_km[0.9]
     assert wider.radius_note == ("as measured on 200 photos, where the 50 % radius held 15 %")
+    calibrated_since = metrics | {CALIBRATED_BY: "of an earlier calibration"}
+    since = Geolocator(model, "tiny", metrics=calibrated_since).locate(photo(0.9, blue=0.1))
+    assert since.radius_km == honest.radius_km
+    assert since.radius_note is None
+    same = metrics | {CALIBRATED_BY: identity_of(model.calibration)}
+    assert Geolocator(model, "tiny", metrics=same).locate(photo(0.9, blue=0.1)).radius_km == (
+        wider.radius_km
+    )
     old = {"n": 200, "coverage": coverage, "median_km": 640.0}  # without the check
     constant = Geolocator(model, "tiny", metrics=old).locate(photo(0.9, blue=0.1))
     assert constant.radius_km[0.5] == 640.0

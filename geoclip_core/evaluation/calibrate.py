@@ -4,6 +4,7 @@ The fit itself is in :mod:`geoclip_core.model.calibration`. This module checks t
 the effect, and writes the numbers, the diagram and the section of the model card.
 """
 
+import json
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,11 +18,19 @@ from geoclip_core.data.dataset import PhotoDataset
 from geoclip_core.evaluation import metrics
 from geoclip_core.evaluation.predictions import core_frame
 from geoclip_core.files import read_text, write_atomically
-from geoclip_core.model.calibration import MAX_FIT_PHOTOS, Calibration, fit_calibration
+from geoclip_core.model.calibration import (
+    CALIBRATED_BY,
+    MAX_FIT_PHOTOS,
+    Calibration,
+    fit_calibration,
+    identity_of,
+)
 from geoclip_core.model.geolocation import Locatable
 from geoclip_core.model.posterior import Posterior
+from geoclip_core.results import read_results
 
 DIAGRAM, CALIBRATION, CARD = "calibration.svg", "calibration.json", "README.md"
+METRICS = "metrics.json"
 _BEGIN, _END = "<!-- calibration -->", "<!-- /calibration -->"
 _BATCH = 32
 _WIDTH, _HEIGHT = 680, 300
@@ -135,23 +144,42 @@ def summary(result: CalibrationResult) -> dict[str, Any]:
 def save_calibration(folder: str | Path, result: CalibrationResult) -> Path:
     """Write a calibration, its diagram and its model card section to a checkpoint folder.
 
-    An older section in the model card is replaced; the rest is kept.
+    An older section in the model card is replaced; the rest is kept, and so are the numbers in
+    metrics.json, which then names the calibration that they were measured with.
 
     Raises:
-        FileError: the model card cannot be read.
+        FileError: the model card, metrics.json or the earlier calibration cannot be read.
         SaveError: a file cannot be written.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
+    earlier = _measured_earlier(folder, result.calibration)
     write_atomically(folder / DIAGRAM, coverage_diagram(result.before, result.after))
     card = folder / CARD
     text = read_text(card) if card.exists() else ""
-    write_atomically(card, _with_section(text, _section(result)))
+    write_atomically(card, _with_section(text, _section(result, earlier)))
     write_atomically(folder / CALIBRATION, result.calibration.to_json())
     return folder
 
 
-def _section(result: CalibrationResult) -> str:
+def _measured_earlier(folder: Path, fitted: Calibration) -> bool:
+    """Return whether metrics.json measures radii with another calibration, and record with which.
+
+    Files of older versions do not name it: it is the one that is still in the folder.
+    """
+    path, before = folder / METRICS, folder / CALIBRATION
+    if not path.exists():
+        return False
+    numbers = read_results(path)
+    if "coverage" not in numbers:
+        return False
+    if CALIBRATED_BY not in numbers:
+        numbers[CALIBRATED_BY] = identity_of(Calibration.read(before) if before.exists() else None)
+        write_atomically(path, json.dumps(numbers, indent=2, ensure_ascii=False) + "\n")
+    return bool(numbers[CALIBRATED_BY] != fitted.identity)
+
+
+def _section(result: CalibrationResult, measured_earlier: bool) -> str:
     numbers, fitted = summary(result), result.calibration
     before, after = numbers["before"], numbers["after"]
 
@@ -177,6 +205,12 @@ def _section(result: CalibrationResult) -> str:
         f"| mean log density at the truth (per km²) | {before['log_density']:.2f} | "
         f"{after['log_density']:.2f} |  |"
     )
+    if measured_earlier:
+        lines += [
+            "",
+            "The other numbers of this card were measured with an earlier calibration: radii, "
+            "levels and p-values are different now, and `python -m train evaluate` measures them.",
+        ]
     caption = "Share of photos inside the scaled radius, before and after calibration"
     return "\n".join([*lines, "", f"![{caption}]({DIAGRAM})"])
 

@@ -22,6 +22,7 @@ from geoclip_core.evaluation import intervals
 from geoclip_core.evaluation.baselines import baseline_errors, baseline_title
 from geoclip_core.evaluation.predictions import head_features
 from geoclip_core.evaluation.style import ERROR_LIMIT_KM, ERROR_MARKS_KM
+from geoclip_core.model.calibration import CALIBRATED_BY, Calibration, identity_of
 from geoclip_core.model.map_context import LIKELY
 
 Floats = NDArray[np.float64]
@@ -678,14 +679,18 @@ class MeasuredRadius:
         return min(stated_km * self.factors.get(mass, 1.0), ERROR_LIMIT_KM)
 
 
-def measured_radius(report: Mapping[str, Any]) -> MeasuredRadius:
+def measured_radius(report: Mapping[str, Any], calibration: Calibration | None) -> MeasuredRadius:
     """Return what to state instead of radii that the photos of a metrics.json contradict.
+
+    Nothing if the numbers were measured with another calibration than the one in use.
 
     A radius whose coverage lies outside 95 % of the binomial distribution is multiplied by the
     factor that :func:`radius_check` found on those photos. Reports of older versions have no
     factor: the quantile of their errors is stated instead, the same for every photo; or, without
     it, half the circumference of the Earth, which says nothing.
     """
+    if report.get(CALIBRATED_BY) not in (None, identity_of(calibration)):
+        return MeasuredRadius()
     factors, constants, said = {}, {}, []
     count = report.get("n") or 0
     checks = report.get("radius_check") or {}

@@ -1,5 +1,6 @@
 """Calibration of posteriors on photos that the model was not trained on."""
 
+import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -23,6 +24,9 @@ LEVELS = (0.5, 0.9)
 """Shares of the mass whose circles are calibrated."""
 MAX_BYTES = 10**6
 """Bytes of the largest file of a calibration."""
+CALIBRATED_BY = "calibrated_by"
+"""Key of metrics.json: `identity_of` the calibration that its numbers were measured with. Files of
+older versions do not have it before the model is calibrated anew."""
 FOLDS = 5
 """Number of folds for measuring coverage."""
 MAX_FIT_PHOTOS, MAX_FIT_POINTS = 1500, 2048
@@ -80,6 +84,12 @@ class Calibration:
         if any(not 0 < float(level) < 100 for level in self.radius_scale):
             raise ValueError("the keys of radius_scale must be percentages between 0 and 100")
 
+    @property
+    def identity(self) -> str:
+        """A hash of what radii depend on, for `CALIBRATED_BY`."""
+        text = json.dumps([self.temperature, self.bandwidth_km, sorted(self.radius_scale.items())])
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
     def apply(self, posterior: Posterior, prior: Density | None = None) -> Posterior:
         """Return the calibrated form of a head's raw posterior.
 
@@ -119,6 +129,11 @@ class Calibration:
             FileError: it cannot be read, or is not a calibration; the field is named.
         """
         return checked(cls, read_json(path, MAX_BYTES), path)
+
+
+def identity_of(calibration: Calibration | None) -> str:
+    """Return `Calibration.identity`, or "none" without a calibration."""
+    return "none" if calibration is None else calibration.identity
 
 
 def fit_calibration(

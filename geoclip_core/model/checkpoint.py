@@ -19,7 +19,7 @@ from geoclip_core.files import atomic_folder, read_json
 from geoclip_core.model.backbone import BackboneConfig
 from geoclip_core.model.backbones import build_backbone
 from geoclip_core.model.bank_heads import KernelContextHeads, KernelContextJoin
-from geoclip_core.model.calibration import Calibration
+from geoclip_core.model.calibration import CALIBRATED_BY, Calibration, identity_of
 from geoclip_core.model.context_heads import ContextHeads, ContextJoin
 from geoclip_core.model.domain import Domain
 from geoclip_core.model.geolocation import COORDINATE_HEADS, GeolocationModel, ModelConfig
@@ -77,7 +77,7 @@ def save_checkpoint(
     Args:
         folder: target; an existing checkpoint is replaced, any other non-empty folder refused.
         model: the model.
-        metrics: content of metrics.json.
+        metrics: content of metrics.json; if it measures radii, with the calibration of the model.
         card: text of the model card, README.md.
         save_backbone: whether to save the backbone's weights, needed if they were trained.
         files: name -> file to copy into the folder (predictions.parquet).
@@ -114,7 +114,10 @@ def save_checkpoint(
         save_file(tensors, work / WEIGHTS, metadata={"format": "pt"})
         _write_json(work / CONFIG, config)
         _write_json(work / VOCABULARIES, vocabularies)
-        _write_json(work / METRICS, dict(metrics or {}))
+        numbers = dict(metrics or {})
+        if "coverage" in numbers:
+            numbers.setdefault(CALIBRATED_BY, identity_of(model.calibration))
+        _write_json(work / METRICS, numbers)
         if model.calibration is not None:
             (work / CALIBRATION).write_text(model.calibration.to_json(), encoding="utf-8")
         if model.domain is not None:

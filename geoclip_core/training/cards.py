@@ -374,6 +374,14 @@ def answer_lines(report: Mapping[str, Any]) -> list[str]:
         report: `metrics.summarise`, or with the further keys of `benchmark answers`.
     """
     lines = [*_level_lines(report), *_claim_lines(report), *_radius_lines(report)]
+    for split, apart in (report.get("nearest_training_photo") or {}).items():
+        sequences = "" if apart["sequences"] is None else f" of {apart['sequences']:,} sequences"
+        lines += [
+            "",
+            f"Nearest training photo of {apart['n']:,} {split} photos{sequences}: median "
+            f"{apart['median_km']:,.1f} km, farther than 12 km for "
+            f"{_percent(apart['beyond_12_km'])}.",
+        ]
     if hints := report.get("hints"):
         lines += ["", "| known | GeoScore | difference | median km |", "|---|---|---|---|"]
         for name, numbers in hints.items():

@@ -6,13 +6,15 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from PIL import Image
 
 from geoclip_core.data.dataset import read_dataset
 from geoclip_core.demo.dataset import write_demo
 from geoclip_core.evaluation import evaluate as loop
 from geoclip_core.evaluation.predictions import read_about, read_predictions
-from geoclip_core.model.calibration import Calibration
-from geoclip_core.model.checkpoint import save_checkpoint
+from geoclip_core.locator import Geolocator
+from geoclip_core.model.calibration import Calibration, identity_of
+from geoclip_core.model.checkpoint import load_checkpoint, read_metrics, save_checkpoint
 from geoclip_core.training import embeddings
 from tests.ui.conftest import ABIDJAN, ABILENE, make_model
 from train.__main__ import main
@@ -204,6 +206,36 @@ class TestCalibrate:
         assert (tmp_path / "mine" / "calibration.svg").exists()
         fitted = Calibration.from_json((tmp_path / "mine" / "calibration.json").read_text())
         assert fitted.source != "a test"
+
+    @pytest.mark.parametrize("of_an_older_version", [False, True])
+    def test_an_earlier_radius_check_does_not_judge_the_new_radii(
+        self, command, checkpoints, tmp_path, of_an_older_version
+    ):
+        """The 50 % radius held 1 % of 300 test photos, with the calibration before."""
+        shutil.copytree(checkpoints["texas"], tmp_path / "mine")
+        check = {"50": {"contradicted": True, "factor": 9.0, "coverage": 0.01}}
+        numbers = {"n": 300, "coverage": {"50": 0.01}, "radius_check": check}
+        if not of_an_older_version:
+            numbers["calibrated_by"] = identity_of(load_checkpoint("mine").calibration)
+        (tmp_path / "mine" / "metrics.json").write_text(json.dumps(numbers))
+
+        def note():
+            locator = Geolocator.load(tmp_path / "mine")
+            return locator.locate(Image.new("RGB", (64, 64))).radius_note
+
+        assert "the 50 % radius held 1 %" in note()
+        assert command("calibrate", "--model", "mine", "--val-fraction", 0.3) == 0
+        assert note() is None
+        after = read_metrics(tmp_path / "mine")
+        assert {key: after[key] for key in numbers if key != "calibrated_by"} == {
+            key: numbers[key] for key in numbers if key != "calibrated_by"
+        }
+        assert "with an earlier calibration" in (tmp_path / "mine" / "README.md").read_text()
+        # the same photos give the same calibration, which the check still contradicts
+        numbers["calibrated_by"] = identity_of(load_checkpoint("mine").calibration)
+        (tmp_path / "mine" / "metrics.json").write_text(json.dumps(numbers))
+        assert command("calibrate", "--model", "mine", "--val-fraction", 0.3) == 0
+        assert "the 50 % radius held 1 %" in note()
 
     def test_bundled_models_are_not_changed(self, command, capsys):
         assert command("calibrate", "--model", "mini") == 1

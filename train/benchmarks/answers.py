@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from geoclip_core.data.dataset import PhotoDataset, read_dataset
 from geoclip_core.data.photos import PHOTO_SUFFIXES
+from geoclip_core.data.splits import nearest_km
 from geoclip_core.data.vocabulary import FIXED_VOCABULARIES
 from geoclip_core.earth.climate import ClimateRaster
 from geoclip_core.earth.gazetteer import Gazetteer
@@ -42,7 +43,7 @@ from geoclip_core.model.checkpoint import BUNDLED, CALIBRATION, CARD, DOMAIN, ME
 from geoclip_core.model.domain import Domain
 from geoclip_core.model.geolocation import Estimate, GeolocationModel
 from geoclip_core.model.map_context import MAP_FEATURES, Region, inside_region
-from geoclip_core.model.posterior import Posterior
+from geoclip_core.model.posterior import HALF_CIRCUMFERENCE_KM, Posterior
 from geoclip_core.prediction import SIGNIFICANT
 from geoclip_core.training.cards import answer_lines
 from geoclip_core.training.embeddings import embed_dataset, embed_images
@@ -113,12 +114,14 @@ def answers(options: AnswersOptions) -> int:
         measured = _tested(model, photos.select(test), values[test])
         how = f"{int(test.sum())} photos of the test split"
     unlike = _unlike(locator, measured, options)
+    apart = {} if bundled else {"nearest_training_photo": nearest_training_photo(photos)}
     numbers: dict[str, Any] = {
         "command": f"python -m train benchmark answers --model {Path(options.model).name} "
         f"--data {dataset.name}",
         "model": locator.name,
         "dataset": dataset.name,
         "photos": how,
+        **apart,
         "levels": level_metrics(measured.frame),
         "claims": claim_metrics(measured.frame),
         "misfits": compare_misfits(
@@ -222,6 +225,33 @@ def _tested(model: GeolocationModel, photos: PhotoDataset, values: NDArray[np.fl
         model.unlikeness(values),
         model.domain,
     )
+
+
+def nearest_training_photo(photos: PhotoDataset) -> dict[str, Any]:
+    """Return how far the photos of the splits lie from the training photos.
+
+    P-values are valid for photos like those of val, on which they are calibrated: a test split that
+    lies nearer to the training photos than val is easier.
+
+    Returns:
+        "val" and "test" -> ``n``, ``sequences`` (None if no photo has one), ``median_km`` and
+        ``beyond_12_km`` (share): the distance to the nearest training photo.
+    """
+    table, train = photos.table, photos.split("train").coordinates
+    report = {}
+    for split in ("val", "test"):
+        inside = (table["split"] == split).to_numpy()
+        if not inside.any() or not len(train):
+            continue
+        distances = nearest_km(photos.coordinates[inside], train, HALF_CIRCUMFERENCE_KM)
+        sequences = int(table.loc[inside, "sequence"].nunique())
+        report[split] = {
+            "n": int(inside.sum()),
+            "sequences": sequences or None,
+            "median_km": float(np.median(distances)),
+            "beyond_12_km": float((distances > 12).mean()),
+        }
+    return report
 
 
 def compare_misfits(
