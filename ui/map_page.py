@@ -1,11 +1,15 @@
 """The Map page, the first page of the app."""
 
+from collections.abc import Sequence
+
 import streamlit as st
 
-from geoclip_core.prediction import Prediction
+from geoclip_core.formats import Row
+from geoclip_core.prediction import Failure, Prediction
 from ui.maps import OfflineMap, show_map
 from ui.model_comparison import compared_models, model_comparison
 from ui.models import (
+    ServedModel,
     accuracy_sentence,
     choose_model,
     go_on,
@@ -15,13 +19,14 @@ from ui.models import (
     stronger_model,
 )
 from ui.page import open_page, workbench
-from ui.photos import EXAMPLE_NOTE, lost_photos, photo_input, problem, shown_photos
+from ui.photos import EXAMPLE_NOTE, TrayPhoto, lost_photos, photo_input, problem, shown_photos
 from ui.predictions import (
     download_buttons,
     layer_switches,
     prediction_cards,
     prediction_map,
     show_card,
+    with_similar,
 )
 from ui.questions import claim_field, hint_fields, usable, with_claims
 
@@ -91,7 +96,8 @@ def map_page() -> None:
             ]
             shown = [st.selectbox("Photo", shown, format_func=names.__getitem__, key="photo")]
         shown = [i for i in shown if rows[i] is not None]
-        found = [(row, i + 1) for i in shown if isinstance(row := rows[i], Prediction)]
+        seen = {i: _looked_at(model, groups[i], row, i + 1) for i in shown if (row := rows[i])}
+        found = [(row, i + 1) for i, row in seen.items() if isinstance(row, Prediction)]
         with switches:
             layers = layer_switches(len(found))
         show_map(
@@ -105,6 +111,12 @@ def map_page() -> None:
             st.caption(EXAMPLE_NOTE)
             if stronger := stronger_model():
                 st.caption(f":material/cloud_download: {stronger}")
-        cards = [(groups[i], row, i + 1) for i in shown if (row := rows[i]) is not None]
-        prediction_cards(model, cards)
+        prediction_cards(model, [(groups[i], row, i + 1) for i, row in seen.items()])
     go_on()
+
+
+def _looked_at(model: ServedModel, group: Sequence[TrayPhoto], row: Row, number: int) -> Row:
+    """Return a row with the similar training photos that its card shows."""
+    if isinstance(row, Failure) or len(group) > 1:
+        return row
+    return with_similar(model, group[0], row, str(number))

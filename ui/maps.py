@@ -165,6 +165,11 @@ class OfflineMap(folium.Map):
         self.legend["Without what you know"] = self.colours.muted
         self._add_dot(coordinate, 12, self.colours.muted, 0.9, label)
 
+    def add_similar(self, coordinate: Coordinate, label: str) -> None:
+        """Add the dot of a training photo that looks like a photo."""
+        self.legend["Similar training photo"] = self.colours.ink
+        self._add_dot(coordinate, 6, self.colours.ink, 0.9, label)
+
     def add_circle(
         self,
         centre: Coordinate,

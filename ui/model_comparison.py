@@ -27,6 +27,7 @@ from ui.predictions import (
     layer_switches,
     pin_points,
     similar_photos,
+    with_similar,
 )
 from ui.questions import claim_field, hint_fields, usable, with_claims
 from ui.theme import Palette, kilometres, markdown_text, palette
@@ -83,7 +84,11 @@ def model_comparison(
         predictions = [row for row in rows if isinstance(row, Prediction)]
         with switches:
             layers = layer_switches(len(predictions), compared=True)
-        show_map(comparison_map(predictions, layers=layers))
+        seen = [
+            with_similar(model, photo, prediction, letter)
+            for model, prediction, letter in zip(models, predictions, LETTERS, strict=False)
+        ]
+        show_map(comparison_map(seen, layers=layers))
         st.markdown(distances(predictions))
         download_buttons(predictions)
     with bench.cards:
@@ -93,7 +98,7 @@ def model_comparison(
     columns = wrapping_columns(len(predictions), "compared", 260)
     for i, column in enumerate(columns):
         with column, st.container(border=True, key=_card_key(i)):
-            _card(LETTERS[i], models[i], photo, predictions[i], colours[i])
+            _card(LETTERS[i], models[i], photo, seen[i], colours[i])
 
 
 def _answer(model: ServedModel, photo: TrayPhoto, given: Given) -> Prediction:
@@ -202,7 +207,7 @@ def _card(
     answer_details(prediction)
     with st.expander("Candidates"):
         candidate_list(prediction, colour)
-    similar_photos(model, photo, prediction, letter)
+    similar_photos(photo, prediction, letter)
     st.caption(accuracy_sentence(model.locator))
     card_actions(model, [photo], prediction, letter)
 

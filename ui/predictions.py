@@ -2,7 +2,7 @@
 
 import html
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
@@ -101,8 +101,11 @@ def prediction_map(
 
 
 def add_dots(world: OfflineMap, predictions: Sequence[Prediction]) -> None:
-    """Add old pins, claims and true places, with lines to the estimates; the truth on top."""
-    for add in (_add_before, _add_claim, _add_truth):
+    """Add similar training photos, old pins, claims and true places; the truth on top.
+
+    All but the training photos have lines to the estimates.
+    """
+    for add in (_add_similar, _add_before, _add_claim, _add_truth):
         for prediction in predictions:
             add(world, prediction)
 
@@ -219,6 +222,12 @@ def _add_circles(world: OfflineMap, prediction: Prediction, both: bool) -> None:
     world.add_circle(best, half, world.colours.best, label)
 
 
+def _add_similar(world: OfflineMap, prediction: Prediction) -> None:
+    for one in prediction.similar.photos if prediction.similar is not None else ():
+        label = f"{prediction.file}\nA training photo like it: {one.place.label}"
+        world.add_similar((one.latitude, one.longitude), label)
+
+
 def _add_truth(world: OfflineMap, prediction: Prediction) -> None:
     truth, error = exif_position(prediction), prediction.error_km
     if truth is None or error is None:
@@ -308,7 +317,7 @@ def _card(
                         "The pin balances all candidates, so it need not be the likeliest one."
                     )
             if len(group) == 1:
-                similar_photos(model, group[0], row, str(number))
+                similar_photos(group[0], row, str(number))
         card_actions(model, group, row, str(number))
 
 
@@ -361,22 +370,35 @@ def _photo_list(group: Sequence[TrayPhoto], row: Prediction | Failure, key: str)
                 _remove_button(photo, key)
 
 
-def similar_photos(model: ServedModel, photo: TrayPhoto, prediction: Prediction, key: str) -> None:
-    """Draw a closed list of the training photos that look most like a photo.
+def with_similar(
+    model: ServedModel, photo: TrayPhoto, prediction: Prediction, key: str
+) -> Prediction:
+    """Return a prediction with the training photos like a photo if `similar_photos` shows them.
 
-    They are searched for when it is opened: the first search may read a large dataset.
+    They are searched for when the list is opened: the first search may read a large dataset.
     """
+    if not st.session_state.get(_similar_key(photo, key)):
+        return prediction
+    with st.spinner("Searching the training photos …"):
+        return replace(prediction, similar=model.similar(photo, prediction))
+
+
+def _similar_key(photo: TrayPhoto, key: str) -> str:
+    return f"similar {key} {photo.digest}"
+
+
+def similar_photos(photo: TrayPhoto, prediction: Prediction, key: str) -> None:
+    """Draw a closed list of the training photos that look most like a photo."""
     box = st.expander(
         "Looks like these",
         icon=":material/image_search:",
-        key=f"similar {key} {photo.digest}",
+        key=_similar_key(photo, key),
         on_change="rerun",
     )
-    if not box.open:
+    found = prediction.similar
+    if not box.open or found is None:
         return
     with box:
-        with st.spinner("Searching the training photos …"):
-            found = model.similar(photo, prediction)
         for one in found.photos:
             picture = None
             if one.root is not None and not is_public():
