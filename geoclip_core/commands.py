@@ -54,7 +54,8 @@ class Locate:
     given: Annotated[
         tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="FEATURE=VALUE")
     ] = ()
-    """What you know: country=Chile, state=Texas, climate=Csb, month=1; repeat the flag for more."""
+    """What you know: country=Chile, state=Texas, climate=Csb, or month=1 for models that
+    read it; repeat the flag for more."""
     context_off: bool = False
     """Do not let what the context heads read move the estimate."""
     together: bool = False

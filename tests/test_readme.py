@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from geoclip_core.evaluation.baselines import baseline_title
-from geoclip_core.model.checkpoint import BUNDLED, bundled_models
+from geoclip_core.hints import parse_given, read_hints
+from geoclip_core.model.checkpoint import BUNDLED, bundled_models, load_checkpoint
 from geoclip_core.training.cards import answer_lines
 from train.__main__ import COMMANDS
 from train.benchmarks.ablation import markdown
@@ -158,3 +159,12 @@ def test_the_scores_of_the_explanations_are_the_measured_ones():
         for pick in (min, max)
     ]
     assert "{} to {} against {} to {} for the five heads".format(*shares) in text
+
+
+def test_the_default_model_takes_what_the_readme_gives_as_known():
+    given = re.findall(r"^geoclip locate .*--given .*$", README, flags=re.MULTILINE)
+    assert given
+    model = load_checkpoint(BUNDLED / "mini", with_backbone=False)
+    for line in given:
+        hints = parse_given(tuple(re.findall(r"--given (\S+)", line)))
+        assert read_hints(hints, model.vocabularies, "mini")
