@@ -29,7 +29,7 @@ from geoclip_core.data.dataset import PhotoDataset
 from geoclip_core.data.photos import READING_VERSION, open_photo
 from geoclip_core.errors import PhotoError
 from geoclip_core.files import atomic_file, cache_folders, parse_json, read_json
-from geoclip_core.model.backbone import Backbone, cpu_parts
+from geoclip_core.model.backbone import Backbone
 
 logger = logging.getLogger(__name__)
 Engine = Callable[[Sequence[Tensor]], Tensor]
@@ -453,8 +453,9 @@ def onnx_engine(backbone: Backbone) -> Engine | None:
     except ImportError:
         return None
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
-    options.log_severity_level = 3
+    # a thread for each photo and view, not several for one: these wait for each other, and spin
+    options.intra_op_num_threads = 1
+    threads = torch.get_num_threads()
 
     def engine(networks: dict[tuple[int, int], Any]) -> Engine:
         sessions = {
@@ -462,14 +463,20 @@ def onnx_engine(backbone: Backbone) -> Engine | None:
             for size, network in networks.items()
         }
 
+        def features(view: Tensor) -> NDArray[np.float32]:
+            found: NDArray[np.float32]
+            (found,) = sessions[view.shape[2], view.shape[3]].run(None, {"pixels": view.numpy()})
+            return found
+
         def run(views: Sequence[Tensor]) -> Tensor:
-            parts = []
-            for view in views:
-                session = sessions[view.shape[2], view.shape[3]]
-                inputs = [part.contiguous().numpy() for part in cpu_parts(view)]
-                features = [session.run(None, {"pixels": values})[0] for values in inputs]
-                parts.append(np.concatenate(features))
-            return torch.from_numpy(np.concatenate(parts, axis=1))
+            photos = [part.contiguous() for view in views for part in view.split(1)]
+            if threads > 1 and len(photos) > 1:
+                with ThreadPoolExecutor(threads) as pool:
+                    rows = list(pool.map(features, photos))
+            else:
+                rows = [features(photo) for photo in photos]
+            by_view = np.concatenate(rows).reshape(len(views), len(views[0]), -1)
+            return torch.from_numpy(np.concatenate(by_view, axis=1))
 
         return run
 
