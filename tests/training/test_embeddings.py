@@ -259,6 +259,19 @@ def test_onnx_gives_the_same_numbers(family, tmp_path):
         assert torch.allclose(engine(views), wanted, atol=1e-4, rtol=1e-4)
 
 
+def test_onnx_on_several_threads_keeps_the_order_of_photos_and_views(tmp_path, monkeypatch):
+    folder = tiny_networks.write("resnet", tmp_path)
+    backbone = build_backbone(backbone_config(folder, views=((32, 32), (32, 64)), depths=(1,)))
+    views = [torch.randn(7, 3, h, w) for h, w in backbone.preprocessing.views]
+    found = []
+    for threads in (1, 3):
+        monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
+        found.append(onnx_engine(backbone)(views))
+    assert torch.equal(*found)
+    with torch.inference_mode():
+        assert torch.allclose(found[0], backbone.embed(views), atol=1e-4, rtol=1e-4)
+
+
 def test_exported_networks_are_kept_for_the_next_process(backbone, monkeypatch):
     views = [torch.randn(2, 3, *size) for size in backbone.preprocessing.views]
     first = onnx_engine(backbone)(views)
