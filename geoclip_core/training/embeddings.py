@@ -480,19 +480,18 @@ def onnx_engine(backbone: Backbone) -> Engine | None:
 
         return run
 
-    folder = cache_folders().networks / f"{_backbone_key(backbone)}-torch-{torch.__version__}"
-    sizes = dict.fromkeys(backbone.preprocessing.views)
-    saved = {(height, width): folder / f"{height}x{width}.onnx" for height, width in sizes}
+    saved = network_files(backbone)
     # torch's exporter and the runtime raise exceptions of many kinds
     if all(file.is_file() for file in saved.values()):
         try:
             found = engine({size: str(file) for size, file in saved.items()})
-            folder.touch()
+            next(iter(saved.values())).parent.touch()
             return found
         except Exception as error:
-            logger.warning("%s is exported again: %s", folder, str(error).splitlines()[:1])
+            reason = str(error).splitlines()[:1]
+            logger.warning("%s is exported again: %s", [*saved.values()], reason)
     try:
-        exported = {size: _exported(backbone, *size) for size in sizes}
+        exported = {size: _exported(backbone, *size) for size in saved}
         made = engine(exported)
     except Exception as error:
         logger.info("no ONNX for %s: %s", backbone.config.name, str(error).splitlines()[:1])
@@ -501,6 +500,13 @@ def onnx_engine(backbone: Backbone) -> Engine | None:
         return None
     _save_networks({saved[size]: network for size, network in exported.items()})
     return made
+
+
+def network_files(backbone: Backbone) -> dict[tuple[int, int], Path]:
+    """Return where the exported network of each view (height, width) is kept, once it is."""
+    folder = cache_folders().networks / f"{_backbone_key(backbone)}-torch-{torch.__version__}"
+    sizes = dict.fromkeys(backbone.preprocessing.views)
+    return {(height, width): folder / f"{height}x{width}.onnx" for height, width in sizes}
 
 
 def _save_networks(files: dict[Path, bytes]) -> None:

@@ -7,15 +7,13 @@ import pytest
 
 from geoclip_core.checks import checked
 from train.__main__ import main
+from train.benchmarks.measure import FULL_ROWS, Cost, run_measured
 from train.benchmarks.rehearsal import (
-    FULL_ROWS,
     Rehearsal,
     RehearsalOptions,
-    Usage,
     commands,
     markdown,
     rehearse,
-    run_measured,
     size_mb,
 )
 from ui.evaluation.osv_mini import summary
@@ -43,7 +41,7 @@ def steps_of(options, fails=""):
             target = folder / "evaluations" / "run" / "metrics.json"
             target.parent.mkdir(parents=True)
             target.write_text(json.dumps(METRICS))
-        return Usage(60.0, 90.0, 1234.0)
+        return Cost(60.0, 90.0, 1234.0)
 
     try:
         return ran, rehearse(options, run)

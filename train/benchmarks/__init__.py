@@ -1,6 +1,6 @@
 """Benchmarks: ``python -m train benchmark NAME``."""
 
-BENCHMARKS = {
+BENCHMARKS = {"all": ("train.benchmarks.overview", "Compare speed and memory, in one table.")} | {
     name: (f"train.benchmarks.{name}", summary)
     for name, summary in {
         "ablation": "Measure the effect of heads, context, pretraining and smoothing.",

@@ -1,9 +1,8 @@
 """Time a backbone in torch with whole batches, in torch in parts, and in ONNX Runtime."""
 
-import itertools
 import statistics
-import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Annotated, Any
 
 import torch
@@ -13,6 +12,7 @@ from torch import Tensor
 from geoclip_core.model.backbones import backbone_config, build_backbone
 from geoclip_core.training.embeddings import onnx_engine
 from geoclip_core.training.options import Views, options_class, view_sizes
+from train.benchmarks.measure import alternated
 
 
 @options_class
@@ -43,13 +43,11 @@ def engines(options: EnginesOptions) -> int:
     }
     if (onnx := onnx_engine(backbone)) is not None:
         runs["ONNX Runtime, in parts"] = onnx
-    seconds: dict[str, list[float]] = {name: [] for name in runs}
     with torch.inference_mode():
-        for number, (name, run) in itertools.product(range(options.rounds + 1), runs.items()):
-            started = time.perf_counter()
-            run(views)
-            if number:  # the first round warms up
-                seconds[name].append(time.perf_counter() - started)
+        costs = alternated(
+            {name: partial(run, views) for name, run in runs.items()}, options.rounds
+        )
+    seconds = {name: [cost.seconds for cost in found] for name, found in costs.items()}
     print(f"{backbone.config.name}, {', '.join(options.views)}, {options.photos} photos")
     whole = statistics.median(seconds["torch, whole batches"])
     for name, values in seconds.items():

@@ -1,10 +1,6 @@
 """Time the training of heads on cached embeddings, the calibration after it, and predictions."""
 
-import resource
-import sys
 import tempfile
-import time
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
@@ -28,10 +24,9 @@ from geoclip_core.training.inputs import CachedEmbeddings
 from geoclip_core.training.loop import TrainingLoop
 from geoclip_core.training.options import FitOptions, options_class
 from geoclip_core.training.session import RunSession
+from train.benchmarks.measure import FULL_ROWS, Cost, measured, peak_mb
 from train.recipes import recipe_options
 
-ROWS = 119_008
-"""Rows of OSV-Mini-129k."""
 FEATURES_OF_PLACES = 192
 """Number of random waves over the Earth that the generated embeddings are made of."""
 
@@ -40,7 +35,7 @@ FEATURES_OF_PLACES = 192
 class HeadsOptions:
     """Options of `benchmark heads`."""
 
-    rows: Annotated[int, Ge(500)] = ROWS
+    rows: Annotated[int, Ge(500)] = FULL_ROWS
     """photos of the drawn table"""
     recipe: str = "osv-mini"
     """recipe of the heads"""
@@ -61,18 +56,12 @@ def heads(options: HeadsOptions) -> int:
 
 
 @dataclass(frozen=True)
-class Cost:
-    """Wall time and CPU time of all threads, in seconds."""
-
-    seconds: float
-    cpu_seconds: float
-
-
-@dataclass(frozen=True)
 class HeadsBenchmark:
     """Result of the benchmark."""
 
     rows: int
+    trained_on: int
+    """Photos of the training split."""
     width: int
     classes: dict[str, int]
     """Number of classes of each head, and of cells."""
@@ -82,6 +71,8 @@ class HeadsBenchmark:
     """Of at most 1,500 photos of val."""
     prediction: Cost
     """Of one photo: heads and row of the predictions table."""
+    heads_alone: Cost
+    """The heads' part of `prediction`."""
     peak_mb: float
     """Most memory of the process, memory map included."""
     validation: dict[str, float]
@@ -110,13 +101,6 @@ class HeadsBenchmark:
                 f"val: {values}; inside {inside}",
             ]
         )
-
-
-def measured(work: Callable[[], object]) -> Cost:
-    """Do some work and return its cost."""
-    started, cpu = time.perf_counter(), time.process_time()
-    work()
-    return Cost(time.perf_counter() - started, time.process_time() - cpu)
 
 
 def benchmark_heads(options: HeadsOptions) -> HeadsBenchmark:
@@ -149,20 +133,32 @@ def benchmark_heads(options: HeadsOptions) -> HeadsBenchmark:
         calibration = measured(lambda: kept.append(_calibrated(model, held, asked)))
         few = held.select(np.arange(min(options.evaluated, len(held))))
         prediction = measured(lambda: _predicted(model, few, asked))
-    unit = 2**20 if sys.platform == "darwin" else 2**10
+        heads_alone = measured(lambda: _through_heads(model, asked[: len(few)]))
     cells = {"cells": chosen.geocells.cells or len(torch.as_tensor(model.coordinate_head.centres))}
     return HeadsBenchmark(
         rows=options.rows,
+        trained_on=len(photos),
         width=width,
         classes={f: len(v) for f, v in vocabularies.items()} | cells,
         epochs=options.epochs,
         training=training,
         calibration=calibration,
-        prediction=Cost(prediction.seconds / len(few), prediction.cpu_seconds / len(few)),
-        peak_mb=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit,
+        prediction=_share(prediction, len(few)),
+        heads_alone=_share(heads_alone, len(few)),
+        peak_mb=peak_mb(),
         validation=dict(loop.best_values),
         coverage=kept[0],
     )
+
+
+def _share(cost: Cost, count: int) -> Cost:
+    return replace(cost, seconds=cost.seconds / count, cpu_seconds=cost.cpu_seconds / count)
+
+
+def _through_heads(model: GeolocationModel, embeddings: NDArray[np.floating]) -> None:
+    with torch.no_grad():
+        for start in range(0, len(embeddings), 32):
+            model(torch.from_numpy(np.asarray(embeddings[start : start + 32], np.float32)))
 
 
 def _calibrated(
@@ -193,20 +189,30 @@ def generated_embeddings(
     They are random mixtures of waves over the Earth and of climate and month, with noise.
     """
     rng = np.random.default_rng(seed)
-    frequencies = rng.normal(size=(3, FEATURES_OF_PLACES)) * 12
-    phases = rng.uniform(0, 2 * np.pi, FEATURES_OF_PLACES)
-    mixing = rng.normal(size=(FEATURES_OF_PLACES, width)) / FEATURES_OF_PLACES**0.5
-    climates, months = rng.normal(size=(31, width)), rng.normal(size=(13, width))
-    places = unit_vectors(dataset.coordinates)
+    mixture = Mixture(rng, width)
     climate, month = (dataset.table[name].to_numpy(np.int64) for name in ("climate", "month"))
+    climates, months = rng.normal(size=(31, width)), rng.normal(size=(13, width))
     values = np.lib.format.open_memmap(path, "w+", np.float16, (len(dataset), width))
     for start in range(0, len(dataset), 4096):
         rows = slice(start, start + 4096)
-        waves = np.sin(places[rows] @ frequencies + phases)
-        part = (waves @ mixing).astype(np.float32)
+        part = mixture.of(unit_vectors(dataset.coordinates[rows]))
         part += 0.4 * climates[climate[rows].clip(-1)] + 0.4 * months[month[rows].clip(-1)]
         values[rows] = part + rng.standard_normal(part.shape, dtype=np.float32)
     values.flush()
     del values
     mapped: NDArray[np.float16] = np.load(path, mmap_mode="r")
     return mapped
+
+
+class Mixture:
+    """Random mixtures of waves over the Earth, of which generated embeddings are made."""
+
+    def __init__(self, rng: np.random.Generator, width: int) -> None:
+        self._frequencies = rng.normal(size=(3, FEATURES_OF_PLACES)) * 12
+        self._phases = rng.uniform(0, 2 * np.pi, FEATURES_OF_PLACES)
+        self._mixing = rng.normal(size=(FEATURES_OF_PLACES, width)) / FEATURES_OF_PLACES**0.5
+
+    def of(self, vectors: NDArray[np.float64]) -> NDArray[np.float32]:
+        """Return the mixtures (n, width) at unit vectors (n, 3)."""
+        waves = np.sin(vectors @ self._frequencies + self._phases)
+        return (waves @ self._mixing).astype(np.float32)

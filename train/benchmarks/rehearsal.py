@@ -6,14 +6,10 @@ continues at the first step that was not finished.
 
 import json
 import os
-import platform
 import shutil
-import subprocess
 import sys
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -22,14 +18,19 @@ from annotated_types import Ge
 from geoclip_core.checks import checked
 from geoclip_core.files import read_json, write_atomically
 from geoclip_core.training.options import FitOptions, options_class
+from train.benchmarks.measure import (
+    FULL_ROWS,
+    ROOT,
+    Cost,
+    cores,
+    processor,
+    run_measured,
+    versions,
+)
 from train.recipes import recipe_options
 
-ROOT = Path(__file__).resolve().parents[2]
-FULL_ROWS = 119_008
-"""Rows of OSV-Mini-129k."""
 DATA = "datasets/drawn"
 RESULT, TABLE = "rehearsal.json", "rehearsal.md"
-_LIBRARIES = ("torch", "onnxruntime", "numpy", "pandas", "streamlit")
 
 
 @options_class
@@ -112,17 +113,8 @@ def commands(options: RehearsalOptions) -> dict[str, list[str]]:
     }
 
 
-@dataclass(frozen=True)
-class Usage:
-    """What a process took; see `Step`."""
-
-    seconds: float
-    cpu_seconds: float
-    peak_mb: float
-
-
 def rehearse(
-    options: RehearsalOptions, run: Callable[[Sequence[str], Path], Usage] | None = None
+    options: RehearsalOptions, run: Callable[[Sequence[str], Path], Cost] | None = None
 ) -> Rehearsal:
     """Run the steps that are not finished, and return all of them.
 
@@ -143,18 +135,18 @@ def rehearse(
         if name == "fit":  # what an interrupted training left
             shutil.rmtree(folder / "runs", ignore_errors=True)
         before = size_mb(folder)
+        print("python " + " ".join(command), file=sys.stderr, flush=True)
         used = (run or run_measured)(command, folder)
         grown = size_mb(folder) - before
         steps.append(Step(name, command, used.seconds, used.cpu_seconds, used.peak_mb, grown))
         kept = asdict(_State(options.rows, options.recipe, steps))
         write_atomically(state, json.dumps(kept, indent=2) + "\n")
-    versions = {name: version(name) for name in _LIBRARIES}
     return Rehearsal(
         options.rows,
         options.recipe,
-        platform.processor() or platform.machine(),
-        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
-        {"python": platform.python_version(), **versions},
+        processor(),
+        cores(),
+        versions(),
         steps,
         headline(folder / "evaluations" / "run" / "metrics.json"),
     )
@@ -186,36 +178,6 @@ def _finished(state: Path, options: RehearsalOptions) -> list[Step]:
     return found.steps
 
 
-def run_measured(command: Sequence[str], folder: Path) -> Usage:
-    """Run a command of this interpreter in a folder and return what it took.
-
-    Raises:
-        ValueError: it failed; its last lines are in the message.
-    """
-    paths = [str(ROOT), os.environ.get("PYTHONPATH", "")]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
-    environment |= {"GEOCLIP_DATASETS": "datasets", "GEOCLIP_RUNS": "runs"}
-    print("python " + " ".join(command), file=sys.stderr, flush=True)
-    started = time.monotonic()
-    with (folder / "log.txt").open("ab") as log:
-        process = subprocess.Popen(
-            [sys.executable, *command], cwd=folder, env=environment, stdout=log, stderr=log
-        )
-        try:
-            _, status, usage = os.wait4(process.pid, 0)
-        except BaseException:
-            process.terminate()
-            raise
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        last = (folder / "log.txt").read_text(encoding="utf-8", errors="replace")[-2000:]
-        raise ValueError(f"python {' '.join(command)} failed:\n{last}")
-    unit = 2**20 if sys.platform == "darwin" else 2**10
-    return Usage(
-        time.monotonic() - started, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / unit
-    )
-
-
 def size_mb(folder: Path) -> float:
     """Return the size in MB of all files below a folder."""
     total = 0
@@ -241,14 +203,14 @@ def headline(path: Path) -> dict[str, float]:
 
 def markdown(done: Rehearsal) -> str:
     """Return a rehearsal as a Markdown document."""
-    versions = ", ".join(f"{name} {number}" for name, number in done.versions.items())
+    libraries = ", ".join(f"{name} {number}" for name, number in done.versions.items())
     factor, whole = FULL_ROWS / done.rows, done.rows >= FULL_ROWS
     more = "" if whole else f" expected for {FULL_ROWS:,} |"
     lines = [
         "# Rehearsal of OSV-Mini-129k on drawn photos",
         "",
         f"`python -m train benchmark rehearsal --rows {done.rows}`: {done.rows:,} drawn photos, "
-        f"recipe `{done.recipe}`, {done.cores} cores ({done.processor}); {versions}.",
+        f"recipe `{done.recipe}`, {done.cores} cores ({done.processor}); {libraries}.",
         "",
     ]
     if not whole:

@@ -12,9 +12,7 @@ from geoclip_core.data.dataset import read_dataset
 from geoclip_core.data.vocabulary import build_vocabularies
 from geoclip_core.demo.dataset import write_demo
 from geoclip_core.training.options import options_class
-
-ROWS = 119_008
-"""Rows of OSV-Mini-129k."""
+from train.benchmarks.measure import FULL_ROWS
 
 
 @options_class
@@ -37,7 +35,7 @@ class TableBenchmark:
 
     rows: int
     seconds: dict[str, float]
-    """Step -> seconds; the first is pandas alone."""
+    """Step -> CPU seconds; the first is pandas alone."""
     table_bytes: int
     """Memory of the table in bytes."""
 
@@ -52,20 +50,20 @@ class TableBenchmark:
         return "\n".join(lines)
 
 
-def benchmark_tables(dataset: Path | None = None) -> TableBenchmark:
-    """Time the steps on a dataset, by default a synthetic one of the size of OSV-Mini-129k."""
+def benchmark_tables(dataset: Path | None = None, rows: int = FULL_ROWS) -> TableBenchmark:
+    """Time the steps on a dataset, by default a synthetic one of so many rows."""
     with tempfile.TemporaryDirectory(prefix="tables-") as scratch:
-        root = dataset or write_demo(Path(scratch) / "demo", ROWS, metadata_only=True)
-        times = [time.perf_counter()]
+        root = dataset or write_demo(Path(scratch) / "demo", rows, metadata_only=True)
+        times = [time.process_time()]
         for path in sorted(root.glob("*_mini.csv")):
             pd.read_csv(path)
-        times.append(time.perf_counter())
+        times.append(time.process_time())
         read_dataset(root, val_fraction=0)
-        times.append(time.perf_counter())
+        times.append(time.process_time())
         photos = read_dataset(root)
-        times.append(time.perf_counter())
+        times.append(time.process_time())
         photos.labels(build_vocabularies(photos.table))
-        times.append(time.perf_counter())
+        times.append(time.process_time())
     steps = ("pandas alone", "read", "read and split", "vocabularies and labels")
     seconds = dict(zip(steps, np.diff(times).tolist(), strict=True))
     memory = int(photos.table.memory_usage(deep=True).sum())

@@ -5,7 +5,8 @@ import streamlit as st
 from geoclip_core.checks import checked
 from geoclip_core.errors import FileError
 from geoclip_core.files import read_json
-from train.benchmarks.rehearsal import FULL_ROWS, ROOT, Rehearsal
+from train.benchmarks.measure import FULL_ROWS, ROOT
+from train.benchmarks.rehearsal import Rehearsal
 from ui.theme import kilometres, markdown_text
 
 MEASURED = ROOT / "docs" / "measured" / "rehearsal.json"
