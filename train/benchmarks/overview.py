@@ -62,7 +62,10 @@ def all(options: AllOptions) -> int:  # the name of the command
     started, before, rows = time.monotonic(), os.getloadavg()[0], []
     for number, name in enumerate(names, 1):
         print(f"{number}/{len(names)} {name}", file=sys.stderr, flush=True)
-        rows += measured_group(name, options.quick)
+        found = measured_group(name, options.quick)
+        for row in found:  # so that an interrupted run was not for nothing
+            print(_line(row) if row.values else row.note, file=sys.stderr, flush=True)
+        rows += found
     done = Overview(
         datetime.now(UTC).date().isoformat(),
         options.quick,
