@@ -14,7 +14,15 @@ def masked_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     It is a sum because a batch that is spread over processes or accumulation steps must be divided
     by the count of the whole batch, not of its parts.
     """
-    return functional.cross_entropy(logits, labels, ignore_index=IGNORE_INDEX, reduction="sum")
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    known = labels != IGNORE_INDEX
+    index = labels.clamp_min(0)
+    # torch's own would copy logits that are stored class by class, forwards and backwards
+    if logits.T.is_contiguous():
+        right = logits.T.gather(0, index[None])[0]
+    else:
+        right = logits.gather(1, index[:, None])[:, 0]
+    return (torch.logsumexp(logits, dim=1) - right).masked_fill(~known, 0.0).sum()
 
 
 def log_priors(labels: Tensor, classes: int) -> Tensor:
