@@ -157,6 +157,7 @@ class ContextJoin(nn.Module):
             scale = torch.log1p(spread) / spread
             # scaled after the projection, which has fewer columns; a product from the left keeps
             # gradients class by class, as the heads store their logits
+            assert isinstance(projection, nn.Linear)
             joined.append((projection.weight @ values.T).T * scale + projection.bias)
         return torch.cat(joined, dim=1)
 

@@ -110,3 +110,14 @@ def test_join_is_bounded_and_ignores_constants():
         for f, v in LINKED.items()
     }
     assert torch.isfinite(join(certain)).all()
+
+
+def test_the_join_reads_centred_log_probabilities():
+    join = ContextJoin({"month": MONTH, "county": COUNTY}, width=3)
+    logits = {"month": torch.randn(5, 2) * 4, "county": torch.randn(4, 5).T + 30}
+    expected = []
+    for feature, values in logits.items():
+        centred = values.log_softmax(1) - values.log_softmax(1).mean(1, keepdim=True)
+        spread = (centred.square().mean(1, keepdim=True) + 1e-6).sqrt()
+        expected.append(join.projections[feature](centred * (torch.log1p(spread) / spread)))
+    assert torch.allclose(join(logits), torch.cat(expected, 1), atol=1e-5)

@@ -23,6 +23,21 @@ def test_masked_rows_have_no_gradient():
     assert logits.grad[[0, 2]].abs().min() > 0
 
 
+@pytest.mark.parametrize("by_class", [False, True])
+def test_masked_cross_entropy_is_that_of_torch_however_the_logits_are_stored(by_class):
+    stored = torch.randn(7, 7).T if by_class else torch.randn(7, 7)
+    labels = torch.tensor([3, losses.IGNORE_INDEX, 0, 6, 6, losses.IGNORE_INDEX, 1])
+    gradients = []
+    for loss in (losses.masked_cross_entropy, torch.nn.functional.cross_entropy):
+        logits = stored.detach().requires_grad_()
+        more = {} if loss is losses.masked_cross_entropy else {"reduction": "sum"}
+        value = loss(logits, labels, **more)
+        value.backward()
+        gradients.append((value.item(), logits.grad))
+    assert gradients[0][0] == pytest.approx(gradients[1][0])
+    assert torch.allclose(gradients[0][1], gradients[1][1], atol=1e-6)
+
+
 def test_the_loss_without_labels_is_zero():
     logits = torch.randn(4, 3, requires_grad=True)
     loss = losses.masked_cross_entropy(logits, torch.full((4,), losses.IGNORE_INDEX))

@@ -9,6 +9,7 @@ import math
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -543,7 +544,7 @@ def growth(quick: bool) -> list[Row]:
         seconds.setdefault("labels", []).append(table.seconds["vocabularies and labels"])
         with tempfile.TemporaryDirectory(prefix="growth-") as scratch:
             root = write_demo(Path(scratch) / "demo", count, metadata_only=True)
-            checked = measured(lambda root=root: examine(root, photos=False))
+            checked = measured(partial(examine, root, photos=False))
         seconds.setdefault("doctor", []).append(checked.cpu_seconds)
         seconds.setdefault("embed", []).append(_embed_nothing(count))
         evaluated = min(max(count // 100, 32), 1000)
@@ -631,7 +632,8 @@ class Bare:
 
         preprocessing, batches = self._preprocessing, []
         method = Image.Resampling[preprocessing.resample.upper()]
-        mean, std = np.float32(preprocessing.mean), np.float32(preprocessing.std)
+        mean = np.array(preprocessing.mean, np.float32)
+        std = np.array(preprocessing.std, np.float32)
         views: dict[tuple[int, int], list[NDArray[np.float32]]] = {}
         for content in contents:
             with Image.open(io.BytesIO(content)) as opened:
@@ -639,8 +641,8 @@ class Bare:
                 image = opened.convert("RGB")
             for height, width in self._sessions:
                 pixels = np.asarray(image.resize((width, height), method), np.float32) / 255
-                pixels = ((pixels - mean) / std).transpose(2, 0, 1)
-                views.setdefault((height, width), []).append(pixels)
+                view = ((pixels - mean) / std).astype(np.float32, copy=False).transpose(2, 0, 1)
+                views.setdefault((height, width), []).append(view)
         for size, session in self._sessions.items():
             stacked = np.ascontiguousarray(np.stack(views[size]), np.float32)
             batches.append(session.run(None, {"pixels": stacked})[0])
