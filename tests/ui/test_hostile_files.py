@@ -404,6 +404,8 @@ def test_dataset_page_names_tables_that_are_nonsense(place):
         {"id": "same"},
         {"city": "![x](y)" * 500},
         {"region": "\u2028\u202e"},
+        {"region": "a" * 290},
+        {"region": "é" * 140, "id": "../../x"},
         {"country": "x"},
     ],
     ids=str,
@@ -441,3 +443,34 @@ def test_dataset_page_names_the_field_of_a_report_that_is_wrong(place):
         app = opened("pages/4_Dataset.py", dataset=str(root), dataset_view="Check")
         if app.warning:
             assert f"{REPORT_FILE} " in said(app)
+
+
+TYPED = (
+    "x" * 300,
+    "x" * 5000,
+    "/x" * 4000,
+    "~nobody/x",
+    "a\0b",
+    "\u202e",
+    "![x](y)",
+    "-",
+    "http://x",
+)
+"""What may be typed where a folder, a file or a model is asked for."""
+
+
+@pytest.mark.parametrize("text", TYPED, ids=range(len(TYPED)))
+def test_what_is_typed_takes_no_page_down(place, text):
+    layout.make(place / "datasets" / "good")
+    for page in ("app.py", "pages/1_Context_heads.py"):
+        assert opened(page, model=text).error
+    opened("pages/3_Train.py", runs_folder=text)
+    for page in ("pages/3_Train.py", "pages/4_Dataset.py", "pages/5_Play.py"):
+        assert opened(page, dataset=text).error
+    app = opened("pages/4_Dataset.py", dataset_view="Add a dataset")
+    for key, button in (("import folder", "Import"), ("download archive", "Fetch")):
+        app.text_input(key=key).set_value(text)
+        (found,) = (one for one in app.button if one.label == button)
+        found.click().run()
+        assert not app.exception, app.exception
+        assert app.error
