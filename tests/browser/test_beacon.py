@@ -4,8 +4,10 @@ import contextlib
 import http.server
 import io
 import json
+import os
 import re
 import threading
+from urllib.parse import quote
 
 import pytest
 from PIL import Image
@@ -18,18 +20,22 @@ from geoclip_core.data.importing import NOT_IMPORTED_FILE
 from geoclip_core.data.vocabulary import Vocabulary
 from geoclip_core.evaluation.predictions import write_predictions
 from geoclip_core.model.checkpoint import save_checkpoint
-from geoclip_core.training.runs import Run
+from geoclip_core.training.runs import MAX_TITLE, Run
 from tests.browser.conftest import PATIENCE_MS, act_until, running_app
 from tests.data import layout
 from tests.evaluation.synthetic_predictions import synthetic_predictions
 from tests.ui import conftest as made
 from tests.ui.conftest import ABIDJAN, ABILENE, make_model, photo_bytes
 from train.__main__ import main
+from train.benchmarks.sessions import ROOT, BrowserSession
 from ui.page import DATASETS_VARIABLE, RUNS_VARIABLE
 
 pytestmark = pytest.mark.browser
 SEARCH_MS = 400_000
 """Longest wait for reasons: 70 passes of the model on a shared machine."""
+
+
+STATES = ("finished", "failed", "running")
 
 
 class Beacon(http.server.BaseHTTPRequestHandler):
@@ -90,7 +96,7 @@ def place(tmp_path_factory, beacon):
             }
         }
         model, _ = make_model(short, ABILENE, "BWh", "US")
-        for state in ("finished", "failed", "running"):
+        for state in STATES:
             make_run(place, beacon, state, model, metrics)
         make_evaluations(place, beacon)
         make_dataset(place, beacon)
@@ -112,7 +118,8 @@ def make_run(place, beacon, state, model, metrics):
     numbers = {"n": 3, "median_km": 5.0, "about": {"split": text}, "context": head}
     (folder / "metrics.json").write_text(json.dumps(numbers))
     changes = {"host": text} if state == "running" else {}
-    run.update(state=state, phase=text, error=text, total_steps=9, **changes)
+    title = f"{state} {text}"[:MAX_TITLE]
+    run.update(state=state, title=title, phase=text, error=text, total_steps=9, **changes)
 
 
 def make_evaluations(place, beacon):
@@ -164,7 +171,22 @@ def server(place, tmp_path_factory):
     variables = {RUNS_VARIABLE: str(place / "runs"), DATASETS_VARIABLE: str(place / "datasets")}
     log = tmp_path_factory.mktemp("server") / "log.txt"
     with running_app(log, cwd=place, **variables) as running:
+        with contextlib.closing(BrowserSession(running.address)) as session:
+            for page in ("", "Context_heads", "Evaluation", "Train", "Dataset", "Play"):
+                session.run_page(page)  # first imports take long on a busy computer
         yield running
+
+
+@pytest.fixture
+def runs(place):
+    """State -> name of the run's folder, for an address."""
+    folders = [folder.name for folder in (place / "runs").iterdir()]
+    return {
+        state: quote(name)
+        for state in STATES
+        for name in folders
+        if re.match(rf"[^!]*-{state}-", name)
+    }
 
 
 @pytest.fixture
@@ -265,9 +287,8 @@ def photos(beacon):
     ]
 
 
-def test_map_page(visit, beacon):
-    page = visit("")
-    choose(page, "Model", "finished")
+def test_map_page(visit, beacon, runs):
+    page = visit(f"?model={runs['finished']}")
     page.locator("input[type=file]").first.set_input_files(photos(beacon))
     expect(page.get_by_text("Even odds").nth(1)).to_be_visible()
     settled(page)
@@ -288,9 +309,8 @@ def test_map_page(visit, beacon):
     look_around(page)
 
 
-def test_context_page(visit):
-    page = visit("Context_heads")
-    choose(page, "Model A", "finished")
+def test_context_page(visit, runs):
+    page = visit(f"Context_heads?model={runs['finished']}")
     expect(page.get_by_text("Even odds").first).to_be_visible()
     look_around(page)
     shows(page, "class")
@@ -301,9 +321,11 @@ def test_context_page(visit):
     look_around(page)
 
 
-def test_play_page(visit):
-    page = visit("Play")
-    choose(page, "Play against", "finished")
+def test_play_page(visit, runs):
+    page = visit(f"?model={runs['finished']}")  # which plays
+    page.get_by_role("link", name="Play").click()
+    expect(page.locator("[data-baseweb=tag]").first).to_contain_text("finished")
+    settled(page)
     look_around(page)
     page.get_by_role("button", name=re.compile("^Play ")).click()
     expect(page.get_by_text("Round 1 of")).to_be_visible()
@@ -325,10 +347,9 @@ def test_evaluation_page(visit):
         look_around(page)
 
 
-def test_train_page(visit):
-    page = visit("Train")
-    for state in ("finished", "failed", "running"):
-        choose(page, "Run", state)
+def test_train_page(visit, runs):
+    for state in STATES:
+        page = visit(f"Train?run={runs[state]}")
         look_around(page)
         shows(page, f"run-{state}")
         if page.get_by_role("button", name="Delete", exact=True).count():
@@ -349,6 +370,36 @@ def test_dataset_page(visit):
         look_around(page)
         if view != "Add a dataset":
             shows(page, "dataset")
+
+
+def test_without_the_escaping_the_beacon_is_called(browser, beacon, place, runs, tmp_path):
+    """The tests above can fail; and then the policy of the app still keeps a page from calling."""
+    site = tmp_path / "site"
+    site.mkdir()
+    (site / "sitecustomize.py").write_text(
+        "import ui.theme\nui.theme.markdown_text = lambda text: text\n"
+    )
+    paths = os.pathsep.join([str(site), str(ROOT), os.environ.get("PYTHONPATH", "")])
+    variables = {RUNS_VARIABLE: str(place / "runs"), DATASETS_VARIABLE: str(place / "datasets")}
+    called = {}
+    with running_app(tmp_path / "log.txt", cwd=place, PYTHONPATH=paths, **variables) as running:
+        with contextlib.closing(BrowserSession(running.address)) as session:
+            session.run_page("Train")
+        for bypassed in (False, True):
+            context = browser.new_context(bypass_csp=bypassed)
+            page = context.new_page()
+            page.set_default_timeout(PATIENCE_MS)
+            page.goto(f"{running.address}/Train?run={runs['failed']}")
+            page.locator("img[src*='/md-run-failed']").first.wait_for(state="attached")
+            for _ in range(100):
+                page.wait_for_timeout(100)
+                if beacon.asked:
+                    break
+            called[bypassed] = [path for path in beacon.asked if "md-run-failed" in path]
+            beacon.asked.clear()
+            context.close()
+    assert called[True]
+    assert called[False] == []
 
 
 def test_report(browser, beacon, tmp_path):

@@ -128,3 +128,21 @@ def test_photos_of_a_folder_that_the_user_did_not_open_are_not_embedded(tmp_path
     assert "data:image/jpeg" in output.read_text(encoding="utf-8")
     for trick in (str(private / ".." / "sent"), "/", str(tmp_path), "~nobody/x", "\0"):
         assert not was_opened(trick)
+
+
+def test_a_path_in_a_table_does_not_lead_out_of_an_opened_folder(tmp_path):
+    """`path` may come from a stranger, too."""
+    album, private = tmp_path / "album", tmp_path / "private"
+    for folder in (album, private):
+        folder.mkdir()
+        Image.new("RGB", (64, 64), "red").save(folder / "photo.jpg")
+    (album / "link.jpg").symlink_to(private / "photo.jpg")
+    remember_opened(album)
+    outside = ("../private/photo.jpg", str(private / "photo.jpg"), "link.jpg")
+    for path, shown in ((outside, False), (("photo.jpg",) * 3, True)):
+        frame = synthetic_predictions(30, candidates=False).assign(path=list(path) * 10)
+        about = {"model": "m", "dataset": "d", "root": str(album)}
+        table = write_predictions(frame, tmp_path / "sent" / "predictions.parquet", about)
+        assert report(table, "--output", tmp_path / "report.html", "--photos") == 0
+        text = (tmp_path / "report.html").read_text(encoding="utf-8")
+        assert ("data:image/jpeg" in text) is shown

@@ -130,18 +130,21 @@ class BrowserSession:
         self._address = address
         place = urlsplit(address)
         self._xsrf = self._cookie()
-        self._socket = connect(
-            f"ws://{place.netloc}/_stcore/stream",
-            origin=Origin(address),
-            subprotocols=[Subprotocol("streamlit"), Subprotocol(self._xsrf or "x")],
-            additional_headers={"Cookie": f"_streamlit_xsrf={self._xsrf}", **headers},
-            max_size=None,
+        self._opened = contextlib.ExitStack()
+        self._socket = self._opened.enter_context(
+            connect(
+                f"ws://{place.netloc}/_stcore/stream",
+                origin=Origin(address),
+                subprotocols=[Subprotocol("streamlit"), Subprotocol(self._xsrf or "x")],
+                additional_headers={"Cookie": f"_streamlit_xsrf={self._xsrf}", **headers},
+                max_size=None,
+            )
         )
         self._session = ""
 
     def close(self) -> None:
         """End the session, as a closed tab does."""
-        self._socket.close()
+        self._opened.close()
 
     def _cookie(self) -> str:
         with urllib.request.urlopen(f"{self._address}/_stcore/health", timeout=60) as answer:  # nosec B310
