@@ -68,6 +68,7 @@ for source in view.sources:
         text = markdown_text(f"{source.model}: {source.warning}.")
         st.warning(text, icon=":material/warning:")
 panels.headline_panel(view)
+panels.report_button(view)
 tabs = st.tabs(list(PANELS), key="evaluation tab", on_change="rerun")
 for tab, show in zip(tabs, PANELS.values(), strict=True):
     if tab.open:

@@ -30,7 +30,11 @@ else:
 if st.session_state.get("dataset view", EXPLORE) not in offered:
     del st.session_state["dataset view"]
 if root is None:
-    if not any(job.command == "demo-data" for job in running):
+    chosen = st.session_state.get("dataset")
+    if chosen:
+        # The sidebar, which may be closed, says what is wrong with the folder that was typed.
+        st.error(f"{markdown_text(str(chosen))} cannot be opened: choose another dataset.")
+    elif not any(job.command == "demo-data" for job in running):
         first_steps(datasets)
     make(datasets)
     st.stop()

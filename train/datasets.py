@@ -65,7 +65,7 @@ class ImportPhotos:
     """Options of `import-photos`."""
 
     folder: Positional[Path]
-    """folder of photos, searched with all its subfolders"""
+    """folder of photos, searched with all its subfolders, or a ZIP of them"""
     output: Path
     """dataset to make; photos are added to one that was imported before"""
     positions: Path | None = None

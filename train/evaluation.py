@@ -7,7 +7,7 @@ Torch, pandas, scipy and plotly take seconds to load, so they are imported insid
 import re
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from geoclip_core.data.dataset import PhotoDataset
     from geoclip_core.evaluation.calibrate import CalibrationResult
+    from geoclip_core.evaluation.report import ReportTable
     from geoclip_core.hub.models import LoadedModel
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -406,25 +407,35 @@ class ReportOptions:
 
 def report(options: ReportOptions) -> int:
     """Write an evaluation as one HTML file that opens without a server or the internet."""
-    from geoclip_core.evaluation.report import ReportTable, report_html
+    from geoclip_core.evaluation.report import report_html
     from geoclip_core.files import write_atomically
+    from train.progress import ProgressBar
 
-    tables: list[ReportTable] = []
-    for name in (options.evaluation, *options.beside):
-        frame, about = _read_evaluation(name)
-        if tables:
-            frame = frame[frame["id"].isin(set(tables[0].frame["id"]))].reset_index(drop=True)
-            if frame.empty:
-                raise ValueError(f"{name} has no photo in common with {options.evaluation}")
-        model = str(about["model"])
-        if model in {table.name for table in tables}:
-            model = f"{model} ({name})"
-        tables.append(ReportTable(model, frame, about))
+    tables = report_tables((options.evaluation, *options.beside))
     root = _photo_folder(tables[0].about, options) if options.photos else ""
-    text = report_html(tables, ROOT / "static", root)
+    with ProgressBar("writing", "parts") as bar:
+        text = report_html(tables, ROOT / "static", root, bar.update)
     write_atomically(options.output, text)
     print(f"{options.output} ({len(text.encode()) / 1e6:.1f} MB)", file=sys.stderr)
     return 0
+
+
+def report_tables(names: Sequence[str]) -> list["ReportTable"]:
+    """Return the tables of a report: of an evaluation, and of others on the same photos."""
+    from geoclip_core.evaluation.report import ReportTable
+
+    tables: list[ReportTable] = []
+    for name in names:
+        path, frame, about = _read_evaluation(name)
+        if tables:
+            frame = frame[frame["id"].isin(set(tables[0].frame["id"]))].reset_index(drop=True)
+            if frame.empty:
+                raise ValueError(f"{name} has no photo in common with {names[0]}")
+        model = str(about["model"])
+        if model in {table.name for table in tables}:
+            model = f"{model} ({name})"
+        tables.append(ReportTable(model, frame, about, path))
+    return tables
 
 
 def _photo_folder(about: Mapping[str, Any], options: ReportOptions) -> str:
@@ -444,7 +455,7 @@ def _photo_folder(about: Mapping[str, Any], options: ReportOptions) -> str:
     return root
 
 
-def _read_evaluation(name: str) -> tuple["pd.DataFrame", dict[str, Any]]:
+def _read_evaluation(name: str) -> tuple[Path, "pd.DataFrame", dict[str, Any]]:
     from geoclip_core.earth.gazetteer import Gazetteer
     from geoclip_core.evaluation.evaluate import describe, predictions_of
     from geoclip_core.evaluation.metrics import with_places
@@ -461,4 +472,4 @@ def _read_evaluation(name: str) -> tuple["pd.DataFrame", dict[str, Any]]:
         raise ValueError(f"{path} holds no photo")
     if "country_key" in frame and "predicted_country_key" not in frame:
         frame = with_places(frame, Gazetteer.load())
-    return frame, describe(path)
+    return path, frame, describe(path)

@@ -15,7 +15,9 @@ import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 from streamlit.errors import StreamlitPageNotFoundError
 
+from geoclip_core.data.photos import SKIPPED_FOLDERS, printable
 from geoclip_core.data.tables import csv_text
+from geoclip_core.files import is_unicode
 from ui.server import reached_beyond_loopback
 from ui.theme import markdown_text
 
@@ -47,6 +49,9 @@ PUBLIC_VARIABLE = "GEOCLIP_PUBLIC"
 
 ROOTS_VARIABLE = "GEOCLIP_ROOTS"
 """Environment variable: more folders that may be typed if other computers reach the app."""
+
+_MOST_FOLDERS = 2000
+"""Folders that are listed, of one that holds more."""
 
 
 class PageLink(NamedTuple):
@@ -158,13 +163,26 @@ def may_open(folder: str | os.PathLike[str]) -> bool:
     Everything may be opened if only this computer reaches the app. Else what lies below the folder
     of runs, that of datasets, or one of ``GEOCLIP_ROOTS`` (separated as in ``PATH``).
     """
-    if not (is_public() or reached_beyond_loopback()):
+    if not _is_confined():
         return True
+    roots = [_configured_runs(), datasets_folder(), *_added_roots()]
+    return any(_is_below(folder, root) for root in roots)
+
+
+def _is_confined() -> bool:
+    return is_public() or reached_beyond_loopback()
+
+
+def _added_roots() -> list[Path]:
     more = os.environ.get(ROOTS_VARIABLE, "").split(os.pathsep)
-    roots = [_configured_runs(), datasets_folder(), *(Path(root) for root in more if root.strip())]
+    return [Path(root).expanduser() for root in more if root.strip()]
+
+
+def _is_below(folder: str | os.PathLike[str], root: Path) -> bool:
+    """Return whether a folder, with its links followed, is a root or lies below it."""
     try:
         path = Path(folder).expanduser().resolve()
-        return any(path.is_relative_to(root.expanduser().resolve()) for root in roots)
+        return path.is_relative_to(root.expanduser().resolve())
     except (OSError, RuntimeError, ValueError):  # no such user, a circle of links, a zero byte
         return False
 
@@ -175,6 +193,118 @@ def outside_roots(folder: str | os.PathLike[str]) -> str:
         f"{os.fspath(folder)} is outside the folders that this app may open. Whoever runs the app "
         f"can add folders with the environment variable {ROOTS_VARIABLE}."
     )
+
+
+def typed_path(text: str) -> Path:
+    """Return the path that was typed, with ``~`` expanded where there is such a user."""
+    path = Path(text.strip())
+    try:
+        return path.expanduser()
+    except RuntimeError:
+        return path
+
+
+def choose_folder(key: str) -> Path | None:
+    """Draw a choice of a folder, a level at a time; return the folder that is open.
+
+    The folders listed lie below the home folder or one of ``GEOCLIP_ROOTS``; if other computers
+    reach the app, below one of ``GEOCLIP_ROOTS``. Hidden folders are not listed. The path of any
+    folder that the app may open can be typed. In public mode nothing is drawn.
+    """
+    if is_public():
+        return None
+    roots = [root for root in _added_roots() if root.is_dir()]
+    if not _is_confined():
+        roots.insert(0, Path.home())
+    at, times = f"{key} at", f"{key} times"
+    if at not in st.session_state:
+        st.session_state[at] = str(roots[0]) if len(roots) == 1 else ""
+    folder = Path(st.session_state[at]) if st.session_state[at] else None
+    found, problem = roots, ""
+    if folder is not None and not may_open(folder):
+        problem, folder = outside_roots(folder), None
+    elif folder is not None:
+        found, problem = _folders_in(folder, roots)
+    # The box begins anew in each folder: a new key, as the browser would send its value again.
+    box = f"{key} {st.session_state.get(times, 0)}"
+
+    def go(to: str) -> None:
+        st.session_state[at] = to
+        st.session_state[times] = st.session_state.get(times, 0) + 1
+        st.session_state.pop(f"{key} problem", None)
+
+    def take() -> None:
+        typed = str(st.session_state.get(box) or "").strip()
+        if not typed:
+            return
+        path = Path(folder or "", typed_path(typed))
+        if not may_open(path):
+            st.session_state[f"{key} problem"] = outside_roots(path)
+        elif not path.is_dir():
+            st.session_state[f"{key} problem"] = f"There is no folder {typed}."
+        else:
+            go(str(path))
+
+    with st.container(horizontal=True, vertical_alignment="center"):
+        shown = "Choose a folder" if folder is None else markdown_text(_short(folder))
+        st.markdown(f":material/folder_open: **{shown}**", width="stretch")
+        # Above one of several roots is the list of them.
+        above = "" if folder is None or folder in roots else str(folder.parent)
+        stays = folder in roots and len(roots) == 1
+        st.button(
+            "Up",
+            key=f"{key} up",
+            icon=":material/arrow_upward:",
+            disabled=folder is None or stays or bool(above and not may_open(above)),
+            on_click=go,
+            args=(above,),
+            help="Open the folder above this one.",
+        )
+    st.selectbox(
+        "Open a folder",
+        [str(path) if folder is None else path.name for path in found],
+        index=None,
+        key=box,
+        format_func=printable,
+        placeholder=f"{len(found):,} folders here" if found else "No folders here: type a path",
+        accept_new_options=True,
+        on_change=take,
+        help="The folders in this one. The path of another one can be typed.",
+    )
+    problem = st.session_state.get(f"{key} problem") or problem
+    if problem:
+        st.error(markdown_text(problem))
+    return folder
+
+
+def _folders_in(folder: Path, roots: Sequence[Path]) -> tuple[list[Path], str]:
+    """Return the folders in one that may be listed, and why there are none, if it cannot be read.
+
+    A typed folder outside the roots is its own root.
+    """
+    inside = [root for root in roots if _is_below(folder, root)] or [folder]
+    try:
+        with os.scandir(folder) as entries:
+            names = sorted(
+                (
+                    entry.name
+                    for entry in entries
+                    if not entry.name.startswith(".")
+                    and entry.name.lower() not in SKIPPED_FOLDERS
+                    and entry.is_dir()
+                    and is_unicode(entry.name)
+                ),
+                key=str.lower,
+            )
+    except OSError as error:
+        return [], f"{folder} cannot be read: {error.strerror or error}."
+    paths = [folder / name for name in names[:_MOST_FOLDERS]]
+    return [path for path in paths if any(_is_below(path, root) for root in inside)], ""
+
+
+def _short(folder: Path) -> str:
+    home = Path.home()
+    return str(Path("~", folder.relative_to(home))) if folder.is_relative_to(home) else str(folder)
 
 
 def runs_folder() -> Path:

@@ -50,7 +50,7 @@ _LOST = "lost photos"
 """Session key: a sentence that says that photos were lost."""
 
 _COMMON = (".jpg", ".png", ".webp", ".heic")
-_SUFFIXES = [*_COMMON, *sorted(PHOTO_SUFFIXES.difference(_COMMON))]
+SUFFIXES = [*_COMMON, *sorted(PHOTO_SUFFIXES.difference(_COMMON))]
 """The upload field lists these, so the common ones come first."""
 
 # Streamlit has no widget for the clipboard. The component runs in the page itself and sends pasted
@@ -271,7 +271,7 @@ def photo_input() -> None:
     key = f"upload-{tray.uploads}"
     st.file_uploader(
         "Drop photos here",
-        type=_SUFFIXES,
+        type=SUFFIXES,
         accept_multiple_files=True,
         key=key,
         on_change=_take_uploads,

@@ -8,16 +8,21 @@ The dataset is built in a temporary folder and swapped in at the end.
 import contextlib
 import dataclasses
 import hashlib
+import lzma
 import os
 import re
 import shutil
+import stat
+import tempfile
 import unicodedata
+import zipfile
+import zlib
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, timedelta
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -35,10 +40,14 @@ from geoclip_core.data.dataset import (
 from geoclip_core.data.metadata import valid_position
 from geoclip_core.data.photos import (
     CHECK_DRAFT,
+    MAX_BYTES,
     PHOTO_SUFFIXES,
+    SKIPPED_FOLDERS,
     Photo,
+    is_photo_name,
     open_photo,
     photo_files,
+    printable,
     read_source,
     with_sidecars,
 )
@@ -54,13 +63,17 @@ from geoclip_core.data.tables import (
 from geoclip_core.earth.climate import ClimateRaster
 from geoclip_core.earth.gazetteer import OFFSHORE_KM, REMOTE_KM, Gazetteer
 from geoclip_core.errors import DatasetError, PhotoError
-from geoclip_core.files import atomic_folder, restore
+from geoclip_core.files import DISK_RESERVE, atomic_folder, readable, restore
 
 MADE_BY = "import-photos"
 NOT_IMPORTED_FILE = "not_imported.csv"
 JPEG_QUALITY = 95
 MAX_DOUBTFUL = 100  # photos that are named of those that a row may name
 MAX_PARTS = 30  # last parts of a path that are compared with a CSV
+MAX_ENTRIES = 500_000  # files in a ZIP
+MAX_UNPACKED = 64 * 2**30  # bytes of the photos in a ZIP
+SIDECAR_SUFFIXES = (".xmp", ".json")  # files beside photos that can hold their positions
+_ZIP_ENTRY = b"PK\x01\x02"
 _ESCAPE = re.compile(r"\\u(d[cC][89a-fA-F][0-9a-fA-F])")
 IMPORT_COLUMNS = (
     *("id", "latitude", "longitude", "country", "captured_at", "region", "sub-region", "city"),
@@ -93,11 +106,12 @@ def import_photos(
     seed: int = 0,
     workers: int | None = None,
     progress: Progress | None = None,
+    left_out: Mapping[str, str] | None = None,
 ) -> ImportReport:
     """Import a folder of photos, or add it to a dataset that was imported before.
 
     Args:
-        folder: Searched for photos, including its subfolders.
+        folder: Searched for photos, including its subfolders. A ZIP is unpacked first.
         output: The dataset to make or to add to.
         positions: A CSV as `read_positions` reads it, which takes precedence over metadata.
         link: Whether to hard-link the photos instead of copying them, where the disk allows it.
@@ -105,13 +119,33 @@ def import_photos(
         seed: Determines which blocks become test.
         workers: Threads that read; by default one per core.
         progress: Called with the number of steps done and the total.
+        left_out: Photos that are known not to be in the folder -> why; they are reported.
 
     Raises:
         ValueError: there are no photos, `output` contains something else, or the CSV is wrong.
     """
     folder, output = Path(folder).absolute(), Path(output).absolute()
+    if folder.is_file():
+        output.parent.mkdir(parents=True, exist_ok=True)
+        # named as `remove_left_overs` expects it
+        with tempfile.TemporaryDirectory(
+            ".part", f".{output.name}.{os.getpid()}-", output.parent
+        ) as unpacked:
+            with folder.open("rb") as archive:
+                left_out = unpack_photos(archive, folder.name, Path(unpacked))
+            return import_photos(
+                unpacked,
+                output,
+                positions=positions,
+                link=True,
+                test_fraction=test_fraction,
+                seed=seed,
+                workers=workers,
+                progress=progress,
+                left_out=left_out,
+            )
     if not folder.is_dir():
-        raise ValueError(f"{folder}: no such folder")
+        raise ValueError(f"{folder}: no such folder or ZIP")
     if not 0 <= test_fraction <= 0.5:
         raise ValueError(f"the share of test must be between 0 and 0.5, not {test_fraction}")
     restore(output)
@@ -138,6 +172,7 @@ def import_photos(
                 sources[source.photo_id] = source
             if progress:
                 progress(done, steps)
+    skipped += (left_out or {}).items()
     if matches is not None:
         skipped += matches.unused.items()
     skipped = [(escaped(file), escaped(reason)) for file, reason in skipped]
@@ -382,6 +417,113 @@ def _times(problems: Problems) -> np.ndarray:
     milliseconds = dates.dt.as_unit("ms").astype("int64").where(dates.notna())
     of_dates = milliseconds.to_numpy(dtype=np.float64, na_value=np.nan)
     return np.where(np.isnan(number), of_dates, number)
+
+
+def unpack_photos(archive: BinaryIO, name: str, folder: Path) -> dict[str, str]:
+    """Unpack the photos of a ZIP, and the files beside them, below a folder.
+
+    Hidden files and everything but photos, `.xmp` and `.json` is passed over.
+
+    Args:
+        archive: The ZIP, opened for reading.
+        name: Its name, for messages.
+        folder: Where to write; it may exist.
+
+    Returns:
+        Photo that was left out -> why.
+
+    Raises:
+        DatasetError: It is no ZIP, damaged, encrypted or without photos, holds too many files or
+            bytes, or names a file outside itself; nothing is unpacked then.
+    """
+    name = printable(name)
+    # Every entry takes memory as soon as the ZIP is opened, so they are counted before.
+    if _count(archive, _ZIP_ENTRY) > MAX_ENTRIES:
+        raise DatasetError(f"{name} holds more than {MAX_ENTRIES:,} files: import a part at a time")
+    left_out: dict[str, str] = {}
+    try:
+        with zipfile.ZipFile(archive) as opened:
+            wanted = [info for info in opened.infolist() if _is_wanted(info, name)]
+            if not any(is_photo_name(info.filename) for info in wanted):
+                raise DatasetError(f"{name} holds no photos")
+            if any(info.flag_bits & 1 for info in wanted):
+                raise DatasetError(f"{name} has a password: unpack it, then import its folder")
+            _check_size(sum(min(info.file_size, MAX_BYTES) for info in wanted), name, folder)
+            for info in wanted:
+                if reason := _unpack(opened, info, folder):
+                    left_out[info.filename] = reason
+    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, ValueError, EOFError) as error:
+        if isinstance(error, DatasetError):
+            raise
+        raise DatasetError(f"{name} is no ZIP, or is damaged: {error}") from error
+    return left_out
+
+
+def _count(stream: BinaryIO, wanted: bytes) -> int:
+    """Return how often a few bytes occur in a file, which is rewound."""
+    found, end = 0, b""
+    stream.seek(0)
+    while block := stream.read(2**20):
+        found += (end + block).count(wanted)
+        end = (end + block)[1 - len(wanted) :]
+    stream.seek(0)
+    return found
+
+
+def _is_wanted(info: zipfile.ZipInfo, name: str) -> bool:
+    """Return whether an entry is a photo or may lie beside one.
+
+    Raises:
+        DatasetError: its path leads out of the folder of the ZIP.
+    """
+    path = _slashes(info.filename)
+    parts = _parts(path)
+    if path.startswith("/") or ".." in parts or re.match("[A-Za-z]:", path):
+        raise DatasetError(
+            f"{name} names a file outside itself, {printable(info.filename)}: it is not unpacked"
+        )
+    kind = stat.S_IFMT(info.external_attr >> 16)
+    return (
+        not info.is_dir()
+        and kind in (0, stat.S_IFREG)
+        and not any(part.startswith(".") or part.lower() in SKIPPED_FOLDERS for part in parts)
+        and (is_photo_name(path) or path.lower().endswith(SIDECAR_SUFFIXES))
+    )
+
+
+def _check_size(needed: int, name: str, folder: Path) -> None:
+    if needed > MAX_UNPACKED:
+        raise DatasetError(
+            f"{name} unpacks to {readable(needed)}, more than {readable(MAX_UNPACKED)}: unpack it, "
+            "then import its folders"
+        )
+    existing = next(place for place in (folder, *folder.parents) if place.exists())
+    free = shutil.disk_usage(existing).free
+    if free < needed + DISK_RESERVE:
+        raise DatasetError(
+            f"{name} unpacks to {readable(needed)}, and the disk has {readable(free)} free: free "
+            "some space"
+        )
+
+
+def _unpack(archive: zipfile.ZipFile, info: zipfile.ZipInfo, folder: Path) -> str | None:
+    """Unpack one file; return why it was left out, or None."""
+    if info.file_size > MAX_BYTES:
+        return f"is larger than {readable(MAX_BYTES)}"
+    try:
+        place = folder.joinpath(*_parts(_slashes(info.filename)))
+        place.parent.mkdir(parents=True, exist_ok=True)
+        # "x": what is there, such as another file of the same name, is not replaced.
+        with archive.open(info) as packed, place.open("xb") as file:
+            shutil.copyfileobj(packed, file)
+    except FileExistsError:
+        return "is in the ZIP twice"
+    except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError) as error:
+        place.unlink(missing_ok=True)
+        return f"is damaged in the ZIP: {error}"
+    except OSError as error:
+        return f"cannot be unpacked: {error.strerror or error}"
+    return None
 
 
 @dataclasses.dataclass(frozen=True)

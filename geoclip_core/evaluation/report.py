@@ -6,7 +6,7 @@ The Evaluation page shows the same headline tables.
 import base64
 import html
 import io
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,11 +15,13 @@ import numpy as np
 import pandas as pd
 
 from geoclip_core.data.vocabulary import place_name
+from geoclip_core.errors import FileError
 from geoclip_core.evaluation import figures, metrics
 from geoclip_core.evaluation.baselines import baseline_errors, baseline_title
 from geoclip_core.evaluation.predictions import head_features
 from geoclip_core.evaluation.small_map import small_map, thumbnail
 from geoclip_core.evaluation.style import LIGHT, Palette, kilometres, translucent
+from geoclip_core.results import read_results
 
 RESAMPLES = 400
 """Bootstrap resamples: the ends of an interval are right to a few percent of its width."""
@@ -44,6 +46,8 @@ class ReportTable:
     name: str
     frame: pd.DataFrame
     about: dict[str, Any]
+    path: Path | None = None
+    """File of the table, beside which metrics.json lies."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +58,71 @@ class HeadlineRow:
     kind: str
     """"model", "other" (a second model) or "baseline"."""
     measured: metrics.Measures
+    repeats: int = 1
+    """Repeats of a cross-validation of which this is the mean."""
+
+
+def headline_rows(
+    frame: pd.DataFrame, name: str, kind: str, path: Path | None = None
+) -> list[HeadlineRow]:
+    """Return the headline rows of a predictions table and of the baselines in it.
+
+    The table of a cross-validation that was repeated holds the first repeat. While it is whole, its
+    rows are the means of all repeats, from the metrics.json beside its file ``path``, so that a
+    model has one accuracy everywhere.
+    """
+    saved = _of_all_repeats(path, name, kind) if path is not None else []
+    if saved and saved[0].measured.n == len(frame):
+        return saved
+    return [model_row(frame, name, kind), *baseline_rows(frame)]
+
+
+def _of_all_repeats(path: Path, name: str, kind: str) -> list[HeadlineRow]:
+    """Return the headline rows in the metrics.json of a repeated cross-validation, else none."""
+    try:
+        results = read_results(path.with_name("metrics.json"))
+    except FileError:
+        return []
+    scores = _part(results, "cross_validation").get("geoscore_of_repeats")
+    if not isinstance(scores, list) or len(scores) < 2:
+        return []
+    n, repeats = results.get("n") or 0, len(scores)
+    own = _saved_measures(n, results, _part(results, "intervals"))
+    rows = []
+    for key, numbers in _part(results, "baselines").items():
+        title, measured = baseline_title(key).capitalize(), _saved_measures(n, numbers, {})
+        rows.append(HeadlineRow(title, "baseline", measured, repeats))
+    rows.sort(key=lambda row: -row.measured.values.get("geoscore", 0.0))
+    return [HeadlineRow(name, kind, own, repeats), *rows]
+
+
+def _saved_measures(
+    n: int, numbers: Mapping[str, Any], bounds: Mapping[str, Any]
+) -> metrics.Measures:
+    """Return the numbers of a metrics.json by their paths; an interval that it lacks is NaN."""
+    values: dict[str, float] = {}
+    intervals: dict[str, tuple[float, float]] = {}
+    parts = [("", numbers, bounds)]
+    for key in ("accuracy_at_km", "place_accuracy", "coverage"):
+        parts.append((f"{key}:", _part(numbers, key), _part(bounds, key)))
+    for prefix, found, limits in parts:
+        for key in found if prefix else ("geoscore", "median_km", "mean_km"):
+            value, limit = found.get(key), limits.get(key)
+            if isinstance(value, int | float):
+                low, high = limit if isinstance(limit, list) and len(limit) == 2 else (None, None)
+                values[prefix + key] = float(value)
+                intervals[prefix + key] = (_or_nan(low), _or_nan(high))
+    return metrics.Measures(n, values, intervals)
+
+
+def _part(numbers: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    """Return a part of a metrics.json; an empty one if it is missing or has another type."""
+    found = numbers.get(key)
+    return found if isinstance(found, Mapping) else {}
+
+
+def _or_nan(value: object) -> float:
+    return float(value) if isinstance(value, int | float) else float("nan")
 
 
 def model_row(frame: pd.DataFrame, name: str, kind: str) -> HeadlineRow:
@@ -113,14 +182,16 @@ def difference_rows(frame: pd.DataFrame, others: Mapping[str, metrics.Floats]) -
 
 def headline_html(rows: Sequence[HeadlineRow], colours: Palette) -> str:
     """Return the headline table as HTML, with models in the colours of the charts."""
+    # What must be in sight on a phone comes first.
     columns = [
-        ("", [("geoscore", "GeoScore"), ("median_km", "Median km"), ("mean_km", "Mean km")]),
+        ("", [("geoscore", "GeoScore"), ("median_km", "Median km")]),
+        ("Truth inside the radius", [(f"coverage:{mass}", f"{mass} %") for mass in ("50", "90")]),
         (
             "Share of photos within",
             [(f"accuracy_at_km:{t}", f"{t:,} km") for t in metrics.THRESHOLDS_KM],
         ),
         ("In the true", [(f"place_accuracy:{k}", v.lower()) for k, v in PLACES.items()]),
-        ("Truth inside the radius", [(f"coverage:{mass}", f"{mass} %") for mass in ("50", "90")]),
+        ("Error", [("mean_km", "Mean km")]),
     ]
     titles, names, paths = "", "", {}
     for title, group in columns:
@@ -143,6 +214,7 @@ def _headline_row(row: HeadlineRow, paths: Mapping[str, str], colours: Palette) 
     """Return a row of the table; ``paths`` maps its columns to CSS classes."""
     dot = {"model": colours.best, "other": colours.other}.get(row.kind)
     mark = f'<i style="background:{dot}"></i>' if dot else ""
+    repeated = f", mean of {row.repeats} repeats" if row.repeats > 1 and dot else ""
     cells = ""
     for path, edge in paths.items():
         if path not in row.measured.values:
@@ -154,7 +226,17 @@ def _headline_row(row: HeadlineRow, paths: Mapping[str, str], colours: Palette) 
         cells += f'<td class="{edge}"><b>{_number(path, row.measured.values[path])}</b>{bound}</td>'
     return (
         f'<tr class="{row.kind}"><td class="name">{mark}{html.escape(row.name)}'
-        f"<small>{row.measured.n:,} photos</small></td>{cells}</tr>"
+        f"<small>{row.measured.n:,} photos{repeated}</small></td>{cells}</tr>"
+    )
+
+
+def repeats_note(rows: Sequence[HeadlineRow]) -> str:
+    """Return a sentence on the repeats of which the rows are the mean; "" if there are none."""
+    if all(row.repeats < 2 for row in rows):
+        return ""
+    return (
+        " The table is the mean over the repeats of the cross-validation; charts, filters and "
+        "differences use the first repeat."
     )
 
 
@@ -202,21 +284,28 @@ def _number(path: str, value: float) -> str:
 
 
 def _table_style(colours: Palette) -> str:
-    line = translucent(colours.muted, 0.25)
+    line, shade = translucent(colours.muted, 0.25), translucent(colours.ink, 0.28)
+    # Where the table is cut off, a shadow and a scroll bar show that there is more.
     return f"""<style>
-    .headline {{ overflow-x: auto; font-variant-numeric: tabular-nums; }}
-    .headline table {{ border-collapse: collapse; width: 100%; font-size: 0.88rem; }}
-    .headline th {{ font-weight: 500; font-size: 0.78rem; color: {colours.muted};
-      padding: 2px 7px; text-align: right; white-space: nowrap; }}
+    .headline {{ overflow-x: auto; font-variant-numeric: tabular-nums; background:
+      linear-gradient(to left, {colours.paper}, {translucent(colours.paper, 0)}) 100% 0 / 40px 100%
+      no-repeat local, linear-gradient(to left, {shade}, {translucent(colours.ink, 0)}) 100% 0 /
+      14px 100% no-repeat scroll; }}
+    .headline::-webkit-scrollbar {{ height: 10px; }}
+    .headline::-webkit-scrollbar-track {{ background: {line}; border-radius: 5px; }}
+    .headline::-webkit-scrollbar-thumb {{ background: {colours.muted}; border-radius: 5px; }}
+    .headline table {{ border-collapse: collapse; width: 100%; font-size: 0.84rem; }}
+    .headline th {{ font-weight: 500; font-size: 0.74rem; color: {colours.muted};
+      padding: 2px 4px; text-align: right; white-space: nowrap; }}
     .headline thead tr:first-child th {{ text-align: left; padding-bottom: 0; }}
-    .headline td {{ padding: 6px 7px; text-align: right; border-top: 1px solid {line};
+    .headline td {{ padding: 6px 4px; text-align: right; border-top: 1px solid {line};
       white-space: nowrap; vertical-align: top; }}
-    .headline td.name {{ text-align: left; font-weight: 600; min-width: 9.5rem;
+    .headline td.name {{ text-align: left; font-weight: 600; min-width: 6.2rem;
       white-space: normal; }}
     .headline td.name i {{ display: inline-block; width: 10px; height: 10px; border-radius: 50%;
-      margin-right: 8px; }}
+      margin-right: 6px; }}
     .headline .edge {{ border-left: 1px solid {line}; }}
-    .headline small {{ display: block; color: {colours.muted}; font-size: 0.68rem;
+    .headline small {{ display: block; color: {colours.muted}; font-size: 0.65rem;
       font-weight: 400; }}
     .headline tr.baseline td, .headline tr.baseline td.name {{ font-weight: 400;
       color: {colours.muted}; }}
@@ -225,7 +314,12 @@ def _table_style(colours: Palette) -> str:
     </style>"""
 
 
-def report_html(tables: Sequence[ReportTable], static: Path, root: str = "") -> str:
+def report_html(
+    tables: Sequence[ReportTable],
+    static: Path,
+    root: str = "",
+    progress: Callable[[int, int], None] | None = None,
+) -> str:
     """Return the report of an evaluation as an HTML page.
 
     Args:
@@ -233,12 +327,20 @@ def report_html(tables: Sequence[ReportTable], static: Path, root: str = "") -> 
         static: the app's static folder, with ``borders`` and ``topojson``.
         root: folder of the photos, of which thumbnails of the best and worst are embedded; "" for
             none. Do not take it from a table that a stranger may have written.
+        progress: called with (parts done, all parts).
     """
     main, about = tables[0], tables[0].about
     data = ", ".join(str(about[k]) for k in ("dataset", "split") if about.get(k))
     told = [f"{len(main.frame):,} photos", data, str(about.get("note") or "")]
-    sections = [*_headline(tables), *_errors(tables), *_maps(main), *_groups(main)]
-    sections += [*_heads(main), *_certainty(tables), *_photos(main, static / "borders", root)]
+    parts = (
+        *(_headline(tables), _errors(tables), _maps(main), _groups(main), _heads(main)),
+        *(_certainty(tables), _photos(main, static / "borders", root)),
+    )
+    sections: list[Section] = []
+    for done, part in enumerate(parts, start=1):
+        sections += part
+        if progress:
+            progress(done, len(parts))
     names = [html.escape(name) for name, _ in sections]
     links = "".join(f'<a href="#part-{at}">{name}</a>' for at, name in enumerate(names))
     body = "".join(
@@ -260,21 +362,20 @@ def report_html(tables: Sequence[ReportTable], static: Path, root: str = "") -> 
 
 def _headline(tables: Sequence[ReportTable]) -> Iterator[Section]:
     main = tables[0]
-    rows = [
-        model_row(table.frame, table.name, "other" if at else "model")
-        for at, table in enumerate(tables)
-    ]
-    rows += baseline_rows(main.frame)
+    own, *baselines = headline_rows(main.frame, main.name, "model", main.path)
+    others = [headline_rows(t.frame, t.name, "other", t.path)[0] for t in tables[1:]]
+    rows = [own, *others, *baselines]
     note = (
         "<p class='note'>Small figures: 95 % intervals. GeoScore is 5000·exp(−d / 1492.7 km), "
-        "averaged; shares are percentages. Grey lines are baselines that need no model.</p>"
+        "averaged; shares are percentages. Grey lines are baselines that need no model."
+        f"{repeats_note(rows)}</p>"
     )
     yield "Headline", headline_html(rows, _COLOURS) + note
-    others = {}
+    errors = {}
     for table in tables[1:]:
         aligned = table.frame.set_index("id")["error_km"].reindex(main.frame["id"])
-        others[table.name] = aligned.to_numpy(np.float64)
-    differences = difference_rows(main.frame, others)
+        errors[table.name] = aligned.to_numpy(np.float64)
+    differences = difference_rows(main.frame, errors)
     if len(differences):
         yield "Photo by photo", differences_html(differences, main.name, _COLOURS)
 

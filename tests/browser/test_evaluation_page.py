@@ -141,6 +141,23 @@ def test_a_narrow_screen_needs_no_sideways_scrolling(open_page):
     assert main.evaluate("e => e.scrollWidth <= e.clientWidth + 1")
 
 
+def test_the_headline_fits_a_laptop_and_scrolls_on_a_phone(open_page):
+    page = open_page("Evaluation", width=1300)
+    expect(page.get_by_text("119,008 photos").first).to_be_visible()
+    settled(page)
+    table = page.locator(".headline").first
+    assert table.evaluate("e => e.scrollWidth <= e.clientWidth + 1")
+    page.set_viewport_size({"width": 390, "height": 900})
+    settled(page)
+    assert table.evaluate("e => e.scrollWidth > e.clientWidth + 50")
+    edge = table.evaluate("e => e.getBoundingClientRect().right")
+    for name in ("50 %", "90 %"):
+        cell = table.locator("th", has_text=name).bounding_box()
+        assert cell["x"] + cell["width"] <= edge + 1
+    # what is cut off has a scroll bar
+    assert table.evaluate("e => e.offsetHeight - e.clientHeight") >= 8
+
+
 def test_report_draws_with_the_network_cut(browser, tmp_path):
     frame = synthetic_predictions(300, candidates=False)
     about = {"model": "m", "dataset": "ten states"}

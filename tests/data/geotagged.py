@@ -24,9 +24,19 @@ def write_photo(
     offset: str | None = None,
     seed: int = 0,
 ) -> Path:
-    """Write a photo of noise; `taken` is local time as "2021:07:31 12:00:00", offset "+02:00"."""
+    """Write a photo of noise with the EXIF of `exif_of`."""
     path.parent.mkdir(parents=True, exist_ok=True)
     noise = np.random.default_rng(seed).integers(0, 255, (48, 64, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(path, exif=exif_of(position, taken, offset))
+    return path
+
+
+def exif_of(
+    position: tuple[float, float] | None = None,
+    taken: str | None = None,
+    offset: str | None = None,
+) -> Image.Exif:
+    """Return an EXIF; `taken` is local time as "2021:07:31 12:00:00", `offset` as "+02:00"."""
     exif = Image.Exif()
     if position is not None:
         latitude, longitude = position
@@ -38,5 +48,4 @@ def write_photo(
         }
     if taken is not None:
         exif[0x8769] = {0x9003: taken} | ({0x9011: offset} if offset else {})
-    Image.fromarray(noise).save(path, exif=exif)
-    return path
+    return exif

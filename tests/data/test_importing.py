@@ -1,7 +1,11 @@
 import hashlib
 import json
 import os
+import shutil
+import stat
+import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -9,10 +13,17 @@ import pytest
 from PIL import Image
 
 from geoclip_core.data import importing
-from geoclip_core.data.dataset import read_dataset
+from geoclip_core.data.dataset import csv_path, read_dataset
 from geoclip_core.data.doctor import leakage
-from geoclip_core.data.importing import NOT_IMPORTED_FILE, Position, Positions, import_photos
+from geoclip_core.data.importing import (
+    NOT_IMPORTED_FILE,
+    Position,
+    Positions,
+    import_photos,
+    unpack_photos,
+)
 from geoclip_core.data.tables import read_csv
+from geoclip_core.errors import DatasetError
 from tests.data.geotagged import write_photo
 from tests.data.test_metadata import xmp
 
@@ -404,3 +415,148 @@ def test_a_dataset_of_an_earlier_version_is_added_to(tmp_path, photos):
     assert import_photos(photos, tmp_path / "set").added == 1
     assert "nan" not in set(read_csv(path)["position_source"])
     assert len(read_dataset(tmp_path / "set")) == 4
+
+
+def packed(path, files, **options):
+    """Write a ZIP of name -> bytes."""
+    with zipfile.ZipFile(path, "w", **options) as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+    return path
+
+
+def photo_bytes(tmp_path, seed=0, position=(32.4, -99.7)):
+    return write_photo(
+        tmp_path / "one.jpg", position, "2021:07:31 12:00:00", seed=seed
+    ).read_bytes()
+
+
+def unpacked(path, folder):
+    with path.open("rb") as archive:
+        left_out = unpack_photos(archive, path.name, folder)
+    return sorted(
+        p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()
+    ), left_out
+
+
+def test_photos_and_the_files_beside_them_are_unpacked(tmp_path):
+    photo = photo_bytes(tmp_path)
+    files = {
+        "2021/a.jpg": photo,
+        "2021/a.jpg.json": b"{}",
+        "2022\\b.JPG": photo,
+        "2022/a.jpg": photo,
+        "readme.txt": b"no",
+        "run.sh": b"no",
+        ".hidden/c.jpg": b"no",
+        "__MACOSX/._a.jpg": b"no",
+        "empty/": b"",
+    }
+    found, left_out = unpacked(packed(tmp_path / "x.zip", files), tmp_path / "out")
+    assert found == ["2021/a.jpg", "2021/a.jpg.json", "2022/a.jpg", "2022/b.JPG"]
+    assert not left_out
+
+
+@pytest.mark.parametrize(
+    "name", ["../a.jpg", "a/../../b.jpg", "/etc/a.jpg", "..\\a.jpg", "C:\\a.jpg", "c:a.jpg"]
+)
+def test_a_zip_that_names_files_outside_itself_is_refused_whole(tmp_path, name):
+    path = packed(tmp_path / "evil.zip", {"good.jpg": b"x", name: b"x"})
+    with pytest.raises(DatasetError, match=r"evil\.zip names a file outside itself") as error:
+        unpacked(path, tmp_path / "deep" / "out")
+    assert "\n" not in str(error.value)
+    assert sorted(p.name for p in tmp_path.rglob("*")) == ["evil.zip"]
+
+
+def test_a_link_in_a_zip_is_not_followed(tmp_path):
+    secret = tmp_path / "secret.jpg"
+    secret.write_bytes(b"secret")
+    info = zipfile.ZipInfo("link.jpg")
+    info.external_attr = (stat.S_IFLNK | 0o777) << 16
+    path = tmp_path / "x.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr(info, str(secret))
+        archive.writestr("good.jpg", photo_bytes(tmp_path))
+    assert unpacked(path, tmp_path / "out") == (["good.jpg"], {})
+
+
+def test_a_zip_is_limited_in_files_and_bytes(tmp_path, monkeypatch):
+    many = packed(tmp_path / "many.zip", {f"{i}.jpg": b"x" for i in range(30)})
+    monkeypatch.setattr(importing, "MAX_ENTRIES", 29)
+    with pytest.raises(DatasetError, match=r"many\.zip holds more than 29 files"):
+        unpacked(many, tmp_path / "out")
+    bomb = packed(
+        tmp_path / "bomb.zip",
+        {f"{i}.jpg": bytes(2**20) for i in range(20)},
+        compression=zipfile.ZIP_DEFLATED,
+    )
+    monkeypatch.setattr(importing, "MAX_UNPACKED", 10 * 2**20)
+    with pytest.raises(DatasetError, match=r"bomb\.zip unpacks to .*, more than"):
+        unpacked(bomb, tmp_path / "out")
+    monkeypatch.setattr(importing, "MAX_UNPACKED", 2**60)
+    monkeypatch.setattr(importing, "MAX_BYTES", 2**19)
+    found, left_out = unpacked(
+        packed(tmp_path / "large.zip", {"large.jpg": bytes(2**20), "b.jpg": b"x"}), tmp_path / "out"
+    )
+    assert found == ["b.jpg"]
+    assert "is larger than" in left_out["large.jpg"]
+    monkeypatch.setattr(importing, "MAX_BYTES", 2**62)
+    path = packed(tmp_path / "huge.zip", {"a.jpg": b"x"})
+    content = path.read_bytes()
+    at = content.rindex(b"PK\x01\x02")
+    path.write_bytes(content[: at + 24] + b"\xfe\xff\xff\xff" + content[at + 28 :])
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=10**9))
+    with pytest.raises(DatasetError, match=r"huge\.zip unpacks to .* and the disk has"):
+        unpacked(path, tmp_path / "out2")
+
+
+def flagged(content, flag):
+    """Set a flag of the first entry of a ZIP, here and in its table of contents."""
+    changed = bytearray(content)
+    for at in (content.index(b"PK\x03\x04") + 6, content.index(b"PK\x01\x02") + 8):
+        changed[at] |= flag
+    return bytes(changed)
+
+
+def test_what_is_no_zip_of_photos_is_said_in_a_sentence(tmp_path):
+    photo = photo_bytes(tmp_path)
+    good = packed(tmp_path / "good.zip", {"a.jpg": photo}).read_bytes()
+    for content, told in (
+        (b"", "is no ZIP, or is damaged"),
+        (b"PK\x03\x04 not really", "is no ZIP, or is damaged"),
+        (photo, "is no ZIP, or is damaged"),
+        (good[: len(good) // 2], "is no ZIP, or is damaged"),
+        (flagged(good, 1), "has a password"),
+        (packed(tmp_path / "text.zip", {"a.txt": b"x"}).read_bytes(), "holds no photos"),
+    ):
+        path = tmp_path / "it.zip"
+        path.write_bytes(content)
+        with pytest.raises(DatasetError, match=f"^it.zip {told}") as error:
+            unpacked(path, tmp_path / "out")
+        assert "\n" not in str(error.value)
+        assert not (tmp_path / "out").exists()
+
+
+def test_a_damaged_file_of_a_zip_costs_one_photo(tmp_path):
+    files = {"a.jpg": photo_bytes(tmp_path), "b.jpg": b"some text", "a.jpg/c.jpg": b"x"}
+    content = packed(tmp_path / "x.zip", files).read_bytes()
+    (tmp_path / "x.zip").write_bytes(content.replace(b"some text", b"same text"))
+    found, left_out = unpacked(tmp_path / "x.zip", tmp_path / "out")
+    assert found == ["a.jpg"]
+    assert sorted(left_out) == ["a.jpg/c.jpg", "b.jpg"]
+    assert "is damaged in the ZIP" in left_out["b.jpg"]
+
+
+def test_a_zip_is_imported_as_its_folder_would_be(tmp_path):
+    files = {f"{i}/a.jpg": photo_bytes(tmp_path, i, (32.4 + i, -99.7)) for i in range(5)}
+    path = packed(tmp_path / "x.zip", files)
+    for name, content in files.items():
+        (tmp_path / "folder" / name).parent.mkdir(parents=True)
+        (tmp_path / "folder" / name).write_bytes(content)
+    report = import_photos(path, tmp_path / "sets" / "zipped")
+    assert report.added == 5
+    assert report == import_photos(tmp_path / "folder", tmp_path / "sets" / "plain")
+    for split in ("train", "test"):
+        tables = [csv_path(tmp_path / "sets" / s, split).read_text() for s in ("zipped", "plain")]
+        assert tables[0] == tables[1]
+    assert sorted(p.name for p in (tmp_path / "sets").iterdir()) == ["plain", "zipped"]

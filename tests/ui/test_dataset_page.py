@@ -2,6 +2,7 @@
 
 import json
 import time
+import zipfile
 from pathlib import Path
 
 import h3
@@ -190,14 +191,25 @@ def test_drawing_a_demo_set(open_page, folder):
     assert "40 synthetic rows" not in shown(app)
 
 
-@pytest.mark.slow
-def test_importing_photos(open_page, folder, tmp_path):
+def pictures(tmp_path):
+    """Four photos with a position and one without, in a folder."""
     for i in range(4):
         at = (32.4 + i, -99.7)
         write_photo(tmp_path / "pictures" / f"{i}.jpg", at, "2021:07:31 12:00:00", seed=i)
     write_photo(tmp_path / "pictures" / "nowhere.jpg", seed=9)
-    app = open_page()
-    app.text_input(key="import folder").set_value(str(tmp_path / "pictures"))
+    return tmp_path / "pictures"
+
+
+def drop(app, *files):
+    """Drop files, each as (name, bytes), on the import."""
+    return app.file_uploader(key="import files 0").set_value(list(files)).run()
+
+
+@pytest.mark.slow
+def test_importing_a_folder(open_page, folder, tmp_path):
+    app = open_page(
+        **{"import way": "Choose a folder", "import folder at": str(pictures(tmp_path))}
+    )
     app = until(press(app, "Import"), "4 photos added")
     app = press(app, "Open")
     assert "Photos 4" in shown(app)
@@ -206,13 +218,60 @@ def test_importing_photos(open_page, folder, tmp_path):
     assert (folder / "my-photos" / "train_mini.csv").is_file()
 
 
+@pytest.mark.slow
+def test_importing_dropped_photos_and_zips(open_page, folder, tmp_path):
+    source = pictures(tmp_path)
+    with zipfile.ZipFile(tmp_path / "export.zip", "w") as archive:
+        archive.write(source / "0.jpg", "2021/0.jpg")
+        archive.write(source / "1.jpg", "2022/0.jpg")
+        archive.writestr("2022/broken.jpg", b"no photo")
+    app = drop(
+        open_page(),
+        ("export.zip", (tmp_path / "export.zip").read_bytes(), "application/zip"),
+        ("photo.jpg", (source / "2.jpg").read_bytes(), "image/jpeg"),
+        ("../../photo.jpg", (source / "3.jpg").read_bytes(), "image/jpeg"),
+        ("nowhere.jpg", (source / "nowhere.jpg").read_bytes(), "image/jpeg"),
+    )
+    app = until(press(app, "Import"), "4 photos added, 0 already there, 0 copies, 2 not imported")
+    assert not list(folder.rglob("dropped"))  # nothing is kept but what was imported
+    assert not app.file_uploader(key="import files 1").value
+    dataset = read_dataset(folder / "my-photos")
+    assert len(dataset) == 4
+    assert all((dataset.root / path).is_file() for path in dataset.table["path"])
+    # another drop adds to the dataset
+    write_photo(tmp_path / "new.jpg", (40.0, -100.0), seed=77)
+    app = press(app, "Dismiss")
+    app = app.segmented_control(key="dataset view").set_value("Add a dataset").run()
+    field = app.file_uploader(key="import files 1")
+    field.set_value([("new.jpg", (tmp_path / "new.jpg").read_bytes(), "image/jpeg")]).run()
+    until(press(app, "Import"), "1 photos added")
+    assert len(read_dataset(folder / "my-photos")) == 5
+
+
+def test_what_was_dropped_and_cannot_be_imported_is_said(open_page, folder, tmp_path):
+    with zipfile.ZipFile(tmp_path / "evil.zip", "w") as archive:
+        archive.writestr("../../evil.jpg", b"x")
+    evil = (tmp_path / "evil.zip").read_bytes()
+    for files, told in (
+        ([], "Drop photos or a ZIP first."),
+        ([("a.zip", b"no zip", "application/zip")], "a.zip is no ZIP, or is damaged"),
+        ([("evil.zip", evil, "application/zip")], "evil.zip names a file outside itself"),
+        ([("a.json", b"{}", "application/json")], "There are no photos among these files."),
+        ([(".jpg", b"x", "image/jpeg")], "There are no photos among these files."),
+    ):
+        app = open_page()
+        app = press(drop(app, *files) if files else app, "Import")
+        assert told in shown(app)
+        assert not list(Path(folder).glob(".jobs/*"))
+    assert not list(tmp_path.rglob("evil.jpg"))
+
+
 @pytest.mark.parametrize(
     ("key", "value", "button", "message"),
     [
-        ("import folder", "/no/such/folder", "Import", "There is no folder"),
-        ("import folder", "", "Import", "Type a folder."),
         ("demo name", "../..", "Draw", "Give the dataset a name"),
         ("download archive", "/no/such.zip", "Fetch", "There is no file or folder"),
+        ("download archive", "~nobody-here/x.zip", "Fetch", "There is no file or folder"),
     ],
 )
 def test_invalid_inputs_are_refused(open_page, folder, key, value, button, message):
@@ -220,6 +279,14 @@ def test_invalid_inputs_are_refused(open_page, folder, key, value, button, messa
     app.text_input(key=key).set_value(value)
     assert message in shown(press(app, button))
     assert not list(Path(folder).glob(".jobs/*"))
+
+
+@pytest.mark.parametrize("typed", ["/no/such/folder", "~nobody-here/photos", "no-such"])
+def test_a_folder_that_does_not_exist_is_said(open_page, typed):
+    app = open_page(typed)
+    assert f"There is no folder {typed}." in shown(app)
+    assert "There is no dataset yet" not in shown(app)
+    assert "Import" in [button.label for button in app.button]
 
 
 def test_hostile_names_stay_text(open_page, tmp_path):

@@ -1,6 +1,8 @@
 """Tests of the Evaluation page: choices, filters, panels, imports, and large tables."""
 
+import json
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +15,9 @@ from geoclip_core.evaluation.baselines import with_baselines
 from geoclip_core.evaluation.metrics import distance_metrics, with_places
 from geoclip_core.evaluation.predictions import read_predictions, write_predictions
 from geoclip_core.files import remember_opened
+from geoclip_core.results import read_results
 from tests.evaluation.synthetic_predictions import synthetic_predictions
+from train.__main__ import main
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = str(ROOT / "pages" / "2_Evaluation.py")
@@ -67,7 +71,7 @@ def texts(app):
 def test_first_start_shows_the_bundled_model(place):
     app = open_page()
     shown = texts(app)
-    numbers = distance_metrics(read_predictions(MINI)["error_km"].to_numpy())
+    numbers = read_results(MINI.with_name("metrics.json"))
     assert f"{numbers['geoscore']:,.0f}" in shown
     assert "350 photos" in shown
     assert "each photo was held out" in shown
@@ -295,3 +299,75 @@ def test_download_holds_the_filtered_rows(place, frames):
     expected = frames[0][frames[0]["state_key"] == "Texas_US"]
     assert kept["id"].tolist() == expected["id"].tolist()
     assert isinstance(kept, pd.DataFrame)
+
+
+def headline_of(app):
+    """The HTML of the headline table."""
+    blocks = [element.proto.body for element in app.get("html")]
+    return next(block for block in blocks if "class='headline'" in block)
+
+
+def test_mini_has_one_accuracy_everywhere(place):
+    """The mean of the repeats, as in its card and in the README; the table has the first."""
+    results = read_results(MINI.with_name("metrics.json"))
+    first = distance_metrics(read_predictions(MINI)["error_km"].to_numpy())
+    score, median = f"{results['geoscore']:,.0f}", f"{results['median_km']:,.0f}"
+    assert score != f"{first['geoscore']:,.0f}"
+    app = open_page()
+    headline = headline_of(app)
+    row = headline.split("</tr>")[2]
+    assert "mini" in row
+    assert f"<b>{score}</b>" in row
+    assert f"<b>{median}</b>" in row
+    assert f"<b>{100 * results['coverage']['50']:.1f}</b>" in row
+    assert "mean of 3 repeats" in row
+    assert "mean over the repeats" in texts(app)
+    for text in (MINI.with_name("README.md"), ROOT / "README.md"):
+        assert score in text.read_text(encoding="utf-8")
+    command = place / "report.html"
+    assert main(["report", "mini", "--output", str(command)]) == 0
+    assert f"<b>{score}</b>" in command.read_text(encoding="utf-8")
+
+
+def test_filters_measure_the_table_itself(place):
+    frame = read_predictions(MINI)
+    country = frame["country_key"].value_counts().index[0]
+    part = frame.loc[frame["country_key"] == country, "error_km"].to_numpy()
+    app = open_page()
+    app.multiselect(key="filter countries").set_value([country]).run()
+    headline = headline_of(app)
+    assert f"<b>{distance_metrics(part)['geoscore']:,.0f}</b>" in headline
+    assert "mean of 3 repeats" not in headline
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"cross_validation": []},
+        {"cross_validation": {"geoscore_of_repeats": 3}},
+        {"intervals": {"place_accuracy": [1]}, "place_accuracy": "x", "baselines": {}},
+        {"n": None},
+    ],
+)
+def test_a_strange_metrics_file_costs_no_page(place, damage):
+    folder = place / "evaluations" / "copy"
+    folder.mkdir(parents=True)
+    shutil.copy(MINI, folder)
+    results = json.loads(MINI.with_name("metrics.json").read_text()) | damage
+    (folder / "metrics.json").write_text(json.dumps(results))
+    open_page()
+
+
+def test_the_report_of_the_page_is_that_of_the_command(place, frames):
+    write(place, "a", frames[0])
+    write(place, "b", frames[1])
+    app = open_page(evaluation_dataset="ten states, test")
+    others = app.multiselect(key="evaluation compared")
+    app = others.set_value([]).run()
+    [button] = [button for button in app.button if button.label == "Report"]
+    app = button.click().run()
+    assert not app.exception
+    assert app.get("download_button")
+    model = app.selectbox(key="evaluation model").value.model
+    assert main(["report", f"evaluations/{model}", "--output", "report.html"]) == 0
+    assert app.session_state["report"][1] == (place / "report.html").read_text(encoding="utf-8")

@@ -1,6 +1,7 @@
 """Tests of what a session keeps: choices, photos, predictions."""
 
 import io
+import os
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -244,6 +245,7 @@ def test_answers_of_a_good_model_are_called_estimates():
     assert "12,000 photos" in sentence
 
 
+<<<<<<< HEAD
 @pytest.mark.slow
 def test_kept_answers_have_a_limit_in_bytes(models, monkeypatch):
     model = ServedModel(Geolocator.load(models["texas"]))
@@ -276,3 +278,90 @@ def test_the_limits_and_misuse_of_estimates_are_shown_from_the_file():
     assert "##### Misuse" in shown
     assert "vulnerability" not in shown
     assert "](README" not in shown  # no page of the app has that address
+=======
+@pytest.fixture
+def chooser(tmp_path, monkeypatch):
+    """Open a page with a choice of a folder; ``session_state["chosen"]`` is the result."""
+    home = tmp_path / "home"
+    for name in ("Pictures/2024", "Pictures/2023", ".ssh", "@eaDir", "Музыка"):
+        (home / name).mkdir(parents=True)
+    (home / "a.jpg").write_bytes(b"")
+    (tmp_path / "outside").mkdir()
+    (home / "link").symlink_to(tmp_path / "outside", target_is_directory=True)
+    os.mkdir(os.fsencode(home) + b"/caf\xe9")
+    monkeypatch.setenv("HOME", str(home))
+
+    return lambda: AppTest.from_function(_chosen).run()
+
+
+def _chosen():
+    import streamlit as st
+
+    from ui.page import choose_folder
+
+    st.session_state["chosen"] = choose_folder("folder")
+
+
+def open_folder(app, name):
+    """Choose or type a folder."""
+    box = app.selectbox[0]
+    if name not in box.options:
+        box.options.append(name)
+    app = box.set_value(name).run()
+    assert not app.exception, app.exception
+    return app
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs links, and HOME")
+def test_a_folder_is_chosen_below_the_home_folder(chooser, tmp_path):
+    home = tmp_path / "home"
+    app = chooser()
+    assert app.selectbox[0].options == ["Pictures", "Музыка"]
+    assert app.session_state["chosen"] == home
+    assert app.button[0].disabled
+    app = open_folder(app, "Pictures")
+    assert app.session_state["chosen"] == home / "Pictures"
+    assert app.selectbox[0].options == ["2023", "2024"]
+    app = open_folder(app, "2024")
+    assert app.session_state["chosen"] == home / "Pictures" / "2024"
+    app = app.button[0].click().run()
+    assert app.session_state["chosen"] == home / "Pictures"
+    for typed in ("no such", "/no/such", "~nobody-here"):
+        app = open_folder(app, typed)
+        assert f"There is no folder {typed}." in app.error[0].value.replace("\\", "")
+        assert app.session_state["chosen"] == home / "Pictures"
+    app = open_folder(app, "2023")
+    assert app.session_state["chosen"] == home / "Pictures" / "2023"
+    assert not app.error
+    # only this computer reaches the app, so that any folder may be typed
+    assert open_folder(app, str(tmp_path)).session_state["chosen"] == tmp_path
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs HOME")
+def test_a_folder_is_chosen_below_the_roots_if_other_computers_reach_the_app(
+    chooser, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("ui.page.reached_beyond_loopback", lambda: True)
+    app = chooser()
+    assert app.selectbox[0].options == []
+    assert app.session_state["chosen"] is None
+    for typed in (str(tmp_path / "home"), "~", "/", ".."):
+        app = open_folder(app, typed)
+        assert "outside the folders that this app may open" in app.error[0].value
+        assert app.session_state["chosen"] is None
+    share = tmp_path / "share"
+    (share / "album").mkdir(parents=True)
+    (share / "out").symlink_to(tmp_path / "outside", target_is_directory=True)
+    monkeypatch.setenv("GEOCLIP_ROOTS", f"{share}{os.pathsep}{tmp_path / 'nothing'}")
+    app = chooser()
+    assert app.session_state["chosen"] == share
+    assert app.selectbox[0].options == ["album"]
+    app = open_folder(app, "album")
+    app = app.button[0].click().run()
+    assert app.session_state["chosen"] == share
+    assert app.button[0].disabled
+    monkeypatch.setenv("GEOCLIP_PUBLIC", "1")
+    app = app.run()
+    assert app.session_state["chosen"] is None
+    assert not app.selectbox
+>>>>>>> 5dfc1b1 (Dataset page: drop photos or ZIPs, or choose a folder; Evaluation page: a table that fits, one accuracy for repeated cross-validations, a grid of photos and a Report button)

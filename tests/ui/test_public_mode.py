@@ -145,16 +145,24 @@ def test_typed_folders_outside_the_roots_are_refused(beyond):
             runs.start(beyond / "runs", "fit", options, "new")
 
 
-@pytest.mark.parametrize(
-    ("form", "key"), [("Import", "import folder"), ("Fetch", "download archive")]
-)
-def test_imports_from_outside_the_roots_are_refused(beyond, form, key):
+def test_imports_from_outside_the_roots_are_refused(beyond):
+    told, private = "outside the folders that this app may open", str(beyond / "elsewhere")
     app = opened("pages/4_Dataset.py", dataset_view="Add a dataset")
-    app.text_input(key=key).set_value(str(beyond / "elsewhere"))
-    (button,) = (button for button in app.button if button.label == form)
-    button.click()
-    app.run()
-    assert "outside the folders that this app may open" in said(app)
+    app.text_input(key="download archive").set_value(private)
+    [button] = [button for button in app.button if button.label == "Fetch"]
+    app = button.click().run()
+    assert told in said(app)
+    for way in ("a folder is open", "a folder is typed"):
+        session = {"import folder at": private} if way == "a folder is open" else {}
+        app = opened("pages/4_Dataset.py", dataset_view="Add a dataset", **session)
+        app = app.segmented_control(key="import way").set_value("Choose a folder").run()
+        if not session:
+            box = app.selectbox(key="import folder 0")
+            box.options.append(private)
+            app = box.set_value(private).run()
+        [button] = [button for button in app.button if button.label == "Import"]
+        app = button.click().run()
+        assert told in said(app)
     assert not (beyond / "datasets" / ".jobs").exists()
 
 

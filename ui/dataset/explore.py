@@ -301,9 +301,10 @@ def choose_photos(dataset: PhotoDataset) -> Chosen:
     with key:
         counts = classes(dataset, dataset.fingerprint, kind)
         value = choose(
-            f"Which {kind}",
+            f"Which {kind} (of {len(counts):,})",
             list(counts),
             f"dataset class {kind}",
+            help="With its number of photos, the largest first. Type to search.",
             format_func=lambda name: f"{class_name(kind, name)} ({counts[name]:,})",
         )
     return Chosen(None if chosen == _ALL else chosen, kind, value)

@@ -7,18 +7,23 @@ import contextlib
 import os
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import streamlit as st
 from PIL import Image
+from streamlit.runtime.uploaded_file_manager import UploadedFile
 
+from geoclip_core.data.importing import SIDECAR_SUFFIXES, unpack_photos
 from geoclip_core.data.kaggle import KAGGLE_PAGE
+from geoclip_core.data.photos import photo_files
 from geoclip_core.demo.scenes import SceneFacts, draw_scene
+from geoclip_core.errors import DatasetError
 from geoclip_core.files import remove_left_overs, safe_name
 from geoclip_core.jobs import JobError, Work, WorkStatus, job_folders
-from ui.page import is_public, may_open, outside_roots
+from ui.page import choose_folder, is_public, may_open, outside_roots, typed_path, wrapping_columns
+from ui.photos import SUFFIXES
 from ui.theme import markdown_text
 
 _SCENES = (
@@ -28,6 +33,14 @@ _SCENES = (
     SceneFacts("5", 42.9, -106.3, "Dfb", 15, "Wyoming_US", "Natrona County_US", "Casper_US"),
 )
 _CLEAN_UP_SECONDS = 5.0
+_DROP, _FOLDER = "Drop files", "Choose a folder"
+_DROPPED = "dropped"
+"""Folder in a job's folder: the files that were dropped, until they are imported."""
+_MOST_MB = 2000
+"""Megabytes of a dropped file. Files are in memory until they are imported."""
+_UPLOADS = "import uploads"
+"""Session key: number of uploads; part of the upload fields' keys, so that each one empties them.
+"""
 
 
 @dataclass(frozen=True)
@@ -54,6 +67,10 @@ class DatasetJob:
         # The command may have failed to do so because a worker process was still writing.
         remove_left_overs(self.dataset)
 
+    def forget_dropped(self) -> None:
+        """Remove the files that were dropped for an import that has ended."""
+        shutil.rmtree(self.work.folder / _DROPPED, ignore_errors=True)
+
     def dismiss(self) -> None:
         """Remove the job from the list if it has ended."""
         if not self.status.active:
@@ -74,15 +91,23 @@ def dataset_jobs(datasets: Path) -> list[DatasetJob]:
 
 
 def start(
-    datasets: Path, command: str, arguments: Sequence[str], title: str, dataset: Path
+    datasets: Path,
+    command: str,
+    arguments: Sequence[str],
+    title: str,
+    dataset: Path,
+    fill: Callable[[Path], Sequence[str]] | None = None,
 ) -> None:
     """Start ``python -m train COMMAND ARGUMENTS`` in place of an ended job of the same kind.
 
     Paths in the arguments must be absolute. The command makes or checks the folder ``dataset``.
+    ``fill`` writes what the job needs into a folder, which is removed with the job, and returns
+    more arguments.
 
     Raises:
         OSError: the job's folder cannot be written.
         JobError: the process cannot be started, or the app is public.
+        DatasetError: raised by ``fill``.
     """
     if is_public():
         raise JobError("this app is public")
@@ -90,10 +115,14 @@ def start(
     for job in dataset_jobs(datasets):
         if (job.command, job.dataset) == (command, dataset):
             job.dismiss()
-    work = Work.create(
-        datasets.absolute() / ".jobs" / f"{time.time_ns()}-{command}",
-        {"command": command, "title": title, "dataset": str(dataset)},
-    )
+    folder = datasets.absolute() / ".jobs" / f"{time.time_ns()}-{command}"
+    if fill is not None:
+        try:
+            arguments = [*arguments, *fill(folder)]
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+    work = Work.create(folder, {"command": command, "title": title, "dataset": str(dataset)})
     work.launch("train", [command, *arguments, "--status", str(work.status_path)])
 
 
@@ -104,6 +133,8 @@ def progress_strip(datasets: Path) -> list[DatasetJob]:
     if running:
         _live(datasets, tuple(job.name for job in running))
     for job in found:
+        if job.status.state in ("finished", "stopped", "failed"):
+            job.forget_dropped()
         if job.command == "doctor" and job.status.state == "finished":
             job.dismiss()  # its findings are shown below
         elif not job.status.active:
@@ -180,10 +211,9 @@ def _open(job: DatasetJob) -> None:
 def first_steps(datasets: Path) -> None:
     """Draw sample scenes and a button that makes a demo set, for users without a dataset."""
     with st.container(border=True):
-        st.markdown(
-            "**There is no dataset yet.** The quickest way to get one is to draw a demo set:"
-        )
-        for column, scene in zip(st.columns(len(_SCENES)), _scenes(), strict=True):
+        st.markdown("**There is no dataset yet.** Import your photos below, or draw a demo set:")
+        columns = wrapping_columns(len(_SCENES), "scenes", 130)
+        for column, scene in zip(columns, _scenes(), strict=True):
             column.image(scene, width="stretch", alt="A synthetic street scene")
         if st.button("Draw a demo set of 2,000", type="primary", icon=":material/brush:"):
             _start_demo(datasets, "demo", 2000, 0)
@@ -194,9 +224,11 @@ def first_steps(datasets: Path) -> None:
 
 
 def make(datasets: Path) -> None:
-    """Draw the three forms that make a dataset."""
-    demo, photos, kaggle = st.columns(3, gap="medium")
-    with demo, st.form("demo", border=True):
+    """Draw the three ways to make a dataset."""
+    photos, others = wrapping_columns([3, 2], "make", 300)
+    with photos, st.container(border=True, key="import"):
+        _import_form(datasets)
+    with others, st.form("demo", border=True):
         st.markdown("**:material/brush: Draw a demo set**")
         name = st.text_input("Name", "demo", key="demo name")
         rows = st.number_input("Photos", 20, 200_000, 2000, 100, key="demo rows")
@@ -213,22 +245,7 @@ def make(datasets: Path) -> None:
         )
         if st.form_submit_button("Draw", icon=":material/brush:"):
             _start_demo(datasets, name, int(rows), int(seed), drawn)
-    with photos, st.form("import", border=True):
-        st.markdown("**:material/add_photo_alternate: Import your photos**")
-        folder = st.text_input("Folder of photos", key="import folder", placeholder="~/Pictures")
-        name = st.text_input("Name", "my-photos", key="import name")
-        csv = st.text_input(
-            "CSV of positions (optional)",
-            key="import csv",
-            help="Columns file, latitude, longitude, captured_at; overrides EXIF, XMP and Google "
-            "Takeout's JSON files.",
-        )
-        test = st.slider("Kept for testing", 0, 50, 15, format="%d %%", key="import test")
-        link = st.toggle("Link instead of copying", False, key="import link")
-        st.caption("The originals are never moved or changed. Importing again adds new photos.")
-        if st.form_submit_button("Import", icon=":material/add_photo_alternate:"):
-            _start_import(datasets, folder, name, csv, test / 100, link)
-    with kaggle, st.form("download", border=True):
+    with others, st.form("download", border=True):
         st.markdown("**:material/download: Fetch OSV-Mini-129k**")
         name = st.text_input("Name", "osv-mini", key="download name")
         archive = st.text_input(
@@ -244,6 +261,56 @@ def make(datasets: Path) -> None:
             _start_download(datasets, name, archive)
 
 
+def _import_form(datasets: Path) -> None:
+    """Draw the import of dropped files or of a folder."""
+    st.markdown("**:material/add_photo_alternate: Import your photos**")
+    way = st.segmented_control(
+        "From",
+        [_DROP, _FOLDER],
+        default=_DROP,
+        required=True,
+        key="import way",
+        label_visibility="collapsed",
+    )
+    times = st.session_state.get(_UPLOADS, 0)
+    dropped: list[UploadedFile] = []
+    folder = None
+    if way == _DROP:
+        dropped = st.file_uploader(
+            "Photos with a GPS position, or a ZIP of them",
+            type=[".zip", *SUFFIXES, *SIDECAR_SUFFIXES],
+            accept_multiple_files=True,
+            max_upload_size=_MOST_MB,
+            key=f"import files {times}",
+            help="Also the .xmp and .json files that a photo manager or Google Takeout has "
+            "written beside the photos.",
+        )
+    else:
+        folder = choose_folder("import folder")
+        if folder is not None:
+            st.caption("All photos in this folder and the folders in it are imported.")
+    name = st.text_input("Name of the dataset", "my-photos", key="import name")
+    with st.expander("More options"):
+        table = st.file_uploader(
+            "CSV of positions",
+            type="csv",
+            key=f"import csv {times}",
+            help="Columns file, latitude, longitude, captured_at; overrides EXIF, XMP and Google "
+            "Takeout's JSON files.",
+        )
+        test = st.slider("Kept for testing", 0, 50, 15, format="%d %%", key="import test")
+        link = way == _FOLDER and st.toggle(
+            "Link instead of copying",
+            False,
+            key="import link",
+            help="Saves space if the datasets are on the same disk.",
+        )
+    st.caption("The originals are never moved or changed. Importing again adds new photos.")
+    if st.button("Import", icon=":material/add_photo_alternate:", type="primary"):
+        options = ["--test-fraction", str(test / 100), *(["--link"] if link else [])]
+        _start_import(datasets, dropped if way == _DROP else folder, name, table, options)
+
+
 def _start_demo(datasets: Path, name: str, rows: int, seed: int, drawn: bool = True) -> None:
     target = _target(datasets, name)
     if target is None:
@@ -256,29 +323,60 @@ def _start_demo(datasets: Path, name: str, rows: int, seed: int, drawn: bool = T
 
 
 def _start_import(
-    datasets: Path, folder: str, name: str, csv: str, test: float, link: bool
+    datasets: Path,
+    source: Sequence[UploadedFile] | Path | None,
+    name: str,
+    table: UploadedFile | None,
+    options: Sequence[str],
 ) -> None:
-    source = Path(folder.strip()).expanduser()
+    """Import dropped files or a folder, with the positions of a CSV."""
+    if not source:
+        st.error("Choose a folder first." if source is None else "Drop photos or a ZIP first.")
+        return
+    if isinstance(source, Path) and _is_outside(source):
+        return
     target = _target(datasets, name)
-    if _is_outside(source):
-        return
-    if not folder.strip() or not os.path.isdir(source):
-        typed = markdown_text(folder.strip())
-        st.error(f"There is no folder {typed}." if typed else "Type a folder.")
-        return
     if target is None:
         return
-    arguments = [str(source.absolute()), "--output", str(target), "--test-fraction", str(test)]
-    if csv.strip():
-        table = Path(csv.strip()).expanduser()
-        if _is_outside(table):
-            return
-        if not os.path.isfile(table):
-            st.error(f"There is no file {markdown_text(csv.strip())}.")
-            return
-        arguments += ["--positions", str(table.absolute())]
-    arguments += ["--link"] if link else []
-    start_or_explain(datasets, "import-photos", arguments, f"Importing {source.name}", target)
+
+    def fill(folder: Path) -> list[str]:
+        arguments = list(options)
+        if table is not None:
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / "positions.csv").write_bytes(table.getbuffer())
+            arguments += ["--positions", str(folder / "positions.csv")]
+        if isinstance(source, Path):
+            return [str(source.absolute()), *arguments]
+        place_dropped(source, folder / _DROPPED)
+        # What was dropped lies on the disk of the dataset and is removed after the import.
+        return [str(folder / _DROPPED), "--link", *arguments]
+
+    title = f"Importing {source.name}" if isinstance(source, Path) else f"Importing {target.name}"
+    arguments = ["--output", str(target)]
+    with st.spinner("Reading the files …"):
+        start_or_explain(datasets, "import-photos", arguments, title, target, fill)
+
+
+def place_dropped(files: Sequence[UploadedFile], folder: Path) -> None:
+    """Write dropped files into a folder, and unpack ZIPs there.
+
+    Raises:
+        DatasetError: a ZIP cannot be used, or there are no photos.
+        OSError: a file cannot be written.
+    """
+    for number, file in enumerate(files):
+        name = file.name.replace("\\", "/").rsplit("/", 1)[-1].replace("\0", "").lstrip(".")
+        if name.lower().endswith(".zip"):
+            unpack_photos(file, name, folder / f"{number}")
+            continue
+        stem, dot, suffix = name.rpartition(".")
+        name = f"{stem[:100]}{dot}{suffix}"
+        # Two photos of one name, from different folders, lie in different folders here as well.
+        place = folder / name if not (folder / name).exists() else folder / f"{number}" / name
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_bytes(file.getbuffer())
+    if not photo_files(folder):
+        raise DatasetError("There are no photos among these files")
 
 
 def _start_download(datasets: Path, name: str, archive: str) -> None:
@@ -287,7 +385,7 @@ def _start_download(datasets: Path, name: str, archive: str) -> None:
         return
     arguments = ["osv-mini", "--output", str(target)]
     if archive.strip():
-        source = Path(archive.strip()).expanduser()
+        source = typed_path(archive)
         if _is_outside(source):
             return
         if not os.path.exists(source):
@@ -314,14 +412,24 @@ def _target(datasets: Path, name: str) -> Path | None:
 
 
 def start_or_explain(
-    datasets: Path, command: str, arguments: Sequence[str], title: str, dataset: Path
+    datasets: Path,
+    command: str,
+    arguments: Sequence[str],
+    title: str,
+    dataset: Path,
+    fill: Callable[[Path], Sequence[str]] | None = None,
 ) -> None:
     """Call ``start`` and rerun the page, or show why the job cannot be started."""
     try:
-        start(datasets, command, arguments, title, dataset)
+        start(datasets, command, arguments, title, dataset, fill)
+    except DatasetError as error:
+        st.error(markdown_text(f"{error}."), icon=":material/error:")
+        return
     except (OSError, JobError) as error:
         st.error(markdown_text(f"The job cannot be started: {error}"), icon=":material/error:")
         return
+    # What was dropped for it is no longer needed in memory.
+    st.session_state[_UPLOADS] = st.session_state.get(_UPLOADS, 0) + 1
     st.rerun()
 
 

@@ -136,11 +136,17 @@ def _pick(areas: pd.DataFrame, names: list[str], clicked: str | None, unit: str)
         st.session_state[key] = clicked
     if st.session_state.get(key) not in name_of:
         st.session_state[key] = None
+    ordered = areas.sort_values("median", ascending=False)
+    facts = {
+        row.group: f"{name_of[row.group]} · {row.n:,} photos, median {kilometres(row.median)}"
+        for row in ordered.itertuples()
+    }
     return st.selectbox(
-        "Open an area (or click it on the map)",
-        [None, *areas.sort_values("median", ascending=False)["group"]],
-        format_func=lambda area: name_of.get(area, "None"),
+        f"Open one of {len(areas):,} {unit.lower()} (or click it on the map)",
+        [None, *ordered["group"]],
+        format_func=lambda area: facts.get(area, "None"),
         key=key,
+        help="The largest median error first. Type the name of a place to search.",
     )
 
 

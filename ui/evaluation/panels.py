@@ -14,15 +14,18 @@ from geoclip_core.evaluation.predictions import head_features
 from geoclip_core.evaluation.report import (
     RESAMPLES,
     HeadlineRow,
-    baseline_rows,
     difference_rows,
     differences_html,
     headline_html,
-    model_row,
+    headline_rows,
+    repeats_note,
+    report_html,
 )
+from geoclip_core.files import safe_name
+from train.evaluation import report_tables
 from ui.charts import show_chart
 from ui.evaluation.sources import Filters, Source, View, rows, table
-from ui.page import download, note_and_downloads, wrapping_columns
+from ui.page import STATIC, download, note_and_downloads, wrapping_columns
 from ui.theme import markdown_text, palette
 
 _FEW = 30
@@ -79,9 +82,9 @@ def count_line(view: View) -> str:
 @st.cache_data(max_entries=64, show_spinner=False)
 def _headline(source: Source, main: Source, filters: Filters) -> list[HeadlineRow]:
     frame = rows(source, main, filters)
-    kind = "model" if source == main else "other"
-    own = model_row(frame, source.model, kind)
-    return [own, *baseline_rows(frame)] if source == main else [own]
+    if source == main:
+        return headline_rows(frame, source.model, "model", source.file)
+    return headline_rows(frame, source.model, "other", source.file)[:1]
 
 
 @st.cache_data(max_entries=64, show_spinner=False)
@@ -127,7 +130,8 @@ def headline_panel(view: View) -> None:
         files.append(("Differences (CSV)", lambda: differences, "differences.csv"))
     note_and_downloads(
         "Small figures: 95 % intervals. GeoScore is 5000·exp(−d / 1492.7 km), averaged; shares are "
-        "percentages. Grey lines are baselines: they use the training photos but no model.",
+        "percentages. Grey lines are baselines: they use the training photos but no model."
+        + repeats_note(lines),
         *files,
     )
     if differences.empty:
@@ -138,6 +142,42 @@ def headline_panel(view: View) -> None:
             "Paired differences with 95 % intervals: both are measured on the same resampled "
             "photos, so their difficulty cancels out. “Within chance”: the interval includes zero."
         )
+
+
+def report_button(view: View) -> None:
+    """Draw a button that writes the report of ``python -m train report``, then its download."""
+    key = f"report {[(source.path, source.changed) for source in view.sources]}"
+    if st.session_state.get("report", ("", ""))[0] == key:
+        st.download_button(
+            "Download the report",
+            st.session_state["report"][1].encode("utf-8"),
+            file_name=f"{safe_name(view.main.model) or 'model'}-report.html",
+            mime="text/html",
+            icon=":material/download:",
+            on_click="ignore",
+        )
+        return
+    written = [str(source.file) for source in view.sources if source.file is not None]
+    if not st.button(
+        "Report",
+        icon=":material/description:",
+        help="One HTML file with the table, charts and maps of all photos, without filters and "
+        "without the photos themselves. It opens without the internet.",
+    ):
+        return
+    bar = st.progress(0.0, "Writing the report")
+    try:
+        text = report_html(
+            report_tables(written),
+            STATIC,
+            progress=lambda done, parts: bar.progress(done / parts, "Writing the report"),
+        )
+    except ValueError as error:
+        bar.empty()
+        st.error(markdown_text(str(error)))
+        return
+    st.session_state["report"] = (key, text)
+    st.rerun()
 
 
 def _difference_label(differences: pd.DataFrame, view: View) -> str:

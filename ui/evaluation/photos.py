@@ -15,7 +15,15 @@ from ui.evaluation.sources import View
 from ui.page import STATIC, choose, download, wrapping_columns
 from ui.theme import error_colour, kilometres, markdown_text, palette, percent
 
-_SHOWN = 4
+_SHOWN = 8
+_GRID_STYLE = """<style>
+[class*=st-key-cards-] {
+  display: grid; gap: 1.2rem 1rem; grid-template-columns: repeat(auto-fill, minmax(150px, 1fr));
+}
+[class*=st-key-cards-] [data-testid=stImage] img {
+  aspect-ratio: 4 / 3; border-radius: 0.5rem; object-fit: cover; width: 100%;
+}
+</style>"""
 _PAGE = 100
 _SORTS = {
     "Largest error first": ("error_km", False),
@@ -31,12 +39,13 @@ def best_and_worst_panel(view: View) -> None:
     """Show the photos with the smallest and the largest errors, each with a map."""
     frame = view.rows()
     ordered = frame.sort_values("error_km", kind="stable")
+    st.html(_GRID_STYLE)
     for title, part in (("Best", ordered.head(_SHOWN)), ("Worst", ordered.tail(_SHOWN)[::-1])):
         st.subheader(title, anchor=False)
-        columns = wrapping_columns(_SHOWN, title, 210)
-        for column, (_, row) in zip(columns, part.iterrows(), strict=False):
-            with column:
-                _card(view, row)
+        with st.container(key=f"cards-{title.lower()}"):
+            for _, row in part.iterrows():
+                with st.container():
+                    _card(view, row)
     _legend(view)
     download(
         "Best and worst 100 (CSV)",

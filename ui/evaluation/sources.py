@@ -57,6 +57,11 @@ class Source:
     warning: str = ""
 
     @property
+    def file(self) -> Path | None:
+        """The Parquet file; None of an imported CSV."""
+        return None if self.path.startswith(_IMPORT) else Path(self.path)
+
+    @property
     def data(self) -> str:
         """The dataset and split, as the list of datasets shows them."""
         return f"{self.dataset}, {self.split}" if self.split else self.dataset
@@ -309,16 +314,18 @@ def _usable(source: Source, main: Source) -> bool:
 
 def choose_filters(frame: pd.DataFrame) -> Filters:
     """Draw the filters of all panels."""
-    columns = wrapping_columns([3, 2, 2, 3, 3], "filters", 130)
+    columns = wrapping_columns([3, 2, 2, 3, 3], "filters", 100)
     with columns[0]:
         countries = frame["country_key"].nunique() if "country_key" in frame else 0
         kind, plural = ("country", "countries") if countries > 1 else ("state", "states")
+        places = _values(frame, f"{kind}_key")
         place = _multiselect(
             kind.capitalize(),
-            _values(frame, f"{kind}_key"),
+            places,
             _filter_key(plural),
             format_func=country_name if countries > 1 else place_name,
-            placeholder=f"All {plural}",
+            placeholder=f"All {len(places):,} {plural}",
+            help=f"The {plural} of the photos, those with most photos first. Type to search.",
         )
     with columns[1]:
         climates = _multiselect(

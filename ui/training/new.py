@@ -34,6 +34,7 @@ from ui.page import (
     may_open,
     outside_roots,
     runs_folder,
+    typed_path,
     with_typed,
 )
 from ui.theme import markdown_text, palette
@@ -105,12 +106,12 @@ def choose_dataset() -> Path | None:
     )
     if not chosen:
         return None
-    folder = Path(chosen).expanduser()
+    folder = typed_path(chosen)
     if not may_open(folder):
         st.error(markdown_text(outside_roots(chosen)))
         return None
     if not _is_dataset(folder):
-        st.error(f"There is no train_mini.csv in {markdown_text(str(folder))}.")
+        st.error(markdown_text(_no_dataset(folder)))
         return None
     if not is_public():
         remember_opened(folder)
@@ -130,6 +131,13 @@ def first_start() -> None:
                 st.caption(group.title + (f" ({group.unit})" if group.unit else ""))
                 figure = curves_figure(rows, group, colours, best)
                 show_chart(figure, f"example {group.title}", height=260)
+
+
+def _no_dataset(folder: Path) -> str:
+    """Return why a folder is no dataset, in a sentence."""
+    if not folder.is_dir():
+        return f"There is no folder {folder}."
+    return f"There is no train_mini.csv in {folder}: it is no dataset. Import its photos first."
 
 
 def _is_dataset(folder: Path) -> bool:
