@@ -18,9 +18,9 @@ from ui.theme import error_colour, kilometres, markdown_text, palette, percent
 _SHOWN = 8
 _GRID_STYLE = """<style>
 [class*=st-key-cards-] {
-  display: grid; gap: 1.2rem 1rem; grid-template-columns: repeat(auto-fill, minmax(150px, 1fr));
+  display: grid; gap: 1.2rem 1rem; grid-template-columns: repeat(auto-fill, minmax(170px, 1fr));
 }
-[class*=st-key-cards-] [data-testid=stImage] img {
+[class*=st-key-cards-] img:not([src^="data:image/svg"], [src$=".svg"]) {
   aspect-ratio: 4 / 3; border-radius: 0.5rem; object-fit: cover; width: 100%;
 }
 </style>"""
