@@ -245,7 +245,6 @@ def test_answers_of_a_good_model_are_called_estimates():
     assert "12,000 photos" in sentence
 
 
-<<<<<<< HEAD
 @pytest.mark.slow
 def test_kept_answers_have_a_limit_in_bytes(models, monkeypatch):
     model = ServedModel(Geolocator.load(models["texas"]))
@@ -278,7 +277,8 @@ def test_the_limits_and_misuse_of_estimates_are_shown_from_the_file():
     assert "##### Misuse" in shown
     assert "vulnerability" not in shown
     assert "](README" not in shown  # no page of the app has that address
-=======
+
+
 @pytest.fixture
 def chooser(tmp_path, monkeypatch):
     """Open a page with a choice of a folder; ``session_state["chosen"]`` is the result."""
@@ -364,4 +364,3 @@ def test_a_folder_is_chosen_below_the_roots_if_other_computers_reach_the_app(
     app = app.run()
     assert app.session_state["chosen"] is None
     assert not app.selectbox
->>>>>>> 5dfc1b1 (Dataset page: drop photos or ZIPs, or choose a folder; Evaluation page: a table that fits, one accuracy for repeated cross-validations, a grid of photos and a Report button)
