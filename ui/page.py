@@ -240,7 +240,7 @@ def choose_folder(key: str) -> Path | None:
         path = Path(folder or "", typed_path(typed))
         if not may_open(path):
             st.session_state[f"{key} problem"] = outside_roots(path)
-        elif not path.is_dir():
+        elif not os.path.isdir(path):  # unlike Path.is_dir, also of a name that is too long
             st.session_state[f"{key} problem"] = f"There is no folder {typed}."
         else:
             go(str(path))

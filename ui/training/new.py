@@ -135,7 +135,7 @@ def first_start() -> None:
 
 def _no_dataset(folder: Path) -> str:
     """Return why a folder is no dataset, in a sentence."""
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         return f"There is no folder {folder}."
     return f"There is no train_mini.csv in {folder}: it is no dataset. Import its photos first."
 
