@@ -4,6 +4,7 @@
 """
 
 import os
+import re
 import shutil
 import time
 
@@ -67,7 +68,8 @@ def test_photos_are_imported_trained_on_located_evaluated_and_reported(
     settled(page)
     page.get_by_role("button", name="Import", exact=True).click()
     expect(page.get_by_text(f"{PHOTOS} photos added")).to_be_visible()
-    page.get_by_role("button", name="Open", exact=True).click()
+    # not the arrows of the boxes, which are also named so
+    page.locator("[data-testid=stBaseButton-primary]", has_text=re.compile("Open$")).click()
     expect(page.get_by_role("combobox", name="Dataset")).to_have_value("my-photos")
     assert not list(home.rglob("dropped"))
 
