@@ -15,9 +15,10 @@ from playwright.sync_api import expect
 from geoclip_core.data.dataset import read_dataset
 from geoclip_core.demo.dataset import write_demo
 from geoclip_core.training.runs import list_runs
-from tests.browser.conftest import ROOT, map_frame, running_app
+from tests.browser.conftest import map_frame
 from tests.browser.test_evaluation_page import settled
 from tests.data.geotagged import exif_of
+from train.benchmarks.sessions import ROOT, running_app
 from ui.training import runs
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
