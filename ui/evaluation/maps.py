@@ -138,7 +138,7 @@ def _pick(areas: pd.DataFrame, names: list[str], clicked: str | None, unit: str)
         st.session_state[key] = None
     ordered = areas.sort_values("median", ascending=False)
     facts = {
-        row.group: f"{name_of[row.group]} · {row.n:,} photos, median {kilometres(row.median)}"
+        row.group: f"{name_of[row.group]} · {row.photos:,} photos, median {kilometres(row.median)}"
         for row in ordered.itertuples()
     }
     return st.selectbox(
