@@ -138,8 +138,8 @@ def _pick(areas: pd.DataFrame, names: list[str], clicked: str | None, unit: str)
         st.session_state[key] = None
     ordered = areas.sort_values("median", ascending=False)
     facts = {
-        row.group: f"{name_of[row.group]} · {row.photos:,} photos, median {kilometres(row.median)}"
-        for row in ordered.itertuples()
+        area: f"{name_of[area]} · {photos:,} photos, median {kilometres(float(median))}"
+        for area, photos, median in ordered[["group", "photos", "median"]].to_numpy(object)
     }
     return st.selectbox(
         f"Open one of {len(areas):,} {unit.lower()} (or click it on the map)",

@@ -166,12 +166,12 @@ def report_button(view: View) -> None:
     ):
         return
     bar = st.progress(0.0, "Writing the report")
+
+    def show(done: int, parts: int) -> None:
+        bar.progress(done / parts, "Writing the report")
+
     try:
-        text = report_html(
-            report_tables(written),
-            STATIC,
-            progress=lambda done, parts: bar.progress(done / parts, "Writing the report"),
-        )
+        text = report_html(report_tables(written), STATIC, progress=show)
     except ValueError as error:
         bar.empty()
         st.error(markdown_text(str(error)))
