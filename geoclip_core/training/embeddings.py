@@ -469,7 +469,7 @@ def onnx_engine(backbone: Backbone) -> Engine | None:
             return found
 
         def run(views: Sequence[Tensor]) -> Tensor:
-            photos = [part.contiguous() for view in views for part in view.split(1)]
+            photos = [part.contiguous() for view in views for part in torch.split(view, 1)]
             if threads > 1 and len(photos) > 1:
                 with ThreadPoolExecutor(threads) as pool:
                     rows = list(pool.map(features, photos))
