@@ -149,7 +149,10 @@ def click_until(page, shape, done):
 
     def click():
         page.wait_for_timeout(1500)
-        box = shape.bounding_box() if shape.count() and not done() else None
+        if not shape.count() or done():
+            return
+        shape.scroll_into_view_if_needed()
+        box = shape.bounding_box()
         if box is not None:
             x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
             page.mouse.move(x, y)

@@ -8,6 +8,7 @@ import re
 import shutil
 import time
 
+import pandas as pd
 import pytest
 from PIL import Image
 from playwright.sync_api import expect
@@ -51,7 +52,8 @@ def photos(tmp_path_factory):
     demo = read_dataset(write_demo(tmp_path_factory.mktemp("demo") / "demo", PHOTOS))
     folder = tmp_path_factory.mktemp("phone")
     for number, row in enumerate(demo.table.to_dict("records")):
-        taken = row["captured_at"].strftime("%Y:%m:%d %H:%M:%S")
+        time_known = pd.notna(row["captured_at"])
+        taken = row["captured_at"].strftime("%Y:%m:%d %H:%M:%S") if time_known else None
         exif = exif_of((row["latitude"], row["longitude"]), taken, "+00:00")
         with Image.open(demo.root / row["path"]) as image:
             image.save(folder / f"IMG_{number:04}.jpg", exif=exif, quality=92)
@@ -65,7 +67,7 @@ def test_photos_are_imported_trained_on_located_evaluated_and_reported(
     page = open_page("Dataset", width=1300)
     expect(page.get_by_text("There is no dataset yet")).to_be_visible()
     page.locator(".st-key-import input[type=file]").first.set_input_files(photos)
-    expect(page.get_by_test_id("stFileUploaderFile").first).to_be_visible()
+    expect(page.get_by_role("button", name="Remove IMG_0000.jpg")).to_be_visible()
     settled(page)
     page.get_by_role("button", name="Import", exact=True).click()
     expect(page.get_by_text(f"{PHOTOS} photos added")).to_be_visible()
