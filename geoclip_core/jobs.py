@@ -407,7 +407,7 @@ def job_folders(root: Path) -> list[Path]:
     """Return the folders in `root` that hold a job, readable or not, except hidden ones."""
     try:
         children = sorted(root.iterdir())
-    except OSError:
+    except (OSError, ValueError):  # a zero byte in its name
         return []
     return [c for c in children if c.name[0] != "." and os.path.lexists(c / STATUS)]
 

@@ -337,7 +337,7 @@ def model_labels(names: Sequence[str]) -> dict[str, str]:
     labels = {}
     for name in names:
         run = Run(Path(name))
-        labels[name] = run.title if (run.folder / STATUS).is_file() else name
+        labels[name] = run.title if os.path.isfile(run.folder / STATUS) else name
     often = Counter(labels.values())
     return {
         name: text if often[text] == 1 or text == name else f"{text} ({Path(name).name})"
