@@ -70,7 +70,7 @@ def drop_with_heatmap(page: Page) -> None:
 def find_reasons(page: Page) -> None:
     """Find the reasons for a photo and scroll to them."""
     drop("china.jpg", shown="china.jpg")(page)
-    page.get_by_role("button", name="Find the reasons").click()
+    page.get_by_role("button", name="Why?").first.click()
     page.get_by_text("Hiding the outlined part costs").first.wait_for(timeout=PATIENCE_MS)
     page.get_by_role("button", name="Picture").last.scroll_into_view_if_needed()
     page.wait_for_timeout(1500)
