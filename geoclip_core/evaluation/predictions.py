@@ -1,7 +1,9 @@
 """Make, check, write and read predictions tables."""
 
 import json
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
@@ -79,6 +81,8 @@ MAX_ROWS, MAX_COLUMNS, MAX_MEMORY = 2_000_000, 1000, 800_000_000
 FARTHEST_KM = 20_100.0
 """Just above half of the Earth's circumference."""
 Progress = Callable[[int, int], None]
+_AT_ONCE = 64
+"""Posteriors that are summarised at once."""
 _Note = Annotated[str, Len(0, 4000)]
 _LIMITS = {
     "latitude": (-90.0, 90.0, True),
@@ -134,12 +138,19 @@ def predictions_frame(
     places: list[dict[str, Any]] = []
     heads: dict[str, list[NDArray[np.float64]]] = {}
     others = _other_places(truth, folds)
-    for row, estimate in enumerate(estimates):
-        if row >= len(table):
-            raise PredictionsError(f"more estimates than the {len(table)} photos of the dataset")
-        places.append(_place(estimate.posterior, truth[row], others[row]))
-        for feature, probabilities in estimate.context.items():
-            heads.setdefault(feature, []).append(np.asarray(probabilities, dtype=np.float64))
+    rest = iter(estimates)
+    # numpy and the tree of places release the lock of the interpreter
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        while some := list(islice(rest, _AT_ONCE)):
+            first, last = len(places), len(places) + len(some)
+            if last > len(table):
+                raise PredictionsError(f"more estimates than the dataset's {len(table)} photos")
+            posteriors = [estimate.posterior for estimate in some]
+            places += pool.map(_place, posteriors, truth[first:last], others[first:last])
+            for estimate in some:
+                for feature, probabilities in estimate.context.items():
+                    shares = np.asarray(probabilities, dtype=np.float64)
+                    heads.setdefault(feature, []).append(shares)
     if len(places) != len(table):
         raise PredictionsError(f"{len(places)} estimates for {len(table)} photos")
 

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import expit, logit
 
-from geoclip_core.earth.climate import ClimateRaster, climate_classes
+from geoclip_core.earth.climate import NO_DATA_CODE, ClimateRaster, climate_classes, index_of_code
 from geoclip_core.earth.gazetteer import OFFSHORE_KM, UNIT_LEVELS, Gazetteer
 from geoclip_core.earth.sphere import normalise
 from geoclip_core.model.posterior import Posterior, Samples
@@ -304,12 +304,13 @@ def _on_land(posterior: Posterior) -> tuple[_OnMap, NDArray[np.float64]]:
 
 
 def _looked_up(samples: Samples, points: int) -> _OnMap:
-    land = ClimateRaster.load().is_land(samples.coordinates)
+    codes = ClimateRaster.load().codes(samples.coordinates)
+    land = codes != NO_DATA_CODE
     place, distance = Gazetteer.load().nearest_in_degrees(samples.coordinates)
     land |= distance <= OFFSHORE_KM
     point = samples.point[land]
     on_land = np.bincount(point, minlength=points)
-    climate = ClimateRaster.load().indices(samples.coordinates[land])
+    climate = index_of_code(codes[land])
     return _OnMap(samples.coordinates[land], point, 1 / on_land[point], place[land], climate)
 
 
