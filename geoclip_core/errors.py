@@ -2,19 +2,22 @@
 
 import os
 
+MAX_REASON = 400
+
 
 class FileError(ValueError):
     """A file cannot be read.
 
     Args:
         path: of the file.
-        reason: the rest of the sentence: "does not exist", "is larger than 16 MB".
+        reason: the rest of the sentence: "does not exist", "is larger than 16 MB". What is longer
+            than `MAX_REASON` characters, because of a name in the file, is cut off.
     """
 
     def __init__(self, path: str | os.PathLike[str], reason: str) -> None:
-        self.reason = reason
+        self.reason = reason if len(reason) <= MAX_REASON else f"{reason[: MAX_REASON - 1]}…"
         name = os.fspath(path).encode("utf-8", "backslashreplace").decode()
-        super().__init__(f"{name} {reason}")
+        super().__init__(f"{name} {self.reason}")
 
 
 class SaveError(OSError):

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 
 from geoclip_core.checks import Width, checked, checked_arguments, shown
 from geoclip_core.data.vocabulary import Vocabulary, VocabularyError
-from geoclip_core.errors import BackboneError, CheckpointError, FileError
+from geoclip_core.errors import CheckpointError, FileError
 from geoclip_core.files import atomic_folder, read_json
 from geoclip_core.model.backbone import BackboneConfig
 from geoclip_core.model.backbones import build_backbone
@@ -149,9 +149,11 @@ def load_checkpoint(
     """
     try:
         return _loaded(Path(folder), device, with_backbone)
+    except CheckpointError:
+        raise
     except FileError as error:
         raise CheckpointError(str(error)) from error
-    except BackboneError as error:
+    except ValueError as error:  # of a backbone, a depth that it does not have
         raise CheckpointError(f"{folder}: {error}") from error
 
 

@@ -126,6 +126,21 @@ def test_a_photo_is_located_or_the_error_is_ours(whole, tmp_path, data):
         Geolocator.load(folder).locate(Image.new("RGB", (60, 40), "green"))
 
 
+def test_a_depth_that_the_bundled_backbone_does_not_have(tmp_path):
+    folder = shutil.copytree(checkpoint.BUNDLED / "mini", tmp_path / "c")
+    change(folder, "config.json", lambda c: c["backbone"]["depths"].__setitem__(0, 1000))
+    with pytest.raises(CheckpointError, match="has blocks 0 to 20, not 1000"):
+        Geolocator.load(folder)
+
+
+def test_a_long_name_of_a_tensor_is_cut_off_in_the_message(copied):
+    tensors = load_file(copied / "model.safetensors")
+    save_file(tensors | {"n" * 20_000: torch.zeros(1)}, copied / "model.safetensors")
+    with pytest.raises(CheckpointError, match=r"holds nnn.*…$") as caught:
+        load_checkpoint(copied)
+    assert len(str(caught.value)) < 1000
+
+
 ABSURD = {
     "join width": lambda c: c["model"].update(join_options={"width": 10**9}),
     "hidden width": lambda c: c["model"]["head_options"].update(hidden=10**9),

@@ -442,7 +442,7 @@ def edited_frame(frame: pd.DataFrame, random: Random) -> pd.DataFrame:
     frame = frame.copy()
     rows = len(frame)
     for _ in range(random.randint(1, 3)):
-        column = random.choice(list(frame.columns))
+        column = random.choice(list(frame.columns.drop_duplicates(keep=False)))
         change = random.choice(["cells", "cells", "column", "drop", "rename", "kind"])
         value = random.choice(VALUES)
         if change == "cells":
