@@ -1,13 +1,15 @@
 """The rehearsal: its steps in order, again after an interruption, and its table."""
 
 import json
+import subprocess
+import time
 from dataclasses import asdict
 
 import pytest
 
 from geoclip_core.checks import checked
 from train.__main__ import main
-from train.benchmarks.measure import FULL_ROWS, Cost, run_measured
+from train.benchmarks.measure import FULL_ROWS, Cost, Interrupted, run_measured
 from train.benchmarks.rehearsal import (
     Rehearsal,
     RehearsalOptions,
@@ -28,7 +30,7 @@ METRICS = {
 }
 
 
-def steps_of(options, fails=""):
+def steps_of(options, fails="", stopped=""):
     """Rehearse with commands that only write a file each; return them, and the rehearsal."""
     ran = []
 
@@ -41,11 +43,13 @@ def steps_of(options, fails=""):
             target = folder / "evaluations" / "run" / "metrics.json"
             target.parent.mkdir(parents=True)
             target.write_text(json.dumps(METRICS))
+        if stopped and stopped in command:
+            raise Interrupted(Cost(20.0, 30.0, 2000.0))
         return Cost(60.0, 90.0, 1234.0)
 
     try:
         return ran, rehearse(options, run)
-    except ValueError:
+    except (ValueError, Interrupted):
         return ran, None
 
 
@@ -68,6 +72,17 @@ def test_every_step_runs_once_and_an_interrupted_rehearsal_continues(tmp_path):
     assert (ran, again) == ([], done)
     with pytest.raises(ValueError, match="500 rows"):
         rehearse(RehearsalOptions(rows=600, folder=tmp_path / "there"))
+
+
+def test_what_an_interrupted_step_took_is_added_if_it_is_continued(tmp_path):
+    options = RehearsalOptions(rows=500, folder=tmp_path)
+    for stopped in ("embed", "embed", "fit"):
+        steps_of(options, stopped=stopped)
+    ran, done = steps_of(options)
+    assert ran[0][2] == "fit"
+    took = {step.name: (step.seconds, step.cpu_seconds, step.peak_mb) for step in done.steps}
+    assert took["embed"] == (100.0, 150.0, 2000.0)
+    assert took["fit"] == (60.0, 90.0, 1234.0)
 
 
 def test_the_table_names_the_command_and_extrapolates(tmp_path):
@@ -98,6 +113,24 @@ def test_a_process_is_measured_and_its_failure_told(tmp_path):
     assert size_mb(tmp_path) == pytest.approx(3.0, abs=0.1)
     with pytest.raises(ValueError, match="no such step"):
         run_measured(["-c", "raise SystemExit('no such step')"], tmp_path)
+
+
+def test_a_stopped_process_says_what_it_took(tmp_path, monkeypatch):
+    waits = []
+
+    class Stopped(subprocess.Popen):
+        def wait(self, timeout=None):
+            waits.append(1)
+            if len(waits) == 1:
+                while not (tmp_path / "begun").exists():
+                    time.sleep(0.01)
+                raise KeyboardInterrupt
+            return super().wait(timeout)
+
+    monkeypatch.setattr(subprocess, "Popen", Stopped)
+    with pytest.raises(Interrupted) as caught:
+        run_measured(["-c", "import time; open('begun', 'w'); time.sleep(600)"], tmp_path)
+    assert 0 < caught.value.cost.seconds < 500
 
 
 @pytest.mark.slow

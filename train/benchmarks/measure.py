@@ -25,6 +25,7 @@ child = os.posix_spawn(sys.argv[2], sys.argv[2:], os.environ)
 def stop(*_):
     os.kill(child, signal.SIGTERM)
 signal.signal(signal.SIGTERM, stop)
+signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to the command as well
 _, status, used = os.wait4(child, 0)
 numbers = time.monotonic() - started, used.ru_utime + used.ru_stime, used.ru_maxrss
 os.write(int(sys.argv[1]), " ".join(map(str, numbers)).encode())
@@ -42,6 +43,14 @@ class Cost:
     cpu_seconds: float
     peak_mb: float
     """Most memory of the process so far; of a command, of its largest process."""
+
+
+class Interrupted(KeyboardInterrupt):
+    """A command was stopped; it took `cost` so far."""
+
+    def __init__(self, cost: Cost) -> None:
+        super().__init__()
+        self.cost = cost
 
 
 def measured(work: Callable[[], object]) -> Cost:
@@ -95,6 +104,7 @@ def run_measured(
         environment: variables to set.
 
     Raises:
+        Interrupted: Ctrl-C was pressed; the command was stopped.
         ValueError: it failed; its last lines are in the message.
     """
     paths = [str(ROOT), os.environ.get("PYTHONPATH", "")]
@@ -111,12 +121,13 @@ def run_measured(
                 stderr=log,
                 pass_fds=[writing],
             )
+        stopped = False
         try:
             process.wait()
-        except BaseException:
+        except KeyboardInterrupt:
+            stopped = True
             process.terminate()
             process.wait()
-            raise
         os.close(writing)
         writing = -1
         with os.fdopen(os.dup(reading)) as report:
@@ -125,11 +136,14 @@ def run_measured(
         os.close(reading)
         if writing >= 0:
             os.close(writing)
-    if process.returncode:
+    if process.returncode and not stopped:
         last = (folder / "log.txt").read_text(encoding="utf-8", errors="replace")[-2000:]
         raise ValueError(f"python {' '.join(command)} failed:\n{last}")
     seconds, cpu_seconds, most = map(float, numbers)
-    return Cost(seconds, cpu_seconds, most / _UNIT)
+    cost = Cost(seconds, cpu_seconds, most / _UNIT)
+    if stopped:
+        raise Interrupted(cost)
+    return cost
 
 
 def cores() -> int:

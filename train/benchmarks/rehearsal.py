@@ -9,7 +9,7 @@ import os
 import shutil
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -22,6 +22,7 @@ from train.benchmarks.measure import (
     FULL_ROWS,
     ROOT,
     Cost,
+    Interrupted,
     cores,
     processor,
     run_measured,
@@ -31,6 +32,8 @@ from train.recipes import recipe_options
 
 DATA = "datasets/drawn"
 RESULT, TABLE = "rehearsal.json", "rehearsal.md"
+_CONTINUED = ("embed", "evaluate")
+"""Steps that go on where they were interrupted; the others begin again."""
 
 
 @options_class
@@ -123,12 +126,14 @@ def rehearse(
         run: runs a command in a folder; by default as a process.
 
     Raises:
+        Interrupted: Ctrl-C was pressed; what the step took is added when it is continued.
         ValueError: a step failed, or the folder holds a rehearsal with other options.
     """
     folder = options.folder
     folder.mkdir(parents=True, exist_ok=True)
-    state = folder / "steps.json"
-    steps = _finished(state, options)
+    file = folder / "steps.json"
+    state = _read(file, options)
+    steps = state.steps
     for name, command in commands(options).items():
         if name in {step.name for step in steps}:
             continue
@@ -136,11 +141,23 @@ def rehearse(
             shutil.rmtree(folder / "runs", ignore_errors=True)
         before = size_mb(folder)
         print("python " + " ".join(command), file=sys.stderr, flush=True)
-        used = (run or run_measured)(command, folder)
-        grown = size_mb(folder) - before
-        steps.append(Step(name, command, used.seconds, used.cpu_seconds, used.peak_mb, grown))
-        kept = asdict(_State(options.rows, options.recipe, steps))
-        write_atomically(state, json.dumps(kept, indent=2) + "\n")
+        stop = None
+        try:
+            used = (run or run_measured)(command, folder)
+        except Interrupted as interrupted:
+            used, stop = interrupted.cost, interrupted
+        step = Step(
+            *(name, command, used.seconds, used.cpu_seconds, used.peak_mb),
+            size_mb(folder) - before,
+        )
+        if state.begun is not None and state.begun.name == name:
+            step = _together(state.begun, step)
+        if stop is None:
+            steps.append(step)
+        state = replace(state, begun=step if stop is not None and name in _CONTINUED else None)
+        write_atomically(file, json.dumps(asdict(state), indent=2) + "\n")
+        if stop is not None:
+            raise stop
     return Rehearsal(
         options.rows,
         options.recipe,
@@ -159,23 +176,37 @@ class _State:
     rows: int
     recipe: str
     steps: list[Step]
+    """Those that are finished."""
+    begun: Step | None = None
+    """What an interrupted step, which will be continued, took so far."""
 
 
-def _finished(state: Path, options: RehearsalOptions) -> list[Step]:
-    """Return the finished steps of a rehearsal.
+def _together(begun: Step, rest: Step) -> Step:
+    """Return a step that was interrupted once as one."""
+    return replace(
+        rest,
+        seconds=begun.seconds + rest.seconds,
+        cpu_seconds=begun.cpu_seconds + rest.cpu_seconds,
+        peak_mb=max(begun.peak_mb, rest.peak_mb),
+        disk_mb=begun.disk_mb + rest.disk_mb,
+    )
+
+
+def _read(file: Path, options: RehearsalOptions) -> _State:
+    """Return how far a rehearsal is.
 
     Raises:
         ValueError: it was begun with other options.
     """
-    if not state.exists():
-        return []
-    found = checked(_State, read_json(state), state)
+    if not file.exists():
+        return _State(options.rows, options.recipe, [])
+    found = checked(_State, read_json(file), file)
     if (found.rows, found.recipe) != (options.rows, options.recipe):
         raise ValueError(
-            f"{state.parent} holds a rehearsal of {found.rows:,} rows with the recipe "
+            f"{file.parent} holds a rehearsal of {found.rows:,} rows with the recipe "
             f"{found.recipe}: choose another folder, or delete it"
         )
-    return found.steps
+    return found
 
 
 def size_mb(folder: Path) -> float:
