@@ -86,14 +86,18 @@ def attack(options: AttackOptions) -> int:
     Every file is read in a child process, whose time and memory are measured, so that a crash of a
     decoder is counted. The exit status is 1 if anything goes wrong.
     """
-    results = []
+    results: list[Result] = []
+    print(table(results), flush=True)
     for result in run_attacks(options):
         results.append(result)
+        print(_row(result), flush=True)
         for line in result.found[:_SHOWN]:
             print(f"{result.kind}: {line}\n", file=sys.stderr)
         if len(result.found) > _SHOWN:
             print(f"{result.kind}: and {len(result.found) - _SHOWN} more", file=sys.stderr)
-    print(table(results))
+    for result in results:
+        if result.note:
+            print(f"{result.kind}: {result.note}")
     if options.output is not None:
         report = {"seed": options.seed, "results": [asdict(result) for result in results]}
         write_atomically(options.output, json.dumps(report, indent=2) + "\n")
@@ -107,13 +111,15 @@ def table(results: list[Result]) -> str:
         "| seconds | slowest |",
         "|---|--:|--:|--:|--:|--:|--:|--:|",
     ]
-    for row in results:
-        refused = "–" if row.refused is None else f"{row.refused:,}"
-        lines.append(
-            f"| {row.kind} | {row.tried:,} | {refused} | {row.wrong:,} | {row.hangs:,} | "
-            f"{row.peak_bytes / 1e6:,.0f} MB | {row.seconds:,.0f} | {row.slowest:.1f} s |"
-        )
-    return "\n".join([*lines, *(f"{row.kind}: {row.note}" for row in results if row.note)])
+    return "\n".join([*lines, *map(_row, results)])
+
+
+def _row(result: Result) -> str:
+    refused = "–" if result.refused is None else f"{result.refused:,}"
+    return (
+        f"| {result.kind} | {result.tried:,} | {refused} | {result.wrong:,} | {result.hangs:,} | "
+        f"{result.peak_bytes / 1e6:,.0f} MB | {result.seconds:,.0f} | {result.slowest:.1f} s |"
+    )
 
 
 def run_attacks(options: AttackOptions) -> Iterator[Result]:
