@@ -146,7 +146,7 @@ def to_text(row: Row) -> str:
     if row.warning is not None:
         lines.append(f"  warning   {row.warning}")
     if row.levels:
-        ladder = " > ".join(f"{level.short} {level.percent}" for level in row.levels)
+        ladder = " > ".join(f"{level.short} {level.percent}" for level in row.ladder)
         lines.append(f"  levels    {ladder}")
     lines += [
         f"  estimate  {row.latitude:.4f}, {row.longitude:.4f}  {row.place.label}",

@@ -249,6 +249,17 @@ class Prediction:
         )
 
     @property
+    def ladder(self) -> tuple[Level, ...]:
+        """`levels` to be read: without a level that repeats the name and text of the one before.
+
+        South America, for example, is a continent and a subcontinent.
+        """
+        said = [(level.short, level.percent) for level in self.levels]
+        return tuple(
+            level for at, level in enumerate(self.levels) if not at or said[at] != said[at - 1]
+        )
+
+    @property
     def unsure(self) -> bool:
         """Whether even the continent is uncertain: none holds half of the probability."""
         return not self.levels or self.levels[0].probability < LIKELY

@@ -117,6 +117,15 @@ def test_text_says_if_even_the_continent_is_uncertain(prediction):
     )
 
 
+def test_a_level_that_repeats_the_one_before_is_not_read_out(prediction):
+    """South America is a continent and a subcontinent; all levels stay in the data."""
+    points = np.array([[-33.4, -70.6], [-36.8, -73.0]])  # Santiago and Concepción
+    there = replace(prediction, posterior=Posterior(points, np.zeros(2), 5.0))
+    assert [level.short for level in there.levels[:3]] == ["South America"] * 2 + ["Chile"]
+    assert [level.short for level in there.ladder[:2]] == ["South America", "Chile"]
+    assert "levels    South America >99 % > Chile" in formats.to_text(there)
+
+
 def test_levels_are_in_every_format(prediction):
     from dataclasses import replace
 

@@ -458,7 +458,7 @@ def answer_details(prediction: Prediction) -> None:
                 hint=f"{level.level}: {level.name}",
                 shown=level.percent,
             )
-            for level in prediction.levels
+            for level in prediction.ladder
         ]
     )
     st.caption(f"The pin: {markdown_text(prediction.place.label)}")
