@@ -502,6 +502,12 @@ def safe_name(text: str) -> str:
     return plain.strip("-._")[:_NAME_LENGTH].rstrip("-._")
 
 
+def free_bytes(folder: Path) -> int:
+    """Return how many bytes are free on the disk of a folder, which need not exist yet."""
+    existing = next(place for place in (folder, *folder.parents) if place.exists())
+    return shutil.disk_usage(existing).free
+
+
 def check_space(folder: Path, needed: int, what: str) -> None:
     """Check that the disk of a folder, which need not exist, has room for a download.
 
@@ -510,8 +516,7 @@ def check_space(folder: Path, needed: int, what: str) -> None:
     Raises:
         DownloadError: Fewer than `needed` + `DISK_RESERVE` bytes are free.
     """
-    existing = next(place for place in (folder, *folder.parents) if place.exists())
-    free = shutil.disk_usage(existing).free
+    free = free_bytes(folder)
     if free < needed + DISK_RESERVE:
         raise DownloadError(
             f"{what} needs {readable(needed)}, but the disk of {folder} has {readable(free)} free: "

@@ -63,7 +63,7 @@ from geoclip_core.data.tables import (
 from geoclip_core.earth.climate import ClimateRaster
 from geoclip_core.earth.gazetteer import OFFSHORE_KM, REMOTE_KM, Gazetteer
 from geoclip_core.errors import DatasetError, PhotoError
-from geoclip_core.files import DISK_RESERVE, atomic_folder, readable, restore
+from geoclip_core.files import DISK_RESERVE, atomic_folder, free_bytes, readable, restore
 
 MADE_BY = "import-photos"
 NOT_IMPORTED_FILE = "not_imported.csv"
@@ -497,8 +497,7 @@ def _check_size(needed: int, name: str, folder: Path) -> None:
             f"{name} unpacks to {readable(needed)}, more than {readable(MAX_UNPACKED)}: unpack it, "
             "then import its folders"
         )
-    existing = next(place for place in (folder, *folder.parents) if place.exists())
-    free = shutil.disk_usage(existing).free
+    free = free_bytes(folder)
     if free < needed + DISK_RESERVE:
         raise DatasetError(
             f"{name} unpacks to {readable(needed)}, and the disk has {readable(free)} free: free "
