@@ -43,6 +43,8 @@ MOST_ANCHORS = 4096
 _FINALISTS, _HEAVIEST = 24, 8
 """Points whose expected scores are compared exactly: those of the highest approximate scores, and
 those of the highest weights."""
+IN_CACHE = 2**16
+"""Numbers of pairs that are computed together, so that they stay in the cache of a processor."""
 _BINS = 4096
 """Number of bins in which the distance that holds a share of the mass is looked for."""
 
@@ -142,6 +144,18 @@ def _scores_km(distances: Floats) -> Floats:
     """Return exp(−d / 1492.7) of distances in km."""
     scores: Floats = np.exp(distances / -GEOSCORE_SCALE_KM)
     return scores
+
+
+def _within(centres: Floats, points: Floats, reach_km: float, mass: Floats) -> Floats:
+    """Return the mass (n,) of points (m, 3) near centres (n, 3); distances are right to metres."""
+    closest = np.float32(np.cos(min(reach_km / EARTH_RADIUS_KM, np.pi)) - 1e-15)
+    around, held = points.T.astype(np.float32), mass.astype(np.float32)
+    asked, result = centres.astype(np.float32), np.empty(len(centres))
+    step = max(1, IN_CACHE // max(len(points), 1))
+    for start in range(0, len(centres), step):
+        inside = asked[start : start + step] @ around >= closest
+        result[start : start + step] = inside @ held
+    return result
 
 
 @dataclass(frozen=True, eq=False)
@@ -340,9 +354,7 @@ class Posterior:
         every = self._few
         points, vectors, remaining = every.points, every.vectors, every.weights.copy()
         alive = np.ones(len(every), dtype=bool)
-        closest = np.cos(min(reach / EARTH_RADIUS_KM, np.pi)) - 1e-15
-        inside = (vectors @ vectors.T >= closest).astype(np.float32)
-        gathered = inside @ remaining.astype(np.float32)
+        gathered = _within(vectors, vectors, reach, remaining)
         places: list[tuple[float, float, float]] = []
         centre = np.asarray(self.mode())
         while len(places) < k:
@@ -350,7 +362,7 @@ class Posterior:
             chord = np.linalg.norm(vectors - unit_vectors(centre), axis=1)
             near = chord <= 2 * np.sin(min(reach / EARTH_RADIUS_KM, np.pi) / 2) + 1e-12
             places.append((float(centre[0]), float(centre[1]), float(remaining[near].sum())))
-            gathered -= remaining[near].astype(np.float32) @ inside[near]
+            gathered -= _within(vectors, vectors[near], reach, remaining[near])
             remaining[near] = 0.0
             alive &= ~near
             total = remaining.sum()
@@ -373,7 +385,7 @@ class Posterior:
         asked = np.concatenate([targets * kappa, ones], axis=1)
         known = np.concatenate([self.vectors, self.log_weights[:, None] - kappa], axis=1)
         result = np.empty(len(targets))
-        step = max(1, 4_000_000 // len(known))
+        step = max(1, IN_CACHE // len(known))
         for start in range(0, len(targets), step):
             terms = asked[start : start + step] @ known.T
             highest = terms.max(axis=1, keepdims=True)
