@@ -25,7 +25,7 @@ from collections.abc import Sequence
 from dataclasses import KW_ONLY, asdict, dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
-from typing import Annotated, Any, Generic, Literal, Self, TypedDict, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Generic, Literal, Self, TypedDict, TypeVar
 
 import psutil
 from annotated_types import Interval, Len
@@ -34,6 +34,9 @@ from geoclip_core.checks import Finite, checked
 from geoclip_core.errors import FileError
 from geoclip_core.files import read_end, read_json, saving, write_atomically
 from geoclip_core.processes import is_running
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
 
 STATUS, CONSOLE = "status.json", "console.txt"
 POLL_SECONDS = 1.0
@@ -362,6 +365,37 @@ class StatusWriter:
             if not self._reported:
                 print(f"progress is not recorded: {error}", file=sys.stderr)
             self._reported = True
+
+
+class ProgressBar(StatusWriter):
+    """A status writer that also shows a bar in the terminal."""
+
+    def __init__(self, title: str, unit: str, path: Path | None = None) -> None:
+        super().__init__(path, title, unit)
+        self._bar: tqdm | None = None
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._bar is not None:
+            self._bar.close()
+        super().__exit__(kind, error, trace)
+
+    def update(self, done: int, total: int, title: str | None = None) -> None:
+        """Show and record that `done` of `total` units are done."""
+        if self._bar is None:
+            from tqdm import tqdm  # a job without a terminal needs no bar
+
+            status = self._status
+            self._bar = tqdm(
+                desc=status.title, unit=f" {status.unit}", total=total, mininterval=0.5
+            )
+        self._bar.total = total
+        self._bar.update(done - self._bar.n)
+        super().update(done, total, title)
 
 
 def read_status(path: Path, status_class: type[S]) -> S:

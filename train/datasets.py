@@ -42,7 +42,7 @@ class DemoData:
 def demo_data(options: DemoData) -> int:
     """Draw a synthetic OSV-Mini to try everything on, without a download."""
     from geoclip_core.demo.dataset import write_demo
-    from train.progress import ProgressBar
+    from geoclip_core.jobs import ProgressBar
 
     what = "rows without photos" if options.metadata_only else "photos"
     with ProgressBar("drawing", "photos", options.status) as bar:
@@ -85,7 +85,7 @@ class ImportPhotos:
 def import_photos(options: ImportPhotos) -> int:
     """Make a dataset from your own geotagged photos; the originals are not moved or changed."""
     from geoclip_core.data import importing
-    from train.progress import ProgressBar
+    from geoclip_core.jobs import ProgressBar
 
     with ProgressBar("importing", "steps", options.status) as bar:
         report = importing.import_photos(
@@ -134,7 +134,7 @@ def download(options: Download) -> int:
     The exit status is 1 if photos of the tables are missing.
     """
     from geoclip_core.data.kaggle import download_osv_mini
-    from train.progress import ProgressBar
+    from geoclip_core.jobs import ProgressBar
 
     with ProgressBar("placing", "files", options.status) as bar:
         counts = download_osv_mini(options.output, archive=options.archive, progress=bar.update)
@@ -175,7 +175,7 @@ def doctor(options: Doctor) -> int:
     The exit status is 1 if something must be fixed.
     """
     from geoclip_core.data.doctor import REPORT_FILE, examine, write_clean, write_report
-    from train.progress import ProgressBar
+    from geoclip_core.jobs import ProgressBar
 
     with ProgressBar("checking", "photos", options.status) as bar:
         report = examine(

@@ -126,7 +126,7 @@ def _evaluate_model(
 ) -> Evaluation:
     from geoclip_core.evaluation.baselines import baseline_guesses, with_baselines
     from geoclip_core.evaluation.evaluate import SHARDS, predict_in_shards
-    from train.progress import ProgressBar
+    from geoclip_core.jobs import ProgressBar
 
     choice = _load(name, options)
     folder = output or _default_folder(choice.name, options, dataset)
@@ -281,7 +281,7 @@ def calibrate(options: CalibrateOptions) -> int:
     """
     from geoclip_core.data.dataset import read_dataset
     from geoclip_core.evaluation import calibrate as calibration
-    from train.progress import ProgressBar
+    from geoclip_core.jobs import ProgressBar
 
     dataset = read_dataset(options.data, val_fraction=options.val_fraction, seed=options.split_seed)
     choice = _load(options.model, options)
@@ -364,8 +364,8 @@ def _embed(
     choice: "LoadedModel", photos: "PhotoDataset", options: MeasuringOptions, split: str
 ) -> tuple["PhotoDataset", "NDArray[np.floating]"]:
     """Return the n readable photos and their embeddings (n, D)."""
+    from geoclip_core.jobs import ProgressBar
     from geoclip_core.training.embeddings import embed_dataset
-    from train.progress import ProgressBar
 
     backbone = choice.model.backbone
     assert backbone is not None  # `load_model` attaches it
@@ -409,7 +409,7 @@ def report(options: ReportOptions) -> int:
     """Write an evaluation as one HTML file that opens without a server or the internet."""
     from geoclip_core.evaluation.report import report_html
     from geoclip_core.files import write_atomically
-    from train.progress import ProgressBar
+    from geoclip_core.jobs import ProgressBar
 
     tables = report_tables((options.evaluation, *options.beside))
     root = _photo_folder(tables[0].about, options) if options.photos else ""

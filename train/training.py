@@ -124,10 +124,10 @@ def embed(options: EmbedOptions) -> int:
     import torch
 
     from geoclip_core.data.dataset import read_dataset
+    from geoclip_core.jobs import ProgressBar
     from geoclip_core.model.backbones import build_backbone
     from geoclip_core.training.embeddings import EmbeddingCache, embed_dataset
     from geoclip_core.training.fit import fit_backbone
-    from train.progress import ProgressBar
 
     dataset = read_dataset(options.dataset_folder())
     device = options.device

@@ -11,7 +11,7 @@ import numpy as np
 import streamlit as st
 from numpy.typing import NDArray
 
-from geoclip_core.data.features import DEFAULT_FEATURES, KNOWN_FEATURES
+from geoclip_core.data import DEFAULT_FEATURES, KNOWN_FEATURES
 from geoclip_core.data.vocabulary import MONTHS, Vocabulary
 from geoclip_core.earth.climate import (
     ClimateClass,

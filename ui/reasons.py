@@ -7,7 +7,7 @@ import io
 
 import streamlit as st
 
-from geoclip_core.data.features import KNOWN_FEATURES
+from geoclip_core.data import KNOWN_FEATURES
 from geoclip_core.earth.gazetteer import country_name
 from geoclip_core.errors import PhotoError
 from geoclip_core.explain import PLACE, Effect

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from geoclip_core.data.features import DEFAULT_FEATURES
+from geoclip_core.data import DEFAULT_FEATURES
 from geoclip_core.data.vocabulary import MONTHS, climate_vocabulary
 from geoclip_core.earth.gazetteer import country_name
 

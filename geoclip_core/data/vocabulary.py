@@ -9,7 +9,7 @@ from typing import Any, SupportsInt
 import numpy as np
 import pandas as pd
 
-from geoclip_core.data.features import DEFAULT_FEATURES, KNOWN_FEATURES, PLACE_FEATURES
+from geoclip_core.data import DEFAULT_FEATURES, KNOWN_FEATURES, PLACE_FEATURES
 from geoclip_core.earth.climate import UNKNOWN, climate_classes
 from geoclip_core.earth.gazetteer import country_name
 

@@ -14,7 +14,7 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import bdtr
 
-from geoclip_core.data.features import KNOWN_FEATURES
+from geoclip_core.data import KNOWN_FEATURES
 from geoclip_core.data.vocabulary import class_name
 from geoclip_core.earth.gazetteer import UNIT_LEVELS, part_of_the_world
 from geoclip_core.earth.sphere import geoscore, haversine_km

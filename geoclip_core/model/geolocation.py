@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from geoclip_core.checks import STRICT, Name
-from geoclip_core.data.features import KNOWN_FEATURES
+from geoclip_core.data import KNOWN_FEATURES
 from geoclip_core.data.vocabulary import Vocabulary
 from geoclip_core.model.backbone import Backbone, BackboneConfig, weights_hash
 from geoclip_core.model.bank_heads import BankHead, KernelContextHeads, KernelContextJoin

@@ -17,8 +17,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from geoclip_core.data import KNOWN_FEATURES
 from geoclip_core.data.dataset import PhotoDataset
-from geoclip_core.data.features import KNOWN_FEATURES
 from geoclip_core.data.vocabulary import (
     FIXED_VOCABULARIES,
     IGNORE_INDEX,

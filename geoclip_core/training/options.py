@@ -26,7 +26,7 @@ from typing import (
 
 from annotated_types import Ge, Gt, Interval, MinLen
 
-from geoclip_core.data.features import DEFAULT_FEATURES, KNOWN_FEATURES
+from geoclip_core.data import DEFAULT_FEATURES, KNOWN_FEATURES
 
 if TYPE_CHECKING:  # for annotations alone
     from _typeshed import DataclassInstance

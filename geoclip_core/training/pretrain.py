@@ -14,9 +14,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from geoclip_core.data import KNOWN_FEATURES
 from geoclip_core.data.captions import caption, captions
 from geoclip_core.data.dataset import PhotoDataset
-from geoclip_core.data.features import KNOWN_FEATURES
 from geoclip_core.data.vocabulary import IGNORE_INDEX, Vocabulary, build_vocabularies
 from geoclip_core.errors import TrainingError
 from geoclip_core.files import atomic_folder, write_atomically

@@ -9,8 +9,7 @@ from geoclip_core.data import photos
 from geoclip_core.data.headers import jpeg_header
 from geoclip_core.data.photos import open_photo
 from geoclip_core.errors import PhotoError
-from train.benchmarks.hostile import many_parts
-from train.benchmarks.made_photos import jpeg, raw, smooth, tiff, with_scans
+from train.benchmarks.hostile import jpeg, many_parts, raw, smooth, tiff, with_scans
 
 EOI = b"\xff\xd9"
 pytestmark = pytest.mark.filterwarnings("ignore:::PIL")

@@ -16,7 +16,7 @@ from geoclip_core.data.metadata import (
 )
 from geoclip_core.data.photos import open_photo, with_sidecars
 from tests.data.exif_bytes import ASCII, SHORT, degrees, entry, exif_block, gps_fields
-from train.benchmarks.made_photos import jpeg, smooth
+from train.benchmarks.hostile import jpeg, smooth
 
 RDF = (
     '<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF '

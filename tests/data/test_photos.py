@@ -29,7 +29,6 @@ from tests.data.exif_bytes import (
     gps_fields,
     hostile_blocks,
 )
-from train.benchmarks.made_photos import display_p3
 
 # pytest resets the warning filter that geoclip_core.data.photos sets.
 pytestmark = pytest.mark.filterwarnings("ignore:::PIL")
@@ -692,6 +691,41 @@ def test_random_bytes_as_exif_never_raise(garbage):
 def test_a_directory_that_points_to_itself_is_read_once():
     loop = b"Exif\0\0MM\0*\0\0\0\x08" + struct.pack(">HHHII", 1, 0x8825, 4, 1, 8) + b"\0\0\0\x08"
     assert facts_of(loop) == PhotoFacts()
+
+
+def display_p3() -> bytes:
+    """Return a profile with the primaries of Display P3 and the curve of sRGB, as phones embed."""
+
+    def fixed(*values: float) -> bytes:
+        return b"".join(struct.pack(">i", round(value * 65536)) for value in values)
+
+    def xyz(*values: float) -> bytes:
+        return b"XYZ \0\0\0\0" + fixed(*values)
+
+    curve = b"para\0\0\0\0\0\3\0\0" + fixed(2.4, 1 / 1.055, 0.055 / 1.055, 1 / 12.92, 0.04045)
+    text = "Display P3".encode("utf-16be")
+    name = b"mluc\0\0\0\0" + struct.pack(">II4sII", 1, 12, b"enUS", len(text), 28) + text
+    tags = {
+        b"desc": name,
+        b"cprt": name,
+        b"wtpt": xyz(0.96419, 1, 0.82489),
+        b"rXYZ": xyz(0.51512, 0.2412, -0.00105),
+        b"gXYZ": xyz(0.29198, 0.69225, 0.04189),
+        b"bXYZ": xyz(0.1571, 0.06657, 0.78407),
+        b"rTRC": curve,
+        b"gTRC": curve,
+        b"bTRC": curve,
+    }
+    start = 132 + 12 * len(tags)
+    table, data = struct.pack(">I", len(tags)), b""
+    for tag, value in tags.items():
+        table += struct.pack(">4sII", tag, start + len(data), len(value))
+        data += value + b"\0" * (-len(value) % 4)
+    head = struct.pack(
+        ">I4sI4s4s4s12s4s28s", start + len(data), b"appl", 0x04000000, b"mntr", b"RGB ", b"XYZ ",
+        bytes(12), b"acsp", bytes(28),
+    )  # fmt: skip
+    return head + fixed(0.9642, 1, 0.82491) + bytes(48) + table + data
 
 
 def test_a_wide_colour_profile_is_converted_to_srgb():

@@ -8,8 +8,8 @@ from geoclip_core.earth.sphere import destination
 from geoclip_core.model.backbone import BackboneConfig
 from geoclip_core.training.fit_bank import BankData
 from geoclip_core.training.options import BankOptions, FitOptions
-from train.benchmarks import selection as benchmark
-from train.benchmarks.selection import Features, NestedSelection, candidate_features
+from train.benchmarks import bank as benchmark
+from train.benchmarks.bank import Features, NestedSelection, candidate_features
 
 BACKBONE = BackboneConfig("stub", "test")
 VIEW = (4, 3)

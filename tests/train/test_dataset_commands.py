@@ -2,10 +2,10 @@ import json
 
 import pytest
 
+from geoclip_core.jobs import ProgressBar
 from tests.data import layout
 from tests.data.geotagged import write_photo
 from train.__main__ import main
-from train.progress import ProgressBar
 
 
 def _status(path):

@@ -37,6 +37,7 @@ from geoclip_core.evaluation.predictions import (
     write_predictions,
 )
 from geoclip_core.files import write_atomically
+from geoclip_core.jobs import ProgressBar
 from geoclip_core.locator import Geolocator
 from geoclip_core.model.calibration import MAX_RANKS, fit_level_map, rounded_ranks
 from geoclip_core.model.checkpoint import BUNDLED, CALIBRATION, CARD, DOMAIN, METRICS
@@ -57,7 +58,6 @@ from geoclip_core.training.fit_bank import (
 )
 from geoclip_core.training.options import FitOptions, options_class
 from train.benchmarks.pictures import pictures
-from train.progress import ProgressBar
 from train.recipes import recipe_options
 
 OTHER_PLACES = 20

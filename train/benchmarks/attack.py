@@ -656,7 +656,7 @@ def _attack_sessions(options: AttackOptions, scratch: Path) -> Result:
 def _session(
     address: str, number: int, options: AttackOptions, result: Result, lock: threading.Lock
 ) -> None:
-    from train.benchmarks.made_photos import jpeg, smooth
+    from train.benchmarks.hostile import jpeg, smooth
     from train.benchmarks.sessions import BrowserSession
 
     problems, slowest = [], 0.0

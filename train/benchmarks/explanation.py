@@ -14,9 +14,9 @@ from geoclip_core.errors import PhotoError
 from geoclip_core.evaluation.intervals import mean_intervals
 from geoclip_core.explain import Effect
 from geoclip_core.files import write_atomically
+from geoclip_core.jobs import ProgressBar
 from geoclip_core.locator import Geolocator
 from geoclip_core.training.options import options_class
-from train.progress import ProgressBar
 
 
 @options_class

@@ -283,7 +283,7 @@ def many(quick: bool) -> list[Row]:
 
 def trained(quick: bool) -> list[Row]:
     """Heads on cached embeddings, calibration after them, and one evaluated photo."""
-    from train.benchmarks.heads import HeadsOptions, benchmark_heads
+    from train.benchmarks.speed import HeadsOptions, benchmark_heads
 
     rows, epochs = (2000, 2) if quick else (FULL_ROWS, 10)
     found = benchmark_heads(HeadsOptions(rows=rows, epochs=epochs, evaluated=32 if quick else 500))
@@ -393,7 +393,7 @@ def nearest(quick: bool) -> list[Row]:
 def _nearest(count: int, width: int = 512, queries: int = 8) -> Row:
     from geoclip_core.earth.sphere import unit_vectors
     from geoclip_core.similar import DirectionIndex
-    from train.benchmarks.heads import Mixture
+    from train.benchmarks.speed import Mixture
 
     rng = np.random.default_rng(0)
     mixture = Mixture(rng, width)
@@ -533,7 +533,7 @@ def growth(quick: bool) -> list[Row]:
     """How the cost of each step grows with the number of photos."""
     from geoclip_core.data.doctor import examine
     from geoclip_core.demo.dataset import write_demo
-    from train.benchmarks.heads import HeadsOptions, benchmark_heads
+    from train.benchmarks.speed import HeadsOptions, benchmark_heads
     from train.benchmarks.tables import benchmark_tables
 
     small, large = 1000, 16_000 if quick else FULL_ROWS

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import streamlit as st
 
+from geoclip_core.data import DEFAULT_FEATURES, PLACE_FEATURES
 from geoclip_core.data.dataset import (
     DESCRIPTION_FILE,
     FILE_SPLITS,
@@ -16,7 +17,6 @@ from geoclip_core.data.dataset import (
     read_dataset,
 )
 from geoclip_core.data.doctor import Leakage, leakage
-from geoclip_core.data.features import DEFAULT_FEATURES, PLACE_FEATURES
 from geoclip_core.data.vocabulary import MONTHS, build_vocabularies
 from geoclip_core.earth.climate import climate_classes
 from geoclip_core.earth.gazetteer import country_name

@@ -11,7 +11,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from numpy.typing import NDArray
 
-from geoclip_core.data.features import KNOWN_FEATURES
+from geoclip_core.data import KNOWN_FEATURES
 from geoclip_core.evaluation.figures import error_axis
 from ui.theme import Palette, translucent
 from ui.training.form import label

@@ -9,7 +9,7 @@ from typing import Any, cast
 
 import streamlit as st
 
-from geoclip_core.data.features import KNOWN_FEATURES
+from geoclip_core.data import KNOWN_FEATURES
 from geoclip_core.training.options import (
     OptionsError,
     TrainingOptions,

@@ -1,14 +1,18 @@
-"""Time the training of heads on cached embeddings, the calibration after it, and predictions."""
+"""Time heads (training, calibration, predictions) and the engines that can run a backbone."""
 
+import statistics
 import tempfile
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import torch
 from annotated_types import Ge
 from numpy.typing import NDArray
+from torch import Tensor
 
 from geoclip_core.data.dataset import PhotoDataset, read_dataset
 from geoclip_core.data.vocabulary import build_vocabularies
@@ -16,15 +20,16 @@ from geoclip_core.demo.dataset import write_demo
 from geoclip_core.earth.sphere import unit_vectors
 from geoclip_core.evaluation.calibrate import calibrate, summary
 from geoclip_core.evaluation.predictions import predictions_frame
-from geoclip_core.model.backbones import build_backbone
+from geoclip_core.model.backbones import backbone_config, build_backbone
 from geoclip_core.model.geolocation import GeolocationModel
 from geoclip_core.training.distributed import build_accelerator
+from geoclip_core.training.embeddings import onnx_engine
 from geoclip_core.training.fit import FitTask, build_model, fit_backbone
 from geoclip_core.training.inputs import CachedEmbeddings
 from geoclip_core.training.loop import TrainingLoop
-from geoclip_core.training.options import FitOptions, options_class
+from geoclip_core.training.options import FitOptions, Views, options_class, view_sizes
 from geoclip_core.training.session import RunSession
-from train.benchmarks.measure import FULL_ROWS, Cost, measured, peak_mb
+from train.benchmarks.measure import FULL_ROWS, Cost, alternated, measured, peak_mb
 from train.recipes import recipe_options
 
 FEATURES_OF_PLACES = 192
@@ -216,3 +221,47 @@ class Mixture:
         """Return the mixtures (n, width) at unit vectors (n, 3)."""
         waves = np.sin(vectors @ self._frequencies + self._phases)
         return (waves @ self._mixing).astype(np.float32)
+
+
+@options_class
+class EnginesOptions:
+    """Options of `benchmark engines`."""
+
+    backbone: str = "efficientnet-lite2"
+    """hub id, folder or name of the backbone"""
+    views: Views = ("380x380", "320x512")
+    """HEIGHTxWIDTH of each view of a photo"""
+    photos: Annotated[int, Ge(1)] = 32
+    """photos in a batch"""
+    rounds: Annotated[int, Ge(1)] = 3
+    """rounds in which the engines are timed in turn; the median is printed"""
+
+
+def engines(options: EnginesOptions) -> int:
+    """Time a backbone in torch, in torch in parts, and in ONNX Runtime, on random views."""
+    sizes = view_sizes(options.views)
+    backbone = build_backbone(backbone_config(options.backbone, views=sizes)).eval()
+    generator = torch.Generator().manual_seed(0)
+    views = [torch.randn(options.photos, 3, h, w, generator=generator) for h, w in sizes]
+    runs: dict[str, Callable[[Sequence[Tensor]], Any]] = {
+        "torch, whole batches": lambda views: torch.cat(
+            [backbone.features(view).float() for view in views], dim=1
+        ),
+        "torch, in parts": backbone.embed,
+    }
+    if (onnx := onnx_engine(backbone)) is not None:
+        runs["ONNX Runtime, in parts"] = onnx
+    with torch.inference_mode():
+        costs = alternated(
+            {name: partial(run, views) for name, run in runs.items()}, options.rounds
+        )
+    seconds = {name: [cost.seconds for cost in found] for name, found in costs.items()}
+    print(f"{backbone.config.name}, {', '.join(options.views)}, {options.photos} photos")
+    whole = statistics.median(seconds["torch, whole batches"])
+    for name, values in seconds.items():
+        median = statistics.median(values)
+        print(
+            f"  {name:<24}{1000 * median / options.photos:8.1f} ms a photo"
+            f"{whole / median:8.1f} × as fast"
+        )
+    return 0

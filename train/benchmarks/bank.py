@@ -1,74 +1,214 @@
-"""Score the recipe mini-plain with settings that are chosen without the scored photos.
+"""Measure banks of reference photos: photos that are added, and settings that are chosen.
 
-Views, depths, kernel, ridge, readout and targets of the bundled models were chosen on the photos
-that cross-validation then scores. Here every fold chooses them from its training photos alone
-(nested cross-validation); the difference is the optimism of the choice. The candidates were also
-chosen with knowledge of these photos, which is not corrected.
+`extend`: for each area (a continent, country or state) a base model is fitted to photos from
+elsewhere, and the photos of the area are added. They are located by the base, by the extended bank
+without them, and by a model of the area's other photos alone, on the same folds; and the photos of
+the base by both banks without them.
+
+`selection`: views, depths, kernel, ridge, readout and targets of the bundled models were chosen on
+the photos that cross-validation then scores. Here every fold chooses them from its training photos
+alone (nested cross-validation); the difference is the optimism of the choice. The candidates were
+also chosen with knowledge of these photos, which is not corrected.
 """
 
 import itertools
 import json
 import math
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
+import pandas as pd
 import torch
 from annotated_types import Ge
 from numpy.typing import NDArray
 
-from geoclip_core.data.dataset import read_dataset
+from geoclip_core.data.dataset import PhotoDataset, read_dataset
+from geoclip_core.data.vocabulary import class_name
+from geoclip_core.earth.gazetteer import part_of_the_world
 from geoclip_core.earth.sphere import geoscore, haversine_km
 from geoclip_core.evaluation.intervals import mean_intervals
 from geoclip_core.evaluation.metrics import distance_metrics
 from geoclip_core.files import write_atomically
-from geoclip_core.model.backbone import BackboneConfig
+from geoclip_core.jobs import ProgressBar
+from geoclip_core.model.backbone import Backbone, BackboneConfig
 from geoclip_core.model.backbones import build_backbone
 from geoclip_core.model.bank_heads import BankHead
 from geoclip_core.model.geolocation import GeolocationModel
 from geoclip_core.training.distributed import build_accelerator
+from geoclip_core.training.extend import Comparison, compared, extended_inputs
 from geoclip_core.training.fit import fit_backbone
 from geoclip_core.training.fit_bank import (
     BankData,
     BankInputs,
     choose_field,
+    cross_validation_folds,
     fit_bank_model,
+    held_out_errors,
     random_folds,
 )
-from geoclip_core.training.inputs import Embedder
+from geoclip_core.training.inputs import Embedder, learnable_vocabularies
 from geoclip_core.training.options import FitOptions, Views, options_class
 from geoclip_core.training.session import RunSession
-from train.progress import ProgressBar
 from train.recipes import recipe_options
 
 Array = NDArray[np.float64]
 Chosen = tuple["Features", tuple[float, ...]]
+Errors = dict[str, Array]
 
 FIELD_SCALES = ((1492.7,), (1492.7, 4000.0), (750.0, 1492.7, 4000.0))
 GAMMAS, RIDGES, READOUTS = (1.0, 1.5, 2.0), (0.03, 0.05, 0.1), (0.02, 0.03, 0.05)
 
 
 @options_class
-class SelectionOptions:
-    """Options of `benchmark selection`."""
+class MeasuringOptions:
+    """Options of both benchmarks."""
 
     data: Path
     """dataset folder; all its photos take part"""
-    views: Views = ("260x260", "380x380", "320x512")
-    """HEIGHTxWIDTH of the views to choose from; every subset is tried"""
     folds: Annotated[int, Ge(2)] = 10
-    """folds of the outer cross-validation"""
-    repeats: Annotated[int, Ge(1)] = 3
+    """folds of the cross-validation that is measured"""
+    repeats: Annotated[int, Ge(1)] = 1
     """repeats with other folds"""
     seed: Annotated[int, Ge(0)] = 0
-    """seed of the folds"""
+    """seed of folds and draws"""
     cache_dir: Path | None = None
     """where embeddings are kept; by default the platform's cache folder"""
     output: Path | None = None
     """JSON file for every number"""
+
+
+@options_class
+class ExtendOptions(MeasuringOptions):
+    """Options of `benchmark extend`."""
+
+    by: Literal["continent", "country", "state"] = "continent"
+    """what an area is"""
+    least: Annotated[int, Ge(10)] = 20
+    """fewest photos of an area"""
+    base_photos: Annotated[int, Ge(20)] = 200
+    """most photos of a base model, drawn at random"""
+    recipe: str = "small"
+    """recipe of the base model"""
+
+
+@options_class
+class SelectionOptions(MeasuringOptions):
+    """Options of `benchmark selection`."""
+
+    views: Views = ("260x260", "380x380", "320x512")
+    """HEIGHTxWIDTH of the views to choose from; every subset is tried"""
+    repeats: Annotated[int, Ge(1)] = 3
+    """repeats with other folds"""
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """The readable photos of a dataset, as a bank of reference photos sees them."""
+
+    fitting: FitOptions
+    backbone: Backbone
+    photos: PhotoDataset
+    values: torch.Tensor
+    """(n, D) float32."""
+
+
+def _embedded(options: MeasuringOptions, recipe: str, **changes: Any) -> Embedded:
+    """Embed a dataset with the options of a recipe, some of them changed."""
+    changes |= {"data": options.data, "device": "cpu", "seed": options.seed}
+    changes |= {"bank.folds": options.folds, "bank.repeats": options.repeats}
+    fitting = recipe_options(FitOptions, recipe, changes)
+    dataset = read_dataset(options.data)
+    backbone = build_backbone(fit_backbone(fitting))
+    embedder = Embedder(fitting, RunSession(None), build_accelerator(fitting), backbone)
+    embedded = embedder.every(dataset, cache_dir=options.cache_dir)
+    values = np.asarray(embedded.values[embedded.readable], dtype=np.float32)
+    photos = dataset.select(embedded.readable)
+    return Embedded(fitting, backbone, photos, torch.from_numpy(values))
+
+
+def extend(options: ExtendOptions) -> int:
+    """Measure what the photos of one area add to a bank of others."""
+    embedded = _embedded(options, options.recipe)
+    photos = embedded.photos
+    photos.table["split"] = "train"
+    areas, added, before = {}, [], []
+    print("| area | photos | base alone | added alone | extended | base photos before | after |")
+    print("|---|---|---|---|---|---|---|")
+    for name, inside in _areas(photos, options):
+        on_added, on_base = _measured(embedded, inside, options)
+        areas[name] = _both(on_added, on_base)
+        added.append(on_added)
+        before.append(on_base)
+        _print_row(name, areas[name], int(inside.sum()))
+    numbers = {"areas": areas, "all": _both(_joined(added), _joined(before))}
+    _print_row("all", numbers["all"], sum(errors["extended"].shape[1] for errors in added))
+    if options.output is not None:
+        write_atomically(options.output, json.dumps(numbers, indent=2) + "\n")
+    return 0
+
+
+def _areas(photos: PhotoDataset, options: ExtendOptions) -> Iterator[tuple[str, NDArray[np.bool_]]]:
+    """Yield the name and the mask (n,) of each area with enough photos, the largest first."""
+    if options.by == "continent":
+        parts = [part_of_the_world(str(code)) for code in photos.table["country_key"]]
+        area = pd.Series([part and part[0] for part in parts])
+    else:
+        keys = photos.table[f"{options.by}_key"]
+        area = keys.map(lambda key: class_name(options.by, key), na_action="ignore")
+    for name, count in area.value_counts().items():
+        if options.least <= count <= len(photos) - options.least:
+            yield str(name), (area == name).to_numpy(dtype=bool)
+
+
+def _measured(
+    embedded: Embedded, inside: NDArray[np.bool_], options: ExtendOptions
+) -> tuple[Errors, Errors]:
+    """Return model -> (repeats, photos) errors on the photos of an area, and on those of a base."""
+    photos, raw, fitting = embedded.photos, embedded.values, embedded.fitting
+    outside = np.flatnonzero(~inside)
+    drawn = np.random.default_rng(options.seed).permutation(outside)[: options.base_photos]
+    rows = np.sort(drawn)
+    elsewhere, area = photos.select(rows), photos.select(inside)
+    words, _ = learnable_vocabularies(elsewhere, fitting.features)
+    data = BankData(raw[rows], elsewhere.coordinates, elsewhere.labels(words))
+    backbone = embedded.backbone
+    base = fit_bank_model(
+        BankInputs(data, words, fitting, backbone.config, backbone.block_widths), "base"
+    )
+    own = raw[np.flatnonzero(inside)]
+    inputs, every, is_new = extended_inputs(base, area, own, fitting)
+    seeds = range(options.seed, options.seed + options.repeats)
+    partitions = [cross_validation_folds(every, options.folds, seed) for seed in seeds]
+    errors = np.stack([held_out_errors(inputs, fold_of) for fold_of in partitions])
+    return Comparison(inputs, area, own, is_new, partitions, errors).errors()
+
+
+def _joined(parts: list[Errors]) -> Errors:
+    shared = [key for key in parts[0] if all(key in part for part in parts)]
+    return {key: np.concatenate([part[key] for part in parts], axis=1) for key in shared}
+
+
+def _both(on_added: Errors, on_base: Errors) -> dict[str, Any]:
+    return {"on_added": compared(on_added), "on_base": compared(on_base)}
+
+
+def _print_row(name: str, found: dict[str, Any], photos: int) -> None:
+    on_added, on_base = found["on_added"], found["on_base"]
+    cells = [on_added.get(key) for key in ("base_alone", "added_alone", "extended")]
+    cells += [on_base["base_alone"], on_base["extended"]]
+    # areas take a minute each
+    print(f"| {name} | {photos} | {' | '.join(map(_cell, cells))} |", flush=True)
+
+
+def _cell(numbers: dict[str, Any] | None) -> str:
+    if numbers is None:
+        return "–"
+    low, high = numbers["interval"]
+    return f"{numbers['geoscore']:,.0f} [{low:,.0f}–{high:,.0f}]"
 
 
 def selection(options: SelectionOptions) -> int:
@@ -91,21 +231,13 @@ def selection(options: SelectionOptions) -> int:
 
 
 def _measure(options: SelectionOptions) -> "SelectionResult":
-    changes = {"data": options.data, "views": options.views, "device": "cpu", "seed": options.seed}
-    changes |= {"bank.folds": options.folds, "bank.repeats": options.repeats}
-    fitting = recipe_options(FitOptions, "mini-plain", changes)
-    dataset = read_dataset(options.data)
-    backbone = build_backbone(fit_backbone(fitting))
-    embedder = Embedder(fitting, RunSession(None), build_accelerator(fitting), backbone)
-    embedded = embedder.every(dataset, cache_dir=options.cache_dir)
-    photos = dataset.select(embedded.readable)
-    values = np.asarray(embedded.values[embedded.readable], dtype=np.float32)
+    embedded = _embedded(options, "mini-plain", views=options.views)
     nested = NestedSelection(
-        BankData(torch.from_numpy(values), photos.coordinates, {}),
-        candidate_features(len(options.views), len(fitting.depths)),
-        fitting,
-        backbone.config,
-        backbone.view_block_widths,
+        BankData(embedded.values, embedded.photos.coordinates, {}),
+        candidate_features(len(options.views), len(embedded.fitting.depths)),
+        embedded.fitting,
+        embedded.backbone.config,
+        embedded.backbone.view_block_widths,
     )
     with ProgressBar("choosing", "folds") as bar:
         return nested.measure(bar.update)
