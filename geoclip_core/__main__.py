@@ -1,5 +1,6 @@
 """The command `geoclip`: `geoclip COMMAND ...`, or `python -m geoclip_core COMMAND ...`."""
 
+import io
 import sys
 from collections.abc import Sequence
 
@@ -36,7 +37,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     import tyro
 
     from geoclip_core.commands import CLASSES
-    from geoclip_core.terminal import use_utf8
 
     use_utf8()
     command = tyro.cli(
@@ -56,6 +56,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (OSError, ValueError) as error:  # the errors of geoclip_core are ValueErrors
         print(f"geoclip {name}: error: {error}", file=sys.stderr)
         return 1
+
+
+def use_utf8() -> None:
+    """Write standard output and errors in UTF-8, with escapes where a stream cannot.
+
+    Redirected output has the code page of the platform, which lacks most file and place names; one
+    of them would end the command. A terminal keeps its encoding.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            encoding = None if stream.isatty() else "utf-8"
+            stream.reconfigure(encoding=encoding, errors="backslashreplace")
 
 
 if __name__ == "__main__":

@@ -2,7 +2,6 @@ import streamlit as st
 
 from geoclip_core.evaluation.predictions import PredictionsError
 from ui.evaluation import maps, panels, photos
-from ui.evaluation.osv_mini import osv_mini
 from ui.evaluation.sources import (
     View,
     choose_filters,
@@ -42,7 +41,7 @@ if not sources:
 with st.sidebar:
     main, compared = choose_sources(sources)
     with st.expander("Evaluate on OSV-Mini-129k"):
-        osv_mini()
+        panels.osv_mini()
 
 try:
     frame = table(main, main)

@@ -1,8 +1,7 @@
 import streamlit as st
 
 from geoclip_core.errors import DatasetError
-from ui.dataset.data import load
-from ui.dataset.explore import explore
+from ui.dataset.explore import explore, load
 from ui.dataset.health import health
 from ui.dataset.make import first_steps, make, progress_strip
 from ui.page import datasets_folder, is_public, open_page

@@ -29,8 +29,8 @@ from tyro.constructors import (
     StructTypeInfo,
 )
 
+from geoclip_core.__main__ import use_utf8
 from geoclip_core.errors import is_plain
-from geoclip_core.terminal import use_utf8
 from geoclip_core.training.options import OptionsError, help_texts, new_flag, upgraded
 from train.benchmarks import BENCHMARKS
 

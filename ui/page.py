@@ -8,7 +8,7 @@ import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import pandas as pd
 import streamlit as st
@@ -20,6 +20,9 @@ from geoclip_core.data.tables import csv_text
 from geoclip_core.files import is_unicode
 from ui.server import reached_beyond_loopback
 from ui.theme import markdown_text
+
+if TYPE_CHECKING:
+    from plotly.graph_objects import Figure
 
 T = TypeVar("T")
 
@@ -50,6 +53,11 @@ PUBLIC_VARIABLE = "GEOCLIP_PUBLIC"
 ROOTS_VARIABLE = "GEOCLIP_ROOTS"
 """Environment variable: more folders that may be typed if other computers reach the app."""
 
+CHART_CONFIG: dict[str, Any] = {
+    "topojsonURL": f"{STATIC_ADDRESS}/topojson/",
+    "displaylogo": False,
+    "modeBarButtonsToRemove": ["lasso2d", "select2d", "autoScale2d"],
+}
 _MOST_FOLDERS = 2000
 """Folders that are listed, of one that holds more."""
 
@@ -470,3 +478,19 @@ def download(label: str, make: Callable[[], pd.DataFrame], file: str) -> None:
         type="tertiary",
         on_click="ignore",
     )
+
+
+def show_chart(figure: "Figure", key: str, *, height: int | None = None, **options: Any) -> Any:
+    """Show a figure across the column, with narrow margins where it sets none.
+
+    Every chart is shown by this function, because plotly's geo charts would fetch their borders
+    from a CDN otherwise. The height is in pixels. Options and result are those of
+    ``st.plotly_chart``, which returns the selection if ``on_select`` asks for one.
+    """
+    margin = figure.layout.margin
+    if margin.l is None and margin.t is None:
+        top = 44 if figure.layout.title.text else 12
+        figure.update_layout(margin={"l": 8, "r": 8, "t": top, "b": 8})
+    if height:
+        figure.update_layout(height=height)
+    return st.plotly_chart(figure, width="stretch", key=key, config=CHART_CONFIG, **options)

@@ -18,8 +18,7 @@ from geoclip_core.data.photos import file_below, open_photo, read_source
 from geoclip_core.earth.gazetteer import Gazetteer
 from geoclip_core.earth.sphere import middle_longitude
 from geoclip_core.errors import DatasetError, PhotoError
-from ui.charts import show_chart
-from ui.dataset.data import load
+from ui.dataset.explore import load
 from ui.dataset.make import first_steps, progress_strip
 from ui.geometry import Coordinate
 from ui.maps import OfflineMap, answer_map, show_map
@@ -32,6 +31,7 @@ from ui.page import (
     is_public,
     kept,
     open_page,
+    show_chart,
     workbench,
 )
 from ui.photos import TrayPhoto, photo_input, photo_tray, tray_photo

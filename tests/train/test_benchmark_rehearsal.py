@@ -18,7 +18,7 @@ from train.benchmarks.rehearsal import (
     rehearse,
     size_mb,
 )
-from ui.evaluation.osv_mini import summary
+from ui.evaluation.panels import rehearsal_summary
 
 METRICS = {
     "n": 450,
@@ -95,8 +95,8 @@ def test_the_table_names_the_command_and_extrapolates(tmp_path):
     _, whole = steps_of(RehearsalOptions(rows=FULL_ROWS, folder=tmp_path / "whole"))
     assert "expected" not in markdown(whole)
     assert checked(Rehearsal, json.loads(json.dumps(asdict(done))), "it") == done
-    assert "120 km, 75% are within 200 km" in summary(done)
-    assert f"({'of 119,008'} in OSV-Mini-129k)" in summary(done)
+    assert "120 km, 75% are within 200 km" in rehearsal_summary(done)
+    assert f"({'of 119,008'} in OSV-Mini-129k)" in rehearsal_summary(done)
 
 
 def test_embed_and_fit_find_the_same_embeddings():

@@ -5,8 +5,8 @@ import math
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from ui import charts, theme
-from ui.page import STATIC
+from ui import theme
+from ui.page import CHART_CONFIG, STATIC
 
 
 @pytest.mark.parametrize(
@@ -63,14 +63,14 @@ def test_markdown_text_escapes_markdown_and_line_breaks():
 def test_topojson_exists_for_every_scope():
     for scope in ("world", "usa"):
         assert (STATIC / "topojson" / f"{scope}_110m.json").is_file()
-    assert charts.CONFIG["topojsonURL"] == "app/static/topojson/"
+    assert CHART_CONFIG["topojsonURL"] == "app/static/topojson/"
 
 
 def test_show_chart_draws_on_a_page():
     def page():
         import plotly.graph_objects as go
 
-        from ui.charts import show_chart
+        from ui.page import show_chart
 
         show_chart(go.Figure(go.Bar(x=[1], y=[1])), key="a", height=200)
 

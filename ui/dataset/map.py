@@ -10,10 +10,11 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from geoclip_core.data.dataset import PhotoDataset
-from geoclip_core.earth.gazetteer import Gazetteer
+from geoclip_core.data.vocabulary import MONTHS
+from geoclip_core.earth.climate import climate_classes
+from geoclip_core.earth.gazetteer import Gazetteer, country_name
 from geoclip_core.earth.sphere import middle_longitude
 from geoclip_core.evaluation.figures import hexagon_shapes, hexagons, world_figure
-from ui.dataset.data import describe
 from ui.evaluation.maps import county_shapes, state_shapes
 from ui.theme import Palette, blend, translucent
 
@@ -39,6 +40,19 @@ def cell_name(cell: str) -> str:
     """Return the place at the centre of a cell, such as "Abilene, Texas"."""
     place = Gazetteer.load().places(h3.cell_to_latlng(cell))[0]
     return ", ".join(part for part in (place.city, place.state or place.country_name) if part)
+
+
+def describe(row: pd.Series) -> str:
+    """Return one line about a photo, such as "Abilene, Texas · July 2021 · Cfa"."""
+    names = [row[place] for place in ("city", "state") if isinstance(row[place], str)]
+    if isinstance(row["country"], str) and row["country"] != "US":
+        names.append(country_name(row["country"]))
+    parts = [", ".join(dict.fromkeys(names)) or f"{row['latitude']:.2f}, {row['longitude']:.2f}"]
+    if not pd.isna(row["captured_at"]):
+        parts.append(f"{MONTHS[row['captured_at'].month - 1]} {row['captured_at'].year}")
+    if row["climate"] >= 0:
+        parts.append(climate_classes()[row["climate"]].symbol)
+    return " · ".join(parts)
 
 
 def hexagon_counts(coordinates: np.ndarray) -> pd.DataFrame:

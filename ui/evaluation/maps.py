@@ -16,9 +16,8 @@ import streamlit as st
 from geoclip_core.data.vocabulary import place_name
 from geoclip_core.earth.sphere import geoscore
 from geoclip_core.evaluation import figures, metrics
-from ui.charts import show_chart
 from ui.evaluation.sources import Filters, Source, View, rows, table
-from ui.page import STATIC, choose, download, wrapping_columns
+from ui.page import STATIC, choose, download, show_chart, wrapping_columns
 from ui.theme import kilometres, markdown_text, palette
 
 _UNITS = {"States": "state_key", "Counties": "county_key"}

@@ -9,6 +9,8 @@ import numpy as np
 import pandas as pd
 import streamlit as st
 
+from geoclip_core.checks import checked
+from geoclip_core.errors import FileError
 from geoclip_core.evaluation import figures, intervals, metrics
 from geoclip_core.evaluation.predictions import head_features
 from geoclip_core.evaluation.report import (
@@ -21,12 +23,13 @@ from geoclip_core.evaluation.report import (
     repeats_note,
     report_html,
 )
-from geoclip_core.files import safe_name
+from geoclip_core.files import read_json, safe_name
+from train.benchmarks.measure import FULL_ROWS, ROOT
+from train.benchmarks.rehearsal import Rehearsal
 from train.evaluation import report_tables
-from ui.charts import show_chart
 from ui.evaluation.sources import Filters, Source, View, rows, table
-from ui.page import STATIC, download, note_and_downloads, wrapping_columns
-from ui.theme import markdown_text, palette
+from ui.page import STATIC, download, note_and_downloads, show_chart, wrapping_columns
+from ui.theme import kilometres, markdown_text, palette
 
 _FEW = 30
 """With fewer photos the page says that the intervals are wide."""
@@ -64,6 +67,18 @@ _TRUST_CHARTS = (
     ),
 )
 """Table of ``_radii``, title, figure, caption, label and file of the download."""
+_REHEARSAL = ROOT / "docs" / "measured" / "rehearsal.json"
+_OSV_MINI_COMMANDS = """python -m train download osv-mini --output datasets/osv-mini
+python -m train fit --recipe osv-mini --data datasets/osv-mini --output runs/osv-mini
+python -m train evaluate --model runs/osv-mini --data datasets/osv-mini"""
+_STEPS = {
+    "doctor": "check",
+    "embed": "embed the photos, once",
+    "fit": "train",
+    "evaluate": "evaluate",
+    "report": "write a report",
+}
+"""Step of the rehearsal -> what it does; drawing the photos is not shown."""
 
 
 def count_line(view: View) -> str:
@@ -444,3 +459,39 @@ def trust_panel(view: View) -> None:
 def _stacked(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     """Return the tables of several models as one, with the model in a column."""
     return pd.concat([t.assign(model=name) for name, t in tables.items()], ignore_index=True)
+
+
+def osv_mini() -> None:
+    """Show the three commands, and the time and result of the rehearsal."""
+    st.markdown("Download, train, evaluate; each command continues after an interruption:")
+    st.code(_OSV_MINI_COMMANDS, language="bash", wrap_lines=True)
+    try:
+        done = checked(Rehearsal, read_json(_REHEARSAL), _REHEARSAL)
+    except FileError:
+        return
+    st.markdown(f"**What you will see**\n\n{markdown_text(rehearsal_summary(done))}")
+
+
+def rehearsal_summary(done: Rehearsal) -> str:
+    """Return what a rehearsal took and gave, as a sentence or two for each."""
+    whole = done.rows >= FULL_ROWS
+    steps = [
+        f"{_STEPS[step.name]} {_rough_time(step.seconds)}"
+        for step in done.steps
+        if step.name in _STEPS
+    ]
+    most = max(step.peak_mb for step in done.steps)
+    size = "as many as in OSV-Mini-129k" if whole else f"of {FULL_ROWS:,} in OSV-Mini-129k"
+    result = done.result
+    return (
+        f"A rehearsal with {done.rows:,} drawn photos ({size}) took on {done.cores} cores: "
+        f"{', '.join(steps)}; at most {most / 1000:.1f} GB of memory. "
+        f"On its {result['photos']:,.0f} test photos the median error is "
+        f"{kilometres(result['median_km'])}, {result['within_200_km']:.0%} are within 200 km, and "
+        f"the 90 % radius holds {result['inside_90']:.0%} of the true places. Drawn photos say "
+        "nothing about the accuracy on real ones."
+    )
+
+
+def _rough_time(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"

@@ -9,8 +9,7 @@ import streamlit as st
 
 from geoclip_core.jobs import JobError
 from geoclip_core.training.runs import METRICS, MetricsTable, Run
-from ui.charts import show_chart
-from ui.page import is_public
+from ui.page import is_public, show_chart
 from ui.theme import duration, markdown_text, palette
 from ui.training.charts import MOST_CURVES, Group, best_step, curves_figure, metric_groups
 from ui.training.runs import (

@@ -23,7 +23,6 @@ from geoclip_core.training.options import FEW_PHOTOS, FitOptions, OptionsError, 
 from geoclip_core.training.runs import CONFIG
 from train.recipes import recipe_description, recipe_names, recipe_options
 from train.training import lasting_config
-from ui.charts import show_chart
 from ui.page import (
     PAGES,
     STATIC,
@@ -34,6 +33,7 @@ from ui.page import (
     may_open,
     outside_roots,
     runs_folder,
+    show_chart,
     typed_path,
     with_typed,
 )

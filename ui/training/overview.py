@@ -7,8 +7,7 @@ import pandas as pd
 import streamlit as st
 
 from geoclip_core.jobs import JobError
-from ui.charts import show_chart
-from ui.page import download
+from ui.page import download, show_chart
 from ui.theme import palette
 from ui.training.charts import comparison_figure, metric_label, metric_names
 from ui.training.form import label, run_values, shown

@@ -9,17 +9,19 @@ import pytest
 from geoclip_core.data.dataset import read_dataset
 from geoclip_core.data.vocabulary import class_name
 from tests.data import layout
-from ui.dataset.data import (
+from ui.dataset.explore import (
     Chosen,
     classes,
+    climate_bars,
     coverage,
-    describe,
+    month_bars,
+    place_bars,
     rows_of,
 )
-from ui.dataset.explore import climate_bars, month_bars, place_bars
 from ui.dataset.map import (
     cell_name,
     clicked,
+    describe,
     hexagon_counts,
     hexagon_figure,
     in_cell,
