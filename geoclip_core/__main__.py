@@ -1,6 +1,7 @@
 """The command `geoclip`: `geoclip COMMAND ...`, or `python -m geoclip_core COMMAND ...`."""
 
 import io
+import os
 import sys
 from collections.abc import Sequence
 
@@ -33,6 +34,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"geoclip: error: there is no {name!r}; choose from {known}", file=sys.stderr)
         return 2
 
+    # threads that wait for each other spin by default: on a busy computer, torch's take ten times
+    # the processor time of the work. It must be set before torch is imported
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     # imported here, for the help above must answer at once
     import tyro
 

