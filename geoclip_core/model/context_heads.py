@@ -105,14 +105,18 @@ class ContextHeads(nn.Module):
             parents = self.get_buffer(f"_parents_{smaller}")
             inside, orphans = _sum_to_parents(totals[smaller], parents, len(scores[larger]))
             totals[larger] = scores[larger] + inside
-            roots.append(orphans)
+            if len(orphans):
+                roots.append(orphans)
         normaliser = torch.logsumexp(torch.cat([totals[chain[0]], *roots]), 0, keepdim=True)
         # down: add the scores of the larger places that contain it
         above = {chain[0]: torch.zeros_like(scores[chain[0]])}
         for larger, smaller in itertools.pairwise(chain):
             parents = self.get_buffer(f"_parents_{smaller}")
             around = (above[larger] + scores[larger]).index_select(0, parents.clamp_min(0))
-            above[smaller] = around.masked_fill((parents < 0)[:, None], 0.0)
+            orphaned = parents < 0
+            if orphaned.any():
+                around = around.masked_fill(orphaned[:, None], 0.0)
+            above[smaller] = around
         return {feature: totals[feature] + above[feature] - normaliser for feature in chain}
 
 
@@ -149,11 +153,14 @@ class ContextJoin(nn.Module):
         """Join {feature: logits (b, C)} to (b, width × F)."""
         joined = []
         for feature, projection in self.projections.items():
-            # centred log-probabilities are centred logits, since they differ by a constant
+            # centred log-probabilities are centred logits, since they differ by a constant;
+            # the gradients of sums and norms, unlike those of means, are not written out per class
             values = logits[feature]
-            values = values - values.mean(1, keepdim=True)
+            classes = values.shape[1]
+            values = values - values.sum(1, keepdim=True) / classes
             # values are scaled to log(1 + spread): confident heads weigh more, within limits
-            spread = values.square().mean(1, keepdim=True).add(1e-6).sqrt()
+            length = torch.linalg.vector_norm(values, dim=1, keepdim=True)
+            spread = (length.square() / classes + 1e-6).sqrt()
             scale = torch.log1p(spread) / spread
             # scaled after the projection, which has fewer columns; a product from the left keeps
             # gradients class by class, as the heads store their logits
@@ -256,8 +263,13 @@ def _sum_to_parents(values: Tensor, parents: Tensor, count: int) -> tuple[Tensor
     A parent without children gets 0: it is a smallest place itself. Orphans (parent −1) are
     returned unchanged, (number of orphans, b).
     """
-    (known,), (orphaned,) = torch.where(parents >= 0), torch.where(parents < 0)
-    index, owned = parents[known], values.index_select(0, known)
+    orphans = values[:0]
+    index, owned = parents, values
+    # without orphans, a selection of all rows would be copied and its gradient written twice
+    if bool((parents < 0).any()):
+        (known,), (orphaned,) = torch.where(parents >= 0), torch.where(parents < 0)
+        index, owned = parents[known], values.index_select(0, known)
+        orphans = values.index_select(0, orphaned)
     highest = values.new_full((count, values.shape[1]), -torch.inf)
     with torch.no_grad():
         highest.scatter_reduce_(0, index[:, None].expand_as(owned), owned.detach(), "amax")
@@ -266,4 +278,4 @@ def _sum_to_parents(values: Tensor, parents: Tensor, count: int) -> tuple[Tensor
     terms = (owned - highest.index_select(0, index)).exp()
     sums = torch.zeros_like(highest).index_add(0, index, terms)
     summed = sums.masked_fill(empty, 1.0).log() + highest
-    return summed, values.index_select(0, orphaned)
+    return summed, orphans
