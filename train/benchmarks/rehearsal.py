@@ -276,6 +276,7 @@ def markdown(done: Rehearsal) -> str:
         f"{result['inside_50']:.0%} of the true places, the 90 % radius {result['inside_90']:.0%}.",
         "",
         "The photos are drawn: the result shows that everything works, not how good a model of "
-        "real photos will be. Peak memory is that of the largest process, memory maps included.",
+        "real photos will be. Peak memory is that of the largest process, memory maps included. "
+        "Minutes are longer if the computer does other work at the same time; CPU minutes hardly.",
     ]
     return "\n".join(lines) + "\n"

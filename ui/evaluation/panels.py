@@ -476,7 +476,7 @@ def rehearsal_summary(done: Rehearsal) -> str:
     """Return what a rehearsal took and gave, as a sentence or two for each."""
     whole = done.rows >= FULL_ROWS
     steps = [
-        f"{_STEPS[step.name]} {_rough_time(step.seconds)}"
+        f"{_STEPS[step.name]} {_rough_time(step.cpu_seconds)}"
         for step in done.steps
         if step.name in _STEPS
     ]
@@ -484,8 +484,9 @@ def rehearsal_summary(done: Rehearsal) -> str:
     size = "as many as in OSV-Mini-129k" if whole else f"of {FULL_ROWS:,} in OSV-Mini-129k"
     result = done.result
     return (
-        f"A rehearsal with {done.rows:,} drawn photos ({size}) took on {done.cores} cores: "
-        f"{', '.join(steps)}; at most {most / 1000:.1f} GB of memory. "
+        f"A rehearsal with {done.rows:,} drawn photos ({size}) took this much time of a "
+        f"processor, which its cores ({done.cores} there) share: {', '.join(steps)}; and at most "
+        f"{most / 1000:.1f} GB of memory. "
         f"On its {result['photos']:,.0f} test photos the median error is "
         f"{kilometres(result['median_km'])}, {result['within_200_km']:.0%} are within 200 km, and "
         f"the 90 % radius holds {result['inside_90']:.0%} of the true places. Drawn photos say "
