@@ -15,6 +15,8 @@ import psutil
 
 A = TypeVar("A")
 B = TypeVar("B")
+Progress = Callable[[int, int], None]
+"""Takes the number of units that are done, and of all."""
 _CLOCK_SECONDS = 2.0
 """Largest difference between two readings of one process's start time."""
 

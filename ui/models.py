@@ -40,7 +40,7 @@ from geoclip_core.locator import EmbeddedPhoto, Geolocator, upright_photo
 from geoclip_core.model.checkpoint import CONFIG, DOMAIN, bundled_models, checkpoint_folder
 from geoclip_core.model.domain import Domain
 from geoclip_core.prediction import Failure, Prediction, Similar
-from geoclip_core.processes import give_back_memory
+from geoclip_core.processes import Progress, give_back_memory
 from geoclip_core.training.embeddings import MANY_PHOTOS
 from geoclip_core.training.runs import Run
 from ui.page import (
@@ -77,7 +77,7 @@ _SEARCHES_KEPT = 16
 class Search:
     """The search for the reasons of one photo's answers, in a thread that no page waits for."""
 
-    def __init__(self, run: Callable[[Callable[[int, int], None]], None]) -> None:
+    def __init__(self, run: Callable[[Progress], None]) -> None:
         self.done = self.total = 0
         """Pictures that the model has answered, of all; 0 of 0 until it is ready."""
         self.problem = ""
@@ -109,7 +109,7 @@ class Search:
         """Return when it has ended."""
         self._thread.join()
 
-    def _work(self, run: Callable[[Callable[[int, int], None]], None]) -> None:
+    def _work(self, run: Callable[[Progress], None]) -> None:
         with contextlib.suppress(_StoppedError):
             try:
                 run(self._report)
@@ -296,7 +296,7 @@ class ServedModel:
                 self._searches[photo.digest] = search
             return search
 
-    def explain(self, photo: TrayPhoto, progress: Callable[[int, int], None]) -> None:
+    def explain(self, photo: TrayPhoto, progress: Progress) -> None:
         """Find the parts of a photo that support the answers, without blocking other sessions.
 
         Only the effects are kept, not the photo, which belongs to its session.
@@ -564,7 +564,7 @@ def _set_stopped(shown: tuple[str, ...] | None) -> None:
     st.session_state[_STOPPED] = shown
 
 
-def progress_bar(verb: str, unit: str) -> Callable[[int, int], None]:
+def progress_bar(verb: str, unit: str) -> Progress:
     """Draw a progress bar; return a function of (done, total) that updates it.
 
     The bar shows the time left, and disappears when all is done.

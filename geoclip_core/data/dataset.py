@@ -10,7 +10,7 @@ import functools
 import hashlib
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -41,9 +41,6 @@ MAX_TEXT = 300  # most characters of an id or place name
 MANY_IDS = 5  # so many long ids that all end with 0 were rounded
 
 LEAST_PHOTOS = 20  # fewest photos besides those of test from which a model can be trained
-
-Progress = Callable[[int, int], None]
-"""Called with the number of steps done and the total."""
 
 # Column of our tables: the name column and the unique key column in the file.
 PLACES = {

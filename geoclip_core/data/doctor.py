@@ -27,7 +27,6 @@ from geoclip_core.data.dataset import (
     REQUIRED,
     WANTED,
     PhotoDataset,
-    Progress,
     csv_path,
     parse,
     photo_paths,
@@ -41,7 +40,7 @@ from geoclip_core.earth.gazetteer import Gazetteer
 from geoclip_core.earth.sphere import destination
 from geoclip_core.errors import DatasetError, PhotoError
 from geoclip_core.files import atomic_file, read_json, write_atomically
-from geoclip_core.processes import in_processes
+from geoclip_core.processes import Progress, in_processes
 
 REPORT_FILE = "doctor.json"
 EXAMPLES = 20  # most examples of a finding

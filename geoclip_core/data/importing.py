@@ -31,7 +31,6 @@ from geoclip_core.data.dataset import (
     ATTRIBUTION,
     FILE_SPLITS,
     REQUIRED,
-    Progress,
     check_output,
     csv_path,
     photo_paths,
@@ -64,6 +63,7 @@ from geoclip_core.earth.climate import ClimateRaster
 from geoclip_core.earth.gazetteer import OFFSHORE_KM, REMOTE_KM, Gazetteer
 from geoclip_core.errors import DatasetError, PhotoError
 from geoclip_core.files import DISK_RESERVE, atomic_folder, free_bytes, readable, restore
+from geoclip_core.processes import Progress
 
 MADE_BY = "import-photos"
 NOT_IMPORTED_FILE = "not_imported.csv"

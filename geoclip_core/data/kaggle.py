@@ -12,9 +12,10 @@ import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path, PurePosixPath
 
-from geoclip_core.data.dataset import Progress, read_table
+from geoclip_core.data.dataset import read_table
 from geoclip_core.data.photos import is_photo_name
 from geoclip_core.errors import DownloadError
+from geoclip_core.processes import Progress
 
 KAGGLE_HANDLE = "josht000/osv-mini-129k"
 KAGGLE_PAGE = f"https://www.kaggle.com/datasets/{KAGGLE_HANDLE}"

@@ -11,7 +11,6 @@ from scipy.spatial import cKDTree
 from geoclip_core.data.dataset import (
     ATTRIBUTION,
     COLUMNS,
-    Progress,
     check_output,
     csv_path,
     photo_paths,
@@ -22,7 +21,7 @@ from geoclip_core.earth.climate import ClimateRaster, climate_classes, index_of_
 from geoclip_core.earth.gazetteer import Gazetteer
 from geoclip_core.earth.sphere import EARTH_RADIUS_KM, destination, unit_vectors
 from geoclip_core.files import atomic_folder
-from geoclip_core.processes import in_processes
+from geoclip_core.processes import Progress, in_processes
 
 # Number of cities of OSV-Mini-129k in each of its states. Texas and the total are counted, the
 # others estimated in proportion to the places in the gazetteer.

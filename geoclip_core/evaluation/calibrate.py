@@ -6,7 +6,6 @@ the effect, and writes the numbers, the diagram and the section of the model car
 
 import json
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +26,7 @@ from geoclip_core.model.calibration import (
 )
 from geoclip_core.model.geolocation import Locatable
 from geoclip_core.model.posterior import Posterior
+from geoclip_core.processes import Progress
 from geoclip_core.results import read_results
 
 DIAGRAM, CALIBRATION, CARD = "calibration.svg", "calibration.json", "README.md"
@@ -59,7 +59,7 @@ def calibrate(
     model: Locatable,
     photos: PhotoDataset,
     embeddings: np.ndarray,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> CalibrationResult:
     """Fit temperature, bandwidth and radius factors on validation photos.
 
@@ -92,7 +92,7 @@ def calibrate(
     photos = photos.select(rows)
     total = 12 * len(rows)  # fitting takes most of the time
 
-    def report(before: int, share: int) -> Callable[[int, int], None]:
+    def report(before: int, share: int) -> Progress:
         def part(done: int, of: int) -> None:
             if progress:
                 progress(before * len(rows) + share * len(rows) * done // max(of, 1), total)

@@ -6,7 +6,7 @@ An interrupted evaluation reuses its finished shards, in a folder named after mo
 import hashlib
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +25,7 @@ from geoclip_core.evaluation.predictions import (
     write_predictions,
 )
 from geoclip_core.files import write_atomically
+from geoclip_core.processes import Progress
 
 if TYPE_CHECKING:  # imports torch, which the Evaluation page must not wait for
     from geoclip_core.model.geolocation import Locatable
@@ -32,7 +33,6 @@ if TYPE_CHECKING:  # imports torch, which the Evaluation page must not wait for
 PREDICTIONS, METRICS, SHARDS = "predictions.parquet", "metrics.json", "shards"
 SHARD_PHOTOS = 1024
 BATCH = 32  # small, because a bank head returns a point per bank photo for every photo
-Progress = Callable[[int, int], None]
 
 
 def model_fingerprint(model: "Locatable") -> str:

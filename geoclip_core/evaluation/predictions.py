@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,6 +26,7 @@ from geoclip_core.earth.sphere import haversine_km
 from geoclip_core.errors import DatasetError, FileError, first_line
 from geoclip_core.files import MAX_TEXT, atomic_file, open_file, parse_json, readable
 from geoclip_core.model.map_context import place_levels
+from geoclip_core.processes import Progress
 
 if TYPE_CHECKING:  # imports torch, which the Evaluation page must not wait for
     from geoclip_core.data.dataset import PhotoDataset
@@ -80,7 +81,6 @@ MAX_ROWS, MAX_COLUMNS, MAX_MEMORY = 2_000_000, 1000, 800_000_000
 """Rows and columns of the largest table, and bytes that its numbers, or one text column, take."""
 FARTHEST_KM = 20_100.0
 """Just above half of the Earth's circumference."""
-Progress = Callable[[int, int], None]
 _AT_ONCE = 64
 """Posteriors that are summarised at once."""
 _Note = Annotated[str, Len(0, 4000)]

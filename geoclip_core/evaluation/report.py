@@ -6,7 +6,7 @@ The Evaluation page shows the same headline tables.
 import base64
 import html
 import io
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from geoclip_core.evaluation.baselines import baseline_errors, baseline_title
 from geoclip_core.evaluation.predictions import head_features
 from geoclip_core.evaluation.small_map import small_map, thumbnail
 from geoclip_core.evaluation.style import LIGHT, Palette, kilometres, translucent
+from geoclip_core.processes import Progress
 from geoclip_core.results import read_results
 
 RESAMPLES = 400
@@ -318,7 +319,7 @@ def report_html(
     tables: Sequence[ReportTable],
     static: Path,
     root: str = "",
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> str:
     """Return the report of an evaluation as an HTML page.
 

@@ -20,8 +20,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from geoclip_core.data.dataset import Progress
 from geoclip_core.files import atomic_file
+from geoclip_core.processes import Progress
 
 GEOCLIP_SCALE = 66.50336
 """GeoCLIP multiplies x and y by this number and divides them by 180."""

@@ -18,6 +18,7 @@ from geoclip_core.errors import CheckpointError, FileError
 from geoclip_core.files import cache_folders, parse_json, read_json, write_atomically
 from geoclip_core.model.map_context import level_outcomes
 from geoclip_core.model.posterior import HALF_CIRCUMFERENCE_KM, Posterior, kernel
+from geoclip_core.processes import Progress
 
 LEVELS = (0.5, 0.9)
 """Shares of the mass whose circles are calibrated."""
@@ -32,7 +33,6 @@ MAX_FIT_PHOTOS, MAX_FIT_POINTS = 1500, 2048
 """Number of photos, and of points per photo, that suffice for a fit."""
 MAX_LEVEL_PHOTOS = 400
 """Number of photos from which the correction of levels is fitted."""
-Progress = Callable[[int, int], None]
 """Called with the number of steps done and the total; it may raise, to stop."""
 Density = Callable[[float], Posterior]
 """Kernel width in km -> density of the training photos (`Domain.prior`)."""

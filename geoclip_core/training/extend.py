@@ -42,11 +42,11 @@ from geoclip_core.model.checkpoint import (
 )
 from geoclip_core.model.domain import Domain
 from geoclip_core.model.geolocation import GeolocationModel
+from geoclip_core.processes import Progress
 from geoclip_core.training.cards import extension_card
 from geoclip_core.training.fit_bank import (
     BankData,
     BankInputs,
-    Progress,
     can_be_held_out,
     errors_km,
     fit_bank_model,

@@ -39,6 +39,7 @@ from geoclip_core.model.checkpoint import (
 from geoclip_core.model.domain import Domain
 from geoclip_core.model.geolocation import GeolocationModel, ModelConfig
 from geoclip_core.model.losses import balanced_logits, log_priors, masked_cross_entropy
+from geoclip_core.processes import Progress
 from geoclip_core.training.cards import extension_sentences, fit_card
 from geoclip_core.training.extend import bank_of, base_folder, extend_bank
 from geoclip_core.training.fit_bank import fit_bank
@@ -200,7 +201,7 @@ def _fit_bank(run: FitRun, dataset: PhotoDataset, backbone: Backbone, embedder: 
     _save_cross_validation(run, metrics)
 
 
-def _cross_validating(session: RunSession) -> Callable[[int, int], None]:
+def _cross_validating(session: RunSession) -> Progress:
     """Return a function of (done, total) that reports a cross-validation and stops it if asked."""
 
     def progress(done: int, total: int) -> None:

@@ -2,7 +2,7 @@
 
 import itertools
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -37,11 +37,10 @@ from geoclip_core.model.calibration import MAX_RANKS, Calibration, fit_calibrati
 from geoclip_core.model.checkpoint import save_checkpoint
 from geoclip_core.model.domain import Domain, cell_density, grid_cells
 from geoclip_core.model.geolocation import Estimate, GeolocationModel, ModelConfig
+from geoclip_core.processes import Progress
 from geoclip_core.training.cards import bank_card
 from geoclip_core.training.inputs import learnable_vocabularies
 from geoclip_core.training.options import BankOptions, FitOptions
-
-Progress = Callable[[int, int], None]
 
 CHOICES: dict[str, Any] = {"gammas": (1.0, 1.5, 2.0), "ridges": (0.03, 0.1)}
 """Candidates when every fold chooses its own kernel and ridge."""

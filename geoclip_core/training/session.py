@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from geoclip_core.errors import is_plain
 from geoclip_core.jobs import JobError, this_process
+from geoclip_core.processes import Progress
 from geoclip_core.training.options import TrainingOptions
 from geoclip_core.training.runs import LOG, Run
 
@@ -78,7 +79,7 @@ class RunSession:
         eta = seconds * max(until - share, 0.0) / done if done > 0 and seconds > 1 else None
         self.run.update(phase=phase, progress=min(max(share, 0.0), 1.0), eta_seconds=eta, **changes)
 
-    def embedding_progress(self, start: float, end: float) -> Callable[[int, int], None]:
+    def embedding_progress(self, start: float, end: float) -> Progress:
         """Return a progress callback (done, total) for embedding between two shares of the run.
 
         It raises `StopRequestedError` if a stop was requested.

@@ -15,7 +15,7 @@ import itertools
 import json
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -38,6 +38,7 @@ from geoclip_core.model.backbone import Backbone, BackboneConfig
 from geoclip_core.model.backbones import build_backbone
 from geoclip_core.model.bank_heads import BankHead
 from geoclip_core.model.geolocation import GeolocationModel
+from geoclip_core.processes import Progress
 from geoclip_core.training.distributed import build_accelerator
 from geoclip_core.training.extend import Comparison, compared, extended_inputs
 from geoclip_core.training.fit import fit_backbone
@@ -333,7 +334,7 @@ class NestedSelection:
             readout_temperatures=READOUTS,
         )
 
-    def measure(self, progress: Callable[[int, int], None] | None = None) -> SelectionResult:
+    def measure(self, progress: Progress | None = None) -> SelectionResult:
         """Return the errors of n photos, each by a model chosen and fitted without the photo."""
         count = len(self.data.embeddings)
         errors = np.full((self.options.bank.repeats, count), np.nan)
