@@ -26,7 +26,7 @@ from geoclip_core.data.photos import Photo, open_photo, with_sidecars
 from geoclip_core.earth.gazetteer import Gazetteer
 from geoclip_core.earth.sphere import EARTH_RADIUS_KM, haversine_km
 from geoclip_core.errors import CheckpointError, HintError, PhotoError, first_line
-from geoclip_core.evaluation.metrics import MeasuredRadius, measured_radius
+from geoclip_core.evaluation.radii import MeasuredRadius, measured_radius
 from geoclip_core.explain import Explanation, explain_answers
 from geoclip_core.hints import Hints, read_hints
 from geoclip_core.hub.models import load_model

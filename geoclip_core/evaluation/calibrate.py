@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from geoclip_core.data.dataset import PhotoDataset
-from geoclip_core.evaluation import metrics
+from geoclip_core.evaluation import metrics, radii
 from geoclip_core.evaluation.predictions import core_frame
 from geoclip_core.files import read_text, write_atomically
 from geoclip_core.model.calibration import (
@@ -128,12 +128,11 @@ def summary(result: CalibrationResult) -> dict[str, Any]:
     """Return coverage, median radii (km) and mean log density at the truth, before and after."""
     rows: dict[str, Any] = {"n": len(result.before)}
     for name, frame in (("before", result.before), ("after", result.after)):
-        inside = metrics.inside_radius(frame)
+        inside = radii.inside_radius(frame)
         rows[name] = {
             "coverage": {mass: float(np.nanmean(hits)) for mass, hits in inside.items()},
             "median_radius_km": {
-                mass: float(frame[column].median())
-                for mass, column in metrics.RADIUS_COLUMNS.items()
+                mass: float(frame[column].median()) for mass, column in radii.RADIUS_COLUMNS.items()
             },
             "log_density": float(frame["log_density"].mean()),
         }
@@ -241,7 +240,7 @@ def coverage_diagram(before: pd.DataFrame, after: pd.DataFrame) -> str:
 
 def _panel(left: float, title: str, frame: pd.DataFrame, legend: bool) -> list[str]:
     bottom = _TOP + _DEEP
-    curve = metrics.coverage_at_scales(frame)
+    curve = radii.coverage_at_scales(frame)
 
     def x(scale: float) -> float:
         return left + _PANEL * (math.log10(scale) + 1) / 2

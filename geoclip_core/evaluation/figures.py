@@ -230,7 +230,7 @@ def group_figure(
 
 
 def coverage_figure(curves: Tables, colours: Palette) -> go.Figure:
-    """Draw ``metrics.coverage_curve``: the coverage of radii of similar size."""
+    """Draw ``radii.coverage_curve``: the coverage of radii of similar size."""
     figure = _target_lines(colours)
     for name, curve, line in _lines(curves, colours, 2):
         for mass, symbol in (("90", "circle-open"), ("50", "circle")):
@@ -266,7 +266,7 @@ def coverage_figure(curves: Tables, colours: Palette) -> go.Figure:
 
 
 def scales_figure(curves: Tables, colours: Palette) -> go.Figure:
-    """Draw ``metrics.coverage_at_scales``: the coverage of scaled radii.
+    """Draw ``radii.coverage_at_scales``: the coverage of scaled radii.
 
     The curves of calibrated radii cross their target at 1.
     """
@@ -295,7 +295,7 @@ def scales_figure(curves: Tables, colours: Palette) -> go.Figure:
 
 
 def risk_figure(curves: Tables, colours: Palette) -> go.Figure:
-    """Draw ``metrics.risk_coverage``: the median error of the photos with the smallest radii."""
+    """Draw ``radii.risk_coverage``: the median error of the photos with the smallest radii."""
     figure = go.Figure()
     for name, curve, line in _lines(curves, colours, 2.5):
         figure.add_scatter(

@@ -16,7 +16,7 @@ import pandas as pd
 
 from geoclip_core.data.vocabulary import place_name
 from geoclip_core.errors import FileError
-from geoclip_core.evaluation import figures, metrics
+from geoclip_core.evaluation import figures, metrics, radii
 from geoclip_core.evaluation.baselines import baseline_errors, baseline_title
 from geoclip_core.evaluation.predictions import head_features
 from geoclip_core.evaluation.small_map import small_map, thumbnail
@@ -451,12 +451,12 @@ def _certainty(tables: Sequence[ReportTable]) -> Iterator[Section]:
         "50 %, rings 90 %). Middle: they cross their dotted line at 1× (thick 50 %, thin 90 %). "
         "Right: the error if only photos with small radii are answered.</p>"
     )
-    coverage = {t.name: metrics.coverage_curve(t.frame) for t in stated}
-    scales = {t.name: metrics.coverage_at_scales(t.frame) for t in stated}
+    coverage = {t.name: radii.coverage_curve(t.frame) for t in stated}
+    scales = {t.name: radii.coverage_at_scales(t.frame) for t in stated}
     made = (
         figures.coverage_figure(coverage, _COLOURS),
         figures.scales_figure(scales, _COLOURS),
-        figures.risk_figure({t.name: metrics.risk_coverage(t.frame) for t in stated}, _COLOURS),
+        figures.risk_figure({t.name: radii.risk_coverage(t.frame) for t in stated}, _COLOURS),
     )
     yield "Certainty", words + _side_by_side(*(_chart(figure, 380) for figure in made))
 

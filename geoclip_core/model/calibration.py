@@ -33,7 +33,7 @@ MAX_FIT_PHOTOS, MAX_FIT_POINTS = 1500, 2048
 """Number of photos, and of points per photo, that suffice for a fit."""
 MAX_LEVEL_PHOTOS = 400
 """Number of photos from which the correction of levels is fitted."""
-"""Called with the number of steps done and the total; it may raise, to stop."""
+
 Density = Callable[[float], Posterior]
 """Kernel width in km -> density of the training photos (`Domain.prior`)."""
 Rank = Annotated[float, Interval(ge=-1e6, le=1e6)]

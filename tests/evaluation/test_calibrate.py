@@ -5,7 +5,7 @@ import pytest
 
 from geoclip_core.evaluation import calibrate
 from geoclip_core.evaluation.evaluate import predict_in_shards
-from geoclip_core.evaluation.metrics import inside_radius
+from geoclip_core.evaluation.radii import inside_radius
 from geoclip_core.model.calibration import Calibration
 from tests.training.fake_model import FakeModel, embeddings_of, photo_dataset
 

@@ -10,7 +10,7 @@ import pytest
 from scipy import stats
 
 from geoclip_core.earth.gazetteer import Gazetteer
-from geoclip_core.evaluation import intervals, metrics
+from geoclip_core.evaluation import intervals, metrics, radii
 from geoclip_core.evaluation.baselines import with_baselines
 from tests.evaluation.synthetic_predictions import synthetic_predictions
 
@@ -242,13 +242,13 @@ class TestReliability:
         )
 
     def test_inside_includes_the_edge_and_skips_missing_radii(self):
-        inside = metrics.inside_radius(self.frame([10, 11, 5], [10, 10, np.nan]))
+        inside = radii.inside_radius(self.frame([10, 11, 5], [10, 10, np.nan]))
         assert inside["50"][:2].tolist() == [1, 0]
         assert math.isnan(inside["50"][2])
 
     def test_risk_is_ordered_by_radius_with_the_worst_of_ties_first(self):
         frame = self.frame([1, 100, 50, 2], [10, 10, 20, 30])
-        curve = metrics.risk_coverage(frame).set_index("share")
+        curve = radii.risk_coverage(frame).set_index("share")
         assert curve.loc[0.25, "mean_km"] == 100  # of the tied pair the worse one first
         assert curve.loc[0.5, "mean_km"] == pytest.approx(50.5)
         assert curve.loc[1.0, "mean_km"] == pytest.approx(153 / 4)
@@ -256,18 +256,18 @@ class TestReliability:
 
     def test_without_radii_the_curves_are_empty(self):
         frame = self.frame([1, 2], [np.nan, np.nan])
-        assert metrics.risk_coverage(frame).empty
-        assert metrics.coverage_curve(frame).empty
-        assert metrics.coverage_at_scales(frame)["coverage_50"].isna().all()
+        assert radii.risk_coverage(frame).empty
+        assert radii.coverage_curve(frame).empty
+        assert radii.coverage_at_scales(frame)["coverage_50"].isna().all()
 
     def test_coverage_at_scales(self):
         frame = self.frame([10, 20, 40, 0], [10, 10, 10, 0])
-        curve = metrics.coverage_at_scales(frame, np.array([0.5, 1, 2, 4]))
+        curve = radii.coverage_at_scales(frame, np.array([0.5, 1, 2, 4]))
         assert curve["coverage_50"].tolist() == [0.25, 0.5, 0.75, 1.0]
 
     def test_coverage_curve_has_groups_of_equal_size(self):
         frame = self.frame(np.arange(100), np.arange(100), list(np.arange(100) / 2))
-        curve = metrics.coverage_curve(frame, bins=5)
+        curve = radii.coverage_curve(frame, bins=5)
         assert curve["n"].tolist() == [20] * 5
         assert curve["coverage_50"].tolist() == [1.0] * 5
         assert curve["coverage_90"].iloc[-1] == 0
@@ -532,7 +532,7 @@ class TestRadiusCheck:
         (100, 50, False), (100, 42, False), (100, 38, True), (100, 65, True), (10, 3, False),
     ])  # fmt: skip
     def test_coverage_outside_the_binomial_interval_contradicts(self, n, inside, contradicted):
-        checks = metrics.radius_check(self.frame(n, inside))
+        checks = radii.radius_check(self.frame(n, inside))
         assert list(checks) == ["50"]
         assert checks["50"]["contradicted"] == contradicted
         assert checks["50"]["coverage"] == inside / n
@@ -540,7 +540,7 @@ class TestRadiusCheck:
     def test_the_factor_makes_the_radius_right_on_these_photos(self):
         rng = np.random.default_rng(0)
         frame = self.frame(500, 0).assign(error_km=rng.exponential(400, 500))
-        factor = metrics.radius_check(frame)["50"]["factor"]
+        factor = radii.radius_check(frame)["50"]["factor"]
         assert (frame["error_km"] <= factor * frame["radius_50_km"]).mean() == pytest.approx(
             0.5, abs=0.01
         )
@@ -562,4 +562,4 @@ def test_an_answer_without_a_probability_is_left_out_of_the_curve():
 @pytest.mark.parametrize("share", [0.05, 0.5, 0.9, 0.99])
 def test_binomial_range_is_that_of_scipy(n, share):
     low, high = stats.binom.interval(0.95, n, share)
-    assert metrics.binomial_range(n, share) == (low / n, high / n)
+    assert radii.binomial_range(n, share) == (low / n, high / n)

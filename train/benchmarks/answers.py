@@ -26,7 +26,6 @@ from geoclip_core.evaluation.metrics import (
     distance_metrics,
     level_metrics,
     paired_difference,
-    radius_check,
 )
 from geoclip_core.evaluation.predictions import (
     CLAIM_COLUMNS,
@@ -36,6 +35,7 @@ from geoclip_core.evaluation.predictions import (
     read_predictions,
     write_predictions,
 )
+from geoclip_core.evaluation.radii import radius_check
 from geoclip_core.files import write_atomically
 from geoclip_core.jobs import ProgressBar
 from geoclip_core.locator import Geolocator

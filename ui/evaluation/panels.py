@@ -11,7 +11,7 @@ import streamlit as st
 
 from geoclip_core.checks import checked
 from geoclip_core.errors import FileError
-from geoclip_core.evaluation import figures, intervals, metrics
+from geoclip_core.evaluation import figures, intervals, metrics, radii
 from geoclip_core.evaluation.predictions import head_features
 from geoclip_core.evaluation.report import (
     RESAMPLES,
@@ -430,9 +430,9 @@ def _shown_heads(numbers: pd.DataFrame) -> pd.DataFrame:
 def _radii(source: Source, main: Source, filters: Filters) -> dict[str, pd.DataFrame]:
     frame = rows(source, main, filters)
     return {
-        "coverage": metrics.coverage_curve(frame),
-        "scales": metrics.coverage_at_scales(frame),
-        "risk": metrics.risk_coverage(frame),
+        "coverage": radii.coverage_curve(frame),
+        "scales": radii.coverage_at_scales(frame),
+        "risk": radii.risk_coverage(frame),
     }
 
 
