@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,6 +15,8 @@ from geoclip_core.errors import DownloadError
 from geoclip_core.files import MANIFEST, cache_folders, read_json, sha256_of
 
 Kind = Literal["model", "backbone"]
+Progress = Callable[[str, int, int | None], None]
+"""Takes the file or step, the bytes that have arrived, and all bytes, if that is known."""
 
 GEOCLIP = "geoclip"
 TOWER_BYTES = 1_710_540_580

@@ -16,7 +16,7 @@ from transformers import CLIPConfig, CLIPModel
 from geoclip_core.errors import DownloadError
 from geoclip_core.geoclip.gallery import DEFAULT_SIGMAS
 from geoclip_core.geoclip.weights import release_config
-from geoclip_core.hub.download import fetch_wheel
+from geoclip_core.hub.wheel import fetch_wheel
 
 
 def make_clip(folder: Path, projection: int = 48, side: int = 56, seed: int = 0) -> Path:

@@ -14,7 +14,7 @@ from geoclip_core.files import cache_folders
 from geoclip_core.geoclip.gallery import encode_gallery
 from geoclip_core.geoclip.model import GeoClip, load_geoclip
 from geoclip_core.geoclip.weights import read_release
-from geoclip_core.hub.download import convert_wheel
+from geoclip_core.hub.wheel import convert_wheel
 from geoclip_core.locator import Geolocator
 from geoclip_core.model.backbones import build_backbone
 from geoclip_core.model.calibration import Calibration

