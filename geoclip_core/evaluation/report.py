@@ -16,7 +16,7 @@ import pandas as pd
 
 from geoclip_core.data.vocabulary import place_name
 from geoclip_core.errors import FileError
-from geoclip_core.evaluation import figures, metrics, radii
+from geoclip_core.evaluation import figures, map_figures, metrics, radii
 from geoclip_core.evaluation.baselines import baseline_errors, baseline_title
 from geoclip_core.evaluation.predictions import head_features
 from geoclip_core.evaluation.small_map import small_map, thumbnail
@@ -394,13 +394,13 @@ def _errors(tables: Sequence[ReportTable]) -> Iterator[Section]:
 def _maps(main: ReportTable) -> Iterator[Section]:
     frame = main.frame
     coordinates = frame[["latitude", "longitude"]].to_numpy(np.float64)
-    usa, size = figures.in_united_states(frame), figures.hexagon_resolution(coordinates)
-    areas = metrics.group_errors(frame, pd.Series(figures.hexagons(coordinates, size)))
+    usa, size = map_figures.in_united_states(frame), map_figures.hexagon_resolution(coordinates)
+    areas = metrics.group_errors(frame, pd.Series(map_figures.hexagons(coordinates, size)))
     names = ["hexagon"] * len(areas)
-    shapes = figures.hexagon_shapes(areas["group"].tolist())
+    shapes = map_figures.hexagon_shapes(areas["group"].tolist())
     sample = frame if len(frame) <= 200 else frame.sample(200, random_state=0)
-    arrows = figures.points_figure(sample, _COLOURS, usa=False, arrows=True)
-    hexagons = figures.area_figure(areas, shapes, names, _COLOURS, usa)
+    arrows = map_figures.points_figure(sample, _COLOURS, usa=False, arrows=True)
+    hexagons = map_figures.area_figure(areas, shapes, names, _COLOURS, usa)
     yield "Errors on the map", _chart(hexagons, 520)
     yield f"From truth to guess, {len(sample)} photos", _chart(arrows, 520)
 

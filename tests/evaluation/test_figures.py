@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from geoclip_core.earth.sphere import bearing, haversine_km
-from geoclip_core.evaluation import figures, metrics, report
+from geoclip_core.evaluation import figures, map_figures, metrics, report
 from geoclip_core.evaluation.small_map import small_map, thumbnail
 from geoclip_core.evaluation.style import DARK, ERROR_MARKS_KM, LIGHT
 from ui.evaluation import maps, panels
@@ -50,8 +50,8 @@ def test_headlines_of_few_and_many_photos_agree():
 @pytest.mark.parametrize("cell_at", [(0, 179.9), (-17, -179.9), (84, 10), (40, -100)])
 def test_hexagons_are_clockwise_everywhere(cell_at):
     """A ring the other way round would fill the rest of the Earth."""
-    cell = figures.hexagons(np.array([cell_at]), 2)
-    ring = figures.hexagon_shapes(cell)["features"][0]["geometry"]["coordinates"][0]
+    cell = map_figures.hexagons(np.array([cell_at]), 2)
+    ring = map_figures.hexagon_shapes(cell)["features"][0]["geometry"]["coordinates"][0]
     points = np.array(ring)[:, ::-1]
     assert haversine_km(points, np.array(cell_at)).max() < 500
     middle = points[:-1].mean(axis=0) if np.ptp(points[:, 1]) < 180 else np.array(cell_at)
@@ -78,15 +78,19 @@ def test_the_resolution_limits_the_number_of_hexagons():
     rng = np.random.default_rng(0)
     world = np.stack([rng.uniform(-60, 70, 5000), rng.uniform(-180, 180, 5000)], axis=1)
     for points in (world, world * 0.01 + [40, -100], world[:30]):
-        size = figures.hexagon_resolution(points)
-        assert len(set(figures.hexagons(points, size))) <= figures.MOST_AREAS
-    assert figures.hexagon_resolution(world * 0.01 + [40, -100]) > figures.hexagon_resolution(world)
+        size = map_figures.hexagon_resolution(points)
+        assert len(set(map_figures.hexagons(points, size))) <= map_figures.MOST_AREAS
+    assert map_figures.hexagon_resolution(
+        world * 0.01 + [40, -100]
+    ) > map_figures.hexagon_resolution(world)
 
 
 def test_difference_map_of_a_small_table():
     places = np.array([[40.0, -100], [40.0, -100], [-30.0, 140]])
-    figure = figures.difference_figure(
-        pd.DataFrame({"group": figures.hexagons(places[1:], 2), "gain": [10.0, -5.0], "photos": 1}),
+    figure = map_figures.difference_figure(
+        pd.DataFrame(
+            {"group": map_figures.hexagons(places[1:], 2), "gain": [10.0, -5.0], "photos": 1}
+        ),
         LIGHT,
         usa=False,
     )
@@ -151,7 +155,7 @@ def test_a_map_of_points_may_cross_the_date_line():
             "error_km": [300.0, 400.0],
         }
     )
-    geo = figures.points_figure(frame, LIGHT, usa=False, arrows=True).layout.geo
+    geo = map_figures.points_figure(frame, LIGHT, usa=False, arrows=True).layout.geo
     low, high = geo.lonaxis.range
     assert high - low < 60
     for longitude in (179, -179, 175, -176):
@@ -162,7 +166,7 @@ def test_a_map_of_points_may_cross_the_date_line():
 def test_error_colours_and_axis_have_the_same_marks():
     frame = pd.DataFrame({"id": list("abc"), "error_km": [0.2, 25.0, 2500.0]})
     frame["latitude"] = frame["longitude"] = 0.0
-    points = figures.points_figure(frame, LIGHT, usa=False, arrows=False).data[0]
+    points = map_figures.points_figure(frame, LIGHT, usa=False, arrows=False).data[0]
     assert points.marker.color.tolist() == pytest.approx([0, math.log10(25), math.log10(2500)])
     assert points.marker.size == 6
     assert figures.error_axis()["tickvals"] == list(ERROR_MARKS_KM)
@@ -172,5 +176,5 @@ def test_error_colours_and_axis_have_the_same_marks():
 
 
 def test_a_map_with_a_scope_keeps_the_projection_of_the_scope():
-    assert figures.world_figure(LIGHT).layout.geo.projection.type == "natural earth"
-    assert figures.world_figure(LIGHT, scope="usa").layout.geo.projection.type is None
+    assert map_figures.world_figure(LIGHT).layout.geo.projection.type == "natural earth"
+    assert map_figures.world_figure(LIGHT, scope="usa").layout.geo.projection.type is None

@@ -14,7 +14,7 @@ from geoclip_core.data.vocabulary import MONTHS
 from geoclip_core.earth.climate import climate_classes
 from geoclip_core.earth.gazetteer import Gazetteer, country_name
 from geoclip_core.earth.sphere import middle_longitude
-from geoclip_core.evaluation.figures import hexagon_shapes, hexagons, world_figure
+from geoclip_core.evaluation.map_figures import hexagon_shapes, hexagons, world_figure
 from ui.evaluation.maps import county_shapes, state_shapes
 from ui.theme import Palette, blend, translucent
 

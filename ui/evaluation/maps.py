@@ -15,7 +15,7 @@ import streamlit as st
 
 from geoclip_core.data.vocabulary import place_name
 from geoclip_core.earth.sphere import geoscore
-from geoclip_core.evaluation import figures, metrics
+from geoclip_core.evaluation import map_figures, metrics
 from ui.evaluation.sources import Filters, Source, View, rows, table
 from ui.page import STATIC, choose, download, show_chart, wrapping_columns
 from ui.theme import kilometres, markdown_text, palette
@@ -56,7 +56,7 @@ def _shapes(name: str) -> dict[str, Any]:
         geometry = feature["geometry"]
         many = geometry["type"] == "MultiPolygon"
         polygons = [
-            [figures.clockwise(outer), *(figures.clockwise(hole)[::-1] for hole in holes)]
+            [map_figures.clockwise(outer), *(map_figures.clockwise(hole)[::-1] for hole in holes)]
             for outer, *holes in (geometry["coordinates"] if many else [geometry["coordinates"]])
         ]
         geometry["coordinates"] = polygons if many else polygons[0]
@@ -68,7 +68,7 @@ def _resolution(main: Source) -> tuple[int, bool]:
     """Return the H3 resolution and whether to show the USA only; filters do not change them."""
     frame = table(main, main)
     coordinates = frame[["latitude", "longitude"]].to_numpy(np.float64)
-    return figures.hexagon_resolution(coordinates), figures.in_united_states(frame)
+    return map_figures.hexagon_resolution(coordinates), map_figures.in_united_states(frame)
 
 
 @st.cache_resource(max_entries=8, show_spinner=False)
@@ -76,7 +76,7 @@ def _cells(main: Source, resolution: int) -> pd.Series:
     """Return the hexagon of every photo, indexed by photo id."""
     frame = table(main, main)
     coordinates = frame[["latitude", "longitude"]].to_numpy(np.float64)
-    return pd.Series(figures.hexagons(coordinates, resolution), index=frame["id"].to_numpy())
+    return pd.Series(map_figures.hexagons(coordinates, resolution), index=frame["id"].to_numpy())
 
 
 def _keys(view: View, unit: str) -> pd.Series:
@@ -104,18 +104,18 @@ def map_panel(view: View) -> None:
             "Coloured by median error", units, default="Hexagons", key="map unit", required=True
         )
     if unit == "Photos":
-        shown = _sample(frame, figures.MOST_POINTS)
-        show_chart(figures.points_figure(shown, palette(), usa, arrows=False), "map photos")
+        shown = _sample(frame, map_figures.MOST_POINTS)
+        show_chart(map_figures.points_figure(shown, palette(), usa, arrows=False), "map photos")
         st.caption(_sampled(shown, frame, "each where it was taken, coloured by its error"))
         download("Photos (CSV)", lambda: frame, "map_photos.csv")
         return
     areas = _areas(view, unit)
     names = _names(areas["group"], unit)
     if unit == "Hexagons":
-        shapes = figures.hexagon_shapes(areas["group"].tolist())
+        shapes = map_figures.hexagon_shapes(areas["group"].tolist())
     else:
         shapes = state_shapes() if unit == "States" else county_shapes()
-    figure = figures.area_figure(areas, shapes, names, palette(), usa)
+    figure = map_figures.area_figure(areas, shapes, names, palette(), usa)
     chosen = show_chart(
         figure, f"map {unit}", on_select="rerun", selection_mode="points"
     ).selection.points
@@ -153,7 +153,7 @@ def _arrows(view: View, unit: str, picked: str | None) -> None:
     """Show arrows from truth to guess for an area, or for a sample of all photos."""
     frame = view.rows()
     inside = frame if picked is None else frame[(_keys(view, unit) == picked).to_numpy()]
-    shown = _sample(inside, figures.MOST_ARROWS)
+    shown = _sample(inside, map_figures.MOST_ARROWS)
     where = "the selection" if picked is None else _names(pd.Series([picked]), unit)[0]
     st.subheader(f"From truth to guess: {markdown_text(where)}", anchor=False)
     if inside.empty:
@@ -161,8 +161,8 @@ def _arrows(view: View, unit: str, picked: str | None) -> None:
         return
     guesses = shown[["predicted_latitude", "predicted_longitude"]]
     guesses = guesses.rename(columns=lambda name: name.removeprefix("predicted_"))
-    usa = _resolution(view.main)[1] and figures.in_united_states(guesses)
-    show_chart(figures.points_figure(shown, palette(), usa, arrows=True), "map arrows")
+    usa = _resolution(view.main)[1] and map_figures.in_united_states(guesses)
+    show_chart(map_figures.points_figure(shown, palette(), usa, arrows=True), "map arrows")
     median = f"median error {kilometres(float(inside['error_km'].median()))}"
     st.caption(_sampled(shown, inside, median))
     download("These photos (CSV)", lambda: inside, "map_selection.csv")
@@ -201,7 +201,7 @@ def difference_panel(view: View) -> None:
     other = other or view.compared[0]
     found = _gains(view.main, other, view.filters)
     usa = _resolution(view.main)[1]
-    show_chart(figures.difference_figure(found, palette(), usa), "map difference")
+    show_chart(map_figures.difference_figure(found, palette(), usa), "map difference")
     is_context_pair = view.main.use_context and other.use_context is False
     pair = (
         "With context minus without"
