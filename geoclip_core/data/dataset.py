@@ -52,7 +52,7 @@ PLACES = {
 REQUIRED = ("id", "latitude", "longitude")
 # The columns that are read.
 WANTED = (
-    *(*REQUIRED, "captured_at", "climate", "sequence"),
+    *(*REQUIRED, "latitude_ref", "longitude_ref", "captured_at", "climate", "sequence"),
     *(column for pair in PLACES.values() for column in pair),
 )
 # All columns of OSV-Mini-129k.

@@ -15,6 +15,7 @@ import shutil
 import stat
 import tempfile
 import unicodedata
+import urllib.parse
 import zipfile
 import zlib
 from collections import Counter
@@ -36,7 +37,7 @@ from geoclip_core.data.dataset import (
     photo_paths,
     write_description,
 )
-from geoclip_core.data.metadata import valid_position
+from geoclip_core.data.metadata import parse_moment, valid_position
 from geoclip_core.data.photos import (
     CHECK_DRAFT,
     MAX_BYTES,
@@ -52,7 +53,7 @@ from geoclip_core.data.photos import (
 )
 from geoclip_core.data.splits import MIN_DISTANCE_KM, nearest_km, spatial_split
 from geoclip_core.data.tables import (
-    MISSING_TEXT,
+    MISSING_NUMBER,
     Problems,
     escaped,
     parse_numbers,
@@ -247,7 +248,7 @@ class Positions:
         A row names a photo by its path below the folder, by a path that ends in it (from another
         folder or another computer), or by its end: without a folder, if no other photo and no other
         row has the same name. Names are compared as composed characters (NFC), then without regard
-        to case.
+        to case, then to how other programs write them (an address, spaces), at last without suffix.
 
         Args:
             files: the photos, as paths below the folder with "/".
@@ -255,8 +256,9 @@ class Positions:
         """
         matches = Matches({}, {}, {})
         waiting = list(self.rows)
-        for key in (_composed, _folded, _from_windows):
-            fits = self._fits(waiting, files, folder, key)
+        for key in (_composed, _folded, _from_windows, _plain, _stem):
+            rows = [row for row in waiting if key is not _stem or _stem(row) == _plain(row)]
+            fits = dict.fromkeys(waiting, _Fit()) | self._fits(rows, files, folder, key)
             claims: dict[str, list[str]] = {}
             for row, fit in fits.items():
                 if len(fit.files) == 1:
@@ -325,6 +327,19 @@ def _from_windows(name: str) -> str:
     return _folded(name)
 
 
+def _plain(name: str) -> str:
+    """Return a folded name from an address, without quotes and odd spaces."""
+    name = urllib.parse.unquote(name.removeprefix("file://"), errors="surrogateescape")
+    name = re.sub(r"\s+", " ", _from_windows(name.strip().lstrip("'").strip('"')))
+    return "/".join(part.strip() for part in _slashes(name).split("/"))
+
+
+def _stem(name: str) -> str:
+    """Return a plain name without the suffix of a photo."""
+    name = _plain(name)
+    return os.path.splitext(name)[0] if is_photo_name(name.rpartition("/")[2]) else name
+
+
 def _parts(path: str) -> list[str]:
     return [part for part in path.split("/") if part not in ("", ".")]
 
@@ -384,6 +399,9 @@ def read_positions(path: Path) -> Positions:
     required = ("file", "latitude", "longitude")
     columns = (*required, "captured_at", "latitude_ref", "longitude_ref")
     frame = read_csv(path, columns, required, errors="surrogateescape")
+    # A row that is there twice says nothing new.
+    same = pd.Series(list(frame.itertuples(index=False, name=None)), dtype=object).duplicated()
+    frame = frame[~same.to_numpy(dtype=bool)]
     files = [_unescaped(str(file).strip()).removeprefix("./") for file in frame["file"]]
     problems = Problems(frame, str(path))
     problems.add("file", np.array([not file for file in files], dtype=bool), "is not a file name")
@@ -411,12 +429,15 @@ def _times(problems: Problems) -> np.ndarray:
     dates = pd.to_datetime(
         text.where(np.isnan(number)), utc=True, errors="coerce", format="ISO8601"
     )
-    unreadable = (dates.isna() & ~text.isin(MISSING_TEXT)).to_numpy() & np.isnan(number)
-    reason = "is not a time; write 2024-07-31T14:05:00Z, or milliseconds since 1970"
-    problems.add("captured_at", unreadable, reason)
     milliseconds = dates.dt.as_unit("ms").astype("int64").where(dates.notna())
-    of_dates = milliseconds.to_numpy(dtype=np.float64, na_value=np.nan)
-    return np.where(np.isnan(number), of_dates, number)
+    times = np.where(np.isnan(number), milliseconds.to_numpy(np.float64, na_value=np.nan), number)
+    unread = np.isnan(times) & ~text.isin(MISSING_NUMBER).to_numpy()
+    for row in np.flatnonzero(unread):  # as EXIF and exiftool write times
+        if moment := parse_moment(text.iloc[row]):
+            times[row] = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() * 1e3
+    reason = "is not a time; write 2024-07-31T14:05:00Z, or milliseconds since 1970"
+    problems.add("captured_at", unread & np.isnan(times), reason)
+    return times
 
 
 def unpack_photos(archive: BinaryIO, name: str, folder: Path) -> dict[str, str]:
@@ -443,6 +464,8 @@ def unpack_photos(archive: BinaryIO, name: str, folder: Path) -> dict[str, str]:
     left_out: dict[str, str] = {}
     try:
         with zipfile.ZipFile(archive) as opened:
+            for info in opened.infolist():
+                info.filename = _utf8_name(info)
             wanted = [info for info in opened.infolist() if _is_wanted(info, name)]
             if not any(is_photo_name(info.filename) for info in wanted):
                 raise DatasetError(f"{name} holds no photos")
@@ -468,6 +491,16 @@ def _count(stream: BinaryIO, wanted: bytes) -> int:
         end = (end + block)[1 - len(wanted) :]
     stream.seek(0)
     return found
+
+
+def _utf8_name(info: zipfile.ZipInfo) -> str:
+    """Return the name of an entry, also where UTF-8 is not declared, as by macOS."""
+    if info.flag_bits & 0x800 or info.filename.isascii():
+        return info.filename
+    try:
+        return info.filename.encode("cp437").decode()
+    except UnicodeError:
+        return info.filename
 
 
 def _is_wanted(info: zipfile.ZipInfo, name: str) -> bool:

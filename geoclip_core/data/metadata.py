@@ -5,7 +5,8 @@ times are taken in this order, and the source is named:
 
 1. EXIF of the image, also from the text profiles that ImageMagick writes into a PNG;
 2. XMP in the image;
-3. XMP beside it: ``photo.jpg.xmp`` (digiKam, darktable) or ``photo.xmp`` (Lightroom);
+3. XMP beside it: ``photo.jpg.xmp`` (digiKam, darktable) or ``photo.xmp`` (Lightroom), the suffixes
+   in either case, accents composed or not;
 4. the JSON that Google Takeout puts beside it: ``photo.jpg.json`` or
    ``photo.jpg.supplemental-metadata.json``.
 """
@@ -13,7 +14,8 @@ times are taken in this order, and the source is named:
 import contextlib
 import math
 import re
-from collections.abc import Iterator, Mapping
+import unicodedata
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
@@ -45,14 +47,19 @@ _HOURS_FROM_UTC, _XMP_TAG = 0x882A, 700
 _LATITUDE_REF, _LATITUDE, _LONGITUDE_REF, _LONGITUDE = 1, 2, 3, 4
 _GPS_TIME, _GPS_DATE = 7, 29
 
-_DATE = re.compile(r"(\d{4})[:/.-]\s?(\d{1,2})[:/.-]\s?(\d{1,2})[\sT:]*")
-_TIME = re.compile(r"(\d{1,2}):\s?(\d{1,2})(?::\s?(\d{1,2}))?(?:[.,]\d*)?\s*([AaPp][Mm]\b)?")
+_BETWEEN = r"[^\dA-Za-z+\s]{1,3}"  # also a character of UTF-8 that was read as Latin-1
+_DATE = re.compile(
+    rf"(\d{{4}}){_BETWEEN}\s?(\d{{1,2}}){_BETWEEN}\s?(\d{{1,2}})(?:[^\dA-Za-z+]{{1,5}}|\s*T|$)"
+)
+_TIME = re.compile(
+    r"(\d{1,2})([:.-])\s?(\d{1,2})(?:\2\s?(\d{1,2}))?(?:[.,]\d*)?\s*([AaPp]\.?[Mm]\b)?"
+)
 _COMPACT = re.compile(r"(\d{4})(\d\d)(\d\d)[\sT]*(\d\d)(\d\d)(\d\d)")
 _ZONE = re.compile(r"(?:UTC|GMT)?([+-])(\d{1,2})(?::?(\d{2}))?(?::\d{2})?")
 
 _HEMISPHERES = {"latitude": ("N", "S", 90), "longitude": ("E", "W", 180)}
-_BEFORE = re.compile(r"([NSEW])(?:orth|outh|ast|est)?\b\s*(?=[-+\d])", re.IGNORECASE)
-_AFTER = re.compile(r"(?<=[\d.\s°'\"′″])\s*([NSEW])(?:orth|outh|ast|est)?$", re.IGNORECASE)
+_BEFORE = re.compile(r"([NSEW])(?:orth|outh|ast|est)?\s*(?=[-+\d])", re.IGNORECASE)
+_AFTER = re.compile(r"(?<=[\d.\s°º'\"′″’”])\s*([NSEW])(?:orth|outh|ast|est)?$", re.IGNORECASE)
 _ANGLE = re.compile(
     r"([+-]?\d+(?:\.\d*)?|[+-]?\.\d+)\s*(°|º|deg|d|:|\s)?\s*"
     r"(?:(\d+(?:\.\d*)?)\s*(?:['′’]|min|m|:|\s)?\s*"
@@ -60,6 +67,8 @@ _ANGLE = re.compile(
 )
 _XMP_ANGLE = re.compile(r"(\d{1,3}),\s*(\d+(?:\.\d*)?)(?:,\s*(\d+(?:\.\d*)?))?\s*([NSEW])", re.I)
 _DECIMAL_COMMA = re.compile(r"([+-]?\d{1,3}),(\d+)")
+_MARKED_COMMA = re.compile(r"([^.,]*[°º'′’d][^.,]*\d|[+-]?\d{1,3}),(\d+\s*[°º'′’\"″”dms][^.,]*)")
+"""A decimal comma in an angle with marks: 48°51'23,8", 48,8566°."""
 _COMMA_PARTS = re.compile(r"\d+,\d+(\.\d+|,\d+(\.\d*)?)")
 _MAX_ANGLE = 60  # characters
 
@@ -76,6 +85,7 @@ _XMP_NAMES = {
     f"{_ADOBE}exif/1.0/ GPSTimeStamp": "gps_time",
 }
 _XMP_TIMES = ("original", "created", "digitized", "create_date", "gps_time")
+_RDF = "http://www.w3.org/1999/02/22-rdf-syntax-ns# RDF"
 _XMP_HEADER = b"http://ns.adobe.com/xap/1.0/\0"
 _MAX_VALUE = 200  # characters of an XMP value, or of a camera's make or model
 _MAX_CAMERA = 60  # characters
@@ -156,16 +166,30 @@ def raw_facts(content: bytes) -> PhotoFacts:
 def sidecar_facts(path: Path) -> PhotoFacts:
     """Return what the files beside a photo say: its XMP, or its JSON from Google Takeout."""
     facts = PhotoFacts()
-    for name in dict.fromkeys((f"{path.name}.xmp", f"{path.stem}.xmp", f"{path.stem}.XMP")):
+    for name in _spellings(_xmp_names(path)):
         if not facts.complete and (content := _beside(path, name)) is not None:
             facts = facts.or_else(read_xmp(content, name))
-    for name in _takeout_names(path.name):
+    for name in _spellings(_takeout_names(path.name)):
         if facts.complete:
             break
         beside = path.with_name(name)
         if _exists(beside):
             facts = facts.or_else(_read_takeout(beside, path))
     return facts
+
+
+def _xmp_names(path: Path) -> list[str]:
+    """Return the names that the XMP of a photo may have, the likeliest first."""
+    stem, suffix = path.stem, path.suffix
+    named = [path.name, stem, stem + suffix.lower(), stem + suffix.upper()]
+    return [name + ending for name in named for ending in (".xmp", ".XMP")]
+
+
+def _spellings(names: Iterable[str]) -> list[str]:
+    """Return names, then those with accents as other systems write them, each once."""
+    names = list(names)
+    others = [unicodedata.normalize(form, n) for form in ("NFC", "NFD") for n in names]
+    return list(dict.fromkeys([*names, *others]))
 
 
 def _beside(path: Path, name: str) -> bytes | None:
@@ -307,6 +331,7 @@ def parse_degrees(
     if len(text) > _MAX_ANGLE:
         return None
     text = text.strip().replace("\u2212", "-").replace("\u00a0", " ")
+    text = re.sub(r"^[–－](?=\d)", "-", text)  # what editors make of a minus
     if match := _XMP_ANGLE.fullmatch(text):
         parts = [float(part) for part in match.groups()[:3] if part]
         return _signed(parts, match[4].upper(), axis)
@@ -317,7 +342,8 @@ def parse_degrees(
             hemisphere = match[1].upper()
             text = (text[: match.start()] + text[match.end() :]).strip()
             break
-    text = _DECIMAL_COMMA.sub(r"\1.\2", text) if _DECIMAL_COMMA.fullmatch(text) else text
+    for comma in (_DECIMAL_COMMA, _MARKED_COMMA):
+        text = comma.sub(r"\1.\2", text) if comma.fullmatch(text) else text
     match = _ANGLE.fullmatch(text)
     if match is None:
         return None
@@ -396,8 +422,8 @@ def parse_moment(value: object) -> datetime | None:
         time = _TIME.match(text, date.end()) if date else None
         if date is None or time is None:
             return None
-        numbers, rest = (*date.groups(), *time.groups()[:3]), text[time.end() :]
-        afternoon = (time[4] or "").lower()
+        numbers, rest = (*date.groups(), time[1], time[3], time[4]), text[time.end() :]
+        afternoon = (time[5] or "").lower().replace(".", "")
     year, month, day, hour, minute, second = (int(number or 0) for number in numbers)
     if afternoon and 1 <= hour <= 12:
         hour = hour % 12 + 12 * (afternoon == "pm")
@@ -424,7 +450,7 @@ def _in_utc(moment: datetime) -> datetime:
 
 def _zone(value: object) -> timezone | None:
     text = (_text(value) or "").replace("\u2212", "-")
-    if text.upper() == "Z":
+    if text.upper() in ("Z", "UTC", "GMT"):
         return UTC
     match = _ZONE.fullmatch(text)
     if match is None:
@@ -486,27 +512,34 @@ def read_xmp(packet: bytes, file: str | None = None) -> PhotoFacts:
 def _xmp_values(packet: bytes) -> dict[str, str]:
     """Return the wanted properties of a packet, up to its first error.
 
-    They may be attributes or elements. Document types are refused, so that no entity is expanded.
+    They may be attributes or elements, of the photo itself: what lies deeper describes another one,
+    such as the place that is shown, or a picture that was pasted in. Document types are refused, so
+    that no entity is expanded.
     """
     found: dict[str, str] = {}
-    open_names: list[str | None] = []
+    open_names: list[str] = []
+    wanted: str | None = None  # property whose text is being read
     parser = expat.ParserCreate(namespace_separator=" ")
 
     def start(name: str, attributes: Mapping[str, str]) -> None:
-        for key, value in attributes.items():
-            if key in _XMP_NAMES:
-                found.setdefault(_XMP_NAMES[key], value[:_MAX_VALUE].strip())
-        wanted = _XMP_NAMES.get(name)
-        if wanted is not None and found.get(wanted):
-            wanted = None
-        open_names.append(wanted)
+        nonlocal wanted
+        wanted = None
+        if open_names[-1:] == [_RDF]:
+            for key, value in attributes.items():
+                if key in _XMP_NAMES:
+                    found.setdefault(_XMP_NAMES[key], value[:_MAX_VALUE].strip())
+        elif open_names[-2:-1] == [_RDF] and not found.get(_XMP_NAMES.get(name, "")):
+            wanted = _XMP_NAMES.get(name)
+        open_names.append(name)
 
     def end(name: str) -> None:
+        nonlocal wanted
+        wanted = None
         open_names.pop()
 
     def text(data: str) -> None:
-        if open_names and (name := open_names[-1]) is not None:
-            found[name] = (found.get(name, "") + data.strip())[:_MAX_VALUE]
+        if wanted is not None:
+            found[wanted] = (found.get(wanted, "") + data.strip())[:_MAX_VALUE]
 
     def refuse(*_: object) -> None:
         raise ValueError("a document type")
@@ -584,8 +617,13 @@ def _takeout_names(name: str) -> list[str]:
         originals.append((match[1], match[2]))
     for base, number in tuple(originals):
         for ending in _EDITED:
-            if base.endswith(ending):
-                originals.append((base.removesuffix(ending), number))
+            for form in ("NFC", "NFD"):
+                base_of = base.removesuffix(unicodedata.normalize(form, ending))
+                match = _NUMBERED.fullmatch(base_of)
+                if base_of != base:
+                    originals.append((base_of, number))
+                    if match:
+                        originals.append((match[1], match[2]))
     names = []
     for base, number in originals:
         title = f"{base}{dot}{suffix}"
@@ -605,10 +643,12 @@ def _read_takeout(path: Path, photo: Path) -> PhotoFacts:
     if not isinstance(content, dict):
         return PhotoFacts()
     title = content.get("title")
-    if path.name == f"{photo.stem}.json" and (
-        not isinstance(title, str) or Path(title).stem != photo.stem
-    ):
-        return PhotoFacts()  # of something else with the same name
+    if path.name == f"{photo.stem}.json":
+        whole = Path(title).stem if isinstance(title, str) else ""
+        if whole != photo.stem and not (
+            len(photo.stem) >= _TAKEOUT_NAME and whole.startswith(photo.stem)
+        ):
+            return PhotoFacts()  # of something else with the same name
     position = None
     for key in ("geoData", "geoDataExif"):
         place = content.get(key)

@@ -51,8 +51,9 @@ MAX_SCAN_PIXELS = 3 * 10**9
 MAX_PROFILE = 4 * 2**20
 """Bytes of a colour profile; larger ones are ignored. Those of cameras have a few hundred."""
 
-READING_VERSION = 2
-"""Increased when the same file gives other pixels; 2: colours are converted to sRGB."""
+READING_VERSION = 3
+"""Increased when the same file gives other pixels; 2: colours are converted to sRGB, 3: also of
+16-bit greys and of greys with transparency."""
 CHECK_DRAFT = 64
 """Draft size for checking a file: every block of a JPEG is read, but few pixels are made."""
 
@@ -516,7 +517,8 @@ def _share_changed(data: bytes, header: JpegHeader, label: str) -> float:
     """Return how much of a picture depends on what follows its data.
 
     It is decoded twice, once with noise added, which changes the picture only where the data has
-    ended. At most 1 are a unit of the picture, or 1 % of it in the last row of units.
+    ended; from there on it is missing. At most 1 are a unit of the picture, or 1 % of it within
+    half of the last row of units.
     """
     # The last scans of a progressive JPEG change only details, which a small draft does not show.
     draft = header.size if header.is_progressive else (1, 1)
@@ -530,10 +532,16 @@ def _share_changed(data: bytes, header: JpegHeader, label: str) -> float:
             pictures.append(np.asarray(image.convert("RGB")))
     differs = (pictures[0] != pictures[1]).any(axis=2)
     # Smoothing reaches one row and column further.
-    columns, rows = (math.ceil(8 * blocks / factor) + 1 for blocks in header.block)
+    across, down = (8 * blocks for blocks in header.block)
+    last = (header.size[1] - 1) % down + 1  # of the last row of units, what belongs to the picture
+    columns, rows = (math.ceil(side / factor) + 1 for side in (across, last))
     if differs[:-rows].any():
         return math.inf
-    return float(differs.sum() / max(rows * columns, 0.01 * differs.size))
+    if not differs.any():
+        return 0.0
+    width = differs.shape[1]
+    missing = rows * (width - int(differs.any(axis=0).argmax()))
+    return float(missing / max(rows * columns, min(0.01 * differs.size, 0.5 * rows * width)))
 
 
 # Colours ------------------------------------------------------------------------------------------
@@ -545,15 +553,17 @@ def _in_srgb(image: Image.Image, label: str) -> Image.Image:
         # Pillow's own conversion clips at 255, which turns 16-bit greys white.
         grey = np.asarray(image).clip(0, 65535)
         divisor = 257 if image.mode != "I" or grey.max() > 255 else 1
-        return Image.fromarray(np.rint(grey / np.float32(divisor)).astype(np.uint8)).convert("RGB")
+        scaled = Image.fromarray(np.rint(grey / np.float32(divisor)).astype(np.uint8))
+        return _converted(scaled, image.info.get("icc_profile")).convert("RGB")
     if image.mode == "F":
         raise PhotoError(f"{label} contains measurements (floating point), not a photo.")
     profile = image.info.get("icc_profile")
     if image.has_transparency_data:
-        layered = image if image.mode == "RGBA" else image.convert("RGBA")
+        layered = image if image.mode in ("RGBA", "LA") else image.convert("RGBA")
         alpha = layered.getchannel("A")
         white = Image.new("RGB", image.size, (255, 255, 255))
-        white.paste(_converted(layered, profile), mask=alpha)
+        colours = layered if layered.mode == "RGBA" else layered.convert("L")
+        white.paste(_converted(colours, profile).convert("RGB"), mask=alpha)
         return white
     colours = _converted(image, profile)
     return colours if colours.mode == "RGB" else colours.convert("RGB")

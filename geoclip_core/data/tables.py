@@ -1,7 +1,8 @@
 """Read CSVs as spreadsheets and people write them, and write CSVs that are safe to open in one.
 
-`read_csv` is the reader of datasets, positions and guesses. It takes commas, semicolons or tabs,
-UTF-8 with or without a mark or UTF-16 with one, and column names in other words (`ALIASES`).
+`read_csv` is the reader of datasets, positions and guesses. It takes commas, semicolons, tabs or
+vertical bars, UTF-8 with or without a mark or UTF-16 with one, lines above the header, and column
+names in other words (`ALIASES`).
 `Problems` collects the wrong values of a table with their rows.
 
 A spreadsheet runs a cell that begins with =, +, - or @ as a formula, and file names come from
@@ -32,20 +33,41 @@ LARGE_BYTES = 2 * 10**6
 
 ALIASES: Mapping[str, tuple[str, ...]] = {
     "id": ("id", "photoid", "imageid"),
-    "file": ("file", "sourcefile", "path", "filepath", "filename", "photo", "image", "name"),
-    "latitude": ("latitude", "lat", "gpslatitude", "predictedlatitude"),
-    "longitude": ("longitude", "lon", "lng", "long", "gpslongitude", "predictedlongitude"),
-    "latitude_ref": ("latituderef", "gpslatituderef"),
-    "longitude_ref": ("longituderef", "gpslongituderef"),
+    "file": (
+        *("file", "sourcefile", "path", "filepath", "filename", "file:filename", "photo", "image"),
+        *("imagename", "imagefile", "imagepath", "imgpath", "imgname", "photoname", "name"),
+    ),
+    "latitude": (
+        *("latitude", "lat", "gpslatitude", "composite:gpslatitude", "gpslat", "decimallatitude"),
+        *("exif:gpslatitude", "gps:gpslatitude", "xmp:gpslatitude", "predictedlatitude"),
+    ),
+    "longitude": (
+        *("longitude", "lon", "lng", "long", "gpslongitude", "composite:gpslongitude", "gpslon"),
+        *("gpslng", "gpslong", "decimallongitude"),
+        *("exif:gpslongitude", "gps:gpslongitude", "xmp:gpslongitude", "predictedlongitude"),
+    ),
+    "latitude_ref": (
+        *("latituderef", "gpslatituderef", "exif:gpslatituderef", "gps:gpslatituderef"),
+    ),
+    "longitude_ref": (
+        *("longituderef", "gpslongituderef", "exif:gpslongituderef", "gps:gpslongituderef"),
+    ),
 }
+"""Other names of a column, by `_plain`."""
 NAMES_AS_IDS = {**ALIASES, "id": (*ALIASES["id"], *ALIASES["file"])}
 """For tables whose ids may be file names."""
-"""Other names of a column: in lower case, without spaces, underscores and hyphens."""
+_UNSIGNED = re.compile(r"(exif|gps):gps(latitude|longitude)")
+"""Columns whose sign exiftool writes into another one, which must be there too."""
 
 MISSING_TEXT = ("", "nan", "NaN", "<NA>")  # not "NA" (Namibia), not "None" (a town in Piedmont)
-_MISSING_NUMBER = (*MISSING_TEXT, "NA", "N/A", "None", "none", "null", "NULL")
+MISSING_NUMBER = (
+    *(*MISSING_TEXT, "NA", "N/A", "n/a", "None", "none", "null", "NULL"),
+    *("#N/A", "-"),  # of Excel, and of exiftool -f
+)
 
-_SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs"}
+_SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "vertical bars"}
+_MAX_ABOVE = 10  # lines above the header: a title, remarks
+_MAX_WIDER = 20  # empty cells at the end of a row that the header does not have
 _START = 2**16  # bytes in which the header must lie
 _FORMULA = re.compile(r"(^|[;\t\r\n|])('*(?:[=+\-@\t\r＝＋－＠]))")
 _MARKED = re.compile(r"(^|[;\t\r\n|])'('*(?:[=+\-@\t\r＝＋－＠]))")
@@ -111,9 +133,8 @@ def _read_stream(
         raise DatasetError(f"{label}: not UTF-16 text; save it again as CSV UTF-8")
     if text.count("\0") > len(text) // 100:
         raise DatasetError(f"{label}: not a text file; save the table as CSV UTF-8")
-    lines, separator = _first_lines(text)
     wanted = [*required, *(columns or ())]
-    header, separator = _header(text, lines, separator, required, aliases, label)
+    lines, header, separator = _header(text, required, wanted, aliases, label)
     names = renamed(header, wanted, aliases)
     _check_header(label, header, names, required, separator)
     kept = [column for column in names if columns is None or column in columns]
@@ -124,7 +145,10 @@ def _read_stream(
         frame = _plain_table(content, lines, separator, names, kept)
         stream = io.BytesIO(content)
     if frame is None:
-        frame = _any_table(stream, label, lines, separator, names, encoding, errors)
+        # "a", "b": the spaces would make the quotes part of the values.
+        spaced = re.search(rf'{re.escape(separator)} +"', text) is not None
+        layout = _Layout(lines, separator, spaced)
+        frame = _any_table(stream, label, layout, names, encoding, errors)
         blank = np.ones(len(frame), dtype=bool)
         for column in names:
             blank[blank] = frame.loc[blank, column].str.strip().eq("").to_numpy(dtype=bool)
@@ -189,27 +213,45 @@ def _quotes_enclose(content: bytes, separator: str) -> bool:
     return b'"' not in re.sub(enclosed, b"", content)
 
 
-def _any_table(
-    stream: IO[bytes],
-    label: str,
-    lines: int,
-    separator: str,
-    names: Sequence[str],
-    encoding: str,
-    errors: str,
-) -> pd.DataFrame:
-    try:
+@dataclasses.dataclass(frozen=True)
+class _Layout:
+    """How a CSV is written."""
+
+    lines: int  # above the header
+    separator: str
+    spaced: bool  # whether spaces follow separators
+
+    def read(self, stream: IO[bytes], encoding: str, errors: str, width: int = 0) -> pd.DataFrame:
+        """Read a table as text, without its header if a `width` in columns is given."""
         # Without usecols, because with it pandas accepts rows that have too many fields.
-        frame = pd.read_csv(
+        return pd.read_csv(
             io.BufferedReader(_Limited(stream)),
-            sep=separator,
+            sep=self.separator,
             dtype="str" if errors == "strict" else object,  # "str" holds Unicode only
             na_filter=False,
             encoding=encoding,
             encoding_errors=errors,
-            skiprows=lines,
+            skiprows=self.lines + bool(width),
             skip_blank_lines=False,
+            skipinitialspace=self.spaced,
+            header=None if width else "infer",
+            names=range(width) if width else None,
         )
+
+
+def _any_table(
+    stream: IO[bytes],
+    label: str,
+    layout: _Layout,
+    names: Sequence[str],
+    encoding: str,
+    errors: str,
+) -> pd.DataFrame:
+    ragged = ""
+    try:
+        frame = layout.read(stream, encoding, errors)
+        if not isinstance(frame.index, pd.RangeIndex):
+            ragged = "its rows have more fields than its header"
     except pd.errors.EmptyDataError as error:
         raise DatasetError(f"{label}: the file has no header row") from error
     except UnicodeDecodeError as error:
@@ -220,19 +262,40 @@ def _any_table(
     except UnicodeError as error:
         raise DatasetError(f"{label}: not UTF-16 text; save it again as CSV UTF-8") from error
     except pd.errors.ParserError as error:
-        raise DatasetError(
-            f"{label}: not a table: {str(error).strip()}; a text with a comma needs quotes around "
-            "it, and numbers with a decimal comma need semicolons between the columns"
-        ) from error
-    if not isinstance(frame.index, pd.RangeIndex):
-        raise DatasetError(
-            f"{label}: not a table: its rows have more fields than its header; a text with a comma "
-            "needs quotes around it, and numbers with a decimal comma need semicolons between the "
-            "columns"
-        )
+        ragged = str(error).strip()
+    if ragged:
+        wider = _wider_table(stream, layout, len(names), encoding, errors)
+        if wider is None:
+            raise DatasetError(
+                f"{label}: not a table: {ragged}; a text with a comma needs quotes around it, and "
+                "numbers with a decimal comma need semicolons between the columns"
+            )
+        frame = wider
     frame.columns = pd.Index(names)
     filled: pd.DataFrame = frame.fillna("")
     return filled
+
+
+def _wider_table(
+    stream: IO[bytes], layout: _Layout, width: int, encoding: str, errors: str
+) -> pd.DataFrame | None:
+    """Read a table whose rows are longer than its header, where it is clear what is too much.
+
+    The cells after the header's are empty, or the first of each row is its number, which R writes
+    without a header.
+    """
+    stream.seek(0)
+    try:
+        frame = layout.read(stream, encoding, errors, width + _MAX_WIDER).fillna("")
+    except (pd.errors.ParserError, pd.errors.EmptyDataError):
+        return None
+    used = [at for at in range(frame.shape[1]) if frame[at].str.strip().ne("").any()]
+    if not used or used[-1] < width:
+        return frame.iloc[:, :width]
+    numbers = frame[0].where(frame[0].str.fullmatch(r"\d{1,9}"), "0").astype(int)
+    if used[-1] == width and (numbers == np.arange(1, len(frame) + 1)).all():
+        return frame.iloc[:, 1 : width + 1]
+    return None
 
 
 class _Limited(io.RawIOBase):
@@ -266,12 +329,11 @@ def _encoding(start: bytes, label: str) -> str:
     return "utf-16" if start[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
 
 
-def _first_lines(text: str) -> tuple[int, str | None]:
-    """Return the number of lines before the header, and the separator that one of them names."""
+def _first_lines(lines: Sequence[str]) -> tuple[int, str | None]:
+    """Return the number of lines before the first table, and the separator that one names."""
     separator = None
-    lines = text.split("\n")
     for number, line in enumerate(lines):
-        line = line.strip("\ufeff\r ")
+        line = line.strip("\ufeff\r\n ")
         if match := re.fullmatch(r"[\"']?sep=(.)[\"']?", line, re.IGNORECASE):
             separator = match[1]
         elif line:
@@ -281,28 +343,38 @@ def _first_lines(text: str) -> tuple[int, str | None]:
 
 def _header(
     text: str,
-    lines: int,
-    separator: str | None,
     required: Sequence[str],
+    wanted: Sequence[str],
     aliases: Mapping[str, tuple[str, ...]],
     label: str,
-) -> tuple[list[str], str]:
-    """Return the columns of a table and its separator: the one that gives most of `required`."""
-    body = "\n".join(text.lstrip("\ufeff").split("\n")[lines:])
-    best: tuple[int, int, list[str], str] | None = None
-    for candidate in [separator] if separator else _SEPARATORS:
-        try:
-            header = next(csv.reader(io.StringIO(body), delimiter=candidate), [])
-        except csv.Error:
-            continue
-        found = sum(column in renamed(header, required, aliases) for column in required)
-        if best is None or (found, len(header)) > best[:2]:
-            best = found, len(header), header, candidate
-    if best is None or not any(name.strip() for name in best[2]):
+) -> tuple[int, list[str], str]:
+    """Return the number of lines above the header of a table, its columns and its separator.
+
+    The separator is the one that gives most of the `required` columns. Lines above a header with
+    all of them are passed over; if there is none, the first line is the header.
+    """
+    rows = list(io.StringIO(text.lstrip("\ufeff"), newline=None))
+    above, separator = _first_lines(rows)
+    first: tuple[int, list[str], str] | None = None
+    for start in range(above, min(above + _MAX_ABOVE, len(rows)) if required else above + 1):
+        best: tuple[int, int, list[str], str] | None = None
+        for candidate in [separator] if separator else _SEPARATORS:
+            try:
+                header = next(csv.reader(rows[start:], delimiter=candidate), [])
+            except csv.Error:
+                continue
+            found = sum(column in renamed(header, wanted, aliases) for column in required)
+            if best is None or (found, len(header)) > best[:2]:
+                best = found, len(header), header, candidate
+        if best is not None and (first is None or best[0] == len(required)):
+            first = (start, *best[2:])
+            if best[0] == len(required):
+                break
+    if first is None or not any(name.strip() for name in first[1]):
         raise DatasetError(f"{label}: the file has no header row")
-    if len(best[2]) > MAX_COLUMNS:
+    if len(first[1]) > MAX_COLUMNS:
         raise DatasetError(f"{label}: has more than {MAX_COLUMNS:,} columns")
-    return best[2], best[3]
+    return first
 
 
 def renamed(
@@ -310,16 +382,19 @@ def renamed(
 ) -> list[str]:
     """Return the columns of a header by the names that are wanted, as far as they are clear.
 
-    A wanted name itself comes first, then its `aliases` in their order, each without regard to
-    case, spaces, underscores and hyphens.
+    A wanted name itself comes first, then its `aliases` in their order, each as `_plain`.
     """
     names = [name.strip() for name in header]
-    plain = [re.sub(r"[\s_-]", "", name).lower() for name in names]
-    for column in dict.fromkeys(wanted):
+    plain = [_plain(name) for name in names]
+    wanted = dict.fromkeys(wanted)
+    for column in wanted:
         if column in names:
             continue
-        own = re.sub(r"[\s_-]", "", column).lower()
-        for alias in (own, *aliases.get(column, ())):
+        for alias in (_plain(column), *aliases.get(column, ())):
+            if _UNSIGNED.fullmatch(alias) and not (
+                f"{alias}ref" in plain and f"{column}_ref" in wanted
+            ):
+                continue
             places = [at for at, name in enumerate(plain) if name == alias]
             if len(places) == 1 and names[places[0]] not in wanted:
                 names[places[0]] = column
@@ -330,6 +405,11 @@ def renamed(
         seen[name] = seen.get(name, -1) + 1
         names[at] = f"{name}.{seen[name]}" if seen[name] else name
     return names
+
+
+def _plain(name: str) -> str:
+    """Return the name of a column without case, unit, spaces, underscores, hyphens and dots."""
+    return re.sub(r"\([^)]*\)|\[[^]]*\]|[\s_.°-]", "", name).lower()
 
 
 def _check_header(
@@ -490,7 +570,7 @@ def parse_numbers(text: pd.Series) -> tuple[np.ndarray, np.ndarray]:
             values = pd.to_numeric(rest, errors="coerce")
             number = number.copy()
             number[wrong] = values.to_numpy(dtype=np.float64, na_value=np.nan)
-        wrong[wrong] = (~rest.isin(_MISSING_NUMBER)).to_numpy(dtype=bool) & np.isnan(number[wrong])
+        wrong[wrong] = (~rest.isin(MISSING_NUMBER)).to_numpy(dtype=bool) & np.isnan(number[wrong])
     infinite = np.isinf(number)
     return np.where(infinite, np.nan, number), wrong | infinite
 

@@ -19,7 +19,7 @@ from annotated_types import Len
 from numpy.typing import NDArray
 
 from geoclip_core.checks import checked, shown
-from geoclip_core.data.tables import NAMES_AS_IDS, parse_numbers, read_csv, whole_ids
+from geoclip_core.data.tables import NAMES_AS_IDS, Problems, read_csv, whole_ids
 from geoclip_core.data.vocabulary import IGNORE_INDEX, Vocabulary
 from geoclip_core.earth.gazetteer import UNIT_LEVELS
 from geoclip_core.earth.sphere import haversine_km
@@ -579,9 +579,10 @@ def read_guesses(source: str | Path | bytes, name: str = "the CSV") -> pd.DataFr
     except DatasetError as error:
         raise PredictionsError(str(error)) from error
     guesses = pd.DataFrame({"id": whole_ids(table["id"]).str.strip()})
-    for column, bound in (("latitude", 90.0), ("longitude", 360.0)):
+    problems = Problems(table, name)
+    for column, bound in (("latitude", 90), ("longitude", 360)):
         texts = table[column].str.strip()
-        values, _ = parse_numbers(texts)
+        values = problems.degrees(column, bound, required=True)
         low = -90.0 if column == "latitude" else -180.0
         wrong = ~((values >= low) & (values <= bound))
         if wrong.any():
@@ -611,7 +612,8 @@ def _read_guess_columns(source: Path | bytes, name: str) -> pd.DataFrame:
             source, ("id", *guessed), ("id", *guessed), name=name, aliases=NAMES_AS_IDS
         )
     except DatasetError:
-        return read_csv(source, columns, columns, name=name, aliases=NAMES_AS_IDS)
+        letters = ("latitude_ref", "longitude_ref")
+        return read_csv(source, (*columns, *letters), columns, name=name, aliases=NAMES_AS_IDS)
     return table.rename(columns=guessed)
 
 

@@ -88,6 +88,15 @@ def test_column_order_extra_columns_crlf_and_bom_change_nothing(tmp_path, datase
     assert again.fingerprint == dataset.fingerprint
 
 
+def test_hemispheres_in_columns_of_their_own(tmp_path):
+    (tmp_path / "train_mini.csv").write_text(
+        "id,GPSLatitude,GPSLatitudeRef,GPSLongitude,GPSLongitudeRef\n1,33.5,S,151.25,E\n"
+    )
+    dataset = read_dataset(tmp_path, val_fraction=0)
+    assert dataset.coordinates.tolist() == [[-33.5, 151.25]]
+    assert "latitude_ref" not in dataset.table
+
+
 def test_absent_columns_are_unknown(tmp_path):
     table = layout.frame(layout.TRAIN)[["latitude", "id", "longitude", "region"]]
     layout.write(tmp_path, "train", table, photos=False)

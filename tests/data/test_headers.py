@@ -111,6 +111,16 @@ def test_a_jpeg_with_missing_rows_is_refused(options, share):
             open_photo(cut, draft_size=50)
 
 
+@pytest.mark.parametrize("height", [3000, 3008])
+def test_one_missing_row_of_units_of_a_large_jpeg_is_refused(height):
+    """It is half a percent of the picture."""
+    content = jpeg(smooth((2000, height)), restart_marker_rows=1)
+    last = max(content.rindex(bytes([0xFF, 0xD0 + number])) for number in range(8))
+    with pytest.raises(PhotoError, match="is cut off"):
+        open_photo(content[: last + 2])
+    assert open_photo(content[:-8])
+
+
 def test_an_end_marker_does_not_hide_missing_rows():
     content = jpeg(smooth((400, 300)))
     with pytest.raises(PhotoError, match="is cut off"):

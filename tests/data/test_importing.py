@@ -20,6 +20,7 @@ from geoclip_core.data.importing import (
     Position,
     Positions,
     import_photos,
+    read_positions,
     unpack_photos,
 )
 from geoclip_core.data.tables import read_csv
@@ -297,6 +298,17 @@ def matched(rows, files, folder="/home/me/photos"):
         ([LATIN], ["café.jpg"], {"café.jpg": 0}),
         (["café.jpg"], [LATIN], {LATIN: 0}),
         (["a\\b.jpg"], ["a\\b.jpg", "b.jpg"], {"a\\b.jpg": 0}),
+        # As other programs write names.
+        (["a%20b.jpg"], ["a b.jpg"], {"a b.jpg": 0}),
+        (["100%25.jpg", "100%.jpg"], ["100%25.jpg", "100%.jpg"], {"100%25.jpg": 0, "100%.jpg": 1}),
+        (["file:///home/me/photos/a%20b.jpg"], ["a b.jpg"], {"a b.jpg": 0}),
+        (["file:///C:/Users/me/photos/caf%C3%A9.jpg"], ["café.jpg"], {"café.jpg": 0}),
+        (["'I.jpg"], ["I.jpg"], {"I.jpg": 0}),
+        (["I.jpg"], [" I.jpg"], {" I.jpg": 0}),
+        (["at 1.02 PM.png"], ["at 1.02\u202fPM.png"], {"at 1.02\u202fPM.png": 0}),
+        (["IMG_1"], ["IMG_1.jpg"], {"IMG_1.jpg": 0}),
+        (["IMG_1"], ["IMG_1.jpg", "IMG_1.dng"], {}),
+        (["IMG_1.jpg"], ["IMG_1.png"], {}),
         ([], ["I.jpg"], {}),
         (["I.jpg"], [], {}),
         (["/", "..", "a/"], ["a/I.jpg"], {}),
@@ -349,6 +361,24 @@ def test_a_name_that_is_not_utf_8_is_imported(tmp_path):
     csv.write_text("file,latitude,longitude\ncaf\\udce9.jpg,32.4487,-99.7331\n")
     import_photos(tmp_path / "p", tmp_path / "set", positions=csv)
     assert "Abilene" in set(read_dataset(tmp_path / "set").table["city"])
+
+
+def test_a_row_that_is_there_twice_says_nothing_new(tmp_path):
+    csv = tmp_path / "p.csv"
+    csv.write_text("file,latitude,longitude\na.jpg,48.8,2.3\na.jpg,48.8,2.3\nb.jpg,1,1\n")
+    assert list(read_positions(csv).rows) == ["a.jpg", "b.jpg"]
+
+
+def test_times_of_a_csv_as_exif_writes_them(tmp_path):
+    csv = tmp_path / "p.csv"
+    csv.write_text(
+        "SourceFile,GPSLatitude,GPSLongitude,captured_at\n"
+        "a.jpg,1,1,2021:07:14 09:30:00+02:00\nb.jpg,1,1,2021:07:14 07:30:00\n"
+        "c.jpg,1,1,2021-07-14T07:30:00Z\nd.jpg,1,1,1626247800000\ne.jpg,1,1,-\nf.jpg,-,-,\n"
+    )
+    rows = read_positions(csv).rows
+    assert [row.captured_at for row in rows.values()] == [1626247800000] * 4 + [None, None]
+    assert rows["f.jpg"].latitude is None
 
 
 def test_null_island_in_a_csv_is_no_position(tmp_path):
@@ -478,6 +508,22 @@ def test_a_link_in_a_zip_is_not_followed(tmp_path):
         archive.writestr(info, str(secret))
         archive.writestr("good.jpg", photo_bytes(tmp_path))
     assert unpacked(path, tmp_path / "out") == (["good.jpg"], {})
+
+
+def test_names_in_a_zip_of_macos(tmp_path):
+    """They are UTF-8 without the flag that says so."""
+
+    class Info(zipfile.ZipInfo):
+        def _encodeFilenameFlags(self):  # of zipfile, which sets the flag here
+            return self.filename.encode(), self.flag_bits & ~0x800
+
+    with zipfile.ZipFile(tmp_path / "z.zip", "w") as file:
+        file.writestr(Info("cafe\u0301.jpg"), b"x")
+        file.writestr("\u00e9t\u00e9.jpg", b"x")
+    with (tmp_path / "z.zip").open("rb") as archive:
+        assert unpack_photos(archive, "z.zip", tmp_path / "out") == {}
+    names = sorted(path.name for path in (tmp_path / "out").iterdir())
+    assert names == ["cafe\u0301.jpg", "\u00e9t\u00e9.jpg"]
 
 
 def test_a_zip_is_limited_in_files_and_bytes(tmp_path, monkeypatch):

@@ -126,14 +126,40 @@ def test_text_profiles_of_a_png():
     assert open_photo(png(Raw_profile_type_APP1="\ngeneric profile\n 4\nzz\n")).position is None
 
 
-@pytest.mark.parametrize("name", ["IMG_1.jpg.xmp", "IMG_1.xmp", "IMG_1.XMP"])
-def test_xmp_beside_the_photo(tmp_path, name):
+@pytest.mark.parametrize("camera", ["IMG_1.jpg", "IMG_1.JPG"])
+@pytest.mark.parametrize(
+    "name", ["IMG_1.jpg.xmp", "IMG_1.JPG.XMP", "IMG_1.JPG.xmp", "IMG_1.xmp", "IMG_1.XMP"]
+)
+def test_xmp_beside_the_photo(tmp_path, camera, name):
     (tmp_path / name).write_bytes(xmp(POSITION))
-    path = tmp_path / "IMG_1.jpg"
+    path = tmp_path / camera
     path.write_bytes(jpeg(smooth()))
     photo = with_sidecars(open_photo(path), path)
     assert photo.position == (48.5, -2.25)
     assert photo.source == f"XMP in {name}"
+
+
+def test_files_beside_the_photo_may_have_accents_composed_or_not(tmp_path):
+    (tmp_path / "cafe\u0301.xmp").write_bytes(xmp(POSITION))
+    (tmp_path / "\u00e9te.jpg.json").write_text('{"geoData": {"latitude": 1.0, "longitude": 2.0}}')
+    assert sidecar_facts(tmp_path / "caf\u00e9.jpg").latitude == 48.5
+    assert sidecar_facts(tmp_path / "e\u0301te.jpg").latitude == 1.0
+
+
+@pytest.mark.parametrize(
+    "inside", ["Iptc4xmpExt:LocationShown", "xmpMM:Pantry", "Iptc4xmpExt:LocationCreated"]
+)
+def test_a_position_deeper_in_the_xmp_is_that_of_something_else(inside):
+    prefix = inside.partition(":")[0]
+    deeper = (
+        f'<{inside} xmlns:{prefix}="http://ns.adobe.com/other/"><rdf:Bag><rdf:li><rdf:Description '
+        'exif:GPSLatitude="1,0N"><exif:GPSLongitude>1,0E</exif:GPSLongitude></rdf:Description>'
+        f"</rdf:li></rdf:Bag></{inside}>"
+    )
+    assert read_xmp(xmp(elements=deeper)) == PhotoFacts()
+    own = "<exif:GPSLatitude>48,30N</exif:GPSLatitude><exif:GPSLongitude>2,15W</exif:GPSLongitude>"
+    facts = read_xmp(xmp(elements=deeper + own))
+    assert (facts.latitude, facts.longitude) == (48.5, -2.25)
 
 
 @pytest.mark.parametrize(
@@ -148,6 +174,8 @@ def test_xmp_beside_the_photo(tmp_path, name):
         ("photo(1).jpg", "photo(1).jpg.json"),
         ("photo-edited.jpg", "photo.jpg.json"),
         ("photo-bearbeitet(2).jpg", "photo.jpg.supplemental-metadata(2).json"),
+        ("photo(1)-edited.jpg", "photo.jpg(1).json"),
+        ("photo-modifie\u0301.jpg", "photo.jpg.json"),
         ("Screenshot_2017-07-05-10-05-26.png",
          "Screenshot_2017-07-05-10-05-26.png.supplementa.json"),
         ("Urlaub in Knaufspesch in der Schneifel (38).JPG",
@@ -235,6 +263,15 @@ def test_sidecars_that_are_no_files(tmp_path):
         ("33° 51′ 36″ S", -33.86),
         ("33:51:36 S", -33.86),
         ("33,51.6S", -33.86),
+        ("S33.86", -33.86),
+        ("South 33.86", -33.86),
+        ("33º 51’ 36” S", -33.86),
+        ("33°51'36,0\"S", -33.86),
+        ("33° 51,6' S", -33.86),
+        ("33,86° S", -33.86),
+        ("–33,86\u202f°", -33.86),
+        ("33,51,36", None),
+        ("33,51,36,0 S", None),
         ("33,51,36S", -33.86),
         ("+33.86", 33.86),
         ("33,86", 33.86),
@@ -269,6 +306,13 @@ def test_degrees_as_people_and_programs_write_them(text, expected):
         ("20210714 093000", datetime(2021, 7, 14, 9, 30)),
         ("20210714T093000", datetime(2021, 7, 14, 9, 30)),
         ("2021:07:14:09:30:00", datetime(2021, 7, 14, 9, 30)),
+        ("2021:07:14 09.30.15", datetime(2021, 7, 14, 9, 30, 15)),
+        ("2021-07-14_09-30-15", datetime(2021, 7, 14, 9, 30, 15)),
+        ("2021_07_14 09:30:15", datetime(2021, 7, 14, 9, 30, 15)),
+        ("2021年07月14日 09:30:15".encode().decode("latin-1"), datetime(2021, 7, 14, 9, 30, 15)),
+        ("2021:07:14 9:30:15 p.m.", datetime(2021, 7, 14, 21, 30, 15)),
+        ("2021-07-14T09:30-02:00", datetime.fromisoformat("2021-07-14T09:30-02:00")),
+        ("14/07/2021 09:30:00", None),
     ],
 )
 def test_times_of_odd_writers(text, expected):
@@ -276,7 +320,8 @@ def test_times_of_odd_writers(text, expected):
 
 
 @pytest.mark.parametrize(
-    ("offset", "hours"), [("+0200", 2), ("+2:00", 2), ("+02", 2), ("UTC+2", 2), ("-03:30", -3.5)]
+    ("offset", "hours"),
+    [("+0200", 2), ("+2:00", 2), ("+02", 2), ("UTC+2", 2), ("-03:30", -3.5), ("UTC", 0)],
 )
 def test_offsets_of_odd_writers(offset, hours):
     block = exif_block(

@@ -693,22 +693,40 @@ def test_a_directory_that_points_to_itself_is_read_once():
     assert facts_of(loop) == PhotoFacts()
 
 
+def fixed(*values: float) -> bytes:
+    return b"".join(struct.pack(">i", round(value * 65536)) for value in values)
+
+
+def xyz(*values: float) -> bytes:
+    return b"XYZ \0\0\0\0" + fixed(*values)
+
+
+def profile_of(space: bytes, name: str, tags: dict[bytes, bytes]) -> bytes:
+    """Return a colour profile of a space ("RGB ", "GRAY") with a name and further tags."""
+    text = name.encode("utf-16be")
+    named = b"mluc\0\0\0\0" + struct.pack(">II4sII", 1, 12, b"enUS", len(text), 28) + text
+    tags = {b"desc": named, b"cprt": named, b"wtpt": xyz(0.96419, 1, 0.82489), **tags}
+    start = 132 + 12 * len(tags)
+    table, data = struct.pack(">I", len(tags)), b""
+    for tag, value in tags.items():
+        table += struct.pack(">4sII", tag, start + len(data), len(value))
+        data += value + b"\0" * (-len(value) % 4)
+    head = struct.pack(
+        ">I4sI4s4s4s12s4s28s", start + len(data), b"appl", 0x04000000, b"mntr", space, b"XYZ ",
+        bytes(12), b"acsp", bytes(28),
+    )  # fmt: skip
+    return head + fixed(0.9642, 1, 0.82491) + bytes(48) + table + data
+
+
+def linear_grey() -> bytes:
+    """Return a profile of greys whose numbers are proportional to light."""
+    return profile_of(b"GRAY", "linear", {b"kTRC": b"curv\0\0\0\0\0\0\0\0"})
+
+
 def display_p3() -> bytes:
     """Return a profile with the primaries of Display P3 and the curve of sRGB, as phones embed."""
-
-    def fixed(*values: float) -> bytes:
-        return b"".join(struct.pack(">i", round(value * 65536)) for value in values)
-
-    def xyz(*values: float) -> bytes:
-        return b"XYZ \0\0\0\0" + fixed(*values)
-
     curve = b"para\0\0\0\0\0\3\0\0" + fixed(2.4, 1 / 1.055, 0.055 / 1.055, 1 / 12.92, 0.04045)
-    text = "Display P3".encode("utf-16be")
-    name = b"mluc\0\0\0\0" + struct.pack(">II4sII", 1, 12, b"enUS", len(text), 28) + text
     tags = {
-        b"desc": name,
-        b"cprt": name,
-        b"wtpt": xyz(0.96419, 1, 0.82489),
         b"rXYZ": xyz(0.51512, 0.2412, -0.00105),
         b"gXYZ": xyz(0.29198, 0.69225, 0.04189),
         b"bXYZ": xyz(0.1571, 0.06657, 0.78407),
@@ -716,16 +734,7 @@ def display_p3() -> bytes:
         b"gTRC": curve,
         b"bTRC": curve,
     }
-    start = 132 + 12 * len(tags)
-    table, data = struct.pack(">I", len(tags)), b""
-    for tag, value in tags.items():
-        table += struct.pack(">4sII", tag, start + len(data), len(value))
-        data += value + b"\0" * (-len(value) % 4)
-    head = struct.pack(
-        ">I4sI4s4s4s12s4s28s", start + len(data), b"appl", 0x04000000, b"mntr", b"RGB ", b"XYZ ",
-        bytes(12), b"acsp", bytes(28),
-    )  # fmt: skip
-    return head + fixed(0.9642, 1, 0.82491) + bytes(48) + table + data
+    return profile_of(b"RGB ", "Display P3", tags)
 
 
 def test_a_wide_colour_profile_is_converted_to_srgb():
@@ -749,6 +758,14 @@ def test_a_wide_colour_profile_is_converted_to_srgb():
         exif=exif_block({ORIENTATION: entry(SHORT, 6)}),
     )
     assert open_photo(turned, draft_size=8).size == (32, 64)
+
+
+@pytest.mark.parametrize("mode", ["L", "LA", "I;16"])
+def test_a_profile_of_greys_is_converted(mode):
+    """A linear 55 is 128 in sRGB (IEC 61966), however many bits it has."""
+    image = Image.new(mode, (16, 16), {"L": 55, "LA": (55, 255), "I;16": 55 * 257}[mode])
+    content = encoded(image, "PNG", icc_profile=linear_grey())
+    assert open_photo(content).image.getpixel((8, 8)) == pytest.approx((128, 128, 128), abs=1)
 
 
 def test_an_srgb_profile_changes_nothing():

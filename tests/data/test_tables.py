@@ -61,6 +61,23 @@ def places(text, encoding="utf-8"):
         "n,file,latitude,longitude,lat\n1,a.jpg,48.8,-2.3,7\n",
         '"file","latitude","longitude"\n"a.jpg","48.8","-2.3"\n',
         "file,latitude,longitude\n'a.jpg,48.8,-2.3\n".replace("'a", "a"),
+        "file|latitude|longitude\na.jpg|48.8|-2.3\n",
+        "file,latitude,longitude\ra.jpg,48.8,-2.3\r",
+        'file, latitude, longitude\n"a.jpg", "48.8", "-2.3"\n',
+        "file,latitude,longitude\na.jpg,48.8,-2.3,,\n",
+        '"file","latitude","longitude"\n"1","a.jpg",48.8,-2.3\n',
+        "Photos of 2021,,\n# from the camera\nfile,latitude,longitude\na.jpg,48.8,-2.3\n",
+        "Image Name,Lat (deg),Lon (deg)\na.jpg,48.8,-2.3\n",
+        "img_path,Lat.,Long.\na.jpg,48.8,-2.3\n",
+        "file,decimalLatitude,decimalLongitude\na.jpg,48.8,-2.3\n",
+        "SourceFile,Composite:GPSLatitude,Composite:GPSLongitude\na.jpg,48.8,-2.3\n",
+        "SourceFile,EXIF:GPSLatitude,EXIF:GPSLatitudeRef,EXIF:GPSLongitude,EXIF:GPSLongitudeRef\n"
+        "a.jpg,48.8,North,2.3,West\n",
+        "file,latitude,longitude\na.jpg,N48.8,W2.3\n",
+        "file,latitude,longitude\na.jpg,48°48’00”N,2°18’00”W\n",
+        "file;latitude;longitude\na.jpg;48° 48,000' N;2° 18,000' W\n",
+        'file;latitude;longitude\na.jpg;"48°47\'60,0"" N";"2°18\'00,0"" W"\n',
+        "file;latitude;longitude\na.jpg;48,8\u202f°;–2,3\u202f°\n",
     ],
 )  # fmt: skip
 def test_csvs_as_spreadsheets_and_programs_write_them(text):
@@ -84,6 +101,9 @@ def test_the_header_and_separator_that_are_there_are_named():
         'file,latitude,longitude\na.jpg,48.8,"1,2,3"\n',
         "file,latitude,lon,lng\na.jpg,48.8,-2.3 N,1\n",
         "SourceFile,GPSLatitude,GPSLatitudeRef,GPSLongitude\na.jpg,-48.8,N,2.3\n",
+        "SourceFile,EXIF:GPSLatitude,EXIF:GPSLongitude\na.jpg,48.8,2.3\n",
+        "file,latitude,longitude\na.jpg,48,8,2\nb.jpg,48,7,2\n",
+        "file,latitude,longitude\n1,a.jpg,48.8,2.3\n1,b.jpg,48.8,2.3\n",
     ],
 )
 def test_what_is_ambiguous_is_refused(text):

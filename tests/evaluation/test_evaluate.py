@@ -174,6 +174,19 @@ class TestImported:
         assert frame["predicted_longitude"].tolist() == [-10]
 
     @pytest.mark.parametrize(
+        "text",
+        [
+            "id,latitude,longitude\n1,48.5S,2.25W\n",
+            "id;latitude;longitude\n1;-48,5;-2,25\n",
+            "id,GPSLatitude,GPSLatitudeRef,GPSLongitude,GPSLongitudeRef\n1,48.5,S,2.25,W\n",
+            'id,latitude,longitude\n1,"48° 30\' 0"" S","2° 15\' 0"" W"\n',
+        ],
+    )
+    def test_degrees_are_read_as_in_a_csv_of_positions(self, text):
+        guess = read_guesses(text.encode()).iloc[0]
+        assert guess.tolist() == ["1", -48.5, -2.25]
+
+    @pytest.mark.parametrize(
         ("text", "message"),
         [
             ("id,x,y\n1,2,3\n", "no column 'latitude', 'longitude' in the header 'id,x,y'"),
