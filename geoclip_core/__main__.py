@@ -41,6 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     import tyro
 
     from geoclip_core.commands import CLASSES
+    from geoclip_core.errors import sentence
 
     use_utf8()
     command = tyro.cli(
@@ -58,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stderr.close()
         return 141
     except (OSError, ValueError) as error:  # the errors of geoclip_core are ValueErrors
-        print(f"geoclip {name}: error: {error}", file=sys.stderr)
+        print(f"geoclip {name}: error: {sentence(error)}", file=sys.stderr)
         return 1
 
 

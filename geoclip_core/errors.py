@@ -31,6 +31,10 @@ class CheckpointError(ValueError):
     """A checkpoint cannot be read or written; the message names the file."""
 
 
+class DeviceError(ValueError):
+    """A torch device is not there; the message names it."""
+
+
 class BackboneError(ValueError):
     """A backbone cannot be built; the message names it."""
 
@@ -76,6 +80,15 @@ def is_plain(error: BaseException) -> bool:
     if isinstance(error, OSError | MemoryError) or "out of memory" in str(error).lower():
         return True
     return isinstance(error, ValueError) and type(error).__module__.startswith("geoclip_core.")
+
+
+def sentence(error: BaseException) -> str:
+    """Return an error's text; that of the system, with its number, as "FILE: permission denied"."""
+    if isinstance(error, SaveError) or not isinstance(error, OSError):
+        return str(error)
+    if error.filename is None or not error.strerror:
+        return str(error)
+    return f"{error.filename}: {error.strerror[:1].lower()}{error.strerror[1:]}"
 
 
 def first_line(error: BaseException) -> str:

@@ -283,13 +283,32 @@ def save_error(path: Path, error: OSError) -> SaveError:
 def _save_error(path: Path, code: int | None, reason: str) -> SaveError:
     if code in (errno.ENOSPC, errno.EDQUOT):
         why = f"the disk of {path.parent} is full: make room and try again"
-    elif not path.parent.exists():
-        why = f"the folder {path.parent} does not exist any more"
     elif code in (errno.EACCES, errno.EPERM, errno.EROFS):
         why = f"writing in {path.parent} is not permitted: choose another folder"
+    elif code in (errno.ENOTDIR, errno.EEXIST) and (file := _file_above(path)):
+        why = f"{file} is a file: choose another folder"
+    elif not path.parent.exists():
+        why = f"the folder {path.parent} does not exist any more"
     else:
         why = reason[:1].lower() + reason[1:]
     return SaveError(code or 0, f"{path} cannot be written: {why}")
+
+
+def _file_above(path: Path) -> Path | None:
+    """Return what should be a folder above a path, and is a file; None if there is none."""
+    return next((above for above in path.parents if above.is_file()), None)
+
+
+def _make_folder(folder: Path, path: Path) -> None:
+    """Make a folder for a path, and those above it.
+
+    Raises:
+        SaveError: it cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:  # which names a folder above
+        raise save_error(path, error) from error
 
 
 @contextlib.contextmanager
@@ -303,7 +322,7 @@ def atomic_file(path: Path) -> Iterator[Path]:
         SaveError: The file cannot be written.
     """
     with saving(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
+        _make_folder(path.parent, path)
         unfinished = _unfinished(path)
         try:
             yield unfinished
@@ -331,7 +350,7 @@ def atomic_folder(target: Path) -> Iterator[Path]:
     """
     target = target.absolute()
     with saving(target):
-        target.parent.mkdir(parents=True, exist_ok=True)
+        _make_folder(target.parent, target)
         restore(target)
         unfinished = _unfinished(target)
         unfinished.mkdir()

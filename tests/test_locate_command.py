@@ -89,10 +89,13 @@ def test_photos_of_one_place_give_one_estimate(photos, capsys):
         (["locate", "{}/a.jpg", "--top-k", "0"], "--top-k"),
         (["locate", "{}/a.jpg", "--output", "{}/no/such/folder.csv"], "does not exist"),
         (["locate", "{}/empty"], "holds no photo"),
+        (["locate", "{}/a.jpg", "--device", "cuda"], "no CUDA GPU"),
+        (["locate", "{}/a.jpg", "--device", "gpu"], "choose cpu, cuda or mps"),
     ],
 )
 def test_errors_are_one_sentence(arguments, words, photos, capsys, monkeypatch):
     monkeypatch.setenv("GEOCLIP_OFFLINE", "1")
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     (photos / "empty").mkdir()
     assert main([argument.format(photos) for argument in arguments]) == 1
     error = capsys.readouterr().err

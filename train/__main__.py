@@ -30,7 +30,7 @@ from tyro.constructors import (
 )
 
 from geoclip_core.__main__ import use_utf8
-from geoclip_core.errors import is_plain
+from geoclip_core.errors import is_plain, sentence
 from geoclip_core.training.options import OptionsError, help_texts, new_flag, upgraded
 from train.benchmarks import BENCHMARKS
 
@@ -135,7 +135,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as error:
         if not (is_plain(error) or isinstance(error, ValueError)):
             raise
-        print(f"{program} {name}: error: {error}", file=sys.stderr)
+        print(f"{program} {name}: error: {sentence(error)}", file=sys.stderr)
         return 1
 
 
@@ -252,13 +252,13 @@ def _invalid(message: str) -> str:
     if not isinstance(error, OptionsError):
         return message
     sentences = []
-    for field, sentence in error.problems.items():
+    for field, problem in error.problems.items():
         if not field:
-            sentences.append(sentence)
+            sentences.append(problem)
             continue
         flag = "--" + f"{group}{field}".replace("_", "-")
-        named = sentence.removeprefix(field)
-        sentences.append(flag + (f": {sentence}" if named == sentence else named))
+        named = problem.removeprefix(field)
+        sentences.append(flag + (f": {problem}" if named == problem else named))
     return "; ".join(sentences)
 
 

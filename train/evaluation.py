@@ -97,6 +97,8 @@ def evaluate(options: EvaluateOptions) -> int:
     from geoclip_core.data.dataset import read_dataset
     from geoclip_core.evaluation.evaluate import METRICS, PREDICTIONS, compare
 
+    if options.output is not None and options.output.exists() and not options.output.is_dir():
+        raise ValueError(f"--output: {options.output} is a file; choose a folder")
     dataset = read_dataset(options.data, val_fraction=options.val_fraction, seed=options.split_seed)
     photos = dataset.split(options.split)
     if not len(photos):
@@ -353,10 +355,6 @@ def _load(name: str, options: MeasuringOptions) -> "LoadedModel":
     device = options.device
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    if device == "cuda" and not torch.cuda.is_available():
-        raise ValueError("--device cuda: this computer has no CUDA GPU that torch can use")
-    if device == "mps" and not torch.backends.mps.is_available():
-        raise ValueError("--device mps: this computer has no Apple GPU that torch can use")
     return load_model(name, device)
 
 
@@ -385,6 +383,8 @@ def _embed(
         print(f"left out {len(failures):,} unreadable photos in total", file=sys.stderr)
     if not failures:
         return photos, embedded.values
+    if len(failures) == len(photos):
+        raise ValueError(f"none of the {len(photos):,} photos of {photos.name} can be read")
     return photos.select(embedded.readable), embedded.values[embedded.readable]
 
 

@@ -126,6 +126,7 @@ def embed(options: EmbedOptions) -> int:
     from geoclip_core.data.dataset import read_dataset
     from geoclip_core.jobs import ProgressBar
     from geoclip_core.model.backbones import build_backbone
+    from geoclip_core.model.tensors import check_device
     from geoclip_core.training.embeddings import EmbeddingCache, embed_dataset
     from geoclip_core.training.fit import fit_backbone
 
@@ -133,6 +134,7 @@ def embed(options: EmbedOptions) -> int:
     device = options.device
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
+    check_device(device)
     backbone = build_backbone(fit_backbone(options), device)
     with ProgressBar("embedding", "photos") as bar:
         embedded = embed_dataset(
@@ -150,6 +152,8 @@ def embed(options: EmbedOptions) -> int:
         print(f"unreadable: {dataset.table['path'].iloc[row]}: {reason}")
     if len(embedded.failures) > _SHOWN:
         print(f"unreadable: {len(embedded.failures)} photos in total")
+    if len(embedded.failures) == len(dataset):
+        raise ValueError(f"none of the {len(dataset):,} photos of {dataset.name} can be read")
     return 0
 
 

@@ -199,14 +199,25 @@ def too_small(photos: int) -> str:
     )
 
 
+def check_folder(root: Path) -> None:
+    """Check that there is a folder.
+
+    Raises:
+        DatasetError: there is none, or it is a file.
+    """
+    if os.path.isfile(root):
+        raise DatasetError(f"{root} is a file; give the folder with train_mini.csv and the photos")
+    if not os.path.isdir(root):  # also False for names that are too long
+        raise DatasetError(f"{root}: no such folder; give the folder of a dataset")
+
+
 def splits_in(root: Path) -> list[str]:
     """Return the splits of which a dataset folder has a CSV.
 
     Raises:
         DatasetError: the folder is missing, or has neither a train nor a test CSV.
     """
-    if not os.path.isdir(root):  # also False for names that are too long
-        raise DatasetError(f"{root}: no such folder")
+    check_folder(root)
     present = [split for split in FILE_SPLITS if csv_path(root, split).is_file()]
     if not set(present) & {"train", "test"}:
         raise DatasetError(

@@ -27,6 +27,7 @@ from geoclip_core.data.dataset import (
     REQUIRED,
     WANTED,
     PhotoDataset,
+    check_folder,
     csv_path,
     parse,
     photo_paths,
@@ -138,8 +139,7 @@ def examine(
     """
     started = time.monotonic()
     root = Path(root)
-    if not root.is_dir():
-        raise DatasetError(f"{root}: no such folder")
+    check_folder(root)
     tables: dict[str, pd.DataFrame] = {}
     problems: list[tuple[str, Problem]] = []
     unreadable: list[Finding] = []

@@ -38,6 +38,7 @@ from geoclip_core.model.checkpoint import (
 )
 from geoclip_core.model.geoclip_image import CLIP_REPOSITORY, is_release
 from geoclip_core.model.geolocation import Locatable
+from geoclip_core.model.tensors import check_device
 from geoclip_core.training.runs import Run
 
 PUSHED = (WEIGHTS, CONFIG, VOCABULARIES, CALIBRATION, DOMAIN, METRICS, CARD)
@@ -82,7 +83,9 @@ def load_model(name: str | os.PathLike[str], device: str = "cpu") -> LoadedModel
     Raises:
         CheckpointError: No model has this name, or it cannot be loaded or downloaded; the message
             lists the models to choose from.
+        DeviceError: This computer does not have the device.
     """
+    check_device(device)
     try:
         return _load_model(os.fspath(name), device)
     except BackboneError as error:

@@ -14,7 +14,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from geoclip_core.errors import FileError, first_line
+from geoclip_core.errors import DeviceError, FileError, first_line
 from geoclip_core.files import open_file, readable
 
 MAX_WEIGHTS = 16 * 10**9
@@ -109,6 +109,27 @@ def check_shapes(module: nn.Module, shapes: Shapes, path: Path) -> None:
             raise FileError(path, f"has {name} in {'floats' if floating else 'integers'}")
     if extra := sorted(set(shapes) - set(own)):
         raise FileError(path, f"holds {extra[0]}, which config.json does not describe")
+
+
+def check_device(device: str) -> None:
+    """Check that this computer has a torch device: cpu, cuda, cuda:1, mps.
+
+    Raises:
+        DeviceError: it does not.
+    """
+    kind, _, number = device.partition(":")
+    if kind not in ("cpu", "cuda", "mps") or (number and not number.isdecimal()):
+        raise DeviceError(f"device {device!r} is not known: choose cpu, cuda or mps")
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise DeviceError(
+            f"device {device}: this computer has no CUDA GPU that torch can use; leave it out"
+        )
+    if kind == "cuda" and int(number or 0) >= torch.cuda.device_count():
+        raise DeviceError(f"device {device}: there are {torch.cuda.device_count()} CUDA GPUs")
+    if kind == "mps" and not torch.backends.mps.is_available():
+        raise DeviceError(
+            f"device {device}: this computer has no Apple GPU that torch can use; leave it out"
+        )
 
 
 def below(values: Mapping[str, Any], prefix: str) -> dict[str, Any]:

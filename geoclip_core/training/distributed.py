@@ -7,6 +7,7 @@ from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGr
 from torch import Tensor
 
 from geoclip_core.errors import TrainingError
+from geoclip_core.model.tensors import check_device
 from geoclip_core.training.options import TrainingOptions
 
 
@@ -16,10 +17,8 @@ def build_accelerator(options: TrainingOptions) -> Accelerator:
     Raises:
         ValueError: this computer does not support the device or the precision.
     """
-    if options.device == "cuda" and not torch.cuda.is_available():
-        raise TrainingError("device cuda: this computer has no CUDA GPU that torch can use")
-    if options.device == "mps" and not torch.backends.mps.is_available():
-        raise TrainingError("device mps: this computer has no Apple GPU that torch can use")
+    if options.device != "auto":
+        check_device(options.device)
     precision = options.precision
     has_gpu = torch.cuda.is_available() and options.device in ("auto", "cuda")
     if precision == "auto":

@@ -11,7 +11,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from geoclip_core.errors import is_plain
+from geoclip_core.errors import is_plain, sentence
 from geoclip_core.jobs import JobError, this_process
 from geoclip_core.processes import Progress
 from geoclip_core.training.options import TrainingOptions
@@ -188,7 +188,7 @@ def execute(run: Run | None, work: Callable[[RunSession], None]) -> int:
 
 def describe(error: BaseException) -> str:
     """Return one sentence for the user about an error."""
-    text = " ".join(str(error).split())
+    text = " ".join(sentence(error).split())
     if isinstance(error, OSError) and error.errno == 28:
         place = f" while writing {error.filename}" if error.filename else ""
         return f"The disk is full{place}: free some space, then continue with --resume."

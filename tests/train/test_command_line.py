@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib
+import re
 import subprocess
 import sys
 import typing
@@ -13,6 +14,7 @@ from annotated_types import Ge, Gt
 from tyro.conf import Positional
 
 from geoclip_core.training.options import FitOptions, PretrainOptions, help_texts, options_class
+from tests.data import layout
 from tests.ui.conftest import ROOT
 from train.__main__ import COMMANDS, main, parse
 from train.benchmarks import BENCHMARKS
@@ -251,6 +253,39 @@ def test_a_dataset_that_cannot_be_used_is_one_sentence(tmp_path, capsys, command
     assert "Traceback" not in shown
     assert "error: " in shown
     assert str(data) in shown or "_mini.csv" in shown
+
+
+@pytest.mark.parametrize("command", ["embed", "evaluate", "fit", "pretrain"])
+def test_a_device_that_is_not_there_is_one_sentence(tmp_path, capsys, monkeypatch, command):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    layout.make(tmp_path / "set")
+    assert main([command, "--data", str(tmp_path / "set"), "--device", "cuda"]) == 1
+    shown = capsys.readouterr().err
+    assert "no CUDA GPU that torch can use" in shown
+    assert shown.count("\n") == 1
+
+
+@pytest.mark.parametrize("command", ["embed", "evaluate"])
+def test_photos_of_which_none_can_be_read_are_one_sentence(tmp_path, capsys, command):
+    layout.make(tmp_path / "set", photos=False)
+    arguments = ["--data", str(tmp_path / "set"), "--cache-dir", str(tmp_path / "cache")]
+    arguments += ["--output", str(tmp_path / "out")] if command == "evaluate" else []
+    for _ in range(2):  # what the first run kept does not hide it
+        assert main([command, *arguments]) == 1
+        shown = capsys.readouterr().err
+        assert re.search(r"error: none of the \d photos of \w+ can be read", shown)
+        assert "Traceback" not in shown
+
+
+def test_a_file_where_a_folder_should_be_is_named(tmp_path, capsys):
+    file = tmp_path / "file"
+    file.write_text("x")
+    layout.make(tmp_path / "set")
+    data = ["--data", str(tmp_path / "set")]
+    assert main(["evaluate", *data, "--output", str(file)]) == 1
+    assert f"--output: {file} is a file; choose a folder" in capsys.readouterr().err
+    assert main(["fit", *data, "--runs", str(file)]) == 1
+    assert f"{file} is a file: choose another folder" in capsys.readouterr().err
 
 
 def test_help_imports_nothing_heavy():
