@@ -32,6 +32,11 @@ class Locate:
 
     Photos stay on this computer. A GPS position in a photo's EXIF is shown, never used. The exit
     status is 1 if a photo cannot be read; the others are located all the same.
+
+    For millions of photos: --bulk INPUT --output FOLDER shares them among worker processes of Ray,
+    on this computer or on the cluster that RAY_ADDRESS names. FOLDER gets Parquet files with the
+    columns of --format csv, in no particular order; a photo that cannot be read is a row with the
+    column error. Stopped or killed, the same command continues with the photos that are missing.
     """
 
     photos: Annotated[
@@ -64,11 +69,22 @@ class Locate:
     """Training photos to list that look most like each photo."""
     batch_size: int = 8
     """Photos that pass through the model at a time."""
-    device: str = "cpu"
-    """Torch device."""
+    device: str = "auto"
+    """Torch device; auto is the CPU and, with --bulk, a GPU for each worker where Ray finds one."""
+    bulk: Annotated[Path | None, tyro.conf.arg(metavar="INPUT")] = None
+    """Folder of photos, or CSV or Parquet file with a column of paths (relative to its folder) or
+    addresses (file://, s3://, gs://, az:// ...); --output is then the folder of the results. Needs
+    Ray: pip install "ray[data]"."""
+    workers: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None
+    """With --bulk: worker processes, each with a model of its own (default: one for each GPU, or
+    CPU)."""
 
     def run(self) -> int:
         """Write one row for each photo; return 1 if a photo could not be read, else 0."""
+        if self.bulk is not None:
+            return self._run_bulk(self.bulk)
+        if self.workers is not None:
+            raise ValueError("--workers is an option of --bulk")
         if not self.photos:
             print("geoclip locate: error: name a photo, or a folder of photos", file=sys.stderr)
             return 2
@@ -78,17 +94,14 @@ class Locate:
         from geoclip_core.locator import Geolocator
         from geoclip_core.prediction import Failure
 
-        if self.top_k < 1 or self.batch_size < 1:
-            raise ValueError("--top-k and --batch-size must be 1 or more")
-        if self.similar < 0:
-            raise ValueError("--similar must be 0 or more")
+        self._check_counts()
         files = listed_photos(self.photos)
         claimed = None
         if self.claim is not None:
             from geoclip_core.earth.gazetteer import Gazetteer
 
             claimed = Gazetteer.load().find(self.claim)
-        locator = Geolocator.load(self.model, self.device)
+        locator = Geolocator.load(self.model, "cpu" if self.device == "auto" else self.device)
         known = parse_given(self.given)
         locator.check_hints(known, not self.context_off)  # before the output is opened
         failed = 0
@@ -102,6 +115,46 @@ class Locate:
                     if self.format != "text":
                         tqdm.write(f"{row.file}: {row.error}", file=sys.stderr)
         return 1 if failed else 0
+
+    def _check_counts(self) -> None:
+        if self.top_k < 1 or self.batch_size < 1:
+            raise ValueError("--top-k and --batch-size must be 1 or more")
+        if self.similar < 0:
+            raise ValueError("--similar must be 0 or more")
+        if self.workers is not None and self.workers < 1:
+            raise ValueError("--workers must be 1 or more")
+
+    def _run_bulk(self, source: Path) -> int:
+        """Write predictions of millions of photos; unreadable ones are rows, and no failure."""
+        self._check_counts()
+        others = {
+            "photos beside it": bool(self.photos),
+            "--format": self.format != "text",
+            "--together": self.together,
+            "--similar": bool(self.similar),
+        }
+        if wrong := [name for name, given in others.items() if given]:
+            raise ValueError(
+                "--bulk writes one row for each photo of its input as Parquet: leave out "
+                + " and ".join(wrong)
+            )
+        if self.output is None:
+            raise ValueError("--bulk needs --output: the folder for the predictions")
+        if self.device not in ("auto", "cpu", "cuda"):
+            raise ValueError(f"--device must be auto, cpu or cuda with --bulk, not {self.device}")
+        from geoclip_core.bulk import BulkOptions, locate_bulk
+        from geoclip_core.hints import parse_given
+
+        options = BulkOptions(
+            model=self.model,
+            top_k=self.top_k,
+            batch_size=self.batch_size,
+            given=parse_given(self.given),
+            use_context=not self.context_off,
+            claim=self.claim,
+        )
+        locate_bulk(source, self.output, options, self.workers, self.device)
+        return 0
 
     def _rows(
         self,

@@ -3,12 +3,15 @@
 import json
 import re
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree  # only written  # nosec B405
 
 from geoclip_core.data.tables import csv_line, escaped
 from geoclip_core.earth.gazetteer import UNIT_LEVELS
 from geoclip_core.prediction import Claim, Failure, Prediction, SimilarPhoto
+
+if TYPE_CHECKING:  # for annotations alone: most commands need no pyarrow
+    import pyarrow as pa
 
 Row = Prediction | Failure
 CONTEXT_CLASSES = 5
@@ -247,6 +250,35 @@ def to_csv_line(row: Row, header: Sequence[str]) -> str:
     """Return a row below a header of `csv_header`, with its line end and without formulas."""
     cells = csv_row(row)
     return csv_line(cells.get(column, "") for column in header)
+
+
+def table_schema(features: Sequence[str], candidates: int) -> "pa.Schema":
+    """Return the columns of `csv_header` with their types, for Parquet."""
+    import pyarrow as pa
+
+    texts = {"file", "model", "place", "headline", "warning", "given", "captured_at", "error"}
+    texts |= {"exif_source", "claim_place", "claim_verdict", *features}
+    texts |= {f"level_{level}" for level in UNIT_LEVELS}
+    texts |= {f"candidate_{number}_place" for number in range(1, candidates + 1)}
+    others = {"claim_inside_50": pa.bool_(), "claim_inside_90": pa.bool_()}
+    others["claim_held_out_photos"] = pa.int64()
+    columns = csv_header(features, candidates)
+    kinds = {name: pa.string() if name in texts else pa.float64() for name in columns} | others
+    return pa.schema(list(kinds.items()))
+
+
+def to_table(rows: Iterable[Row], schema: "pa.Schema") -> "pa.Table":
+    """Return a table of `table_schema` with one row per photo; failures have `file` and `error`.
+
+    Unlike those of a CSV, its cells need no marks against formulas.
+    """
+    import pyarrow as pa
+
+    records = [
+        {name: escaped(cell) if isinstance(cell, str) else cell for name, cell in cells.items()}
+        for cells in map(csv_row, rows)
+    ]
+    return pa.Table.from_pylist(records, schema)
 
 
 def to_geojson(rows: Iterable[Row]) -> str:

@@ -22,7 +22,7 @@ import torch
 from PIL import Image, ImageFile
 from torch import Tensor
 
-from geoclip_core.data.photos import Photo, open_photo, with_sidecars
+from geoclip_core.data.photos import Photo, Readable, open_photo, with_sidecars
 from geoclip_core.earth.gazetteer import Gazetteer
 from geoclip_core.earth.sphere import EARTH_RADIUS_KM, haversine_km
 from geoclip_core.errors import CheckpointError, HintError, PhotoError, first_line
@@ -62,8 +62,8 @@ class EmbeddedPhoto:
     """Time taken to read and embed it."""
 
 
-PhotoFile = str | os.PathLike[str] | bytes | Image.Image
-"""A path, the bytes of a file, or a PIL image."""
+PhotoFile = str | os.PathLike[str] | bytes | Image.Image | Readable
+"""A path, the bytes of a file, a PIL image, or a binary file."""
 PhotoSource = PhotoFile | EmbeddedPhoto
 """The same, or what `Geolocator.embed` returned."""
 UPRIGHT_SIDES = (1024, 1024)
@@ -252,7 +252,7 @@ class Geolocator:
         """
         _check_top_k(top_k)
         hints = self.check_hints(given, use_context)
-        if isinstance(photo, str | os.PathLike | bytes | Image.Image | EmbeddedPhoto):
+        if isinstance(photo, str | os.PathLike | bytes | Image.Image | Readable | EmbeddedPhoto):
             sources: list[PhotoSource] = [photo]
         else:
             sources = list(photo)

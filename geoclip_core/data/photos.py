@@ -145,7 +145,11 @@ def photo_files(folder: Path, without: Path | None = None) -> list[Path]:
     Hidden files and folders, `SKIPPED_FOLDERS`, the folder `without`, and everything but regular
     files is left out. Links to folders are not followed.
     """
-    found = []
+    return list(walk_photos(folder, without))
+
+
+def walk_photos(folder: Path, without: Path | None = None) -> Iterator[Path]:
+    """Yield what `photo_files` returns, for folders with millions of photos."""
     for parent, folders, names in os.walk(folder):
         here = Path(parent)
         folders[:] = sorted(
@@ -155,10 +159,9 @@ def photo_files(folder: Path, without: Path | None = None) -> list[Path]:
             and name.lower() not in SKIPPED_FOLDERS
             and here / name != without
         )
-        found += [
-            here / name for name in sorted(names) if is_photo_name(name) and _is_file(here / name)
-        ]
-    return found
+        for name in sorted(names):
+            if is_photo_name(name) and _is_file(here / name):
+                yield here / name
 
 
 def _is_file(path: Path) -> bool:
