@@ -21,12 +21,19 @@ from PIL import Image
 from geoclip_core import Geolocator, bulk, ray_workers
 from geoclip_core.__main__ import main
 from geoclip_core.bulk import BulkOptions, RemotePhoto, listed, photo_source
+from geoclip_core.data.dataset import read_dataset
 from geoclip_core.data.photos import photo_files
 from geoclip_core.errors import DatasetError
 from geoclip_core.evaluation.evaluate import model_fingerprint
 from geoclip_core.formats import csv_header, table_schema, to_csv_line, to_table
+from geoclip_core.model.backbones import build_backbone
 from geoclip_core.ray_workers import Pool, WorkerError, _Worker, in_workers, part_rows, ray_pool
+from geoclip_core.training import embeddings
+from geoclip_core.training.embeddings import embed_dataset
+from tests.model import tiny_networks
 from tests.ray_work import doubled
+from tests.training import tiny_photos
+from train.__main__ import main as train_main
 
 ROOT = Path(__file__).resolve().parents[1]
 MODEL = "mini-plain"
@@ -383,3 +390,85 @@ def test_a_killed_command_continues_where_it_was(pool, photos, tmp_path):
     rows, count = _rows(output)
     assert count == len(rows) == 12
     assert not [path for path in output.iterdir() if path.name.endswith(".part")]
+
+
+# Embeddings ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    """65 photos in a dataset, the second of which is none."""
+    root = tiny_photos.write(tmp_path_factory.mktemp("dataset"), train=50, test=15)
+    read_dataset(root).paths[1].write_text("a text file renamed")
+    return root
+
+
+@pytest.fixture(scope="module")
+def network(tmp_path_factory):
+    return tiny_networks.write("resnet", tmp_path_factory.mktemp("resnet"))
+
+
+def _assert_same(found, wanted):
+    assert found.failures == wanted.failures
+    np.testing.assert_allclose(
+        found.values.astype(np.float32), wanted.values.astype(np.float32), rtol=2e-3, atol=2e-3
+    )
+
+
+def test_shards_are_put_together_from_any_parts(dataset, network, tmp_path, monkeypatch):
+    """What workers return after some of them died: parts of shards, in any order, and losses."""
+    monkeypatch.setattr(embeddings, "SHARD_PHOTOS", 16)
+    photos, backbone = read_dataset(dataset), build_backbone(network)
+    wanted = embed_dataset(backbone, photos, tmp_path / "plain", engine="torch")
+
+    def in_parts(pool, make, settings, rows, part_rows):
+        assert part_rows == 16
+        work, order = make(**settings), np.random.default_rng(0).permutation(len(rows))
+        for positions in np.array_split(order[order != 40], 9):
+            yield positions, work(rows.take(pa.array(positions)))
+        yield np.array([40]), None
+
+    seen = []
+    monkeypatch.setattr(embeddings, "in_workers", in_parts)
+    found = embeddings.embed_with_workers(
+        Pool(2, 1, "cpu"),
+        backbone,
+        photos,
+        tmp_path / "bulk",
+        engine="torch",
+        progress=lambda done, total: seen.append((done, total)),
+    )
+    assert seen[-1] == (65, 65)
+    assert "worker process died" in found.failures.pop(40)
+    assert np.isnan(found.values[40]).all()
+    whole = np.array(found.values)
+    whole[40] = wanted.values[40]
+    _assert_same(embeddings.Embeddings(whole, found.failures), wanted)
+
+
+@pytest.mark.slow
+def test_workers_make_the_embeddings_that_one_process_makes(
+    pool, dataset, network, tmp_path, monkeypatch, capfd
+):
+    monkeypatch.setattr(embeddings, "SHARD_PHOTOS", 16)
+    photos, backbone = read_dataset(dataset), build_backbone(network)
+    wanted = embed_dataset(backbone, photos, tmp_path / "plain")
+    cache = embeddings.EmbeddingCache(backbone, photos, tmp_path / "bulk")
+    cache.place.mkdir(parents=True)
+    cache.write_shard(16, embeddings.Embeddings(wanted.values[16:32], {}))  # of an earlier run
+    command = ["embed", "--bulk", "--data", str(dataset), "--backbone", str(network)]
+    assert train_main([*command, "--cache-dir", str(tmp_path / "bulk"), "--device", "cpu"]) == 0
+    assert "unreadable: train_images/" in capfd.readouterr().out
+    _assert_same(cache.find(), wanted)
+    assert isinstance(cache.find().values, np.memmap)  # as `fit` reads it
+    assert not list(cache.place.glob("*shard*"))
+
+
+def test_wrong_options_of_embed_are_one_sentence(dataset, capsys):
+    for flags, words in (
+        (["--processes", "2"], "--processes is an option of bulk"),
+        (["--bulk", "--device", "mps"], "--device must be auto, cpu or cuda with bulk"),
+    ):
+        with pytest.raises(SystemExit):
+            train_main(["embed", "--data", str(dataset), *flags])
+        assert capsys.readouterr().err.strip() == f"python -m train embed: error: {words}"

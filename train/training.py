@@ -4,6 +4,7 @@ What does the work is imported inside the commands: torch takes seconds to load,
 must answer at once.
 """
 
+import contextlib
 import dataclasses
 import json
 import sys
@@ -127,25 +128,43 @@ def embed(options: EmbedOptions) -> int:
     from geoclip_core.jobs import ProgressBar
     from geoclip_core.model.backbones import build_backbone
     from geoclip_core.model.tensors import check_device
-    from geoclip_core.training.embeddings import EmbeddingCache, embed_dataset
+    from geoclip_core.ray_workers import ray_pool
+    from geoclip_core.training.embeddings import EmbeddingCache, embed_dataset, embed_with_workers
     from geoclip_core.training.fit import fit_backbone
 
     dataset = read_dataset(options.dataset_folder())
     device = options.device
-    if device == "auto":
+    if options.bulk:
+        device = "cpu"  # of this process, which computes nothing
+    elif device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     check_device(device)
     backbone = build_backbone(fit_backbone(options), device)
-    with ProgressBar("embedding", "photos") as bar:
-        embedded = embed_dataset(
-            backbone,
-            dataset,
-            options.cache_dir,
-            batch_size=options.batch_size,
-            workers=options.workers,
-            engine=options.engine,
-            progress=bar.update,
-        )
+    with contextlib.ExitStack() as stack:
+        if options.bulk:
+            pool = stack.enter_context(ray_pool(options.processes or None, options.device))
+            bar = stack.enter_context(ProgressBar("embedding", "photos"))
+            embedded = embed_with_workers(
+                pool,
+                backbone,
+                dataset,
+                options.cache_dir,
+                batch_size=options.batch_size,
+                readers=options.workers,
+                engine=options.engine,
+                progress=bar.update,
+            )
+        else:
+            bar = stack.enter_context(ProgressBar("embedding", "photos"))
+            embedded = embed_dataset(
+                backbone,
+                dataset,
+                options.cache_dir,
+                batch_size=options.batch_size,
+                workers=options.workers,
+                engine=options.engine,
+                progress=bar.update,
+            )
     place = EmbeddingCache(backbone, dataset, options.cache_dir).place
     print(f"{len(dataset):,} photos, {backbone.embedding_width:,} numbers each, in {place}")
     for row, reason in list(embedded.failures.items())[:_SHOWN]:

@@ -15,10 +15,10 @@ import shutil
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -31,7 +31,12 @@ from geoclip_core.data.dataset import PhotoDataset
 from geoclip_core.data.photos import READING_VERSION, open_photo
 from geoclip_core.errors import PhotoError
 from geoclip_core.files import atomic_file, cache_folders, parse_json, read_json
-from geoclip_core.model.backbone import Backbone
+from geoclip_core.model.backbone import Backbone, BackboneConfig
+from geoclip_core.model.backbones import build_backbone
+from geoclip_core.ray_workers import Pool, in_workers
+
+if TYPE_CHECKING:  # for annotations alone
+    import pyarrow as pa
 
 logger = logging.getLogger(__name__)
 Engine = Callable[[Sequence[Tensor]], Tensor]
@@ -47,6 +52,7 @@ MANY_PHOTOS = 40
 """Number of photos from which ONNX Runtime saves more time than the export takes."""
 KEPT_NETWORKS = 10
 """Number of backbones whose exports stay in the cache."""
+_LOST = "Its worker process died each time it was tried: the photo may need too much memory."
 TOLERANCE = 1e-3
 """Largest accepted difference from torch, relative to the largest value of the embeddings."""
 
@@ -82,7 +88,7 @@ class EmbeddingCache:
     def __init__(
         self, backbone: Backbone, dataset: PhotoDataset, folder: Path | str | None = None
     ) -> None:
-        self._width = backbone.embedding_width
+        self.width = backbone.embedding_width
         self._photos = _photo_hashes(dataset)
         root = Path(folder or cache_folders().embeddings).expanduser()
         self._home = root / _backbone_key(backbone)
@@ -110,7 +116,7 @@ class EmbeddingCache:
     def begun(self, start: int, count: int) -> Embeddings:
         """Return the first rows of an interrupted shard, which has `count` rows; possibly none."""
         path = self._begun(start)
-        nothing = Embeddings(np.empty((0, self._width), dtype=np.float16), {})
+        nothing = Embeddings(np.empty((0, self.width), dtype=np.float16), {})
         if not path.exists():
             return nothing
         try:
@@ -120,7 +126,7 @@ class EmbeddingCache:
         except (OSError, ValueError, KeyError, EOFError) as error:
             logger.warning("damaged embeddings in %s are computed again: %s", path, error)
             return nothing
-        fits = values.ndim == 2 and values.shape[1] == self._width and len(values) <= count
+        fits = values.ndim == 2 and values.shape[1] == self.width and len(values) <= count
         return Embeddings(values, failures) if fits and values.dtype == np.float16 else nothing
 
     def write_begun(self, start: int, part: Embeddings) -> None:
@@ -129,7 +135,7 @@ class EmbeddingCache:
 
     def join(self) -> None:
         """Join all shards to one array, written atomically, and remove them."""
-        shape = (len(self._photos), self._width)
+        shape = (len(self._photos), self.width)
         failures: dict[int, str] = {}
         description = {"descr": "<f2", "fortran_order": False, "shape": shape}
         with atomic_file(self.place / _ARRAY) as unfinished:
@@ -368,6 +374,11 @@ def embed_dataset(
         cache.join()
     if barrier:
         barrier()
+    return _found(cache, dataset)
+
+
+def _found(cache: EmbeddingCache, dataset: PhotoDataset) -> Embeddings:
+    """Return the joined embeddings of a dataset, of which at least one photo must be readable."""
     joined = cache.find()
     if joined is None:
         raise EmbeddingError(f"the embeddings in {cache.place} were removed during the run")
@@ -377,6 +388,148 @@ def embed_dataset(
             f"{joined.failures[0]}"
         )
     return joined
+
+
+def embed_with_workers(
+    pool: Pool,
+    backbone: Backbone,
+    dataset: PhotoDataset,
+    cache_dir: Path | str | None = None,
+    *,
+    batch_size: int = 32,
+    progress: Progress | None = None,
+    engine: EngineName = "auto",
+    readers: int = 2,
+) -> Embeddings:
+    """Return what `embed_dataset` returns, computed by Ray's workers.
+
+    The workers must find the photos, and a local backbone, at the same paths as this process, which
+    alone writes the cache. Finished shards are not computed again. A photo whose worker dies each
+    time that it is tried counts as unreadable.
+
+    Args:
+        pool: of `ray_pool`.
+        backbone: backbone, on a CPU; each worker builds its own.
+        dataset: n photos.
+        cache_dir: as in `embed_dataset`.
+        batch_size: photos that go through a worker's network together.
+        progress: called with (photos done, all photos).
+        engine: as in `embed_dataset`.
+        readers: threads of each worker that read photos.
+
+    Raises:
+        EmbeddingError: as `embed_dataset`.
+        WorkerError: a worker cannot do the work.
+    """
+    import pyarrow as pa  # here, since a single photo needs none
+
+    cache = EmbeddingCache(backbone, dataset, cache_dir)
+    if (found := cache.find()) is not None:
+        return found
+    if engine == "auto" and len(dataset) < MANY_PHOTOS:
+        engine = "torch"
+    if not pool.on_gpu:
+        _engine_named(engine, backbone)  # workers on this computer find the export in the cache
+    config, folder = backbone.config, Path(backbone.config.name).expanduser()
+    settings = {
+        "config": replace(config, name=str(folder.absolute())) if folder.exists() else config,
+        "key": _backbone_key(backbone),
+        "device": pool.device,
+        "threads": pool.cpus,
+        "readers": readers,
+        "batch_size": batch_size,
+        "engine": engine,
+    }
+    ends = {
+        start: min(start + SHARD_PHOTOS, len(dataset))
+        for start in range(0, len(dataset), SHARD_PHOTOS)
+        if not cache.has_shard(start)
+    }
+    # a part is a shard, unless its worker died
+    photos = np.concatenate([np.arange(*shard) for shard in ends.items()] or [np.arange(0)])
+    files = [os.fsencode(dataset.root.absolute() / dataset.table["path"].iloc[i]) for i in photos]
+    rows = pa.table({"path": pa.array(files, pa.large_binary())})
+    begun: dict[int, tuple[Embeddings, list[int]]] = {}
+    done = len(dataset) - len(photos)
+    results = in_workers(pool, PhotoEmbedder, settings, rows, SHARD_PHOTOS)
+    with contextlib.closing(results):
+        for positions, table in results:
+            for start, part in _by_shard(photos[positions], table):
+                end = ends[start]
+                if start not in begun:
+                    values = np.full((end - start, cache.width), np.nan, np.float16)
+                    begun[start] = Embeddings(values, {}), [end - start]
+                whole, left = begun[start]
+                for row, values_of_row, reason in part:
+                    if reason is None:
+                        whole.values[row] = values_of_row
+                    else:
+                        whole.failures[row] = reason
+                left[0] -= len(part)
+                if not left[0]:
+                    cache.write_shard(start, begun.pop(start)[0])
+            done += len(positions)
+            if progress:
+                progress(done, len(dataset))
+    cache.join()
+    return _found(cache, dataset)
+
+
+def _by_shard(
+    photos: NDArray[np.int64], table: "pa.Table | None"
+) -> Iterator[tuple[int, list[tuple[int, NDArray[np.float16] | None, str | None]]]]:
+    """Yield the start of each shard, and (row in it, values, why there are none) of its photos."""
+    shards: dict[int, list[tuple[int, NDArray[np.float16] | None, str | None]]] = {}
+    contents = [None] * len(photos) if table is None else table.column("values").to_pylist()
+    reasons = [_LOST] * len(photos) if table is None else table.column("error").to_pylist()
+    for photo, content, reason in zip(photos.tolist(), contents, reasons, strict=True):
+        values = None if content is None else np.frombuffer(content, np.float16)
+        row = photo % SHARD_PHOTOS
+        shards.setdefault(photo - row, []).append((row, values, reason))
+    yield from shards.items()
+
+
+class PhotoEmbedder:
+    """What a worker of `embed_with_workers` does, with a backbone of its own."""
+
+    def __init__(
+        self,
+        config: BackboneConfig,
+        key: str,
+        device: str,
+        threads: int,
+        readers: int,
+        batch_size: int,
+        engine: EngineName,
+    ) -> None:
+        torch.set_num_threads(threads)
+        self._backbone = build_backbone(config, device)
+        if _backbone_key(self._backbone) != key:
+            raise EmbeddingError(
+                f"the backbone {config.name} of a worker is not that of this computer: install the "
+                "same version of this package and of the backbone on all computers"
+            )
+        self._engine = _engine_named(engine, self._backbone)
+        self._readers, self._batch_size = readers, batch_size
+
+    def __call__(self, rows: "pa.Table") -> "pa.Table":
+        """Return the bytes of the float16 embedding, or an error, of photos with a path."""
+        import pyarrow as pa
+
+        paths = [Path(os.fsdecode(path)) for path in rows.column("path").to_pylist()]
+        found = embed_images(
+            self._backbone, paths, self._batch_size, engine=self._engine, workers=self._readers
+        )
+        contents = [
+            None if row in found.failures else values.tobytes()
+            for row, values in enumerate(found.values)
+        ]
+        reasons = [found.failures.get(row) for row in range(len(paths))]
+        columns = {
+            "values": pa.array(contents, pa.binary()),
+            "error": pa.array(reasons, pa.string()),
+        }
+        return pa.table(columns)
 
 
 def _batches(

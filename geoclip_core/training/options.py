@@ -383,6 +383,20 @@ class EmbedOptions(EmbeddingOptions):
     """what runs the network; auto takes ONNX Runtime on a CPU where it agrees with torch"""
     batch_size: AtLeastOne = 32
     """photos that go through the network together"""
+    bulk: bool = False
+    """share the photos among worker processes of Ray, on this computer or on the cluster that the
+    environment variable RAY_ADDRESS names, whose computers must see the photos at the same paths;
+    needs the package ray[data]"""
+    processes: Annotated[int, Ge(0)] = 0
+    """with bulk: worker processes, each with a network of its own and `workers` threads that read
+    photos; 0: one for each GPU, or CPU"""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.processes and not self.bulk:
+            raise OptionsError({"processes": "processes is an option of bulk"})
+        if self.bulk and self.device == "mps":
+            raise OptionsError({"device": "device must be auto, cpu or cuda with bulk"})
 
 
 @options_class

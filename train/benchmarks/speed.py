@@ -1,7 +1,9 @@
 """Time heads (training, calibration, predictions) and the engines that can run a backbone."""
 
+import contextlib
 import statistics
 import tempfile
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -10,6 +12,7 @@ from typing import Annotated, Any
 
 import numpy as np
 import torch
+from accelerate import PartialState
 from annotated_types import Ge
 from numpy.typing import NDArray
 from torch import Tensor
@@ -22,7 +25,7 @@ from geoclip_core.evaluation.calibrate import calibrate, summary
 from geoclip_core.evaluation.predictions import predictions_frame
 from geoclip_core.model.backbones import backbone_config, build_backbone
 from geoclip_core.model.geolocation import GeolocationModel
-from geoclip_core.training.distributed import build_accelerator
+from geoclip_core.training.distributed import build_accelerator, same_text_everywhere
 from geoclip_core.training.embeddings import onnx_engine
 from geoclip_core.training.fit import FitTask, build_model, fit_backbone
 from geoclip_core.training.inputs import CachedEmbeddings
@@ -32,6 +35,8 @@ from geoclip_core.training.session import RunSession
 from train.benchmarks.measure import FULL_ROWS, Cost, alternated, measured, peak_mb
 from train.recipes import recipe_options
 
+MOST_VAL = 20_000
+"""Photos of val that the heads are validated on."""
 FEATURES_OF_PLACES = 192
 """Number of random waves over the Earth that the generated embeddings are made of."""
 
@@ -55,8 +60,13 @@ class HeadsOptions:
 
 
 def heads(options: HeadsOptions) -> int:
-    """Time the training of heads on generated embeddings, and the calibration after it."""
-    print(benchmark_heads(options).text())
+    """Time the training of heads on generated embeddings, and the calibration after it.
+
+    For several processes: accelerate launch --multi_gpu --num_processes 2 -m train benchmark heads
+    """
+    result = benchmark_heads(options)
+    if PartialState().is_main_process:
+        print(result.text())
     return 0
 
 
@@ -71,9 +81,18 @@ class HeadsBenchmark:
     classes: dict[str, int]
     """Number of classes of each head, and of cells."""
     epochs: int
+    processes: int
+    """Processes that share each step."""
+    steps: int
+    batch_size: int
+    """Photos of a step, over all processes."""
+    steps_a_second: float
+    """Of wall time, without validation."""
     training: Cost
+    """Of this process, validation after each epoch included."""
     calibration: Cost
-    """Of at most 1,500 photos of val."""
+    """Of at most 1,500 photos of val. This and what follows is not measured with several
+    processes."""
     prediction: Cost
     """Of one photo: heads and row of the predictions table."""
     heads_alone: Cost
@@ -101,44 +120,72 @@ class HeadsBenchmark:
                 *(
                     f"{name:<24}{cost.seconds:10.4g} s{cost.cpu_seconds:12.4g} s of CPU"
                     for name, cost in rows.items()
+                    if cost.seconds
                 ),
+                f"{self.steps:,} steps of {self.batch_size:,} photos, {self.steps_a_second:.3g} a "
+                f"second; processes: {self.processes}",
                 f"peak memory {self.peak_mb:,.0f} MB",
-                f"val: {values}; inside {inside}",
+                f"val: {values}" + (f"; inside {inside}" if inside else ""),
             ]
         )
 
 
+class TimedTask(FitTask):
+    """A training of heads that counts the time of its validations."""
+
+    validation_seconds = 0.0
+
+    def validate(self) -> dict[str, float]:
+        """Return the metrics of `FitTask.validate`."""
+        started = time.perf_counter()
+        values = super().validate()
+        self.validation_seconds += time.perf_counter() - started
+        return values
+
+
 def benchmark_heads(options: HeadsOptions) -> HeadsBenchmark:
-    """Train heads on generated embeddings of a drawn table, calibrate and predict."""
+    """Train heads on generated embeddings of a drawn table, calibrate and predict.
+
+    Several processes of `accelerate launch` share the training, and nothing else is measured.
+    """
     chosen = recipe_options(FitOptions, options.recipe)
     chosen = replace(chosen, epochs=options.epochs, patience=0, device="cpu")
     if options.batch_size:
         chosen = replace(chosen, batch_size=options.batch_size)
     backbone = build_backbone(fit_backbone(chosen))
-    with tempfile.TemporaryDirectory(prefix="heads-") as scratch:
-        folder = Path(scratch)
-        root = write_demo(folder / "demo", options.rows, metadata_only=True)
+    accelerator = build_accelerator(chosen)
+    with contextlib.ExitStack() as stack:
+        scratch = ""
+        if accelerator.is_main_process:
+            scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix="heads-"))
+        folder = Path(same_text_everywhere(accelerator, scratch))
+        stack.callback(accelerator.wait_for_everyone)  # before the folder is removed
+        root, file, width = folder / "demo", folder / "embeddings.npy", backbone.embedding_width
+        if accelerator.is_main_process:
+            write_demo(root, options.rows, metadata_only=True)
+            generated_embeddings(read_dataset(root), width, file, options.seed)
+        accelerator.wait_for_everyone()
         dataset = read_dataset(root)
-        width = backbone.embedding_width
-        values = generated_embeddings(dataset, width, folder / "embeddings.npy", options.seed)
+        values: NDArray[np.float16] = np.load(file, mmap_mode="r")
         split = dataset.table["split"].to_numpy()
-        train, val = np.flatnonzero(split == "train"), np.flatnonzero(split == "val")
+        train, val = np.flatnonzero(split == "train"), np.flatnonzero(split == "val")[:MOST_VAL]
         photos, held = dataset.select(train), dataset.select(val)
         vocabularies = build_vocabularies(photos.table, chosen.features)
         known, asked = values[train], values[val]  # copies, as in `fit`
         model = build_model(
             chosen, backbone, vocabularies, photos.coordinates, known, options.recipe
         )
-        task = FitTask(model, chosen, photos, held, CachedEmbeddings(known), lambda: asked)
-        accelerator = build_accelerator(chosen)
+        task = TimedTask(model, chosen, photos, held, CachedEmbeddings(known), lambda: asked)
         loop = TrainingLoop(accelerator, RunSession(None), folder, task, chosen, len(photos))
         training = measured(loop.run)
         model.eval()
-        kept: list[dict[str, float]] = []
-        calibration = measured(lambda: kept.append(_calibrated(model, held, asked)))
+        coverage: dict[str, float] = {}
+        calibration = prediction = heads_alone = Cost(0.0, 0.0, 0.0)
         few = held.select(np.arange(min(options.evaluated, len(held))))
-        prediction = measured(lambda: _predicted(model, few, asked))
-        heads_alone = measured(lambda: _through_heads(model, asked[: len(few)]))
+        if accelerator.num_processes == 1:
+            calibration = measured(lambda: coverage.update(_calibrated(model, held, asked)))
+            prediction = measured(lambda: _predicted(model, few, asked))
+            heads_alone = measured(lambda: _through_heads(model, asked[: len(few)]))
     cells = {"cells": chosen.geocells.cells or len(torch.as_tensor(model.coordinate_head.centres))}
     return HeadsBenchmark(
         rows=options.rows,
@@ -146,13 +193,17 @@ def benchmark_heads(options: HeadsOptions) -> HeadsBenchmark:
         width=width,
         classes={f: len(v) for f, v in vocabularies.items()} | cells,
         epochs=options.epochs,
+        processes=accelerator.num_processes,
+        steps=loop.step,
+        batch_size=chosen.batch_size,
+        steps_a_second=loop.step / max(training.seconds - task.validation_seconds, 1e-9),
         training=training,
         calibration=calibration,
         prediction=_share(prediction, len(few)),
         heads_alone=_share(heads_alone, len(few)),
         peak_mb=peak_mb(),
         validation=dict(loop.best_values),
-        coverage=kept[0],
+        coverage=coverage,
     )
 
 
