@@ -205,9 +205,10 @@ class Locate:
     ) -> "Iterator[Callable[[Row], object]]":
         """Yield a function that writes one row; formats that need all rows are written last."""
         from geoclip_core import formats
-        from geoclip_core.data.tables import csv_line
 
         if self.format == "csv":
+            from geoclip_core.data.tables import csv_line  # imports pandas
+
             header = formats.csv_header(features, self.top_k)
             out.write(csv_line(header))
             yield lambda row: out.write(formats.to_csv_line(row, header))

@@ -236,6 +236,11 @@ def is_unicode(text: str) -> bool:
     return True
 
 
+def escaped(name: str) -> str:
+    r"""Return a name with escapes for bytes that are not UTF-8: ``caf\udce9.jpg``."""
+    return name.encode("utf-8", "backslashreplace").decode()
+
+
 def _too_large(limit: int) -> str:
     return f"is larger than {readable(limit)}, the limit for such a file"
 

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree  # only written  # nosec B405
 
-from geoclip_core.data.tables import csv_line, escaped
 from geoclip_core.earth.gazetteer import UNIT_LEVELS
+from geoclip_core.files import escaped
 from geoclip_core.prediction import Claim, Failure, Prediction, SimilarPhoto
 
 if TYPE_CHECKING:  # for annotations alone: most commands need no pyarrow
@@ -238,6 +238,8 @@ def csv_row(row: Row) -> dict[str, Any]:
 
 def to_csv(rows: Iterable[Row]) -> str:
     """Return a table with one row per photo; failures have only `file` and `error`."""
+    from geoclip_core.data.tables import csv_line  # imports pandas, which takes a second
+
     rows = list(rows)
     found = [row for row in rows if isinstance(row, Prediction)]
     features = list(dict.fromkeys(feature for row in found for feature in row.context))
@@ -248,6 +250,8 @@ def to_csv(rows: Iterable[Row]) -> str:
 
 def to_csv_line(row: Row, header: Sequence[str]) -> str:
     """Return a row below a header of `csv_header`, with its line end and without formulas."""
+    from geoclip_core.data.tables import csv_line
+
     cells = csv_row(row)
     return csv_line(cells.get(column, "") for column in header)
 

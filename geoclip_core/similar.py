@@ -9,13 +9,12 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from geoclip_core.data.dataset import PhotoDataset, read_dataset
 from geoclip_core.errors import FileError
 from geoclip_core.files import atomic_file, was_opened
 from geoclip_core.jobs import JobError
@@ -24,6 +23,9 @@ from geoclip_core.model.geolocation import GeolocationModel, Locatable
 from geoclip_core.training.embeddings import EmbeddingCache
 from geoclip_core.training.options import FitOptions
 from geoclip_core.training.runs import Run
+
+if TYPE_CHECKING:  # imports pandas, which takes a second
+    from geoclip_core.data.dataset import PhotoDataset
 
 logger = logging.getLogger(__name__)
 Directions = NDArray[np.float32]
@@ -170,8 +172,10 @@ def _nothing(note: str) -> TrainingPhotos:
     )
 
 
-def _dataset_of(folder: Path | None) -> tuple[PhotoDataset | None, dict[str, Any] | None, str]:
+def _dataset_of(folder: Path | None) -> tuple["PhotoDataset | None", dict[str, Any] | None, str]:
     """Return dataset and options of the run that a model comes from, or why there is none."""
+    from geoclip_core.data.dataset import read_dataset
+
     run = None
     for place in () if folder is None else (folder, folder.parent):
         try:
@@ -200,7 +204,7 @@ def _dataset_of(folder: Path | None) -> tuple[PhotoDataset | None, dict[str, Any
 
 
 def _from_dataset(
-    model: GeolocationModel, dataset: PhotoDataset, options: dict[str, Any], folder: Path | None
+    model: GeolocationModel, dataset: "PhotoDataset", options: dict[str, Any], folder: Path | None
 ) -> TrainingPhotos | None:
     """Return the training photos of a dataset by their cached embeddings; None: not cached."""
     if model.backbone is None or folder is None:

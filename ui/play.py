@@ -14,7 +14,6 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from geoclip_core.data.dataset import PhotoDataset
-from geoclip_core.data.tables import escaped
 from geoclip_core.data.vocabulary import class_name
 from geoclip_core.earth.gazetteer import Gazetteer, NamedPlace, country_name, part_of_the_world
 from geoclip_core.earth.sphere import (
@@ -24,6 +23,7 @@ from geoclip_core.earth.sphere import (
     middle_longitude,
     spherical_mean,
 )
+from geoclip_core.files import escaped
 from ui.geometry import Coordinate
 
 ROUNDS = 5

@@ -35,12 +35,12 @@ from geoclip_core.data.dataset import (
 )
 from geoclip_core.data.photos import CHECK_DRAFT, open_photo, photo_files, read_source
 from geoclip_core.data.splits import MIN_DISTANCE_KM, nearest_km
-from geoclip_core.data.tables import Problem, escaped, read_csv, renamed, whole_ids, write_csv
+from geoclip_core.data.tables import Problem, read_csv, renamed, whole_ids, write_csv
 from geoclip_core.earth.climate import UNKNOWN, ClimateRaster
 from geoclip_core.earth.gazetteer import Gazetteer
 from geoclip_core.earth.sphere import destination
 from geoclip_core.errors import DatasetError, PhotoError
-from geoclip_core.files import atomic_file, read_json, write_atomically
+from geoclip_core.files import atomic_file, escaped, read_json, write_atomically
 from geoclip_core.processes import Progress, in_processes
 
 REPORT_FILE = "doctor.json"

@@ -55,7 +55,6 @@ from geoclip_core.data.splits import MIN_DISTANCE_KM, nearest_km, spatial_split
 from geoclip_core.data.tables import (
     MISSING_NUMBER,
     Problems,
-    escaped,
     parse_numbers,
     read_csv,
     write_csv,
@@ -63,7 +62,14 @@ from geoclip_core.data.tables import (
 from geoclip_core.earth.climate import ClimateRaster
 from geoclip_core.earth.gazetteer import OFFSHORE_KM, REMOTE_KM, Gazetteer
 from geoclip_core.errors import DatasetError, PhotoError
-from geoclip_core.files import DISK_RESERVE, atomic_folder, free_bytes, readable, restore
+from geoclip_core.files import (
+    DISK_RESERVE,
+    atomic_folder,
+    escaped,
+    free_bytes,
+    readable,
+    restore,
+)
 from geoclip_core.processes import Progress
 
 MADE_BY = "import-photos"

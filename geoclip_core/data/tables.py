@@ -23,7 +23,7 @@ import pandas as pd
 
 from geoclip_core.data.metadata import parse_degrees
 from geoclip_core.errors import DatasetError, FileError
-from geoclip_core.files import open_file
+from geoclip_core.files import escaped, open_file
 
 MAX_CSV_BYTES = 512 * 10**6
 """Larger files are refused; the tables of OSV-Mini-129k have 50 MB."""
@@ -445,11 +445,6 @@ def without_mark(value: str) -> str:
     if _QUOTED_NUMBER.fullmatch(value):
         return value[1:]
     return _MARKED.sub(r"\1\2", value)
-
-
-def escaped(name: str) -> str:
-    r"""Return a name with escapes for bytes that are not UTF-8: ``caf\udce9.jpg``."""
-    return name.encode("utf-8", "backslashreplace").decode()
 
 
 def csv_line(cells: Iterable[object]) -> str:

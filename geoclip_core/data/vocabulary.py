@@ -4,14 +4,16 @@ import dataclasses
 import functools
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, SupportsInt
+from typing import TYPE_CHECKING, Any, SupportsInt
 
 import numpy as np
-import pandas as pd
 
 from geoclip_core.data import DEFAULT_FEATURES, KNOWN_FEATURES, PLACE_FEATURES
 from geoclip_core.earth.climate import UNKNOWN, climate_classes
 from geoclip_core.earth.gazetteer import country_name
+
+if TYPE_CHECKING:  # takes a second to import, which locating a photo need not wait
+    import pandas as pd
 
 IGNORE_INDEX = UNKNOWN  # a missing label, which losses and metrics skip
 
@@ -68,9 +70,11 @@ class Vocabulary:
 
     @functools.cached_property
     def _index(self) -> "pd.Index[str]":
+        import pandas as pd
+
         return pd.Index(list(self.keys), dtype="str")
 
-    def encode(self, values: pd.Series | np.ndarray | Sequence[str | None]) -> np.ndarray:
+    def encode(self, values: "pd.Series | np.ndarray | Sequence[str | None]") -> np.ndarray:
         """Return the class indices of keys.
 
         Args:
@@ -79,6 +83,8 @@ class Vocabulary:
         Returns:
             (n,) int64; `IGNORE_INDEX` where the key is missing or not in the vocabulary.
         """
+        import pandas as pd
+
         series = pd.Series(np.asarray(values, dtype=object))
         found = self._index.get_indexer(pd.Index(series.astype("str")))
         return np.where(found < 0, IGNORE_INDEX, found).astype(np.int64)
@@ -143,7 +149,7 @@ FIXED_VOCABULARIES: dict[str, Callable[[], Vocabulary]] = {
 
 
 def build_vocabularies(
-    table: pd.DataFrame, features: Iterable[str] = DEFAULT_FEATURES
+    table: "pd.DataFrame", features: Iterable[str] = DEFAULT_FEATURES
 ) -> dict[str, Vocabulary]:
     """Make the vocabularies of `features`, in their order, from the training rows of a dataset.
 
@@ -179,7 +185,7 @@ def build_vocabularies(
 
 
 def extended_vocabularies(
-    known: Mapping[str, Vocabulary], table: pd.DataFrame
+    known: Mapping[str, Vocabulary], table: "pd.DataFrame"
 ) -> dict[str, Vocabulary]:
     """Add the classes of a dataset's training rows to vocabularies, behind those that they have.
 
@@ -197,7 +203,7 @@ def extended_vocabularies(
             larger = found[old.parent_feature]
             up = [-1 if new.parent is None else new.parent[index] for index in fresh]
             keys = [own[old.parent_feature].keys[index] if index >= 0 else None for index in up]
-            indices = larger.encode(pd.Series(keys, dtype="str"))
+            indices = larger.encode(keys)
             parent = (*parent, *np.where(indices < 0, -1, indices).tolist())
         found[feature] = Vocabulary(
             feature,
@@ -209,7 +215,7 @@ def extended_vocabularies(
     return {feature: found[feature] for feature in known}
 
 
-def _place_vocabulary(table: pd.DataFrame, feature: str, parent: Vocabulary | None) -> Vocabulary:
+def _place_vocabulary(table: "pd.DataFrame", feature: str, parent: Vocabulary | None) -> Vocabulary:
     key = f"{feature}_key"
     columns = [key, feature, *([] if parent is None else [f"{parent.feature}_key"])]
     # A key names its parent ("Ada County_Idaho_US"), so any row that has the parent will do;

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
 from geoclip_core.earth.sphere import normalise
@@ -142,6 +141,8 @@ def _numbers(codes: Any) -> NDArray[np.float64]:
     if values.dtype.kind in "iuf":
         return values.astype(np.float64)
     # Columns with missing values arrive as objects, nullable integers or text.
+    import pandas as pd  # takes a second, which locating a photo need not wait
+
     flat = [None if pd.isna(value) else value for value in values.ravel()]
     try:
         numbers = pd.to_numeric(pd.Series(flat, dtype=object))

@@ -2,15 +2,17 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import bdtr
 
 from geoclip_core.evaluation.style import ERROR_LIMIT_KM
 from geoclip_core.model.calibration import CALIBRATED_BY, Calibration, identity_of
+
+if TYPE_CHECKING:  # takes a second to import, which locating a photo need not wait
+    import pandas as pd
 
 Floats = NDArray[np.float64]
 
@@ -19,7 +21,7 @@ RADIUS_COLUMNS = {"50": "radius_50_km", "90": "radius_90_km"}
 _RISK_SHARES = tuple(np.round(np.arange(0.05, 1.0001, 0.05), 2).tolist())
 
 
-def inside_radius(frame: pd.DataFrame) -> dict[str, Floats]:
+def inside_radius(frame: "pd.DataFrame") -> dict[str, Floats]:
     """Return ``{"50": (n,), "90": (n,)}``: 1 if the error is within the radius, NaN if none."""
     error_km = frame["error_km"].to_numpy(np.float64)
     inside = {}
@@ -29,7 +31,7 @@ def inside_radius(frame: pd.DataFrame) -> dict[str, Floats]:
     return inside
 
 
-def radius_check(frame: pd.DataFrame) -> dict[str, Any]:
+def radius_check(frame: "pd.DataFrame") -> dict[str, Any]:
     """Return whether the photos contradict the stated radii.
 
     Returns:
@@ -126,7 +128,7 @@ def measured_radius(report: Mapping[str, Any], calibration: Calibration | None) 
     return MeasuredRadius(factors, constants, f"as measured on {count:,} photos, where {held}")
 
 
-def risk_coverage(frame: pd.DataFrame) -> pd.DataFrame:
+def risk_coverage(frame: "pd.DataFrame") -> "pd.DataFrame":
     """Return the error of the share of photos with the smallest 50 % radii.
 
     This is selective prediction (Geifman and El-Yaniv, Selective Classification for Deep Neural
@@ -136,6 +138,8 @@ def risk_coverage(frame: pd.DataFrame) -> pd.DataFrame:
         ``share`` of photos kept, ``radius_50_km`` (largest radius kept), ``median_km``,
         ``mean_km``, ``n``; empty if no photo has a radius.
     """
+    import pandas as pd
+
     rows = frame[["radius_50_km", "error_km"]].astype(np.float64)
     rows = rows[np.isfinite(rows["radius_50_km"])]
     rows = rows.sort_values(["radius_50_km", "error_km"], ascending=[True, False])
@@ -149,7 +153,7 @@ def risk_coverage(frame: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(points, columns=["share", "radius_50_km", "median_km", "mean_km", "n"])
 
 
-def coverage_curve(frame: pd.DataFrame, bins: int = 10) -> pd.DataFrame:
+def coverage_curve(frame: "pd.DataFrame", bins: int = 10) -> "pd.DataFrame":
     """Return the coverage of both radii in groups of photos with similar radii.
 
     A model whose overall coverage is right can still be overconfident where its radii are small.
@@ -158,6 +162,8 @@ def coverage_curve(frame: pd.DataFrame, bins: int = 10) -> pd.DataFrame:
         One row per group of equal size: ``radius_50_km`` (median of the group),
         ``coverage_50``, ``coverage_90``, ``n``.
     """
+    import pandas as pd
+
     rows = frame[["error_km", *RADIUS_COLUMNS.values()]].astype(np.float64)
     finite = np.isfinite(rows.to_numpy()).all(axis=1)
     rows = rows[finite].sort_values("radius_50_km", kind="stable")
@@ -175,12 +181,14 @@ def coverage_curve(frame: pd.DataFrame, bins: int = 10) -> pd.DataFrame:
     return pd.DataFrame(groups, columns=["radius_50_km", "coverage_50", "coverage_90", "n"])
 
 
-def coverage_at_scales(frame: pd.DataFrame, scales: ArrayLike | None = None) -> pd.DataFrame:
+def coverage_at_scales(frame: "pd.DataFrame", scales: ArrayLike | None = None) -> "pd.DataFrame":
     """Return the coverage that radii multiplied by factors, by default 0.1 to 10, would have.
 
     Returns:
         ``scale``, ``coverage_50``, ``coverage_90``; NaN if no photo has a radius.
     """
+    import pandas as pd
+
     factors = np.geomspace(0.1, 10, 81) if scales is None else np.asarray(scales, dtype=np.float64)
     error_km = frame["error_km"].to_numpy(np.float64)
     table = pd.DataFrame({"scale": factors})

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
-import pandas as pd
 from annotated_types import Len
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
@@ -122,6 +121,8 @@ def read_gallery_csv(path: Path) -> NDArray[np.float64]:
     Raises:
         GeoClipFilesError: the file cannot be read, or a line is invalid; the line is named.
     """
+    import pandas as pd  # takes a second, which other models need not wait
+
     try:
         with open_file(path, MAX_GALLERY_BYTES) as stream:
             table = pd.read_csv(stream, usecols=["LAT", "LON"])

@@ -5,18 +5,20 @@ from collections import Counter
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 from annotated_types import Interval, Len
 from numpy.typing import ArrayLike, NDArray
 
 from geoclip_core.checks import STRICT, checked
-from geoclip_core.data.dataset import PhotoDataset
 from geoclip_core.earth.gazetteer import country_name
 from geoclip_core.files import read_json
 from geoclip_core.model.calibration import MAX_RANKS, rounded_ranks
 from geoclip_core.model.posterior import Posterior
+
+if TYPE_CHECKING:  # imports pandas, which takes a second
+    from geoclip_core.data.dataset import PhotoDataset
 
 STEP_DEGREES = 2.5
 """Side of a cell of the grid: about 280 km, so that no photo can be found by it."""
@@ -88,7 +90,7 @@ class Domain:
     empty: not measured."""
 
     @classmethod
-    def of(cls, photos: PhotoDataset, held_out_scores: ArrayLike = ()) -> "Domain":
+    def of(cls, photos: "PhotoDataset", held_out_scores: ArrayLike = ()) -> "Domain":
         """Return the domain of training photos.
 
         Args:

@@ -27,7 +27,6 @@ from PIL import Image
 from torch import Tensor, nn
 
 from geoclip_core.checks import checked
-from geoclip_core.data.dataset import PhotoDataset
 from geoclip_core.data.photos import READING_VERSION, open_photo
 from geoclip_core.errors import PhotoError
 from geoclip_core.files import atomic_file, cache_folders, parse_json, read_json
@@ -37,6 +36,9 @@ from geoclip_core.ray_workers import Pool, in_workers
 
 if TYPE_CHECKING:  # for annotations alone
     import pyarrow as pa
+
+if TYPE_CHECKING:  # imports pandas, which takes a second
+    from geoclip_core.data.dataset import PhotoDataset
 
 logger = logging.getLogger(__name__)
 Engine = Callable[[Sequence[Tensor]], Tensor]
@@ -86,7 +88,7 @@ class EmbeddingCache:
     """
 
     def __init__(
-        self, backbone: Backbone, dataset: PhotoDataset, folder: Path | str | None = None
+        self, backbone: Backbone, dataset: "PhotoDataset", folder: Path | str | None = None
     ) -> None:
         self.width = backbone.embedding_width
         self._photos = _photo_hashes(dataset)
@@ -175,7 +177,7 @@ def _keyed(description: dict[str, Any]) -> dict[str, Any]:
     return {"fit" if key == "framing" else key: value for key, value in description.items()}
 
 
-def _photo_hashes(dataset: PhotoDataset) -> NDArray[np.uint64]:
+def _photo_hashes(dataset: "PhotoDataset") -> NDArray[np.uint64]:
     """Return a hash (n,) of each photo's path, position and file size.
 
     The size makes a replaced file count as another photo.
@@ -315,7 +317,7 @@ def _embed_shard(
 
 def embed_dataset(
     backbone: Backbone,
-    dataset: PhotoDataset,
+    dataset: "PhotoDataset",
     cache_dir: Path | str | None = None,
     *,
     batch_size: int = 32,
@@ -377,7 +379,7 @@ def embed_dataset(
     return _found(cache, dataset)
 
 
-def _found(cache: EmbeddingCache, dataset: PhotoDataset) -> Embeddings:
+def _found(cache: EmbeddingCache, dataset: "PhotoDataset") -> Embeddings:
     """Return the joined embeddings of a dataset, of which at least one photo must be readable."""
     joined = cache.find()
     if joined is None:
@@ -393,7 +395,7 @@ def _found(cache: EmbeddingCache, dataset: PhotoDataset) -> Embeddings:
 def embed_with_workers(
     pool: Pool,
     backbone: Backbone,
-    dataset: PhotoDataset,
+    dataset: "PhotoDataset",
     cache_dir: Path | str | None = None,
     *,
     batch_size: int = 32,
