@@ -196,7 +196,8 @@ def _environment(variables: Mapping[str, str]) -> Iterator[None]:
 def _scratch() -> Iterator[str]:
     """Yield a folder for Ray's sockets and logs, and remove those of processes that were killed.
 
-    Its path is short, because that of a socket may have about 100 characters.
+    Its path is short, because that of a socket may have about 100 characters. It lies in one that
+    other users cannot enter: Ray opens its own to all.
     """
     home = "/tmp" if os.path.isdir("/tmp") else tempfile.gettempdir()  # nosec B108
     for old in glob.glob(f"{home}/{_PREFIX}*"):
@@ -205,7 +206,7 @@ def _scratch() -> Iterator[str]:
             shutil.rmtree(old, ignore_errors=True)
     folder = tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-", dir=home)
     try:
-        yield folder
+        yield os.path.join(folder, "r")
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

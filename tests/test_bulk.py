@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -59,7 +60,10 @@ def photos(tmp_path_factory):
 def pool():
     """Ray with two workers for all tests; started once, because that takes seconds."""
     with ray_pool(2) as started:
+        (folder,) = Path("/tmp").glob(f"geoclip-ray-{os.getpid()}-*")
+        assert folder.stat().st_mode & 0o077 == 0  # no other user enters
         yield started
+    assert not folder.exists()
 
 
 def _names(paths):
