@@ -27,12 +27,13 @@ from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
 from geoclip_core.data.photos import PHOTO_SUFFIXES, Readable, walk_photos
-from geoclip_core.data.tables import escaped, read_csv, renamed
+from geoclip_core.data.tables import read_csv, renamed
 from geoclip_core.earth.gazetteer import Gazetteer
 from geoclip_core.errors import CheckpointError, DatasetError, FileError, first_line
 from geoclip_core.evaluation.evaluate import model_fingerprint
 from geoclip_core.files import (
     atomic_file,
+    escaped,
     is_offline,
     open_file,
     read_json,
