@@ -3,8 +3,7 @@ import streamlit as st
 from ui.page import is_public, open_page, show_in_address
 from ui.training.live import failure_panel, live_panel, run_actions, run_head, watch
 from ui.training.new import choose_dataset, first_start, new_training
-from ui.training.overview import overview
-from ui.training.results import result_panel, run_details
+from ui.training.results import overview, result_panel, run_details
 from ui.training.runs import (
     ALL_RUNS,
     NEW_TRAINING,

@@ -1,7 +1,7 @@
 """The parts of the Context heads page: heads compared with the map, climate belt, reasons."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache, partial
@@ -26,13 +26,12 @@ from geoclip_core.hints import HINT_FEATURES
 from geoclip_core.model.map_context import MAP_FEATURES, map_context
 from geoclip_core.prediction import Prediction
 from ui import geometry
-from ui.class_bars import class_bars
 from ui.maps import OfflineMap
 from ui.model_comparison import SAME_KM
 from ui.models import Given, ServedModel
 from ui.page import choose
 from ui.photos import TrayPhoto
-from ui.predictions import Share, exif_position, radius_sentence
+from ui.predictions import Share, exif_position, line_style, radius_sentence, swatch_style
 from ui.questions import sentence
 from ui.reasons import why
 from ui.theme import kilometres, markdown_text, palette, percent
@@ -45,6 +44,62 @@ _TOP = 5
 
 _TOP_CLASS, _NO_BELT = "top", "none"
 _AS_READ = "Overrule with …"
+
+_BARS_HTML = "<ol></ol>"
+
+_BARS_CSS = """
+ol { list-style: none; margin: 0; padding: 0; }
+button {
+  box-sizing: border-box; color: var(--st-text-color); font: inherit; text-align: left; width: 100%;
+}
+button:not(:disabled) { cursor: pointer; }
+button:disabled { opacity: 1; }
+button:not(:disabled):hover, button:focus-visible {
+  outline: 2px solid var(--st-primary-color); outline-offset: 1px;
+}
+span { flex: 1; overflow-wrap: anywhere; }
+"""
+
+_BARS_JS = """
+export default function ({ parentElement, data, setTriggerValue }) {
+  const list = parentElement.querySelector("ol");
+  const drawn = JSON.stringify(data.lines);
+  // The list is drawn again only when it changed, and the focus stays where it was.
+  if (list.drawn !== drawn) {
+    const buttons = [...list.querySelectorAll("button")];
+    const root = list.getRootNode();
+    const focused = buttons.indexOf(root.activeElement);
+    list.replaceChildren(...data.lines.map((line) => {
+      const item = document.createElement("li");
+      const button = document.createElement("button");
+      button.type = "button";
+      button.title = line.hint;
+      button.style.cssText = line.style;
+      button.disabled = !line.value;
+      button.value = line.value;
+      if (line.value) button.setAttribute("aria-pressed", String(line.chosen));
+      if (line.swatch) {
+        const swatch = document.createElement("i");
+        swatch.style.cssText = line.swatch;
+        button.append(swatch);
+      }
+      const label = document.createElement("span");
+      label.textContent = line.label;
+      const share = document.createElement("b");
+      share.textContent = line.shown;
+      button.append(label, share);
+      item.append(button);
+      return item;
+    }));
+    list.drawn = drawn;
+    list.querySelectorAll("button")[focused]?.focus();
+  }
+  list.onclick = (event) => {
+    const button = event.target.closest("button");
+    if (button && button.value) setTriggerValue("chosen", button.value);
+  };
+}
+"""
 
 
 @dataclass(frozen=True)
@@ -429,6 +484,40 @@ def _bars(
             )
         )
     class_bars(shares, f"{letter} {feature} bars", partial(overrule, feature, photo))
+
+
+def class_bars(shares: Sequence[Share], key: str, choose: Callable[[str], None]) -> None:
+    """Draw lines as ``probability_list`` does, but as buttons; a click calls ``choose(value)``.
+
+    Streamlit's charts report clicks, but their bars take no keyboard focus.
+    Lines without a value cannot be clicked.
+    """
+
+    def clicked() -> None:
+        value = st.session_state[key].chosen
+        # What the browser sends must be a line that it was shown.
+        if isinstance(value, str) and value and value in {share.value for share in shares}:
+            choose(value)
+
+    lines = [
+        {
+            "label": share.label,
+            "shown": share.shown or percent(share.probability),
+            "hint": share.hint,
+            "style": line_style(share),
+            "swatch": swatch_style(share),
+            "value": share.value,
+            "chosen": share.chosen,
+        }
+        for share in shares
+    ]
+    _bars_component()(key=key, data={"lines": lines}, on_chosen_change=clicked, height="content")
+
+
+@st.cache_resource(show_spinner=False)
+def _bars_component() -> Callable[..., Any]:
+    # Once per process: Streamlit logs a second registration as a clash of names.
+    return st.components.v2.component("class_bars", html=_BARS_HTML, css=_BARS_CSS, js=_BARS_JS)
 
 
 def truth_facts(prediction: Prediction) -> dict[str, Fact]:

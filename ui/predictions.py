@@ -573,7 +573,7 @@ class Share:
     shown: str = ""
     """The probability as text; by default as ``percent`` gives it."""
     value: str = ""
-    """What a click on the line chooses; "" if nothing (see ``ui.class_bars``)."""
+    """What a click on the line chooses; "" if nothing (see ``ui.context.class_bars``)."""
     chosen: bool = False
     """Whether the line is chosen."""
     at: Coordinate | None = None

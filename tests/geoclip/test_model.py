@@ -31,7 +31,7 @@ from tests.geoclip.geoclip_files import (
     published_wheel,
     random_coordinates,
 )
-from train.benchmarks.gallery import published_package
+from train.benchmarks.speed import published_package
 
 
 @pytest.fixture(autouse=True)

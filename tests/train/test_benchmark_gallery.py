@@ -3,7 +3,7 @@ import dataclasses
 import pytest
 
 from tests.geoclip.geoclip_files import published_wheel
-from train.benchmarks.gallery import GalleryOptions, benchmark_gallery
+from train.benchmarks.speed import GalleryOptions, benchmark_gallery
 
 SMALL = {
     "hidden_size": 64,
@@ -28,7 +28,7 @@ def test_the_package_and_this_one_give_the_same_places():
 @pytest.mark.slow
 def test_the_command_passes_its_options(monkeypatch, capsys):
     from train.__main__ import main
-    from train.benchmarks import gallery
+    from train.benchmarks import speed
 
     asked = []
 
@@ -36,7 +36,7 @@ def test_the_command_passes_its_options(monkeypatch, capsys):
         asked.append(options)
         return benchmark_gallery(dataclasses.replace(options, wheel=published_wheel()), SMALL)
 
-    monkeypatch.setattr(gallery, "benchmark_gallery", small)
+    monkeypatch.setattr(speed, "benchmark_gallery", small)
     assert main(["benchmark", "gallery", "--places", "1500", "--queries", "1"]) == 0
     assert asked == [GalleryOptions(places=1500, queries=1, top_k=5, seed=0)]
     assert "the same" in capsys.readouterr().out

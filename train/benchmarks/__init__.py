@@ -18,7 +18,7 @@ _MODULES = {
         "Measure whether the marked parts of photos matter more than others.",
     ),
     "extend": ("bank", "Measure what the photos of one area add to a bank of others."),
-    "gallery": ("gallery", "Compare the published GeoCLIP package with this one on a query."),
+    "gallery": ("speed", "Compare the published GeoCLIP package with this one on a query."),
     "heads": (
         "speed",
         "Time the training of heads on cached embeddings, and the calibration after it.",
