@@ -55,7 +55,7 @@ def checked_arguments(
     values: object,
     path: str | Path,
     field: str,
-    given: Collection[str] = (),
+    given: Collection[str],
 ) -> dict[str, Any]:
     """Return keyword arguments from a file, checked by the annotations of a class's constructor.
 

@@ -185,7 +185,7 @@ def predictions_frame(
 
 
 def core_frame(
-    dataset: "PhotoDataset", posteriors: "Iterable[Posterior]", progress: Progress | None = None
+    dataset: "PhotoDataset", posteriors: "Iterable[Posterior]", progress: Progress
 ) -> pd.DataFrame:
     """Return the :data:`CORE_COLUMNS` of n photos alone, in a fraction of the time.
 
@@ -200,8 +200,7 @@ def core_frame(
         best = posterior.mode()
         radii = posterior.radii_km((0.5, 0.9), best)
         rows.append((*best, *radii, float(posterior.log_density(place[None])[0])))
-        if progress:
-            progress(len(rows), len(truth))
+        progress(len(rows), len(truth))
     values = np.array(rows, dtype=np.float64).reshape(-1, 5)
     columns = (
         *(dataset.table["id"].astype(str).reset_index(drop=True), truth[:, 0], truth[:, 1]),

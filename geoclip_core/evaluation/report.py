@@ -64,7 +64,7 @@ class HeadlineRow:
 
 
 def headline_rows(
-    frame: pd.DataFrame, name: str, kind: str, path: Path | None = None
+    frame: pd.DataFrame, name: str, kind: str, path: Path | None
 ) -> list[HeadlineRow]:
     """Return the headline rows of a predictions table and of the baselines in it.
 
@@ -318,8 +318,8 @@ def _table_style(colours: Palette) -> str:
 def report_html(
     tables: Sequence[ReportTable],
     static: Path,
-    root: str = "",
-    progress: Progress | None = None,
+    root: str,
+    progress: Progress,
 ) -> str:
     """Return the report of an evaluation as an HTML page.
 
@@ -340,8 +340,7 @@ def report_html(
     sections: list[Section] = []
     for done, part in enumerate(parts, start=1):
         sections += part
-        if progress:
-            progress(done, len(parts))
+        progress(done, len(parts))
     names = [html.escape(name) for name, _ in sections]
     links = "".join(f'<a href="#part-{at}">{name}</a>' for at, name in enumerate(names))
     body = "".join(

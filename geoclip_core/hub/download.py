@@ -530,25 +530,23 @@ def download_job(name: str, root: Path | str | None = None) -> Work:
     return Work(cache_folders(root).jobs / folder_name(name))
 
 
-def download_status(name: str, root: Path | str | None = None) -> WorkStatus | None:
+def download_status(name: str) -> WorkStatus | None:
     """Return the status of the last download of a model, or None if there was none."""
     try:
-        return download_job(name, root).status
+        return download_job(name).status
     except JobError:
         return None
 
 
-def start_download(name: str, root: Path | str | None = None) -> None:
+def start_download(name: str) -> None:
     """Start a download in a process that outlives this one, unless one is active.
 
     Raises:
         OSError: The status cannot be written.
         JobError: The process cannot be started.
     """
-    status = download_status(name, root)
+    status = download_status(name)
     if status is not None and status.active:
         return
-    arguments = ["download", name, "--yes"]
-    if root is not None:
-        arguments += ["--cache-dir", str(Path(root).absolute())]
-    Work.create(download_job(name, root).folder, {"model": name}).launch("geoclip_core", arguments)
+    work = Work.create(download_job(name).folder, {"model": name})
+    work.launch("geoclip_core", ["download", name, "--yes"])

@@ -390,11 +390,12 @@ def nearest(quick: bool) -> list[Row]:
     return [_nearest(rows) for rows in ((FULL_ROWS,) if quick else (FULL_ROWS, 1_000_000))]
 
 
-def _nearest(count: int, width: int = 512, queries: int = 8) -> Row:
+def _nearest(count: int) -> Row:
     from geoclip_core.earth.sphere import unit_vectors
     from geoclip_core.similar import DirectionIndex
     from train.benchmarks.speed import Mixture
 
+    width, queries = 512, 8
     rng = np.random.default_rng(0)
     mixture = Mixture(rng, width)
     with tempfile.TemporaryDirectory(prefix="nearest-") as scratch:

@@ -186,7 +186,7 @@ def report_button(view: View) -> None:
         bar.progress(done / parts, "Writing the report")
 
     try:
-        text = report_html(report_tables(written), STATIC, progress=show)
+        text = report_html(report_tables(written), STATIC, root="", progress=show)
     except ValueError as error:
         bar.empty()
         st.error(markdown_text(str(error)))
