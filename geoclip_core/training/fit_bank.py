@@ -490,12 +490,9 @@ def can_be_held_out(fold_of: NDArray[np.int64]) -> bool:
     return len(fold_of) - int(np.bincount(fold_of).max()) >= LEAST_PHOTOS // 2
 
 
-def mean_score(estimates: list[Estimate], coordinates: NDArray[np.float64]) -> float:
-    """Return the mean GeoScore of n estimates against coordinates (n, 2)."""
-    return mean_geoscore(errors_km(estimates, coordinates))
-
-
-def errors_km(estimates: list[Estimate], coordinates: NDArray[np.float64]) -> NDArray[np.float64]:
+def errors_km(
+    estimates: Sequence[Estimate], coordinates: NDArray[np.float64]
+) -> NDArray[np.float64]:
     """Return the errors (n,) of n estimates against coordinates (n, 2)."""
     answers = np.array([estimate.posterior.mode() for estimate in estimates])
     distances: NDArray[np.float64] = haversine_km(answers, coordinates)
@@ -563,7 +560,8 @@ def measure(
     metrics["cross_validation"] = {
         "folds": options.bank.folds,
         "geoscore_of_repeats": [
-            mean_score([r.estimates[row] for row in rows], coordinates[rows]) for r in repeats
+            mean_geoscore(errors_km([r.estimates[row] for row in rows], coordinates[rows]))
+            for r in repeats
         ],
         "group_km": GROUP_KM,
     }

@@ -19,7 +19,7 @@ from geoclip_core.data.splits import nearest_km
 from geoclip_core.data.vocabulary import FIXED_VOCABULARIES
 from geoclip_core.earth.climate import ClimateRaster
 from geoclip_core.earth.gazetteer import Gazetteer
-from geoclip_core.earth.sphere import coordinates_of, haversine_km
+from geoclip_core.earth.sphere import coordinates_of
 from geoclip_core.evaluation.evaluate import PREDICTIONS
 from geoclip_core.evaluation.metrics import (
     claim_metrics,
@@ -53,6 +53,7 @@ from geoclip_core.training.fit_bank import (
     BankInputs,
     CrossValidation,
     cross_validate,
+    errors_km,
     fit_bank_model,
     random_folds,
 )
@@ -356,7 +357,7 @@ def hint_scores(
     rows = range(len(values))
     plain = [models[i].predict(values[i : i + 1])[0] for i in rows]
     truth = photos.coordinates
-    before = _errors(plain, truth)
+    before = errors_km(plain, truth)
     report: dict[str, Any] = {"none": _scores(before)}
     with ProgressBar("hints", "photos") as bar:
         for number, (name, (given, in_heads, on_map)) in enumerate(variants.items()):
@@ -372,11 +373,11 @@ def hint_scores(
                 if inside is not None:
                     estimate = dataclasses.replace(estimate, posterior=inside)
                 found.append(estimate)
-            report[name] = _scores(_errors(found, truth), before)
+            report[name] = _scores(errors_km(found, truth), before)
             bar.update(number + 1, len(variants))
     if features:
         off = [models[i].predict(values[i : i + 1], use_context=False)[0] for i in rows]
-        report["context off"] = _scores(_errors(off, truth), before)
+        report["context off"] = _scores(errors_km(off, truth), before)
     return report
 
 
@@ -403,12 +404,6 @@ def _region(truths: Mapping[str, str | None]) -> Region | None:
             if key in keys:
                 units.append((feature, keys.index(key)))
     return Region(tuple(units), climate) if units or climate is not None else None
-
-
-def _errors(estimates: Sequence[Estimate], truth: Floats) -> Floats:
-    answers = np.array([estimate.posterior.mode() for estimate in estimates])
-    errors: Floats = haversine_km(answers, truth)
-    return errors
 
 
 def _scores(errors: Floats, before: Floats | None = None) -> dict[str, Any]:

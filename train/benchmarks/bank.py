@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 from geoclip_core.data.dataset import PhotoDataset, read_dataset
 from geoclip_core.data.vocabulary import class_name
 from geoclip_core.earth.gazetteer import part_of_the_world
-from geoclip_core.earth.sphere import geoscore, haversine_km
+from geoclip_core.earth.sphere import geoscore
 from geoclip_core.evaluation.intervals import mean_intervals
 from geoclip_core.evaluation.metrics import distance_metrics
 from geoclip_core.files import write_atomically
@@ -47,6 +47,7 @@ from geoclip_core.training.fit_bank import (
     BankInputs,
     choose_field,
     cross_validation_folds,
+    errors_km,
     fit_bank_model,
     held_out_errors,
     random_folds,
@@ -349,8 +350,7 @@ class NestedSelection:
             chosen[features, options.bank.field_scales] += 1
             model = self._fit(features, options, np.flatnonzero(~held))
             estimates = model.predict(self._columns(features)[np.flatnonzero(held)])
-            answers = np.array([estimate.posterior.mode() for estimate in estimates])
-            errors[repeat, held] = haversine_km(answers, self.data.coordinates[held])
+            errors[repeat, held] = errors_km(estimates, self.data.coordinates[held])
             if progress:
                 progress(repeat * self.options.bank.folds + fold + 1, rounds)
         grids = (self.features, FIELD_SCALES, GAMMAS, RIDGES, READOUTS)

@@ -29,7 +29,7 @@ from train.benchmarks.rehearsal import Rehearsal
 from train.evaluation import report_tables
 from ui.evaluation.sources import Filters, Source, View, rows, table
 from ui.page import STATIC, download, note_and_downloads, show_chart, wrapping_columns
-from ui.theme import kilometres, markdown_text, palette
+from ui.theme import duration, kilometres, markdown_text, palette
 
 _FEW = 30
 """With fewer photos the page says that the intervals are wide."""
@@ -476,7 +476,7 @@ def rehearsal_summary(done: Rehearsal) -> str:
     """Return what a rehearsal took and gave, as a sentence or two for each."""
     whole = done.rows >= FULL_ROWS
     steps = [
-        f"{_STEPS[step.name]} {_rough_time(step.cpu_seconds)}"
+        f"{_STEPS[step.name]} {duration(step.cpu_seconds)}"
         for step in done.steps
         if step.name in _STEPS
     ]
@@ -492,7 +492,3 @@ def rehearsal_summary(done: Rehearsal) -> str:
         f"the 90 % radius holds {result['inside_90']:.0%} of the true places. Drawn photos say "
         "nothing about the accuracy on real ones."
     )
-
-
-def _rough_time(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
