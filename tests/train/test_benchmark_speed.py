@@ -3,6 +3,7 @@ import dataclasses
 import pytest
 
 from tests.geoclip.geoclip_files import published_wheel
+from train.__main__ import main
 from train.benchmarks.speed import GalleryOptions, benchmark_gallery
 
 SMALL = {
@@ -27,7 +28,6 @@ def test_the_package_and_this_one_give_the_same_places():
 
 @pytest.mark.slow
 def test_the_command_passes_its_options(monkeypatch, capsys):
-    from train.__main__ import main
     from train.benchmarks import speed
 
     asked = []
@@ -43,9 +43,23 @@ def test_the_command_passes_its_options(monkeypatch, capsys):
 
 
 def test_invalid_numbers_are_rejected_before_anything_is_loaded(capsys):
-    from train.__main__ import main
-
     with pytest.raises(SystemExit) as stop:
         main(["benchmark", "gallery", "--queries", "0"])
     assert stop.value.code == 2
     assert "queries" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_every_engine_is_timed(capsys):
+    assert main(["benchmark", "engines", "--views", "64x64", "--photos", "2", "--rounds", "1"]) == 0
+    shown = capsys.readouterr().out
+    assert [line.count("ms a photo") for line in shown.splitlines()] == [0, 1, 1, 1]
+    assert "1.0 × as fast" in shown
+
+
+def test_invalid_options_of_engines_are_rejected(capsys):
+    with pytest.raises(SystemExit):
+        main(["benchmark", "engines", "--photos", "0"])
+    with pytest.raises(SystemExit):
+        main(["benchmark", "engines", "--views", "wide"])
+    assert "at least 1" in capsys.readouterr().err
