@@ -37,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     # threads that wait for each other spin by default: on a busy computer, torch's take ten times
     # the processor time of the work. It must be set before torch is imported
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    # imported here, for the help above must answer at once
+    # imported here, so that the help above answers at once
     import tyro
 
     from geoclip_core.commands import CLASSES

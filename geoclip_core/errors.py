@@ -74,8 +74,8 @@ class TrainingError(ValueError):
 def is_plain(error: BaseException) -> bool:
     """Return whether an error's message alone tells the user what to do.
 
-    So it is with the errors of this package, with those of files and disks, and when memory ends.
-    Any other error is a fault of the program, of which a log keeps the traceback.
+    This holds for the errors of this package, of files and disks, and of memory that ran out. Any
+    other error is a fault of the program, and its traceback belongs in a log.
     """
     if isinstance(error, OSError | MemoryError) or "out of memory" in str(error).lower():
         return True

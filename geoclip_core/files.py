@@ -178,7 +178,7 @@ def read_yaml(path: str | Path) -> object:
 
 
 def _without_waiting(path: str, flags: int) -> int:
-    # opening a pipe that nobody writes to would wait for ever
+    # opening a pipe without a writer would wait for ever
     return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 

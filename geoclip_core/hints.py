@@ -1,4 +1,4 @@
-"""Hints: what is known about a photo's place or time, read from names to what models understand."""
+"""Hints: what is known about a photo's place or time, translated from names for the models."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ class Hints:
     heads: dict[str, int]
     """Feature -> class index that replaces what the model's head reads in the photo."""
     region: Region | None
-    """Where on the map it holds; None: the map knows nothing of it (month)."""
+    """The part of the map where it holds; None if the map does not show it (month)."""
 
     @property
     def words(self) -> str:

@@ -75,7 +75,7 @@ def _fields(info: StructTypeInfo) -> StructConstructorSpec | None:
 
 
 def _light(kind: Any) -> Any:
-    """Return a type for which tyro need not import typeguard, which takes 0.1 s.
+    """Return a type that tyro reads without typeguard, whose import takes 0.1 s.
 
     Lists are read as text; the options class converts their values.
     """

@@ -280,7 +280,7 @@ def raw_preview(content: bytes, label: str) -> RawPreview | None:
 
 
 def main_page(content: bytes, label: str) -> int:
-    """Return the number of the main page of a TIFF, for some begin with a thumbnail.
+    """Return the number of the main page of a TIFF; some begin with a thumbnail.
 
     Raises:
         PhotoError: there is only a thumbnail, with the image where it is not read.

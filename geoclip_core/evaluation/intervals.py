@@ -129,7 +129,7 @@ def mean_intervals(
         independent = int(np.count_nonzero(np.bincount(codes[known[:, index]])))
         column = column[known[:, index]]
         if shares is not None and shares[index] and len(column) and np.ptp(column) == 0:
-            from scipy import stats  # takes a second, which locating need not wait
+            from scipy import stats  # takes a second to import, which would delay locating a photo
 
             test = stats.binomtest(independent * int(column[0]), independent)
             low, high = test.proportion_ci(CONFIDENCE, method="exact")

@@ -50,7 +50,7 @@ RADIUS_EDGES_KM = (0, 25, 100, 200, 400, 750, 1500, 2500, 5000, ERROR_LIMIT_KM)
 """Edges of the groups of stated radii."""
 
 SIGNIFICANCE = (0.05, 0.1)
-"""p-values at or below which a claim is counted as spoken against."""
+"""p-values at or below which a claim is counted as rejected."""
 
 FIRST_KM = 1.0
 """Upper edge of the first error bin, and the smallest error that charts show."""
@@ -223,7 +223,7 @@ def claim_metrics(frame: pd.DataFrame) -> dict[str, Any]:
     true = true[np.isfinite(true)]
     if not len(true) or held_out < 1:
         return {}
-    from scipy import stats  # takes a second, which locating a photo need not wait
+    from scipy import stats  # takes a second to import, which would delay other metrics
 
     distance = stats.kstest(true, "uniform").statistic
     # the held-out photos are a sample as well: a test of two samples; and photos of one sequence

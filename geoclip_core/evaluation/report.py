@@ -60,7 +60,7 @@ class HeadlineRow:
     """"model", "other" (a second model) or "baseline"."""
     measured: metrics.Measures
     repeats: int = 1
-    """Repeats of a cross-validation of which this is the mean."""
+    """Number of repeats of a cross-validation; the numbers are their mean."""
 
 
 def headline_rows(
@@ -232,7 +232,7 @@ def _headline_row(row: HeadlineRow, paths: Mapping[str, str], colours: Palette) 
 
 
 def repeats_note(rows: Sequence[HeadlineRow]) -> str:
-    """Return a sentence on the repeats of which the rows are the mean; "" if there are none."""
+    """Return a sentence about the repeats whose mean the rows are; "" if there are none."""
     if all(row.repeats < 2 for row in rows):
         return ""
     return (

@@ -259,7 +259,7 @@ def fetch(
     """Download a file of a repository to a folder and return its path; a correct one is kept.
 
     `huggingface_hub.snapshot_download` would delete an incomplete file and does not check contents.
-    Its `http_get` appends to an incomplete file, so that 1.7 GB need not start over.
+    Its `http_get` appends to an incomplete file, so that a download of 1.7 GB continues.
 
     Raises:
         DownloadError: No network, no such file, no disk space, or a wrong checksum.

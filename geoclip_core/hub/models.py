@@ -129,7 +129,7 @@ def _load_remote(name: str, device: str) -> LoadedModel:
                 raise CheckpointError(
                     f"{name} is not on this computer and the network is switched off; {_choices()}"
                 )
-            # imported here, for it takes a second that bundled models need not wait
+            # takes a second to import, and bundled models do not need it
             from geoclip_core.hub.download import download
 
             present = download(name)

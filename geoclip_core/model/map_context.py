@@ -176,7 +176,7 @@ def place_levels(posterior: Posterior, region: Region | None = None) -> tuple[Le
         name = gazetteer.unit_name(level, best)
         share = corrected(float(totals[best]), *posterior.level_map)
         levels.append(Level(level, name, units.keys[best], share, number <= deepest))
-        # what is outside of the unit need not be looked at again
+        # points outside of the unit are not looked at again
         inside = unit == best
         place, mass = place[inside], mass[inside]
     return tuple(levels)

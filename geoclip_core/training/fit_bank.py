@@ -381,7 +381,7 @@ def held_out_errors(
 
 
 def _part(inputs: BankInputs, rows: NDArray[np.int64]) -> BankInputs:
-    """Return the inputs of some photos, without the features of which none has a label."""
+    """Return the inputs of some photos, without features that none of them has a label of."""
     data = inputs.data.take(rows)
     known = {f: v for f, v in inputs.vocabularies.items() if (data.labels[f] >= 0).any()}
     return replace(inputs, data=data, vocabularies=known)

@@ -1,4 +1,4 @@
-"""Damage files as strangers might: photos, checkpoints, run folders, and tables of predictions.
+"""Damage photos, checkpoints, run folders and tables of predictions, to test their readers.
 
 Every function takes a `random.Random`. `python -m train benchmark attack` seeds it; the tests let
 Hypothesis draw it, which finds small examples.
@@ -71,7 +71,7 @@ def edited_json(document: Any, random: Random) -> str:
 
 
 def damaged_bytes(content: bytes, random: Random) -> bytes:
-    """Return bytes that were cut off, or of which some were changed."""
+    """Return the content cut off, or with 1 to 20 bytes changed."""
     if random.choice([True, False]):
         return content[: random.randint(0, max(len(content) - 1, 0))]
     changed = bytearray(content)
@@ -82,9 +82,9 @@ def damaged_bytes(content: bytes, random: Random) -> bytes:
 
 
 def replace_file(path: Path, random: Random) -> None:
-    """Put something else than a file in the place of a file: nothing, a pipe, a device, a folder.
+    """Replace a file by nothing, a pipe, a device, a folder, a link to itself, or unusable content.
 
-    Or a file of a terabyte without content, nested brackets, half a character, or a link to itself.
+    The content is a terabyte of zeros, nested brackets, or text that is not UTF-8.
     """
     path.unlink(missing_ok=True)
     kind = random.choice(["gone", "pipe", "device", "folder", "huge", "deep", "latin", "link"])
@@ -203,7 +203,7 @@ def raw(
 @cache
 def photo_samples() -> dict[str, bytes]:
     """Return small photos of every format that is read, by name."""
-    import pillow_heif  # here: what needs no photos need not load it
+    import pillow_heif  # here, because only photos need it
 
     pillow_heif.register_heif_opener()
     image = smooth((160, 120))

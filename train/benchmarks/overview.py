@@ -63,7 +63,7 @@ def all(options: AllOptions) -> int:  # the name of the command
     for number, name in enumerate(names, 1):
         print(f"{number}/{len(names)} {name}", file=sys.stderr, flush=True)
         found = measured_group(name, options.quick)
-        for row in found:  # so that an interrupted run was not for nothing
+        for row in found:  # printed now, so that an interrupted run has shown something
             print(_line(row) if row.values else row.note, file=sys.stderr, flush=True)
         rows += found
     done = Overview(

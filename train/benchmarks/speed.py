@@ -74,7 +74,7 @@ class HeadsOptions:
     batch_size: Annotated[int, Ge(0)] = 0
     """photos of a step; 0: as in the recipe"""
     evaluated: Annotated[int, Ge(1)] = 500
-    """photos of which a predictions table is made"""
+    """photos in the predictions table"""
     seed: Annotated[int, Ge(0)] = 0
     """seed of the generated embeddings"""
 
@@ -281,7 +281,7 @@ def generated_embeddings(
 
 
 class Mixture:
-    """Random mixtures of waves over the Earth, of which generated embeddings are made."""
+    """Random mixtures of waves over the Earth, from which embeddings are generated."""
 
     def __init__(self, rng: np.random.Generator, width: int) -> None:
         self._frequencies = rng.normal(size=(3, FEATURES_OF_PLACES)) * 12
