@@ -343,6 +343,11 @@ def write_atomically(path: Path, text: str) -> None:
         unfinished.write_text(text, encoding="utf-8", newline="")
 
 
+def write_json(path: Path, content: object) -> None:
+    """Write an indented JSON file in one step."""
+    write_atomically(path, json.dumps(content, indent=2) + "\n")
+
+
 @contextlib.contextmanager
 def atomic_folder(target: Path) -> Iterator[Path]:
     """Yield an empty folder to fill, and swap it in when the block ends without an error.

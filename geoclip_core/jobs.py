@@ -12,7 +12,6 @@ runs ``python -m MODULE ARGUMENT...`` in the same process.
 
 import argparse
 import contextlib
-import json
 import os
 import runpy
 import signal
@@ -32,7 +31,7 @@ from annotated_types import Interval, Len
 
 from geoclip_core.checks import Finite, checked
 from geoclip_core.errors import FileError
-from geoclip_core.files import read_end, read_json, saving, write_atomically
+from geoclip_core.files import read_end, read_json, saving, write_json
 from geoclip_core.processes import is_running
 
 if TYPE_CHECKING:
@@ -159,7 +158,7 @@ class Job(Generic[S]):
         """
         content = _read_json(self.status_path) | {"updated_at": time.time()} | changes
         status = _parse(content, self.status_class, self.status_path)
-        self._write(json.dumps(content, indent=2) + "\n")
+        self._write(content)
         return status
 
     def launch(self, module: str, arguments: Sequence[str], *, in_turn: bool = False) -> None:
@@ -262,8 +261,8 @@ class Job(Generic[S]):
         if status.state in ("queued", "running") and not (status.active and is_alive(status)):
             self.update(state="stopped", error=reason or None, pid=None)
 
-    def _write(self, text: str) -> None:
-        write_atomically(self.status_path, text)
+    def _write(self, status: dict[str, Any]) -> None:
+        write_json(self.status_path, status)
 
 
 class Work(Job[WorkStatus]):
@@ -284,7 +283,7 @@ class Work(Job[WorkStatus]):
             (work.folder / CONSOLE).unlink(missing_ok=True)
         now = time.time()
         status = WorkStatus("queued", created_at=now, updated_at=now, about=about)
-        work._write(json.dumps(asdict(status), indent=2) + "\n")
+        work._write(asdict(status))
         return work
 
 
@@ -360,7 +359,7 @@ class StatusWriter:
         if self._path is None:
             return
         try:
-            write_atomically(self._path, json.dumps(asdict(self._status), indent=2) + "\n")
+            write_json(self._path, asdict(self._status))
         except OSError as error:
             if not self._reported:
                 print(f"progress is not recorded: {error}", file=sys.stderr)

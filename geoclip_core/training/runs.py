@@ -150,7 +150,7 @@ class Run(Job[RunStatus]):
             status = RunStatus(
                 "queued", cast(Task, task), created_at=now, updated_at=now, title=title
             )
-            run._write(json.dumps(asdict(status), indent=2) + "\n")
+            run._write(asdict(status))
             work.chmod(0o755)
             os.replace(work, target)
         finally:
@@ -287,13 +287,13 @@ class Run(Job[RunStatus]):
         """Remove an earlier stop request."""
         (self.folder / STOP).unlink(missing_ok=True)
 
-    def _write(self, text: str) -> None:
+    def _write(self, status: dict[str, Any]) -> None:
         try:
-            super()._write(text)
+            super()._write(status)
         except OSError:
             # the disk may be full: free the reserved bytes for the status
             (self.folder / _RESERVE).unlink(missing_ok=True)
-            super()._write(text)
+            super()._write(status)
 
 
 def title_of(folder_name: str) -> str:

@@ -6,7 +6,6 @@ dataset's own test split, or the held-out folds of a cross-validation.
 
 import copy
 import itertools
-import json
 import math
 import tempfile
 import time
@@ -27,7 +26,7 @@ from geoclip_core.data.vocabulary import IGNORE_INDEX, Vocabulary
 from geoclip_core.earth.sphere import geoscore, haversine_km
 from geoclip_core.evaluation.baselines import baseline_guesses, baseline_title
 from geoclip_core.evaluation.metrics import distance_metrics
-from geoclip_core.files import write_atomically
+from geoclip_core.files import write_json
 from geoclip_core.model.backbone import Backbone
 from geoclip_core.model.backbones import build_backbone
 from geoclip_core.model.bank_heads import MAX_RIDGE_BANK
@@ -123,7 +122,7 @@ def ablation(options: AblationOptions) -> int:
                 table.add(variant.key, seed, result)
                 bar.update()
             if options.output is not None:
-                write_atomically(options.output, json.dumps(table.report(), indent=2) + "\n")
+                write_json(options.output, table.report())
             bar.set_description(preparing)
     print(markdown(table.report()))
     return 0

@@ -36,7 +36,7 @@ from geoclip_core.evaluation.predictions import (
     write_predictions,
 )
 from geoclip_core.evaluation.radii import radius_check
-from geoclip_core.files import write_atomically
+from geoclip_core.files import write_atomically, write_json
 from geoclip_core.jobs import ProgressBar
 from geoclip_core.locator import Geolocator
 from geoclip_core.model.calibration import MAX_RANKS, fit_level_map, rounded_ranks
@@ -139,7 +139,7 @@ def answers(options: AnswersOptions) -> int:
         _write(locator.folder, model, measured, numbers, options)
     print(_text(numbers))
     if options.output is not None:
-        write_atomically(options.output, json.dumps(numbers, indent=2) + "\n")
+        write_json(options.output, numbers)
     return 0
 
 

@@ -21,7 +21,7 @@ from typing import Annotated
 import psutil
 from annotated_types import Ge
 
-from geoclip_core.files import CACHE_VARIABLE, OFFLINE_VARIABLE, write_atomically
+from geoclip_core.files import CACHE_VARIABLE, OFFLINE_VARIABLE, write_json
 from geoclip_core.processes import without_main
 from geoclip_core.training.options import options_class
 
@@ -100,7 +100,7 @@ def attack(options: AttackOptions) -> int:
             print(f"{result.kind}: {result.note}")
     if options.output is not None:
         report = {"seed": options.seed, "results": [asdict(result) for result in results]}
-        write_atomically(options.output, json.dumps(report, indent=2) + "\n")
+        write_json(options.output, report)
     return int(any(result.wrong or result.hangs for result in results))
 
 

@@ -12,7 +12,6 @@ also chosen with knowledge of these photos, which is not corrected.
 """
 
 import itertools
-import json
 import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -32,7 +31,7 @@ from geoclip_core.earth.gazetteer import part_of_the_world
 from geoclip_core.earth.sphere import geoscore
 from geoclip_core.evaluation.intervals import mean_intervals
 from geoclip_core.evaluation.metrics import distance_metrics
-from geoclip_core.files import write_atomically
+from geoclip_core.files import write_json
 from geoclip_core.jobs import ProgressBar
 from geoclip_core.model.backbone import Backbone, BackboneConfig
 from geoclip_core.model.backbones import build_backbone
@@ -149,7 +148,7 @@ def extend(options: ExtendOptions) -> int:
     numbers = {"areas": areas, "all": _both(_joined(added), _joined(before))}
     _print_row("all", numbers["all"], sum(errors["extended"].shape[1] for errors in added))
     if options.output is not None:
-        write_atomically(options.output, json.dumps(numbers, indent=2) + "\n")
+        write_json(options.output, numbers)
     return 0
 
 
@@ -228,7 +227,7 @@ def selection(options: SelectionOptions) -> int:
         views = " + ".join(options.views[view] for view in features.views)
         print(f"  {count} × views {views}, {len(features.depths)} depths, scales {scales} km")
     if options.output is not None:
-        write_atomically(options.output, json.dumps(numbers, indent=2) + "\n")
+        write_json(options.output, numbers)
     return 0
 
 

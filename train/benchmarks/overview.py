@@ -13,7 +13,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from geoclip_core.files import write_atomically
+from geoclip_core.files import write_atomically, write_json
 from geoclip_core.training.options import options_class
 from train.benchmarks.measure import cores, processor, run_measured, versions
 from train.benchmarks.rows import GROUPS, ONE_THREAD, Row
@@ -78,7 +78,7 @@ def all(options: AllOptions) -> int:  # the name of the command
     )
     text = markdown(done)
     if options.output is not None:
-        write_atomically(options.output, json.dumps(done.to_json(), indent=2) + "\n")
+        write_json(options.output, done.to_json())
         write_atomically(options.output.with_suffix(".md"), text)
     print(text)
     return 0

@@ -16,7 +16,7 @@ from typing import Annotated, Any
 from annotated_types import Ge
 
 from geoclip_core.checks import checked
-from geoclip_core.files import read_json, write_atomically
+from geoclip_core.files import read_json, write_atomically, write_json
 from geoclip_core.training.options import FitOptions, options_class
 from train.benchmarks.measure import (
     FULL_ROWS,
@@ -87,7 +87,7 @@ def rehearsal(options: RehearsalOptions) -> int:
     text = markdown(done)
     for folder in (options.folder, options.output):
         if folder is not None:
-            write_atomically(folder / RESULT, json.dumps(asdict(done), indent=2) + "\n")
+            write_json(folder / RESULT, asdict(done))
             write_atomically(folder / TABLE, text)
     print(text)
     return 0
@@ -155,7 +155,7 @@ def rehearse(
         if stop is None:
             steps.append(step)
         state = replace(state, begun=step if stop is not None and name in _CONTINUED else None)
-        write_atomically(file, json.dumps(asdict(state), indent=2) + "\n")
+        write_json(file, asdict(state))
         if stop is not None:
             raise stop
     return Rehearsal(
