@@ -7,7 +7,7 @@ come from ``intervals``; the checks of stated radii are in ``radii``.
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from geoclip_core.data import KNOWN_FEATURES
 from geoclip_core.data.vocabulary import class_name
-from geoclip_core.earth.gazetteer import UNIT_LEVELS, part_of_the_world
+from geoclip_core.earth.gazetteer import UNIT_LEVELS, Gazetteer, part_of_the_world
 from geoclip_core.earth.sphere import geoscore, haversine_km
 from geoclip_core.evaluation import intervals
 from geoclip_core.evaluation.baselines import baseline_errors, baseline_title
@@ -61,14 +61,6 @@ _SEEN_KM, _SEEN_SHARE = 0.05, 0.1
 _SMALLEST = float(np.finfo(np.float32).eps)
 
 
-class PlaceNames(Protocol):
-    """The part of a gazetteer that :func:`with_places` needs."""
-
-    def frame(self, coordinates: Floats, /) -> pd.DataFrame:
-        """Return the ``unique_*`` columns of the nearest places of coordinates (n, 2)."""
-        ...
-
-
 def mean_geoscore(error_km: ArrayLike) -> float:
     """Return the mean GeoScore of errors in km, of any shape: 5000 · exp(−d / 1492.7 km)."""
     return float(np.mean(geoscore(np.asarray(error_km, dtype=np.float64))))
@@ -103,7 +95,7 @@ def errors_km(frame: pd.DataFrame, guess: ArrayLike) -> Floats:
     return np.asarray(haversine_km(truth, guesses), dtype=np.float64)
 
 
-def with_places(frame: pd.DataFrame, gazetteer: PlaceNames) -> pd.DataFrame:
+def with_places(frame: pd.DataFrame, gazetteer: Gazetteer) -> pd.DataFrame:
     """Return a predictions table with the places nearest to the predicted points.
 
     They are in ``predicted_country_key``, ``predicted_state_key``, ``predicted_county_key`` and

@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import os
 
 import numpy as np
 import pandas as pd
@@ -28,6 +27,7 @@ from geoclip_core.evaluation.report import difference_rows, differences_html
 from geoclip_core.evaluation.style import LIGHT
 from tests.evaluation.synthetic_predictions import synthetic_predictions
 from tests.hostile import damaged_bytes, edited_frames, edited_json
+from train.benchmarks.hostile import replace_file
 
 FRAME = synthetic_predictions(30)
 BOUNDED = settings(
@@ -111,15 +111,7 @@ def test_the_column_that_is_wrong_is_named(tmp_path, columns, message):
 @pytest.mark.parametrize("kind", ["pipe", "device", "folder", "huge"])
 def test_special_and_huge_files_are_refused(tmp_path, kind):
     path = tmp_path / "predictions.parquet"
-    if kind == "pipe":
-        os.mkfifo(path)
-    elif kind == "device":
-        path.symlink_to("/dev/zero")
-    elif kind == "folder":
-        path.mkdir()
-    else:
-        with path.open("wb") as file:
-            file.truncate(2**40)
+    replace_file(path, kind)
     assert predictions_of(tmp_path) == path  # so that a page says what is wrong with it
     for read in (read_predictions, read_about, describe):
         with pytest.raises(PredictionsError, match=r"predictions\.parquet"):

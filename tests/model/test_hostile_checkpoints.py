@@ -27,6 +27,7 @@ from tests.hostile import damaged_bytes, edited_json
 from tests.model import tiny_networks
 from tests.model.test_geolocation import WORDS, _model
 from tests.sphere_points import fibonacci_sphere
+from train.benchmarks.hostile import replace_file
 
 METRICS = {"n": 40, "median_km": 900.0, "accuracy_at_km": {"750": 0.4}, "about": {"split": "test"}}
 BOUNDED = settings(
@@ -253,16 +254,7 @@ def test_a_header_of_a_wrong_length_is_refused(copied, size):
 @pytest.mark.parametrize("kind", ["pipe", "device", "folder", "huge"])
 def test_only_regular_files_of_a_sane_size_are_opened(copied, name, kind):
     path = copied / name
-    path.unlink()
-    if kind == "pipe":
-        os.mkfifo(path)
-    elif kind == "device":
-        path.symlink_to("/dev/zero")
-    elif kind == "folder":
-        path.mkdir()
-    else:
-        with path.open("wb") as file:
-            file.truncate(2**40)
+    replace_file(path, kind)
     with pytest.raises(CheckpointError, match=name):
         load_checkpoint(copied)
 

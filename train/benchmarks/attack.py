@@ -289,7 +289,7 @@ def _predictions(random: Random, scratch: Path) -> _Attempt:
     if kind == "bytes":
         path.write_bytes(hostile.damaged_bytes(path.read_bytes(), random))
     elif kind == "special":
-        hostile.replace_file(path, random)
+        hostile.replace_file(path, random.choice(hostile.REPLACEMENTS))
     else:
         frame = hostile.edited_frame(read_predictions(source), random)
         try:

@@ -81,13 +81,16 @@ def damaged_bytes(content: bytes, random: Random) -> bytes:
     return bytes(changed)
 
 
-def replace_file(path: Path, random: Random) -> None:
-    """Replace a file by nothing, a pipe, a device, a folder, a link to itself, or unusable content.
+REPLACEMENTS = ("gone", "pipe", "device", "folder", "huge", "deep", "latin", "link")
 
-    The content is a terabyte of zeros, nested brackets, or text that is not UTF-8.
+
+def replace_file(path: Path, kind: str) -> None:
+    """Replace a file by one of `REPLACEMENTS`.
+
+    They are nothing, a pipe, a device, a folder, a terabyte of zeros, nested brackets, text that is
+    not UTF-8, and a link to itself.
     """
     path.unlink(missing_ok=True)
-    kind = random.choice(["gone", "pipe", "device", "folder", "huge", "deep", "latin", "link"])
     if kind == "pipe":
         os.mkfifo(path)
     elif kind == "device":
@@ -461,7 +464,7 @@ def damage_checkpoint(folder: Path, random: Random) -> str:
     elif kind == "special":
         path = random.choice([path, weights])
         name = path.name
-        replace_file(path, random)
+        replace_file(path, random.choice(REPLACEMENTS))
     else:
         extra = random.choice(["pytorch_model.bin", "modeling.py", "config.json.pkl", "\x01"])
         name = repr(extra)
@@ -505,7 +508,7 @@ def _damage_run_file(path: Path, random: Random) -> str:
     if kind == "bytes" or (kind == "values" and name == "log.txt"):
         path.write_bytes(damaged_bytes(path.read_bytes(), random))
     elif kind == "special":
-        replace_file(path, random)
+        replace_file(path, random.choice(REPLACEMENTS))
     elif kind == "long":
         content = path.read_bytes() or b"x"
         path.write_bytes(content * (3 * 10**6 // len(content) + 1))
