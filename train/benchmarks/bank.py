@@ -65,7 +65,7 @@ GAMMAS, RIDGES, READOUTS = (1.0, 1.5, 2.0), (0.03, 0.05, 0.1), (0.02, 0.03, 0.05
 
 
 @options_class
-class MeasuringOptions:
+class CrossValidationOptions:
     """Options of both benchmarks."""
 
     data: Path
@@ -83,7 +83,7 @@ class MeasuringOptions:
 
 
 @options_class
-class ExtendOptions(MeasuringOptions):
+class ExtendOptions(CrossValidationOptions):
     """Options of `benchmark extend`."""
 
     by: Literal["continent", "country", "state"] = "continent"
@@ -97,7 +97,7 @@ class ExtendOptions(MeasuringOptions):
 
 
 @options_class
-class SelectionOptions(MeasuringOptions):
+class SelectionOptions(CrossValidationOptions):
     """Options of `benchmark selection`."""
 
     views: Views = ("260x260", "380x380", "320x512")
@@ -117,7 +117,7 @@ class Embedded:
     """(n, D) float32."""
 
 
-def _embedded(options: MeasuringOptions, recipe: str, **changes: Any) -> Embedded:
+def _embedded(options: CrossValidationOptions, recipe: str, **changes: Any) -> Embedded:
     """Embed a dataset with the options of a recipe, some of them changed."""
     changes |= {"data": options.data, "device": "cpu", "seed": options.seed}
     changes |= {"bank.folds": options.folds, "bank.repeats": options.repeats}
