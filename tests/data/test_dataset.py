@@ -9,7 +9,7 @@ from geoclip_core.data.vocabulary import IGNORE_INDEX, build_vocabularies
 from geoclip_core.earth.climate import climate_of_symbol
 from geoclip_core.errors import DatasetError
 from tests.data import layout
-from train.benchmarks.tables import benchmark_tables
+from train.benchmarks.rehearsal import benchmark_tables
 
 
 @pytest.fixture

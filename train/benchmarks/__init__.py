@@ -27,7 +27,10 @@ _MODULES = {
         "rehearsal",
         "Draw a set of the size of OSV-Mini-129k, train, evaluate: time and memory.",
     ),
-    "tables": ("tables", "Time reading, splitting and labelling a dataset against pandas alone."),
+    "tables": (
+        "rehearsal",
+        "Time reading, splitting and labelling a dataset against pandas alone.",
+    ),
 }
 BENCHMARKS = {
     name: (f"{__name__}.{module}", summary) for name, (module, summary) in _MODULES.items()

@@ -512,7 +512,7 @@ def _embedding(name: str, backbone: "Backbone", photos: Sequence[bytes]) -> Row:
 
 def tables(quick: bool) -> list[Row]:
     """Reading and splitting a dataset's tables."""
-    from train.benchmarks.tables import benchmark_tables
+    from train.benchmarks.rehearsal import benchmark_tables
 
     count = 16_000 if quick else FULL_ROWS
     found = [benchmark_tables(rows=count) for _ in range(2 if quick else 3)]
@@ -534,8 +534,8 @@ def growth(quick: bool) -> list[Row]:
     """How the cost of each step grows with the number of photos."""
     from geoclip_core.data.doctor import examine
     from geoclip_core.demo.dataset import write_demo
+    from train.benchmarks.rehearsal import benchmark_tables
     from train.benchmarks.speed import HeadsOptions, benchmark_heads
-    from train.benchmarks.tables import benchmark_tables
 
     small, large = 1000, 16_000 if quick else FULL_ROWS
     seconds: dict[str, list[float]] = {}
