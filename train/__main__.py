@@ -151,13 +151,15 @@ def parse(command: Callable[[T], int], arguments: Sequence[str], *, program: str
         SystemExit: after ``--help``, and with status 2 and one sentence for a wrong option.
     """
     cls: type[T] = typing.get_type_hints(command)["options"]
+    hints = typing.get_type_hints(cls)
 
     def refuse(event: parse_errors.ParseErrorEvent) -> None:
         raise CommandLineError(_sentence(event, arguments, list(_flags(cls))))
 
     try:
         default: T | Any = tyro.MISSING_NONPROP
-        if recipe := _recipe_in(arguments):
+        # benchmarks have an option of this name, for the training that they measure
+        if (recipe := _recipe_in(arguments)) and hints.get("recipe") is not str:
             from train.recipes import recipe_options  # here, since --help needs no yaml
 
             default = recipe_options(cls, recipe)

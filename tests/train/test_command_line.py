@@ -144,6 +144,12 @@ def test_a_recipe_gives_the_defaults_and_flags_override_it(tmp_path):
     assert isinstance(parsed("--recipe", "demo", command=pretrain), PretrainOptions)
 
 
+def test_a_benchmark_takes_the_recipe_that_it_measures():
+    from train.benchmarks.rehearsal import rehearsal
+
+    assert parsed("--recipe", "mini", command=rehearsal).recipe == "mini"
+
+
 @pytest.mark.parametrize(
     ("content", "words"),
     [
