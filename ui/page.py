@@ -15,7 +15,7 @@ import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 from streamlit.errors import StreamlitPageNotFoundError
 
-from geoclip_core.data.photos import SKIPPED_FOLDERS, printable
+from geoclip_core.data.photos import SKIPPED_FOLDERS, is_photo_name, printable
 from geoclip_core.data.tables import csv_text
 from geoclip_core.files import is_unicode
 from ui.server import reached_beyond_loopback
@@ -95,6 +95,14 @@ _WORKBENCH_STYLE = """<style>
 </style>"""
 
 
+_OPTIONS_STYLE = """<style>
+[role=option] > [data-item-hl] {
+  align-content: center; display: block; text-overflow: ellipsis;
+}
+</style>"""
+"""Options that are wider than their box end in an ellipsis, which Streamlit leaves out."""
+
+
 def open_page(name: str, title: str, purpose: str) -> None:
     """Configure a page (a key of ``PAGES``), draw its navigation and title; call this first."""
     _freeze_modules(name, "torch" in sys.modules)
@@ -104,6 +112,7 @@ def open_page(name: str, title: str, purpose: str) -> None:
         layout="wide",
         initial_sidebar_state="auto",
     )
+    st.html(_OPTIONS_STYLE)
     with st.sidebar:
         st.markdown(f"**:material/public: {APP}**")
         # A page that is started without app.py has no other pages to link to.
@@ -228,11 +237,17 @@ def choose_folder(key: str) -> Path | None:
     if at not in st.session_state:
         st.session_state[at] = str(roots[0]) if len(roots) == 1 else ""
     folder = Path(st.session_state[at]) if st.session_state[at] else None
-    found, problem = roots, ""
+    found, photos, problem = roots, 0, ""
     if folder is not None and not may_open(folder):
         problem, folder = outside_roots(folder), None
     elif folder is not None:
-        found, problem = _folders_in(folder, roots)
+        found, photos, problem = _folders_in(folder, roots)
+    if found:
+        here = f"{len(found):,} folder{'s' * (len(found) != 1)} here"
+    elif photos:
+        here = f"No folders here, {photos:,} photo{'s' * (photos != 1)}"
+    else:
+        here = "No folders or photos here"
     # The box begins anew in each folder: a new key, as the browser would send its value again.
     box = f"{key} {st.session_state.get(times, 0)}"
 
@@ -274,7 +289,7 @@ def choose_folder(key: str) -> Path | None:
         index=None,
         key=box,
         format_func=printable,
-        placeholder=f"{len(found):,} folders here" if found else "No folders here: type a path",
+        placeholder=here,
         accept_new_options=True,
         on_change=take,
         help="The folders in this one. The path of another one can be typed.",
@@ -285,14 +300,16 @@ def choose_folder(key: str) -> Path | None:
     return folder
 
 
-def _folders_in(folder: Path, roots: Sequence[Path]) -> tuple[list[Path], str]:
-    """Return the folders in one that may be listed, and why there are none, if it cannot be read.
+def _folders_in(folder: Path, roots: Sequence[Path]) -> tuple[list[Path], int, str]:
+    """Return the folders in one that may be listed, the number of photos in it, and a problem.
 
-    A typed folder outside the roots is its own root.
+    The problem says why there is nothing, if the folder cannot be read. A typed folder outside the
+    roots is its own root.
     """
     inside = [root for root in roots if _is_below(folder, root)] or [folder]
     try:
-        with os.scandir(folder) as entries:
+        with os.scandir(folder) as found:
+            entries = list(found)
             names = sorted(
                 (
                     entry.name
@@ -305,9 +322,10 @@ def _folders_in(folder: Path, roots: Sequence[Path]) -> tuple[list[Path], str]:
                 key=str.lower,
             )
     except OSError as error:
-        return [], f"{folder} cannot be read: {error.strerror or error}."
+        return [], 0, f"{folder} cannot be read: {error.strerror or error}."
+    photos = sum(is_photo_name(entry.name) for entry in entries)
     paths = [folder / name for name in names[:_MOST_FOLDERS]]
-    return [path for path in paths if any(_is_below(path, root) for root in inside)], ""
+    return [path for path in paths if any(_is_below(path, root) for root in inside)], photos, ""
 
 
 def _short(folder: Path) -> str:

@@ -373,3 +373,16 @@ def test_the_report_of_the_page_is_that_of_the_command(place, frames):
     reports = app.session_state["report"][1], (place / "report.html").read_text(encoding="utf-8")
     page, command = (re.sub(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", "", r) for r in reports)
     assert page == command  # but for the random names of their figures
+
+
+def test_a_compared_csv_is_in_the_report(place, frames):
+    write(place, "a", frames[0])
+    app = open_page(evaluation_dataset="ten states, test")
+    guesses = frames[0][["id", "latitude", "longitude"]].iloc[:50].to_csv(index=False).encode()
+    app = app.file_uploader(key="evaluation csv").set_value([("theirs.csv", guesses, "text/csv")])
+    app = app.run().run()
+    assert not app.exception
+    [button] = [button for button in app.button if button.label == "Report"]
+    app = button.click().run()
+    assert not app.exception
+    assert "theirs" in app.session_state["report"][1]

@@ -16,6 +16,7 @@ from geoclip_core.evaluation.predictions import head_features
 from geoclip_core.evaluation.report import (
     RESAMPLES,
     HeadlineRow,
+    ReportTable,
     difference_rows,
     differences_html,
     headline_html,
@@ -172,7 +173,6 @@ def report_button(view: View) -> None:
             on_click="ignore",
         )
         return
-    written = [str(source.file) for source in view.sources if source.file is not None]
     if not st.button(
         "Report",
         icon=":material/description:",
@@ -186,13 +186,27 @@ def report_button(view: View) -> None:
         bar.progress(done / parts, "Writing the report")
 
     try:
-        text = report_html(report_tables(written), STATIC, root="", progress=show)
+        written = [str(source.file) for source in view.sources if source.file is not None]
+        tables = [*report_tables(written), *_imported_tables(view)]
+        text = report_html(tables, STATIC, root="", progress=show)
     except ValueError as error:
         bar.empty()
         st.error(markdown_text(str(error)))
         return
     st.session_state["report"] = (key, text)
     st.rerun()
+
+
+def _imported_tables(view: View) -> list[ReportTable]:
+    """Return the tables of the compared CSVs, which have no file."""
+    names, tables = view.names(), []
+    for source in view.sources:
+        if source.file is None:
+            frame = table(source, view.main)
+            frame = frame[frame["error_km"].notna()].reset_index(drop=True)
+            about = {"model": source.model, "dataset": source.dataset, "split": source.split}
+            tables.append(ReportTable(names[source], frame, about | {"note": source.note}))
+    return tables
 
 
 def _difference_label(differences: pd.DataFrame, view: View) -> str:
