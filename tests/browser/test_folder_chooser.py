@@ -21,7 +21,7 @@ def server(tmp_path_factory):
 
 
 def test_long_names_end_in_an_ellipsis_and_photos_are_counted(open_page):
-    page = open_page("Dataset")
+    page = open_page("Dataset", width=1000)
     page.locator(".st-key-import").get_by_text("Choose a folder").first.click()
     box = page.get_by_role("combobox", name="Open a folder")
     expect(box).to_have_attribute("placeholder", "1 folder here")
