@@ -158,6 +158,19 @@ def test_photo_is_chosen_with_the_keyboard_alone_and_kept_on_the_context_page(op
     expect(frame.locator(".leaflet-images-pane img").first).to_be_attached()
 
 
+def test_the_model_stays_in_the_address(open_page):
+    page = open_page()
+    map_frame(page)
+    box = page.get_by_role("combobox", name="Model", exact=True)
+    expect(box).to_have_value("mini")
+    box.click()
+    page.get_by_role("option", name="mini-plain").click()
+    page.wait_for_url("**/?*model=mini-plain*")
+    page.reload()
+    map_frame(page)
+    expect(box).to_have_value("mini-plain")
+
+
 def test_context_page_opens_by_its_own_address(open_page):
     page = open_page("Context_heads")
     for width in (1400, 390):
