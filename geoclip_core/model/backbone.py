@@ -18,6 +18,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from geoclip_core.checks import STRICT, Name, checked, shown
+from geoclip_core.errors import BackboneError
 
 Framing = Literal["squash", "crop"]
 DepthPooling = Literal["mean", "mean-std"]
@@ -126,9 +127,9 @@ class BackboneConfig:
         object.__setattr__(self, "views", tuple((int(h), int(w)) for h, w in self.views))
         object.__setattr__(self, "depths", tuple(int(depth) for depth in self.depths))
         if not self.name or not self.kind:
-            raise ValueError("a backbone needs a name and a kind")
+            raise BackboneError("a backbone needs a name and a kind")
         if len(set(self.depths)) != len(self.depths):
-            raise ValueError(f"a depth occurs twice in {self.depths}")
+            raise BackboneError(f"a depth occurs twice in {self.depths}")
         check_views(self.views)
 
     @classmethod
@@ -156,13 +157,13 @@ def check_views(views: Views) -> None:
     """Check that views are between 32 × 32 and `MAX_VIEW_PIXELS` large, and not too many.
 
     Raises:
-        ValueError: naming the first that is not.
+        BackboneError: naming the first that is not.
     """
     if len(views) > MAX_VIEWS:
-        raise ValueError(f"there may be up to {MAX_VIEWS} views, not {len(views)}")
+        raise BackboneError(f"there may be up to {MAX_VIEWS} views, not {len(views)}")
     for height, width in views:
         if height < 32 or width < 32 or height * width > MAX_VIEW_PIXELS:
-            raise ValueError(
+            raise BackboneError(
                 f"views must have at least 32 × 32 and at most {MAX_VIEW_PIXELS:,} pixels, "
                 f"not {height} × {width}"
             )

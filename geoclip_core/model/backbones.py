@@ -100,8 +100,8 @@ def build_backbone(
         local: never use the network, as for a config from a checkpoint.
 
     Raises:
-        BackboneError: the backbone cannot be built; the message says what to do.
-        ValueError: the config asks for depths or views that the backbone does not have.
+        BackboneError: the backbone cannot be built, or lacks the depths or views of the config; the
+            message says what to do.
     """
     if not isinstance(config, BackboneConfig):
         config = backbone_config(config)

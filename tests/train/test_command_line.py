@@ -271,6 +271,14 @@ def test_a_device_that_is_not_there_is_one_sentence(tmp_path, capsys, monkeypatc
     assert shown.count("\n") == 1
 
 
+def test_a_depth_that_the_backbone_lacks_is_one_sentence(tmp_path, capsys):
+    layout.make(tmp_path / "set")
+    assert main(["embed", "--data", str(tmp_path / "set"), "--depths", "99"]) == 1
+    shown = capsys.readouterr().err
+    assert "efficientnet-lite2 has blocks 0 to 20, not 99" in shown
+    assert shown.count("\n") == 1
+
+
 @pytest.mark.parametrize("command", ["embed", "evaluate"])
 def test_photos_of_which_none_can_be_read_are_one_sentence(tmp_path, capsys, command):
     layout.make(tmp_path / "set", photos=False)
