@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import fsspec
 import numpy as np
@@ -232,12 +233,11 @@ def test_a_folder_of_other_predictions_is_not_mixed(photos, tmp_path):
     ],
 )
 def test_workers_are_as_many_as_fit(nodes, workers, device, wanted, monkeypatch):
-    import ray
-
     resources = [{"CPU": float(c), "GPU": float(g), "memory": 64e9} for c, g in nodes]
     found = [{"Alive": True, "Resources": r} for r in resources]
     found.append({"Alive": False, "Resources": {"CPU": 99.0}})
-    monkeypatch.setattr(ray, "nodes", lambda: found)
+    # not Ray itself, which must be imported with the variables of `ray_pool`
+    monkeypatch.setitem(sys.modules, "ray", SimpleNamespace(nodes=lambda: found))
     if isinstance(wanted, str):
         with pytest.raises(WorkerError, match=f"^{wanted}$"):
             ray_workers._room(workers, device)
@@ -246,10 +246,8 @@ def test_workers_are_as_many_as_fit(nodes, workers, device, wanted, monkeypatch)
 
 
 def test_without_a_number_the_workers_fit_into_memory(monkeypatch):
-    import ray
-
     node = {"Alive": True, "Resources": {"CPU": 8.0, "memory": 5e9}}
-    monkeypatch.setattr(ray, "nodes", lambda: [node])
+    monkeypatch.setitem(sys.modules, "ray", SimpleNamespace(nodes=lambda: [node]))
     assert ray_workers._room(None, "auto") == Pool(3, 2, "cpu")
 
 

@@ -181,7 +181,7 @@ def few_cells(monkeypatch):
     """Cover few large parts, so that the bundled model runs on few images, without an export."""
     monkeypatch.setattr(explain, "CELLS", 9)
     monkeypatch.setattr(explain, "ELSEWHERE", 2)
-    monkeypatch.setattr(Geolocator, "accelerate", lambda *_: None)
+    monkeypatch.setattr(Geolocator, "accelerate", lambda *_, **__: None)
 
 
 @pytest.mark.slow

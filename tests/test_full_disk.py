@@ -115,7 +115,7 @@ class StateWriter(Writer):
 class CacheWriter(Writer):
     def first(self):
         self.cache = EmbeddingCache.__new__(EmbeddingCache)
-        self.cache._width, self.cache._photos = 4, np.arange(6, dtype=np.uint8).reshape(3, 2)
+        self.cache.width, self.cache._photos = 4, np.arange(6, dtype=np.uint8).reshape(3, 2)
         self.cache._home = self.place / "cache"
         self.cache.place = self.cache._home / "photos"
         self.part = Embeddings(np.ones((3, 4), np.float16), {})
