@@ -95,6 +95,7 @@ def test_the_table_names_the_command_and_extrapolates(tmp_path):
     _, whole = steps_of(RehearsalOptions(rows=FULL_ROWS, folder=tmp_path / "whole"))
     assert "expected" not in markdown(whole)
     assert checked(Rehearsal, json.loads(json.dumps(asdict(done))), "it") == done
+    assert done.steps[-1].command == ["scripts/open_pages.py"]  # not where this checkout lies
     assert "120 km, 75% are within 200 km" in rehearsal_summary(done)
     assert f"({'of 119,008'} in OSV-Mini-129k)" in rehearsal_summary(done)
 

@@ -386,3 +386,15 @@ def test_a_compared_csv_is_in_the_report(place, frames):
     app = button.click().run()
     assert not app.exception
     assert "theirs" in app.session_state["report"][1]
+
+
+@pytest.mark.slow
+def test_the_rehearsal_of_osv_mini_is_what_you_will_see(place):
+    """The commands, and the time and result of the rehearsal whose table is in the docs."""
+    shown = texts(open_page())
+    assert "python -m train fit --recipe osv-mini" in shown
+    measured = json.loads((ROOT / "docs" / "measured" / "rehearsal.json").read_text())
+    assert measured["rows"] == ROWS
+    assert "What you will see" in shown
+    assert f"A rehearsal with {ROWS:,} drawn photos (as many as in OSV-Mini-129k)" in shown
+    assert f"On its {measured['result']['photos']:,.0f} test photos" in shown

@@ -154,7 +154,8 @@ def rehearse(
         except Interrupted as interrupted:
             used, stop = interrupted.cost, interrupted
         step = Step(
-            *(name, command, used.seconds, used.cpu_seconds, used.peak_mb),
+            *(name, [word.removeprefix(f"{ROOT}/") for word in command]),
+            *(used.seconds, used.cpu_seconds, used.peak_mb),
             size_mb(folder) - before,
         )
         if state.begun is not None and state.begun.name == name:
@@ -284,7 +285,8 @@ def markdown(done: Rehearsal) -> str:
         "",
         "The photos are drawn: the result shows that everything works, not how good a model of "
         "real photos will be. Peak memory is that of the largest process, memory maps included. "
-        "Minutes are longer if the computer does other work at the same time; CPU minutes hardly.",
+        "Minutes are longer if the computer does other work at the same time, and so are CPU "
+        "minutes, since threads that wait for each other spin.",
     ]
     return "\n".join(lines) + "\n"
 
