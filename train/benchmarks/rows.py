@@ -583,7 +583,7 @@ def _embed_nothing(count: int) -> float:
     from geoclip_core.model.backbones import backbone_config, build_backbone
     from geoclip_core.training.embeddings import embed_images
 
-    backbone = build_backbone(backbone_config("efficientnet-lite0", views=((64, 64),)))
+    backbone = build_backbone(backbone_config("efficientnet-lite2", views=((64, 64),)))
     picture, width = Image.new("RGB", (64, 64), (90, 120, 60)), backbone.embedding_width
 
     def nothing(views: Sequence[torch.Tensor]) -> torch.Tensor:
