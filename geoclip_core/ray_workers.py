@@ -353,7 +353,6 @@ class _Worker:
             self._error = error
 
     def __call__(self, rows: "pa.Table") -> "pa.Table":
-
         if self._work is None:
             assert self._error is not None
             return _told(self._error)
